@@ -1,0 +1,201 @@
+"""Feeds: what a model wants (``TensorSpec``) and whether an array is that, with messages that help.
+
+A feed is a dict from input name to array, complete for one run of the model. Casts that cannot surprise
+are made (float64 to float32, int32 to int64 ...); everything else is a :class:`DataError` that names
+the array.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from ml_dtypes import bfloat16
+from numpy.typing import NDArray
+
+from obs_onnx.passes.errors import DataError
+
+__all__ = ["Array", "Feed", "TensorSpec", "conform", "conform_feed", "conform_labels", "is_float"]
+
+Array = NDArray[Any]
+Feed = dict[str, Array]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and type of an input or output.
+
+    Attributes:
+        name: in the model.
+        shape: per axis its size, the name of a free size, or None; None as a whole if the rank is unknown.
+        dtype: numpy's (``ml_dtypes.bfloat16`` for bfloat16, ``object`` for strings).
+    """
+
+    name: str
+    shape: tuple[int | str | None, ...] | None
+    dtype: np.dtype[Any]
+
+    def __str__(self) -> str:
+        """For example ``input: float32 (N, 3, 32, 32)``."""
+        return f"{self.name}: {self.dtype} {format_shape(self.shape)}"
+
+
+def format_shape(shape: Sequence[int | str | None] | None) -> str:
+    """``(N, 3, ?, 32)``: one entry per axis."""
+    if shape is None:
+        return "(of any rank)"
+    return f"({', '.join('?' if size is None else str(size) for size in shape)})"
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """True for float16, float32, float64 and bfloat16."""
+    return bool(np.issubdtype(dtype, np.floating)) or dtype == bfloat16
+
+
+def conform_feed(
+    feed: Mapping[str, Any], specs: Sequence[TensorSpec], where: str, *, fixed_axes: bool = True
+) -> Feed:
+    """The feed with every array checked against its spec, cast and contiguous.
+
+    Args:
+        feed: input name -> array; must hold all inputs and nothing else.
+        specs: the model's inputs.
+        where: for messages, for example ``calib.npz`` or ``feed 3 of reader``.
+        fixed_axes: also compare sizes of the first axis.
+
+    Raises:
+        DataError: a missing or unknown name, or an array that does not fit.
+    """
+    check_names(feed, specs, where)
+    return {spec.name: conform(feed[spec.name], spec, where, first_axis=fixed_axes) for spec in specs}
+
+
+def check_names(names: Mapping[str, Any], specs: Sequence[TensorSpec], where: str) -> None:
+    """Raise DataError unless ``names`` are exactly the inputs of ``specs``."""
+    wanted = ", ".join(spec.name for spec in specs)
+    unknown = [name for name in names if name not in {spec.name for spec in specs}]
+    for spec in specs:
+        if spec.name not in names:
+            have = f"it has {', '.join(map(repr, names))}" if names else "it has no arrays"
+            raise DataError(
+                f"{where}: no array for input {spec.name!r} ({have}); "
+                f"name the arrays like the inputs: {wanted}"
+            )
+    if unknown:
+        raise DataError(
+            f"{where}: array {unknown[0]!r} is no input of the model (inputs: {wanted}); leave it out, "
+            "or give its name with --labels (labels_key) if it holds the labels"
+        )
+
+
+def conform(array: Any, spec: TensorSpec, where: str, *, first_axis: bool = True) -> Array:
+    """``array`` as a contiguous array of ``spec``'s type, or a DataError that says what to do."""
+    array = np.asarray(array)
+    check_shape(array.shape, spec, where, first_axis=first_axis)
+    check_type(array.dtype, spec, where)
+    return np.ascontiguousarray(_cast(array, spec, where)).reshape(array.shape)
+
+
+def check_shape(
+    shape: tuple[int, ...], spec: TensorSpec, where: str, *, first_axis: bool = True, samples: bool = False
+) -> None:
+    """Raise DataError unless ``shape`` fits; ``samples`` only changes the message (first axis is free)."""
+    if spec.shape is None:
+        return
+    wanted = ("samples", *spec.shape[1:]) if samples else spec.shape
+    if len(shape) != len(spec.shape):
+        raise DataError(
+            f"{where}: array {spec.name!r} has shape {format_shape(shape)}, the model wants "
+            f"{format_shape(wanted)}: reshape it to {len(spec.shape)} axes"
+        )
+    for axis, (size, want) in enumerate(zip(shape, spec.shape, strict=True)):
+        if isinstance(want, int) and size != want and (axis > 0 or first_axis):
+            raise DataError(
+                f"{where}: array {spec.name!r} has shape {format_shape(shape)}, the model wants "
+                f"{format_shape(wanted)}: axis {axis} must have size {want}"
+            )
+
+
+def check_type(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
+    """Raise DataError unless ``dtype`` can be cast to the input's type without surprise."""
+    want = spec.dtype
+    if want == np.dtype(object):
+        if dtype.kind in "UST" or dtype == np.dtype(object):
+            return
+        hint = "give an array of strings"
+    elif dtype == want or (dtype.kind == "V" and dtype.itemsize == 2 and want == bfloat16):
+        return
+    elif dtype == np.dtype(object) or (dtype.kind not in "biuf" and dtype != bfloat16):
+        hint = f"store plain numbers of type {want}"
+    elif is_float(want):
+        if is_float(dtype):
+            return
+        hint = f"scale it as the model was trained (often (x / 255 - mean) / std) and store {want}"
+    elif is_float(dtype):
+        hint = f"the model wants whole numbers: store {want}"
+    elif want == np.dtype(bool) or dtype.kind != "b":
+        return
+    else:
+        hint = f"store it as {want}"
+    raise DataError(f"{where}: array {spec.name!r} is {dtype}, the model wants {want}: {hint}")
+
+
+def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
+    """``array`` as ``spec.dtype``; the values must survive it and be finite."""
+    want = spec.dtype
+    if array.dtype.kind == "V" and want == bfloat16:
+        return array.view(bfloat16)
+    if want == np.dtype(object):
+        return array.astype(object)
+    if is_float(want):
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = array.astype(want, copy=False)
+        if not np.isfinite(result).all():
+            finite_before = np.isfinite(array).all()
+            what = f"values too large for {want}" if finite_before else "NaN or infinite values"
+            first = np.argwhere(~np.isfinite(result))[0].tolist()
+            raise DataError(
+                f"{where}: array {spec.name!r} has {what} (first at index {first} of this "
+                "batch): remove or repair them"
+            )
+        return result
+    result = array.astype(want, copy=False)
+    if array.dtype != want and not np.array_equal(result.astype(array.dtype), array):
+        low, high = array.min(), array.max()
+        raise DataError(f"{where}: array {spec.name!r} has values from {low} to {high}, too wide for {want}")
+    return result
+
+
+def conform_labels(labels: Any, count: int | None, where: str, key: str = "labels") -> NDArray[np.int64]:
+    """Class labels as int64 of shape (count,).
+
+    Raises:
+        DataError: not one whole, non-negative number per sample.
+    """
+    labels = np.asarray(labels)
+    shape = format_shape(labels.shape)
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        raise DataError(
+            f"{where}: {key!r} has shape {shape}, labels are class numbers of shape (samples,): "
+            "for one-hot rows store their argmax"
+        )
+    if labels.ndim != 1:
+        raise DataError(
+            f"{where}: {key!r} has shape {format_shape(labels.shape)}, labels have shape (samples,)"
+        )
+    if labels.dtype.kind not in "iu":
+        raise DataError(f"{where}: {key!r} is {labels.dtype}, labels are whole numbers: store them as int64")
+    if count is not None and len(labels) != count:
+        raise DataError(
+            f"{where}: {key!r} has {len(labels)} entries for {count} samples: one label per sample"
+        )
+    if len(labels) and labels.min() < 0:
+        index = int(np.argmin(labels))
+        raise DataError(
+            f"{where}: {key!r} has the negative value {labels[index]} at {index}: classes count from 0"
+        )
+    return labels.astype(np.int64)

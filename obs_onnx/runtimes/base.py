@@ -1,0 +1,59 @@
+"""What every runtime can do: load a model, run it, time it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from obs_onnx.feeds import Feed, TensorSpec
+
+__all__ = ["ModelSource", "Runtime", "Session"]
+
+ModelSource = bytes | str | PathLike[str]
+
+
+class Session(Protocol):
+    """One loaded model."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that must be fed."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All outputs, in the model's order."""
+
+    def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
+        """Output name -> array for one complete feed; all outputs unless ``outputs`` names some."""
+
+    def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
+        """Seconds of each of ``runs`` runs on ``feed``, without the cost of copying the feed in."""
+
+
+class Runtime(Protocol):
+    """Where models run.
+
+    Attributes:
+        spec: as the user wrote it, for example ``onnxruntime:CUDAExecutionProvider``.
+        threads: of one operator.
+    """
+
+    spec: str
+    threads: int
+
+    def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> Session:
+        """Load a model from its serialized bytes or from a file.
+
+        Args:
+            model: serialized bytes, or a path (the only way for models over 2 GB).
+            external_data: folder of external data files, needed only with bytes.
+
+        Raises:
+            ModelError: the runtime cannot load it; the message has the first line of the reason.
+        """
+
+    def environment(self) -> dict[str, Any]:
+        """Name, version and options of the runtime, ready for JSON."""
