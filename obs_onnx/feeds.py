@@ -95,7 +95,8 @@ def conform(array: Any, spec: TensorSpec, where: str, *, first_axis: bool = True
     array = np.asarray(array)
     check_shape(array.shape, spec, where, first_axis=first_axis)
     check_type(array.dtype, spec, where)
-    return np.ascontiguousarray(_cast(array, spec, where)).reshape(array.shape)
+    result: Array = np.ascontiguousarray(_cast(array, spec, where)).reshape(array.shape)
+    return result
 
 
 def check_shape(
@@ -198,4 +199,5 @@ def conform_labels(labels: Any, count: int | None, where: str, key: str = "label
         raise DataError(
             f"{where}: {key!r} has the negative value {labels[index]} at {index}: classes count from 0"
         )
-    return labels.astype(np.int64)
+    result: NDArray[np.int64] = labels.astype(np.int64)
+    return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import time
@@ -237,7 +238,7 @@ def _spec(value: Any, role: str) -> TensorSpec:
 
 
 def _is_bfloat16(array: NDArray[Any]) -> bool:
-    return array.dtype == ml_dtypes.bfloat16
+    return bool(array.dtype == ml_dtypes.bfloat16)
 
 
 def _to_numpy(value: Any) -> NDArray[Any]:
@@ -246,8 +247,9 @@ def _to_numpy(value: Any) -> NDArray[Any]:
         result: NDArray[Any] = value.numpy()
         return result
     shape = tuple(value.shape())
-    buffer = (ctypes.c_uint16 * int(np.prod(shape))).from_address(value.data_ptr())
-    return np.frombuffer(buffer, np.uint16).copy().view(ml_dtypes.bfloat16).reshape(shape)
+    raw = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
+    bits: NDArray[Any] = np.frombuffer(raw, np.uint16).copy()
+    return bits.view(ml_dtypes.bfloat16).reshape(shape)
 
 
 def _run_error(error: Exception) -> DataError | ModelError:
