@@ -1,0 +1,30 @@
+"""What a run found, for people (console, HTML) and for programs (JSON)."""
+
+from __future__ import annotations
+
+from obs_onnx.report.advice import advice
+from obs_onnx.report.console import print_bench, print_evaluation, print_inspection, print_report
+from obs_onnx.report.files import compressed_bytes, write_json
+from obs_onnx.report.html import write_html
+from obs_onnx.report.progress import Advance, Progress, quiet, terminal_progress
+from obs_onnx.report.result import Figures, Frozen, Latency, LayerResult, Report
+
+__all__ = [
+    "Advance",
+    "Figures",
+    "Frozen",
+    "Latency",
+    "LayerResult",
+    "Progress",
+    "Report",
+    "advice",
+    "compressed_bytes",
+    "print_bench",
+    "print_evaluation",
+    "print_inspection",
+    "print_report",
+    "quiet",
+    "terminal_progress",
+    "write_html",
+    "write_json",
+]

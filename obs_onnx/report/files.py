@@ -1,0 +1,56 @@
+"""Text and JSON files that are written whole or not at all, and the size of files once compressed."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.report.result import jsonable
+
+__all__ = ["compressed_bytes", "write_json", "write_text"]
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write UTF-8 ``text`` beside ``path`` and move it into place; devices and pipes are written directly.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not target.is_file() and not target.is_dir():
+            target.write_text(text, encoding="utf-8")
+            return
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def write_json(path: str | os.PathLike[str], value: object) -> None:
+    """Write ``value`` (anything :func:`~obs_onnx.report.result.jsonable` takes) as strictly valid JSON.
+
+    Raises:
+        OptionError: the file cannot be written.
+    """
+    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def compressed_bytes(paths: Iterable[str | os.PathLike[str]], chunk: int = 1 << 20) -> int:
+    """Bytes of all files after deflate at zip's default level, read in pieces of ``chunk`` bytes."""
+    total = 0
+    for path in paths:
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        with open(path, "rb") as file:
+            while block := file.read(chunk):
+                total += len(deflate.compress(block))
+        total += len(deflate.flush())
+    return total

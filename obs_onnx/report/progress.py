@@ -1,0 +1,101 @@
+"""Bars on stderr while a run works: one per stage, with the time elapsed and left.
+
+    with progress.stage("calibrate", total=2048) as advance:
+        for batch in batches:
+            ...
+            advance(len(batch))
+
+Stages may be nested; an inner bar disappears when its stage ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress as Bars
+
+__all__ = ["Advance", "Progress", "quiet", "terminal_progress"]
+
+Advance = Callable[[int], None]
+"""Reports that so many more units of the stage's total are done."""
+
+
+class Progress(Protocol):
+    """Something that shows how far a stage has come."""
+
+    def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
+        """Open a stage of ``total`` units (None: unknown) for the time of the ``with`` block."""
+
+
+class _Quiet:
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        yield lambda units: None
+
+
+class _Terminal:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars: Bars | None = None
+
+    @contextmanager
+    def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
+        if self._bars is None:
+            with self._outermost():
+                yield self._advance(name, total)
+        else:
+            advance = self._advance(name, total)
+            task = self._bars.task_ids[-1]
+            try:
+                yield advance
+            finally:
+                self._bars.remove_task(task)
+
+    @contextmanager
+    def _outermost(self) -> Iterator[None]:
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            TextColumn,
+            TimeElapsedColumn,
+            TimeRemainingColumn,
+        )
+        from rich.progress import Progress as Bars
+
+        columns = (
+            TextColumn("{task.description:<12}", markup=False),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
+        with Bars(*columns, console=self._console, expand=False) as self._bars:
+            try:
+                yield
+            finally:
+                self._bars = None
+
+    def _advance(self, name: str, total: int | None) -> Advance:
+        bars = self._bars
+        assert bars is not None
+        task = bars.add_task(name, total=total)
+        return lambda units: bars.advance(task, units)
+
+
+quiet: Progress = _Quiet()
+"""Shows nothing."""
+
+
+def terminal_progress(*, silent: bool = False, console: Console | None = None) -> Progress:
+    """Bars on ``console`` (default stderr), or :data:`quiet` if ``silent`` or if that is no terminal."""
+    if silent:
+        return quiet
+    from rich.console import Console
+
+    console = console or Console(stderr=True)
+    return _Terminal(console) if console.is_terminal else quiet
