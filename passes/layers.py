@@ -12,9 +12,21 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["ConvGeometry", "Layer", "Linear", "MatmulGeometry", "Use", "WeightLayout"]
+__all__ = [
+    "ConvGeometry",
+    "Frozen",
+    "Layer",
+    "Linear",
+    "MatmulGeometry",
+    "Use",
+    "WeightLayout",
+    "bias_add",
+    "bias_candidate",
+    "find_layers",
+]
 
 
 @dataclass(frozen=True)
@@ -146,3 +158,125 @@ class Layer:
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.layout.shape)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A node that holds weights which cannot be pruned.
+
+    Attributes:
+        node: name of the node.
+        op_type: its operator (with the domain outside the default one).
+        reason: why, as the report prints it.
+    """
+
+    node: str
+    op_type: str
+    reason: str
+
+
+def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
+    """All prunable weights of a canonical ``model``, and all other weights with the reason.
+
+    Returns:
+        Layers in topological order of their first use, and one :class:`Frozen` for each node that holds
+        weights which stay as they are.
+    """
+    from obs_onnx.passes.ops import key, lookup  # the tables describe nodes in the terms of this module
+
+    frozen: dict[ir.Node, str] = {}
+    found: dict[ir.Value, list[tuple[ir.Node, Linear]]] = {}
+    for node in model.graph:
+        op = lookup(node)
+        linear = op.linear(node) if op is not None and op.linear is not None else None
+        if isinstance(linear, str):
+            frozen[node] = linear
+        elif linear is not None:
+            weight = node.inputs[linear.weight_input]
+            assert weight is not None
+            found.setdefault(weight, []).append((node, linear))
+
+    layers = []
+    for weight, uses in found.items():
+        reason = _why_frozen(weight, uses)
+        if reason is not None:
+            frozen.update((node, reason) for node, _ in uses)
+            continue
+        first, linear = uses[0]
+        layers.append(
+            Layer(str(weight.name), key(first), linear.layout, tuple(_use(node, lin) for node, lin in uses))
+        )
+    return layers, [Frozen(str(node.name), key(node), reason) for node, reason in frozen.items()]
+
+
+def _why_frozen(weight: ir.Value, uses: list[tuple[ir.Node, Linear]]) -> str | None:
+    if weight.is_graph_output():
+        return f"its weight {weight.name} is an output of the model"
+    own = {(node, linear.weight_input) for node, linear in uses}
+    others = [usage.node for usage in weight.uses() if (usage.node, usage.idx) not in own]
+    if others:
+        return f"its weight {weight.name} is also used by {others[0].op_type} {others[0].name}"
+    if len({linear.layout for _, linear in uses}) > 1:
+        return f"its weight {weight.name} is used in several layouts"
+    return None
+
+
+def _use(node: ir.Node, linear: Linear) -> Use:
+    x, y, bias = node.inputs[linear.data_input], node.outputs[0], None
+    if linear.bias_input is not None:
+        bias = node.inputs[linear.bias_input]
+    elif isinstance(linear.geometry, MatmulGeometry) and node.op_type == "MatMul":
+        y, bias = bias_add(y, linear)
+    assert x is not None
+    return Use(
+        str(node.name),
+        str(x.name),
+        str(y.name),
+        linear.geometry,
+        None if bias is None else str(bias.name),
+        linear.bias_scale,
+    )
+
+
+def bias_add(y: ir.Value, linear: Linear) -> tuple[ir.Value, ir.Value | None]:
+    """The value after the bias, and the bias, of a product ``y`` that a bias Add may follow; else ``(y, None)``.
+
+    A constant that other nodes use as well does not count: it could not be changed for this node alone.
+    """
+    candidate = bias_candidate(y, linear)
+    if candidate is None:
+        return y, None
+    add, index = candidate
+    bias = add.inputs[index]
+    assert bias is not None
+    if len(list(bias.uses())) != 1 or bias.is_graph_output():
+        return y, None
+    return add.outputs[0], bias
+
+
+def bias_candidate(y: ir.Value, linear: Linear) -> tuple[ir.Node, int] | None:
+    """The Add that alone uses the product ``y``, and the position of its constant, if that is a per-output bias.
+
+    The constant must have one element per output along the output axis (and per group) and be broadcast along
+    all other axes, without widening ``y``.
+    """
+    assert isinstance(linear.geometry, MatmulGeometry)
+    uses = list(y.uses())
+    if len(uses) != 1 or y.is_graph_output():
+        return None
+    add, index = uses[0].node, 1 - uses[0].idx
+    if add.op_type != "Add" or add.domain != "" or add.graph is not y.graph:
+        return None
+    bias = add.inputs[index]
+    if bias is None or not bias.is_initializer() or bias.const_value is None:
+        return None
+    shape = tuple(int(dim) for dim in bias.const_value.shape.numpy())
+    groups, outputs, _ = linear.layout.goi
+    trailing = (outputs,) if linear.geometry.output_axis == -1 else (outputs, 1)
+    if groups == 1:
+        fits = shape[-len(trailing) :] == trailing and math.prod(shape) == outputs
+    else:
+        matrix = (1, outputs) if linear.geometry.output_axis == -1 else (outputs, 1)
+        fits = shape == (*linear.layout.shape[:-2], *matrix)
+    widens = len(shape) > len(trailing) and (y.shape is None or len(y.shape) < len(shape))
+    return (add, index) if fits and not widens else None

@@ -1,0 +1,229 @@
+"""What is checked about an ONNX file before anything is built from it.
+
+Nothing is allocated for what a file merely claims: shapes are compared with the bytes that are there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Collection, Iterator
+
+import onnx
+import onnx_ir as ir
+
+from obs_onnx.passes.errors import ModelError
+
+__all__ = ["check_graph", "check_operators", "check_opset", "check_tensors", "tensor_bytes", "tensors_of"]
+
+_BUILT_IN_DOMAINS = {
+    "",
+    "ai.onnx",
+    "ai.onnx.ml",
+    "ai.onnx.preview",
+    "ai.onnx.preview.training",
+    "ai.onnx.training",
+    "com.microsoft",
+    "com.microsoft.experimental",
+    "com.microsoft.nchwc",
+    "com.ms.internal.nhwc",
+}
+_MAX_DENSE_BYTES = 2**31  # of a sparse initializer that is made dense
+
+
+def check_opset(proto: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError unless the default opset is one that this program and its onnx package know."""
+    versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
+    if not versions and not any(node.domain in ("", "ai.onnx") for node in proto.graph.node):
+        return
+    version, newest = max(versions, default=1), onnx.defs.onnx_opset_version()
+    if version < 7:
+        raise ModelError(
+            f"{where} uses opset {version}; convert it to opset 7 or later with onnx.version_converter"
+        )
+    if version > newest:
+        raise ModelError(
+            f"{where} uses opset {version}, newer than opset {newest} of the installed onnx; upgrade onnx"
+        )
+
+
+def check_graph(proto: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError unless there is a graph with outputs in which everything that is read exists."""
+    if not proto.HasField("graph") or not (proto.graph.node or proto.graph.output):
+        raise ModelError(f"{where} holds no graph: it is not an ONNX model, or it is broken; export it again")
+    if not proto.graph.output:
+        raise ModelError(f"{where} has no outputs; export it again with the outputs named")
+    _check_names(proto.graph, where, set())
+
+
+def _check_names(graph: onnx.GraphProto, where: str, outer: set[str]) -> None:
+    known = outer | {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    known |= {tensor.values.name for tensor in graph.sparse_initializer}
+    known |= {name for node in graph.node for name in node.output}
+    for node in graph.node:
+        for name in node.input:
+            if name and name not in known:
+                raise ModelError(
+                    f"{where} is broken: node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces"
+                )
+        for body in _bodies(node):
+            _check_names(body, where, known)
+    for value in graph.output:
+        if value.name not in known:
+            raise ModelError(f"{where} is broken: nothing produces its output {value.name!r}")
+
+
+def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] = ()) -> None:
+    """Raise ModelError for the first operator that only a custom-op library could run."""
+    functions = {(function.domain, function.name) for function in proto.functions}
+    bodies = [proto.graph.node, *(function.node for function in proto.functions)]
+    for node in (node for body in bodies for node in _nodes(body)):
+        known = node.domain in _BUILT_IN_DOMAINS or node.domain in custom_domains
+        if not known and (node.domain, node.op_type) not in functions:
+            raise ModelError(
+                f"{where} needs a custom operator: node {node.name!r} is {node.domain}::{node.op_type}; "
+                "register the library that implements it with --custom-ops"
+            )
+
+
+def check_tensors(proto: onnx.ModelProto, where: str, folder: str) -> None:
+    """Raise ModelError unless every tensor has the bytes that its shape needs, in the file or beside it."""
+    for tensor in tensors_of(proto):
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            _check_external(tensor, where, folder)
+        else:
+            _check_inline(tensor, where)
+    for sparse in _sparse_of(proto):
+        _check_sparse(sparse, where)
+
+
+def tensor_bytes(tensor: onnx.TensorProto | onnx.SparseTensorProto, data_type: int, where: str) -> int:
+    """Bytes that the shape and type of ``tensor`` need; ModelError when they make no sense."""
+    name = tensor.name if isinstance(tensor, onnx.TensorProto) else tensor.values.name
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelError(f"{where} is broken: tensor {name!r} has the negative shape {list(tensor.dims)}")
+    try:
+        bits = ir.DataType(data_type).bitwidth
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"{where} is broken: tensor {name!r} is of no known type ({data_type})") from error
+    return -(-math.prod(tensor.dims) * bits // 8)
+
+
+def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """All dense tensors of a model: initializers and attributes, of subgraphs and functions too."""
+    for graph in _graphs(proto):
+        yield from graph.initializer
+    for node in _all_nodes(proto):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+
+
+def _sparse_of(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    for graph in _graphs(proto):
+        yield from graph.sparse_initializer
+    for node in _all_nodes(proto):
+        for attribute in node.attribute:
+            if attribute.HasField("sparse_tensor"):
+                yield attribute.sparse_tensor
+
+
+def _all_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from _nodes(proto.graph.node)
+    for function in proto.functions:
+        yield from _nodes(function.node)
+
+
+def _nodes(body: Collection[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    for node in body:
+        yield node
+        for graph in _bodies(node):
+            yield from _nodes(graph.node)
+
+
+def _graphs(proto: onnx.ModelProto) -> Iterator[onnx.GraphProto]:
+    yield proto.graph
+    for node in _all_nodes(proto):
+        yield from _bodies(node)
+
+
+def _bodies(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _check_inline(tensor: onnx.TensorProto, where: str) -> None:
+    count = math.prod(tensor.dims)
+    if tensor.data_type == onnx.TensorProto.STRING:
+        found, needed, unit = len(tensor.string_data), count, "strings"
+    elif tensor.HasField("raw_data"):
+        found, needed, unit = len(tensor.raw_data), tensor_bytes(tensor, tensor.data_type, where), "bytes"
+    else:
+        needed, unit = _typed_count(tensor, where), "numbers"
+        fields = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+        found = sum(len(getattr(tensor, field)) for field in fields)
+    if found != needed:
+        raise ModelError(
+            f"{where} is truncated or broken: tensor {tensor.name!r} of shape {list(tensor.dims)} needs {needed} {unit}"
+            f" and has {found}; export or download it again"
+        )
+
+
+def _typed_count(tensor: onnx.TensorProto, where: str) -> int:
+    """Entries of the typed field that holds ``tensor``."""
+    size, count = tensor_bytes(tensor, tensor.data_type, where), math.prod(tensor.dims)
+    if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        return 2 * count
+    return size if ir.DataType(tensor.data_type).bitwidth < 8 else count
+
+
+def _check_external(tensor: onnx.TensorProto, where: str, folder: str) -> None:
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    location = entries.get("location", "")
+    subject = f"the external data {location!r} of tensor {tensor.name!r} in {where}"
+    try:
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0)
+    except ValueError as error:
+        raise ModelError(f"{subject} has a broken offset or length; export the model again") from error
+    if tensor.data_type == onnx.TensorProto.STRING:
+        raise ModelError(f"{subject} holds strings, which external data cannot; export the model again")
+    needed = tensor_bytes(tensor, tensor.data_type, where)
+    root = os.path.realpath(folder)
+    path = os.path.realpath(os.path.join(root, location))
+    if not location or os.path.isabs(location) or not path.startswith(os.path.join(root, "")):
+        raise ModelError(f"{subject} lies outside the folder of the model; copy it beside the model")
+    if not os.path.isfile(path):
+        raise ModelError(f"{subject} is missing; copy that file beside the model")
+    if os.stat(path).st_nlink > 1:
+        raise ModelError(f"{subject} is a hard link to another file; copy the file beside the model")
+    if offset < 0 or length < 0 or (length and length != needed):
+        raise ModelError(
+            f"{subject} is broken: shape {list(tensor.dims)} needs {needed} bytes, {length} are declared; "
+            "export the model again"
+        )
+    found = os.path.getsize(path)
+    if offset + needed > found:
+        raise ModelError(
+            f"{subject} is truncated: {offset + needed} bytes are needed, the file has {found}; "
+            "export or download it again"
+        )
+
+
+def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> None:
+    _check_inline(sparse.values, where)
+    _check_inline(sparse.indices, where)
+    count, rank, indices = len(sparse.values.dims) and sparse.values.dims[0], len(sparse.dims), sparse.indices
+    if (
+        indices.data_type != onnx.TensorProto.INT64
+        or list(indices.dims) not in ([count], [count, rank])
+        or onnx.TensorProto.EXTERNAL in (sparse.values.data_location, indices.data_location)
+    ):
+        raise ModelError(f"{where} is broken: sparse tensor {sparse.values.name!r} has no usable indices")
+    if tensor_bytes(sparse, sparse.values.data_type, where) > _MAX_DENSE_BYTES:
+        raise ModelError(
+            f"the sparse tensor {sparse.values.name!r} of {where}, shape {list(sparse.dims)}, is too large to be "
+            "made dense; store it densely as external data"
+        )

@@ -1,0 +1,57 @@
+"""Fresh names and new initializers."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+__all__ = ["Names"]
+
+
+class Names:
+    """All value names of a model; hands out new ones and registers initializers under them."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self._model = model
+        self._used = {str(value.name) for graph in model.graphs() for value in graph.inputs}
+        self._used.update(name for graph in model.graphs() for name in graph.initializers)
+        for node in RecursiveGraphIterator(model.graph):
+            self._used.update(str(output.name) for output in node.outputs)
+
+    def fresh(self, base: str) -> str:
+        """``base``, or ``base`` with a number where that is taken."""
+        name, count = base, 0
+        while name in self._used:
+            count += 1
+            name = f"{base}_{count}"
+        self._used.add(name)
+        return name
+
+    def initializer(self, base: str, tensor: ir.TensorProtocol) -> ir.Value:
+        """A new initializer of the main graph, named after ``base``."""
+        value = ir.Value(
+            name=self.fresh(base),
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
+            const_value=tensor,
+        )
+        add_initializer(self._model, value)
+        return value
+
+
+def add_initializer(model: ir.Model, value: ir.Value) -> None:
+    """Register ``value`` in the main graph; before IR version 4 every initializer is an input as well."""
+    model.graph.register_initializer(value)
+    if model.ir_version < 4:
+        model.graph.inputs.append(value)
+
+
+def remove_if_unused(model: ir.Model, value: ir.Value | None) -> None:
+    """Drop an initializer of the main graph that nothing uses any more."""
+    if value is None or value.uses() or value.is_graph_output() or value.name not in model.graph.initializers:
+        return
+    if value.is_graph_input():
+        if model.ir_version >= 4:
+            return
+        model.graph.inputs.remove(value)
+    del model.graph.initializers[value.name]

@@ -1,0 +1,93 @@
+"""Convolutions.
+
+``Conv`` stores its weight as (O, I / groups, *kernel), ``ConvTranspose`` as (I, O / groups, *kernel).
+Both become ``w_GOI`` with kernel offsets outside and input channels inside the last axis.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from obs_onnx.passes.layers import ConvGeometry, Linear, WeightLayout
+from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.registry import Op
+
+__all__ = ["TABLE"]
+
+
+def _geometry(node: ir.Node, kernel: tuple[int, ...], transposed: bool) -> ConvGeometry:
+    rank = len(kernel)
+    return ConvGeometry(
+        kernel=kernel,
+        strides=facts.ints_attribute(node, "strides", (1,) * rank),
+        dilations=facts.ints_attribute(node, "dilations", (1,) * rank),
+        pads=facts.ints_attribute(node, "pads", (0,) * (2 * rank)),
+        auto_pad=str(node.attributes.get_string("auto_pad", "NOTSET")),
+        groups=facts.int_attribute(node, "group", 1),
+        transposed=transposed,
+        output_padding=facts.ints_attribute(node, "output_padding", (0,) * rank) if transposed else (),
+        output_shape=(facts.ints_attribute(node, "output_shape") or None) if transposed else None,
+    )
+
+
+def _linear(node: ir.Node, transposed: bool) -> Linear | str | None:
+    weight = facts.constant(node, 1)
+    if weight is None:
+        return None
+    if not facts.is_float(weight):
+        return f"weights of type {weight.dtype.name} are not pruned"
+    shape = tuple(int(dim) for dim in weight.shape.numpy())
+    groups, kernel = facts.int_attribute(node, "group", 1), shape[2:]
+    if math.prod(shape) == 0 or shape[0] % groups:
+        return f"a weight of shape {shape} does not split into {groups} groups"
+    spatial = tuple(range(3, 3 + len(kernel)))
+    split = (groups, shape[0] // groups, shape[1], *kernel)
+    if transposed:
+        outputs, inputs, perm = shape[1], split[1], (0, 2, *spatial, 1)
+    else:
+        outputs, inputs, perm = split[1], shape[1], (0, 1, *spatial, 2)
+    layout = WeightLayout(shape, split, perm, (groups, outputs, inputs * math.prod(kernel)))
+    bias = 2 if facts.input_of(node, 2) is not None else None
+    if bias is not None and facts.constant(node, 2) is None:
+        return "its bias is computed at run time"
+    return Linear(1, 0, layout, _geometry(node, kernel, transposed), bias)
+
+
+def _linear_conv(node: ir.Node) -> Linear | str | None:
+    return _linear(node, transposed=False)
+
+
+def _linear_conv_transpose(node: ir.Node) -> Linear | str | None:
+    return _linear(node, transposed=True)
+
+
+def _per_position(node: ir.Node) -> int:
+    return math.prod(1 if dim is None else dim for dim in (facts.dims(facts.input_of(node, 1)) or ())[1:])
+
+
+def _macs_conv(node: ir.Node) -> int:
+    """Every output element sums over the (I / groups, *kernel) part of the weight."""
+    return facts.size(node.outputs[0]) * _per_position(node)
+
+
+def _macs_conv_transpose(node: ir.Node) -> int:
+    """Every input element is spread over the (O / groups, *kernel) part of the weight."""
+    return facts.size(node.inputs[0]) * _per_position(node)
+
+
+def _left_alone(reason: str, weight_input: int = 1) -> Op:
+    return Op(linear=lambda node: reason if facts.constant(node, weight_input) is not None else None)
+
+
+TABLE = {
+    "Conv": Op(linear=_linear_conv, macs=_macs_conv),
+    "ConvTranspose": Op(linear=_linear_conv_transpose, macs=_macs_conv_transpose),
+    "DeformConv": _left_alone("deformable convolutions are not pruned yet"),
+    "ConvInteger": _left_alone("quantized weights are not pruned"),
+    "QLinearConv": _left_alone("quantized weights are not pruned", 3),
+    "com.microsoft::QLinearConv": _left_alone("quantized weights are not pruned", 3),
+    "com.microsoft::FusedConv": _left_alone("convolutions fused with an activation are not pruned"),
+    "com.microsoft::NhwcFusedConv": _left_alone("convolutions fused with an activation are not pruned"),
+}

@@ -1,0 +1,78 @@
+"""Small questions that the families ask about a node: constants, shapes, attributes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = [
+    "FLOATS",
+    "array",
+    "constant",
+    "dims",
+    "float_attribute",
+    "input_of",
+    "int_attribute",
+    "ints_attribute",
+    "is_float",
+    "size",
+]
+
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """Input number ``index``, or None where it is absent."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def constant(node: ir.Node, index: int) -> ir.TensorProtocol | None:
+    """The tensor behind input ``index`` when that is an initializer, else None."""
+    value = input_of(node, index)
+    if value is None or not value.is_initializer():
+        return None
+    return value.const_value
+
+
+def array(node: ir.Node, index: int) -> NDArray[np.generic] | None:
+    """Values of :func:`constant`; do not ask for large tensors without need."""
+    tensor = constant(node, index)
+    return None if tensor is None else tensor.numpy()
+
+
+def is_float(tensor: ir.TensorProtocol) -> bool:
+    """True for float16, bfloat16, float32 and float64."""
+    return tensor.dtype in FLOATS
+
+
+def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
+    """Shape with None for symbolic dimensions, or None when the rank is unknown."""
+    if value is None:
+        return None
+    shape = value.const_value.shape if value.const_value is not None else value.shape
+    if shape is None:
+        return None
+    return tuple(dim if isinstance(dim, int) else None for dim in shape)
+
+
+def size(value: ir.Value | None) -> int:
+    """Number of elements, where a symbolic dimension (or an unknown shape) counts as one."""
+    return math.prod(1 if dim is None else dim for dim in dims(value) or ())
+
+
+def int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
+    """An integer attribute of ``node``."""
+    return int(node.attributes.get_int(name, default))
+
+
+def float_attribute(node: ir.Node, name: str, default: float) -> float:
+    """A float attribute of ``node``."""
+    return float(node.attributes.get_float(name, default))
+
+
+def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
+    """A list of integers of ``node``; an empty list counts as absent."""
+    return tuple(int(i) for i in node.attributes.get_ints(name, ())) or default

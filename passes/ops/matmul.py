@@ -1,0 +1,129 @@
+"""Matrix products: ``Gemm``, ``MatMul`` and their relatives.
+
+With the weight on the right, ``y = x W`` and W is stored as (..., I, O); on the left, ``y = W x`` and W is stored
+as (..., O, I). Gemm may transpose either operand and scales the product by alpha, its bias by beta.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from obs_onnx.passes.layers import Linear, MatmulGeometry, WeightLayout
+from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.registry import Op
+
+__all__ = ["TABLE"]
+
+
+def _weight_side(node: ir.Node) -> tuple[int, ir.TensorProtocol] | None:
+    """Position and tensor of the constant operand; None when none or both are constant."""
+    left, right = facts.constant(node, 0), facts.constant(node, 1)
+    if (left is None) == (right is None):
+        return None
+    if right is not None:
+        return 1, right
+    assert left is not None
+    return 0, left
+
+
+def _layout(shape: tuple[int, ...], inputs_first: bool, groups: int = 1, scale: float = 1.0) -> WeightLayout:
+    split = (groups, *shape[-2:])
+    outputs, inputs = (shape[-1], shape[-2]) if inputs_first else (shape[-2], shape[-1])
+    perm = (0, 2, 1) if inputs_first else (0, 1, 2)
+    return WeightLayout(shape, split, perm, (groups, outputs, inputs), scale)
+
+
+def _linear_gemm(node: ir.Node) -> Linear | str | None:
+    found = _weight_side(node)
+    if found is None:
+        return None
+    side, weight = found
+    alpha, beta = facts.float_attribute(node, "alpha", 1.0), facts.float_attribute(node, "beta", 1.0)
+    shape = tuple(int(dim) for dim in weight.shape.numpy())
+    if not facts.is_float(weight):
+        return f"weights of type {weight.dtype.name} are not pruned"
+    if alpha == 0.0 or math.prod(shape) == 0:
+        return "its product is always zero"
+    trans = (facts.int_attribute(node, "transA"), facts.int_attribute(node, "transB"))
+    if side == 1:
+        layout = _layout(shape, inputs_first=not trans[1], scale=alpha)
+        geometry = MatmulGeometry(input_axis=-2 if trans[0] else -1, output_axis=-1)
+        per_output = {(layout.goi[1],), (1, layout.goi[1])}
+    else:
+        layout = _layout(shape, inputs_first=bool(trans[0]), scale=alpha)
+        geometry = MatmulGeometry(input_axis=-1 if trans[1] else -2, output_axis=-2)
+        per_output = {(layout.goi[1], 1)}
+    if facts.input_of(node, 2) is None or beta == 0.0:
+        return Linear(side, 1 - side, layout, geometry)
+    bias = facts.constant(node, 2)
+    if bias is None or tuple(bias.shape.numpy()) not in per_output:
+        return "its C input is not one constant per output"
+    return Linear(side, 1 - side, layout, geometry, bias_input=2, bias_scale=beta)
+
+
+def _linear_matmul(node: ir.Node) -> Linear | str | None:
+    found = _weight_side(node)
+    if found is None:
+        return None
+    side, weight = found
+    shape = tuple(int(dim) for dim in weight.shape.numpy())
+    if not facts.is_float(weight):
+        return f"weights of type {weight.dtype.name} are not pruned"
+    if len(shape) < 2 or math.prod(shape) == 0:
+        return "its weight is no matrix"
+    x_dims = facts.dims(node.inputs[1 - side])
+    groups = math.prod(shape[:-2])
+    if groups != 1 and (x_dims is None or x_dims[:-2] != shape[:-2]):
+        return f"its weight of shape {shape} is broadcast against its input"
+    layout = _layout(shape, inputs_first=side == 1, groups=groups)
+    if side == 1:
+        return Linear(1, 0, layout, MatmulGeometry(-1, -1, groups))
+    if x_dims is None:
+        return "the rank of its input is unknown"
+    axis = -1 if len(x_dims) == 1 else -2
+    return Linear(0, 1, layout, MatmulGeometry(axis, axis, groups))
+
+
+def _macs_gemm(node: ir.Node) -> int:
+    a_dims = facts.dims(node.inputs[0]) or (1, 1)
+    inner = a_dims[0 if facts.int_attribute(node, "transA") else -1]
+    return facts.size(node.outputs[0]) * (inner or 1)
+
+
+def _macs_matmul(node: ir.Node) -> int:
+    a_dims, b_dims = facts.dims(node.inputs[0]), facts.dims(node.inputs[1])
+    inner = (a_dims[-1] if a_dims else None) or (b_dims[-2:][0] if b_dims else None)
+    return facts.size(node.outputs[0]) * (inner or 1)
+
+
+def _left_alone(reason: str, *weight_inputs: int) -> Op:
+    def linear(node: ir.Node) -> str | None:
+        return reason if any(facts.constant(node, i) is not None for i in weight_inputs) else None
+
+    return Op(linear=linear)
+
+
+_QUANTIZED = "quantized weights are not pruned"
+
+TABLE = {
+    "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
+    "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
+    "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2),
+    "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
+    "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),
+    "com.microsoft::FusedMatMul": _left_alone(
+        "FusedMatMul is not pruned; export without runtime fusions", 0, 1
+    ),
+    "com.microsoft::FusedGemm": _left_alone("FusedGemm is not pruned; export without runtime fusions", 0, 1),
+    "com.microsoft::GemmFastGelu": _left_alone(
+        "GemmFastGelu is not pruned; export without runtime fusions", 1
+    ),
+    "com.microsoft::MatMulNBits": _left_alone(_QUANTIZED, 1),
+    "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
+    "com.microsoft::MatMulFpQ4": _left_alone(_QUANTIZED, 1),
+    "com.microsoft::MatMulIntegerToFloat": _left_alone(_QUANTIZED, 0, 1),
+    "com.microsoft::DynamicQuantizeMatMul": _left_alone(_QUANTIZED, 1),
+    "com.microsoft::QGemm": _left_alone(_QUANTIZED, 0, 3),
+}

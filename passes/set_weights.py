@@ -1,0 +1,63 @@
+"""Write new values into initializers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+__all__ = ["SetWeights"]
+
+
+@dataclass(frozen=True)
+class SetWeights(ir.passes.InPlacePass):
+    """Replace the contents of initializers of the main graph.
+
+    1. Every array is cast to the initializer's own type (float16, bfloat16, float32, float64).
+    2. Shapes, names, and everything that is not mentioned stay as they are.
+
+    All names and shapes are checked before the first initializer changes.
+
+    Attributes:
+        values: initializer name -> array of the initializer's shape.
+
+    Raises:
+        KeyError: a name is no initializer of the model.
+        ValueError: an array has another shape, or is not finite, or the initializer is not of a float type.
+    """
+
+    values: Mapping[str, NDArray[np.floating]]
+    name = "set-weights"
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        tensors = {name: self._tensor(model, name, array) for name, array in self.values.items()}
+        for name, tensor in tensors.items():
+            model.graph.initializers[name].const_value = tensor
+        return ir.passes.PassResult(model, modified=bool(tensors))
+
+    def _tensor(
+        self, model: ir.Model, name: str, array: NDArray[np.floating]
+    ) -> ir.Tensor[NDArray[np.generic]]:
+        if name not in model.graph.initializers:
+            raise KeyError(f"the model has no initializer {name!r}")
+        old = model.graph.initializers[name].const_value
+        if old is None:
+            raise KeyError(f"initializer {name!r} has no values")
+        if not old.dtype.is_floating_point():
+            raise ValueError(f"initializer {name!r} is of type {old.dtype.name}, not of a float type")
+        shape = tuple(old.shape.numpy())
+        if array.shape != shape:
+            raise ValueError(f"initializer {name!r} has shape {shape}, the new values have {array.shape}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"the new values of initializer {name!r} are not finite")
+        return ir.Tensor(
+            np.ascontiguousarray(array, dtype=old.dtype.numpy()),
+            dtype=old.dtype,
+            name=name,
+            doc_string=old.doc_string,
+            metadata_props=dict(old.metadata_props),
+        )
