@@ -1,27 +1,20 @@
-"""Calibration and evaluation data: whatever the user has, as a stream of feeds.
+"""Calibration and evaluation data: whatever the user has, opened as a :class:`Source` of feeds.
 
-A :class:`Source` gives complete feeds (dicts from input name to array), again and again the same ones, and
-never holds more than one batch. Which axis is the batch is read off the model's inputs:
-
-* free: the first axis of all inputs is the same free size; samples are cut into batches of ``batch_size``;
-* fixed: it is the same number B everywhere; samples are grouped in B, a remainder is dropped with a note;
-* none: anything else; every feed must be given whole, stacked along one more axis or as a folder of npz
-  files.
+A source gives complete feeds (dicts from input name to array), again and again the same ones, and never
+holds more than one batch. Where the model's batch is free, samples are cut into batches of ``batch_size``;
+where it is fixed to B they are grouped in B and a remainder is dropped with a note; a model without a common
+first axis wants every feed whole: stacked along one more axis, or as a folder of npz files.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from obs_onnx.feeds import (
     Array,
@@ -30,289 +23,14 @@ from obs_onnx.feeds import (
     check_names,
     check_shape,
     check_type,
-    conform,
     conform_feed,
     conform_labels,
 )
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.rows import ArrayRows, FileRows, RandomRows, Rows, natural, open_npy, open_npz
+from obs_onnx.sources import Batch, FeedSource, Labels, SampleSource, Source, batch_layout, common_rows
 
-__all__ = ["FeedSource", "SampleSource", "Source", "open_source", "split"]
-
-Labels = NDArray[np.int64]
-Batch = tuple[Feed, Labels | None]
-
-
-class Source(ABC):
-    """Feeds that can be read any number of times, in the same order.
-
-    Attributes:
-        where: name for messages.
-        notes: what the user should know, for example samples left out.
-    """
-
-    where: str
-    notes: tuple[str, ...]
-
-    @property
-    @abstractmethod
-    def unit(self) -> Literal["samples", "feeds"]:
-        """What :attr:`count` counts: ``feeds`` where samples cannot be told apart."""
-
-    @property
-    @abstractmethod
-    def has_labels(self) -> bool:
-        """Whether every batch comes with labels."""
-
-    @property
-    @abstractmethod
-    def count(self) -> int | None:
-        """Number of samples or feeds; None if only reading them all would tell."""
-
-    @abstractmethod
-    def batches(self) -> Iterator[Batch]:
-        """Feed and labels (int64, one per sample; None without labels) of every batch."""
-
-    @abstractmethod
-    def limit(self, count: int) -> Source:
-        """At most ``count`` samples (spread evenly) or feeds (the first ones)."""
-
-    @abstractmethod
-    def rebatch(self, batch_size: int) -> Source:
-        """The same samples in batches of another size where the model allows it."""
-
-    @abstractmethod
-    def split(self, held_out: float, seed: int) -> tuple[Source, Source]:
-        """See :func:`split`."""
-
-    def __iter__(self) -> Iterator[Feed]:
-        return (feed for feed, _ in self.batches())
-
-
-@dataclass(frozen=True, eq=False)
-class SampleSource(Source):
-    """Samples with an index: cheap to select from.
-
-    Attributes:
-        rows: input name -> rows.
-        indices: of the rows in use, ascending.
-        batch: rows per feed.
-        group: rows that belong together (B of a fixed batch, else 1).
-        stacked: each row is a complete feed.
-        labels: one entry per row (stacked: one row of labels per feed), or None.
-    """
-
-    where: str
-    specs: tuple[TensorSpec, ...]
-    rows: Mapping[str, Rows]
-    indices: NDArray[np.int64]
-    batch: int
-    group: int = 1
-    stacked: bool = False
-    labels: Labels | None = None
-    notes: tuple[str, ...] = ()
-
-    @property
-    def unit(self) -> Literal["samples", "feeds"]:
-        """Feeds if every row is one."""
-        return "feeds" if self.stacked else "samples"
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether there are labels."""
-        return self.labels is not None
-
-    @property
-    def count(self) -> int:
-        """Number of rows in use."""
-        return len(self.indices)
-
-    def batches(self) -> Iterator[Batch]:
-        """See :meth:`Source.batches`."""
-        for start in range(0, self.count, self.batch):
-            chosen = self.indices[start : start + self.batch]
-            where = f"{self.where}, sample {chosen[0]}" + (f" to {chosen[-1]}" if len(chosen) > 1 else "")
-            feed = {}
-            for spec in self.specs:
-                array = self.rows[spec.name].take(chosen)
-                array = array[0] if self.stacked else array
-                feed[spec.name] = conform(array, spec, where, first_axis=self.stacked)
-            labels = None if self.labels is None else self.labels[chosen]
-            yield feed, labels.reshape(-1) if labels is not None else None
-
-    def limit(self, count: int) -> SampleSource:
-        """See :meth:`Source.limit`; whole groups, at least one."""
-        if count < 1:
-            raise OptionError(f"{count} samples: use at least 1")
-        groups, wanted = self.count // self.group, max(1, count // self.group)
-        if wanted >= groups:
-            return self
-        return self._groups(np.arange(wanted) * groups // wanted)
-
-    def rebatch(self, batch_size: int) -> SampleSource:
-        """See :meth:`Source.rebatch`."""
-        return self if self.stacked or self.group > 1 or self._fixed() else replace(self, batch=batch_size)
-
-    def split(self, held_out: float, seed: int) -> tuple[SampleSource, SampleSource]:
-        """See :func:`split`; by groups."""
-        groups = self.count // self.group
-        if groups < 2:
-            what = "feed" if self.stacked else f"batch of {self.group}" if self.group > 1 else "sample"
-            raise DataError(f"{self.where}: only one {what}: give more, a part of them is held out")
-        chooser = _held_out(held_out, seed)
-        held = np.fromiter((next(chooser) for _ in range(groups)), bool, groups)
-        if not held.any() or held.all():
-            held[-1] = not held[-1]
-        return self._groups(np.flatnonzero(~held)), self._groups(np.flatnonzero(held))
-
-    def _fixed(self) -> bool:
-        return any(spec.shape and isinstance(spec.shape[0], int) for spec in self.specs)
-
-    def _groups(self, groups: NDArray[np.int64]) -> SampleSource:
-        return replace(self, indices=self.indices.reshape(-1, self.group)[groups].reshape(-1))
-
-
-Transform = Callable[[Iterator[Batch]], Iterator[Batch]]
-
-
-@dataclass(frozen=True, eq=False)
-class FeedSource(Source):
-    """Feeds that something else makes, one after the other.
-
-    Attributes:
-        make: gives a fresh iterator over raw (feed, labels) at every call.
-        batch: rows per feed where ``layout`` is free: larger feeds are cut, single samples collected.
-        layout: free, none, or the fixed batch.
-        single: the items are samples without a batch axis.
-        labelled: every item has labels.
-        known: number of items, or None.
-        transforms: selections, in order.
-    """
-
-    where: str
-    specs: tuple[TensorSpec, ...]
-    make: Callable[[], Iterator[Batch]]
-    batch: int
-    layout: int | Literal["free", "none"]
-    single: bool
-    labelled: bool
-    known: int | None = None
-    transforms: tuple[Transform, ...] = ()
-    notes: tuple[str, ...] = ()
-
-    @property
-    def unit(self) -> Literal["samples", "feeds"]:
-        """Samples if the items are such."""
-        return "samples" if self.single else "feeds"
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether the first item had labels."""
-        return self.labelled
-
-    @property
-    def count(self) -> int | None:
-        """Number of items, if known."""
-        return self.known
-
-    def batches(self) -> Iterator[Batch]:
-        """See :meth:`Source.batches`.
-
-        Raises:
-            DataError: an item does not fit, or there is none.
-        """
-        items: Iterator[Batch] = self.make()
-        for transform in self.transforms:
-            items = transform(items)
-        empty = True
-        for feed, labels in self._collected(items) if self.single else self._checked(items):
-            yield from self._cut(feed, labels)
-            empty = False
-        if empty:
-            raise DataError(f"{self.where}: gave no data")
-
-    def limit(self, count: int) -> FeedSource:
-        """See :meth:`Source.limit`."""
-        if count < 1:
-            raise OptionError(f"{count} {self.unit}: use at least 1")
-        known = None if self.known is None else min(self.known, count)
-        return replace(self, transforms=(*self.transforms, lambda items: islice(items, count)), known=known)
-
-    def rebatch(self, batch_size: int) -> FeedSource:
-        """See :meth:`Source.rebatch`."""
-        return replace(self, batch=batch_size) if self.layout == "free" else self
-
-    def split(self, held_out: float, seed: int) -> tuple[FeedSource, FeedSource]:
-        """See :func:`split`; by items."""
-        flags = _held_out(held_out, seed)
-        known = self.known
-        held = None if known is None else sum(next(flags) for _ in range(known))
-        if known is not None and (held == 0 or held == known):
-            raise DataError(
-                f"{self.where}: only {known} {self.unit}: too few to hold out a part of {held_out}"
-            )
-
-        def part(wanted: bool) -> FeedSource:
-            def choose(items: Iterator[Batch]) -> Iterator[Batch]:
-                flags = _held_out(held_out, seed)
-                return (item for item in items if next(flags) == wanted)
-
-            count = None if known is None or held is None else held if wanted else known - held
-            return replace(self, transforms=(*self.transforms, choose), known=count)
-
-        return part(False), part(True)
-
-    def _checked(self, items: Iterator[Batch]) -> Iterator[Batch]:
-        for number, (feed, labels) in enumerate(items):
-            where = f"{self.where}, feed {number}"
-            checked = conform_feed(feed, self.specs, where)
-            size = None
-            if self.layout != "none":
-                size = _common_rows({name: array.shape for name, array in checked.items()}, where)
-            if labels is None:
-                if self.labelled:
-                    raise DataError(f"{where}: has no labels, the first one has: give them everywhere")
-                yield checked, None
-            else:
-                yield checked, conform_labels(labels, size, where)
-
-    def _collected(self, items: Iterator[Batch]) -> Iterator[Batch]:
-        """Samples stacked into batches; the last, incomplete one only where the batch is free."""
-        size = self.layout if isinstance(self.layout, int) else self.batch
-        first = 0
-        while chunk := list(islice(items, size)):
-            where = f"{self.where}, sample {first} to {first + len(chunk) - 1}"
-            if len(chunk) < size and self.layout != "free":
-                if first == 0:
-                    raise DataError(
-                        f"{self.where}: the model takes batches of {size}, there are {len(chunk)}"
-                    )
-                return
-            for feed, _ in chunk:
-                check_names(feed, self.specs, where)
-            try:
-                feed = {s.name: np.stack([np.asarray(item[s.name]) for item, _ in chunk]) for s in self.specs}
-            except ValueError as error:
-                raise DataError(f"{where}: samples of different shapes: {error}") from error
-            labels = None
-            if self.labelled:
-                labels = conform_labels(
-                    np.array([label for _, label in chunk]).reshape(-1), len(chunk), where
-                )
-            yield conform_feed(feed, self.specs, where), labels
-            first += len(chunk)
-
-    def _cut(self, feed: Feed, labels: Labels | None) -> Iterator[Batch]:
-        rows = len(next(iter(feed.values()))) if self.layout == "free" else 0
-        if rows <= self.batch:
-            yield feed, labels
-            return
-        for start in range(0, rows, self.batch):
-            part = slice(start, start + self.batch)
-            yield (
-                {name: np.ascontiguousarray(array[part]) for name, array in feed.items()},
-                None if labels is None else labels[part],
-            )
+__all__ = ["FeedSource", "SampleSource", "Source", "concrete_shape", "open_source", "random_feed", "split"]
 
 
 def open_source(
@@ -366,40 +84,6 @@ def split(source: Source, held_out: float = 0.25, seed: int = 0) -> tuple[Source
     return source.split(held_out, seed)
 
 
-def _held_out(share: float, seed: int) -> Iterator[bool]:
-    """For sample 0, 1, 2, ... whether it is held out: one, at random, of every run of ``1 / share``."""
-    rng = np.random.default_rng(seed)
-    number = 0
-    while True:
-        low, high = math.ceil(number / share), math.ceil((number + 1) / share)
-        chosen = int(rng.integers(low, high))
-        yield from (index == chosen for index in range(low, high))
-        number += 1
-
-
-def batch_layout(specs: Sequence[TensorSpec]) -> int | Literal["free", "none"]:
-    """Which kind of first axis the inputs share; see the module's docstring."""
-    firsts = [spec.shape[0] if spec.shape else None for spec in specs if spec.shape is not None]
-    if not specs or any(spec.shape == () for spec in specs):
-        return "none"
-    if all(isinstance(size, int) for size in firsts) and firsts:
-        return cast(int, firsts[0]) if len(set(firsts)) == 1 else "none"
-    if any(isinstance(size, int) for size in firsts):
-        return "none"
-    return "free" if len({size for size in firsts if size is not None}) <= 1 else "none"
-
-
-def _common_rows(shapes: Mapping[str, tuple[int, ...]], where: str) -> int:
-    """The first size of all arrays, or a DataError."""
-    (first, shape), *others = shapes.items()
-    for name, other in others:
-        if other[0] != shape[0]:
-            raise DataError(
-                f"{where}: array {first!r} has {shape[0]} samples, {name!r} has {other[0]}: make them equal"
-            )
-    return shape[0]
-
-
 @dataclass(frozen=True)
 class _Opener:
     """What all kinds of source need to be opened."""
@@ -433,7 +117,7 @@ class _Opener:
         if isinstance(source, Iterable):
             if isinstance(source, Sequence) and len(source) == 1 and isinstance(source[0], Mapping):
                 return self._arrays(source[0], "data")
-            known = len(source) if hasattr(source, "__len__") else None
+            known = len(source) if isinstance(source, Sized) else None
             return self._feeds(lambda: iter(source), type(source).__name__, known)
         raise DataError(f"a {type(source).__name__} is no source of data")
 
@@ -493,7 +177,7 @@ class _Opener:
             shape = rows[spec.name].shape
             check_shape(shape[1:] if stacked else shape, spec, where, first_axis=stacked, samples=not stacked)
             check_type(rows[spec.name].dtype, spec, where)
-        count = _common_rows({spec.name: rows[spec.name].shape for spec in self.specs}, where)
+        count = common_rows({spec.name: rows[spec.name].shape for spec in self.specs}, where)
         if count == 0:
             raise DataError(f"{where}: array {self.specs[0].name!r} has no samples")
         return self._samples(rows, count, labels, stacked, where)
@@ -505,7 +189,7 @@ class _Opener:
         checked: Labels | None = None
         if labels is not None and stacked:
             labels = np.asarray(labels)
-            _common_rows({self.specs[0].name: (count,), key: labels.shape or (1,)}, where)
+            common_rows({self.specs[0].name: (count,), key: labels.shape or (1,)}, where)
             checked = conform_labels(labels.reshape(-1), None, where, key).reshape(count, -1)
         elif labels is not None:
             checked = conform_labels(labels, count, where, key)
@@ -640,13 +324,31 @@ def concrete_shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int = 1) -
     )
 
 
+def random_feed(
+    specs: Sequence[TensorSpec], batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> Feed:
+    """One complete random feed with ``batch`` samples where the batch is free.
+
+    Args:
+        specs: the model's inputs.
+        batch: size of a free first axis.
+        sizes: values of named free sizes.
+        seed: the same seed gives the same feed.
+
+    Raises:
+        DataError: an input of unknown rank, or of strings.
+    """
+    shapes = {spec.name: concrete_shape(spec, sizes or {}, batch) for spec in specs}
+    return {spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0] for spec in specs}
+
+
 def _read(reader: Any) -> Iterator[Mapping[str, Array]]:
     """Feeds of a CalibrationDataReader from its start."""
     try:
         reader.rewind()
     except (AttributeError, NotImplementedError) as error:
         raise DataError(
-            f"{type(reader).__name__} cannot rewind: give it a rewind method, or pass a function that makes it"
+            f"{type(reader).__name__} cannot rewind: give it that method, or pass a function that makes it"
         ) from error
     return iter(reader.get_next, None)
 

@@ -243,13 +243,15 @@ def _is_bfloat16(array: NDArray[Any]) -> bool:
 
 def _to_numpy(value: Any) -> NDArray[Any]:
     """Copy of a value that onnxruntime gives out; bfloat16 goes by its address."""
+    result: NDArray[Any]
     if value.element_type() != _BFLOAT16:
-        result: NDArray[Any] = value.numpy()
+        result = value.numpy()
         return result
     shape = tuple(value.shape())
     raw = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
     bits: NDArray[Any] = np.frombuffer(raw, np.uint16).copy()
-    return bits.view(ml_dtypes.bfloat16).reshape(shape)
+    result = bits.view(ml_dtypes.bfloat16).reshape(shape)
+    return result
 
 
 def _run_error(error: Exception) -> DataError | ModelError:

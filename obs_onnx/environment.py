@@ -1,0 +1,84 @@
+"""The machine a latency was measured on, and keeping the measuring thread on its cores."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_machine", "pinned"]
+
+_CPU = Path("/sys/devices/system/cpu")
+
+
+@contextmanager
+def pinned(cores: int) -> Iterator[tuple[int, ...] | None]:
+    """Keep this thread, and threads it starts, on ``cores`` cores (the idlest, physical ones first).
+
+    Yields:
+        The cores, or None where the system has no affinity or too few cores are free to choose from.
+    """
+    if not hasattr(os, "sched_setaffinity"):
+        yield None
+        return
+    before = os.sched_getaffinity(0)
+    if len(before) < cores:
+        yield None
+        return
+    chosen = _choose(sorted(before), cores)
+    os.sched_setaffinity(0, chosen)
+    try:
+        yield tuple(sorted(chosen))
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def describe_machine() -> dict[str, Any]:
+    """CPU, frequency governor, load and system, ready for JSON; None for what cannot be read."""
+    import psutil
+
+    frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
+    return {
+        "cpu": _cpu_name(),
+        "cores": psutil.cpu_count(logical=False),
+        "logical_cores": os.cpu_count(),
+        "frequency_mhz": round(frequency.current) if frequency else None,
+        "governor": _read(_CPU / "cpu0/cpufreq/scaling_governor"),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "os": platform.platform(),
+        "python": platform.python_version(),
+    }
+
+
+def _choose(cores: list[int], count: int) -> set[int]:
+    """``count`` of ``cores``: first one of every physical core, the idlest first."""
+    if count == len(cores):
+        return set(cores)
+    import psutil
+
+    busy = psutil.cpu_percent(interval=0.1, percpu=True)
+    load = {core: busy[core] if core < len(busy) else 0.0 for core in cores}
+    ranked = sorted(cores, key=lambda core: (load[core], core))
+    first, second, seen = [], [], set()
+    for core in ranked:
+        siblings = _read(_CPU / f"cpu{core}/topology/thread_siblings_list") or str(core)
+        (second if siblings in seen else first).append(core)
+        seen.add(siblings)
+    return set((first + second)[:count])
+
+
+def _cpu_name() -> str | None:
+    for line in (_read(Path("/proc/cpuinfo")) or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine() or None
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8").strip()
+    except OSError:
+        return None

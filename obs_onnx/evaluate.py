@@ -1,0 +1,250 @@
+"""How good a model is: accuracy against labels, and how far its outputs are from another model's.
+
+With outputs ``y`` of the reference and ``z`` of the model, over all samples:
+
+    error(output)  = sqrt(sum |z - y|^2 / sum |y|^2)
+    output_error   = sqrt(mean over float outputs of error(output)^2)
+    agreement      = share of samples whose largest class score is the same class
+
+so that one output gives its relative error and no output drowns another by its scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from obs_onnx.data import Source, open_source
+from obs_onnx.feeds import Array, Feed, is_float
+from obs_onnx.passes.errors import DataError
+from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
+
+__all__ = ["Evaluation", "Tally", "evaluate", "evaluate_sessions"]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured; None where it does not apply.
+
+    Attributes:
+        samples: that went through the model (feeds, if its outputs do not count samples).
+        accuracy: share of samples (0 to 1) whose largest score is their label.
+        accuracy_top5: the same for the five largest, with more than five classes.
+        output_error: relative error of the outputs against the reference; inf if an output is not finite.
+        output_errors: the same per float output.
+        agreement: share of samples (0 to 1) put into the same class as by the reference.
+    """
+
+    samples: int
+    accuracy: float | None = None
+    accuracy_top5: float | None = None
+    output_error: float | None = None
+    output_errors: Mapping[str, float] | None = None
+    agreement: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that apply, ready for JSON."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {
+            name: dict(value) if isinstance(value, Mapping) else value
+            for name, value in fields.items()
+            if value is not None
+        }
+
+
+class Tally:
+    """Counts that an :class:`Evaluation` is made of, added batch by batch."""
+
+    def __init__(self) -> None:
+        self._samples = self._labelled = self._right = self._right5 = self._same = self._compared = 0
+        self._classes = 0
+        self._errors: dict[str, float] = {}
+        self._energies: dict[str, float] = {}
+
+    def add(
+        self, outputs: Feed, labels: NDArray[np.int64] | None = None, reference: Feed | None = None
+    ) -> None:
+        """Count one batch.
+
+        Args:
+            outputs: of the model, output name -> array.
+            labels: one class per sample, or None.
+            reference: outputs of the reference under the same names, or None.
+
+        Raises:
+            DataError: labels or reference outputs that do not fit.
+        """
+        scores = _scores(outputs)
+        classes = _classes(outputs, scores)
+        self._samples += 1 if classes is None else len(classes)
+        if labels is not None and classes is not None:
+            self._add_labels(labels, classes, scores)
+        if reference is not None:
+            for name, output in outputs.items():
+                self._add_error(name, output, reference[name])
+            theirs = _classes(reference, _scores(reference))
+            if classes is not None and theirs is not None:
+                self._same += int((classes == theirs).sum())
+                self._compared += len(classes)
+
+    def result(self) -> Evaluation:
+        """What all batches so far amount to."""
+        errors = {name: _ratio(error, self._energies[name]) for name, error in self._errors.items()}
+        mean = sum(error * error for error in errors.values()) / max(1, len(errors))
+        labelled = self._labelled or None
+        return Evaluation(
+            samples=self._samples,
+            accuracy=labelled and self._right / labelled,
+            accuracy_top5=labelled and self._right5 / labelled if self._classes > 5 else None,
+            output_error=math.sqrt(mean) if errors else None,
+            output_errors=errors or None,
+            agreement=self._same / self._compared if self._compared else None,
+        )
+
+    def _add_labels(self, labels: NDArray[np.int64], classes: Array, scores: Array | None) -> None:
+        if len(labels) != len(classes):
+            raise DataError(
+                f"{len(labels)} labels for {len(classes)} rows of class scores: give one per sample"
+            )
+        self._labelled += len(labels)
+        self._right += int((classes == labels).sum())
+        if scores is None:
+            return
+        self._classes = scores.shape[1]
+        if labels.max() >= self._classes:
+            raise DataError(
+                f"labels go up to {labels.max()}, the model has {self._classes} classes (counted from 0): "
+                "give the labels the model was trained with"
+            )
+        if self._classes > 5:
+            best = np.argpartition(-scores.astype(np.float32), 5, axis=1)[:, :5]
+            self._right5 += int((best == labels[:, None]).any(axis=1).sum())
+
+    def _add_error(self, name: str, output: Array, reference: Array) -> None:
+        if not is_float(reference.dtype):
+            return
+        if output.shape != reference.shape:
+            raise DataError(
+                f"output {name!r} has shape {output.shape}, the other model's {reference.shape}: "
+                "only models with the same outputs can be compared"
+            )
+        z, y = output.astype(np.float64), reference.astype(np.float64)
+        different = z != y  # equal infinities (masked scores) count as equal
+        with np.errstate(invalid="ignore"):
+            error = np.square(z[different] - y[different]).sum()
+        self._errors[name] = self._errors.get(name, 0.0) + float(error if np.isfinite(error) else np.inf)
+        energy = float(np.square(y[np.isfinite(y)]).sum())
+        self._energies[name] = self._energies.get(name, 0.0) + energy
+
+
+def evaluate(
+    model: ModelSource | Session,
+    data: Any,
+    *,
+    labels_key: str | None = None,
+    against: ModelSource | Session | None = None,
+    runtime: Runtime | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Run a model over data, and measure.
+
+    Args:
+        model: a file, its bytes, or a session.
+        data: a source, or anything :func:`obs_onnx.data.open_source` opens.
+        labels_key: name of the labels in the data; by default ``labels`` if there are any.
+        against: the reference for ``output_error`` and ``agreement``.
+        runtime: where to run files and bytes; onnxruntime by default.
+        batch_size: samples per run where the model's batch is free.
+        progress: called with the number of batches done.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: see :mod:`obs_onnx.passes.errors`.
+    """
+
+    def load(given: ModelSource | Session) -> Session:
+        nonlocal runtime
+        if hasattr(given, "run"):
+            return cast("Session", given)
+        runtime = runtime or open_runtime()
+        return runtime.session(cast("ModelSource", given))
+
+    session = load(model)
+    source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
+    return evaluate_sessions(session, source, None if against is None else load(against), progress=progress)
+
+
+def evaluate_sessions(
+    session: Session,
+    source: Source,
+    reference: Session | None = None,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """:func:`evaluate` for loaded models.
+
+    Raises:
+        DataError: data that does not fit, or a reference with other inputs or outputs.
+    """
+    pairs = _paired(session, reference) if reference is not None else {}
+    tally = Tally()
+    for number, (feed, labels) in enumerate(source.batches(), start=1):
+        if reference is None:
+            tally.add(session.run(feed), labels)
+        else:
+            outputs = session.run(feed, list(pairs))
+            theirs = reference.run(feed, list(pairs.values()))
+            tally.add(outputs, labels, {name: theirs[other] for name, other in pairs.items()})
+        if progress is not None:
+            progress(number)
+    return tally.result()
+
+
+def _paired(session: Session, reference: Session) -> dict[str, str]:
+    """Output of the model -> output of the reference: by name, or by position if the names differ."""
+    if {spec.name for spec in session.inputs} != {spec.name for spec in reference.inputs}:
+        raise DataError(
+            f"the models take different inputs ({', '.join(spec.name for spec in session.inputs)} and "
+            f"{', '.join(spec.name for spec in reference.inputs)}): only models with the same can be compared"
+        )
+    mine, theirs = ([spec.name for spec in one.outputs] for one in (session, reference))
+    if set(mine) <= set(theirs):
+        return {name: name for name in mine}
+    if len(mine) == len(theirs):
+        return dict(zip(mine, theirs, strict=True))
+    raise DataError(
+        f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
+        "only models with the same can be compared"
+    )
+
+
+def _scores(outputs: Feed) -> Array | None:
+    """The first float output of shape (samples, classes), trailing axes of size 1 left away."""
+    for output in outputs.values():
+        if is_float(output.dtype) and output.ndim >= 2 and output.shape[1] > 1:
+            if output.ndim == 2:
+                return output
+            if math.prod(output.shape[2:]) == 1:
+                return output.reshape(output.shape[:2])
+    return None
+
+
+def _classes(outputs: Feed, scores: Array | None) -> Array | None:
+    """Predicted class per sample (-1 where a score is NaN); from an integer output if there are no scores."""
+    if scores is not None:
+        return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
+    for output in outputs.values():
+        if output.dtype.kind in "iu" and (output.ndim == 1 or (output.ndim == 2 and output.shape[1] == 1)):
+            return output.reshape(-1)
+    return None
+
+
+def _ratio(error: float, energy: float) -> float:
+    if error == 0:
+        return 0.0
+    return math.sqrt(error / energy) if energy > 0 else math.inf
