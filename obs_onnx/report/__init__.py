@@ -7,12 +7,11 @@ from obs_onnx.report.console import print_bench, print_evaluation, print_inspect
 from obs_onnx.report.files import compressed_bytes, write_json
 from obs_onnx.report.html import write_html
 from obs_onnx.report.progress import Advance, Progress, quiet, terminal_progress
-from obs_onnx.report.result import Figures, Frozen, Latency, LayerResult, Report
+from obs_onnx.report.result import Figures, Latency, LayerResult, Report
 
 __all__ = [
     "Advance",
     "Figures",
-    "Frozen",
     "Latency",
     "LayerResult",
     "Progress",

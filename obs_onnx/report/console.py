@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
-from obs_onnx.report.result import Figures, Frozen, Latency, LayerResult, Report
+from obs_onnx.report.result import Figures, Latency, LayerResult, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -125,7 +125,7 @@ def print_inspection(
     if totals:
         out.line()
         out.table(("", "total"), [(_label(key), _figure(key, value)) for key, value in totals.items()])
-    _print_frozen(out, [Frozen(x["node"], x["op_type"], x["reason"]) for x in map(_fields, frozen)])
+    _print_frozen(out, frozen)
 
 
 def print_bench(results: Iterable[object], console: Console | None = None) -> None:
@@ -242,13 +242,13 @@ def quality_lines(report: Report) -> list[str]:
     return lines
 
 
-def _print_frozen(out: _Writer, frozen: Sequence[Frozen]) -> None:
+def _print_frozen(out: _Writer, frozen: Iterable[object]) -> None:
     """Left-alone nodes, grouped by their reason."""
-    if not frozen:
-        return
     reasons: dict[str, list[str]] = {}
-    for item in frozen:
-        reasons.setdefault(item.reason, []).append(f"{item.node} ({item.op_type})")
+    for item in map(_fields, frozen):
+        reasons.setdefault(item["reason"], []).append(f"{item['node']} ({item['op_type']})")
+    if not reasons:
+        return
     out.line()
     out.line("left alone:", style="bold")
     for reason, nodes in reasons.items():

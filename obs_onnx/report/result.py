@@ -11,9 +11,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-__all__ = ["SCHEMA", "BoundLike", "Figures", "Frozen", "Latency", "LayerResult", "Report", "jsonable"]
+if TYPE_CHECKING:
+    from obs_onnx.passes.layers import Frozen
+
+__all__ = ["SCHEMA", "BoundLike", "Figures", "Latency", "LayerResult", "Report", "jsonable"]
 
 SCHEMA = 1
 
@@ -95,15 +98,6 @@ class LayerResult:
     def sparsity(self) -> float:
         """Share of the weights that are zero."""
         return 1.0 - self.kept
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A node with weights that was left alone, and why."""
-
-    node: str
-    op_type: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from obs_onnx.passes.layers import Frozen
 
-from obs_onnx.report import Figures, Frozen, Latency, LayerResult, Report
+from obs_onnx.report import Figures, Latency, LayerResult, Report
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ import io
 from collections.abc import Callable
 
 import pytest
+from obs_onnx.passes.layers import Frozen
 from rich.console import Console
 
 from obs_onnx.report import (
-    Frozen,
     LayerResult,
     Report,
     print_bench,
