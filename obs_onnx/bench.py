@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -120,10 +121,10 @@ def bench(
         raise OptionError("bench: batch and runs must be at least 1, seconds more than 0")
     where = open_runtime(runtime, threads) if isinstance(runtime, str) else runtime
     machine = describe_machine()
-    with pinned(where.threads if pin else 1 << 30) as cores:
+    with pinned(where.threads) if pin else nullcontext() as cores:
         timers = []
         for model in models:
-            session: Session = model if hasattr(model, "time") else where.session(model)  # type: ignore[assignment, arg-type]
+            session = where.session(model) if isinstance(model, (bytes, str, PathLike)) else model
             given = random_feed(session.inputs, batch, sizes) if feed is None else feed
             timers.append(_Timer(session, given))
         rounds = _measure(timers, seconds, min_runs)

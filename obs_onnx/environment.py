@@ -19,7 +19,7 @@ def pinned(cores: int) -> Iterator[tuple[int, ...] | None]:
     """Keep this thread, and threads it starts, on ``cores`` cores (the idlest, physical ones first).
 
     Yields:
-        The cores, or None where the system has no affinity or too few cores are free to choose from.
+        The cores, or None where the system has no affinity or gives this process fewer cores than that.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield None
@@ -62,7 +62,9 @@ def _choose(cores: list[int], count: int) -> set[int]:
     busy = psutil.cpu_percent(interval=0.1, percpu=True)
     load = {core: busy[core] if core < len(busy) else 0.0 for core in cores}
     ranked = sorted(cores, key=lambda core: (load[core], core))
-    first, second, seen = [], [], set()
+    first: list[int] = []
+    second: list[int] = []
+    seen: set[str] = set()
     for core in ranked:
         siblings = _read(_CPU / f"cpu{core}/topology/thread_siblings_list") or str(core)
         (second if siblings in seen else first).append(core)

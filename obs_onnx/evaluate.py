@@ -14,7 +14,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from os import PathLike
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -169,10 +170,10 @@ def evaluate(
 
     def load(given: ModelSource | Session) -> Session:
         nonlocal runtime
-        if hasattr(given, "run"):
-            return cast("Session", given)
+        if not isinstance(given, (bytes, str, PathLike)):
+            return given
         runtime = runtime or open_runtime()
-        return runtime.session(cast("ModelSource", given))
+        return runtime.session(given)
 
     session = load(model)
     source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
