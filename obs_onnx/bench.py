@@ -85,6 +85,14 @@ class Benchmark:
         """Whether something disturbed the measurement."""
         return bool(self.noise)
 
+    def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
+        """One flat dict per model for tables and JSON: model, latency, ratio, runtime, threads, batch."""
+        shared = {key: self.environment.get(key) for key in ("runtime", "threads", "batch")}
+        return [
+            {"model": name, **latency.to_json(), "ratio": ratio.value, **shared}
+            for name, latency, ratio in zip(names, self.latencies, self.ratios, strict=True)
+        ]
+
 
 def bench(
     models: Sequence[ModelSource | Session],

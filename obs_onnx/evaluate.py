@@ -49,13 +49,11 @@ class Evaluation:
     agreement: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that apply, ready for JSON."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {
-            name: dict(value) if isinstance(value, Mapping) else value
-            for name, value in fields.items()
-            if value is not None
-        }
+        """The fields that apply, ready for JSON; ``output_errors`` only for several outputs."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "output_errors"}
+        if self.output_errors is not None and len(self.output_errors) > 1:
+            fields["output_errors"] = dict(self.output_errors)
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 class Tally:

@@ -86,9 +86,12 @@ class Preprocess:
             if key not in known:
                 raise DataError(f"{where}: unknown key {key!r} (there are {', '.join(known)})")
         values: dict[str, Any] = dict(given)
-        for key in ("mean", "std"):
-            if key in values:
-                values[key] = tuple(np.atleast_1d(values[key]).tolist())
+        for key in {"mean", "std", "scale"} & set(values):
+            try:
+                numbers = tuple(float(value) for value in np.atleast_1d(values[key]))
+            except (TypeError, ValueError) as error:
+                raise DataError(f"{where}: {key} holds something that is no number") from error
+            values[key] = numbers[0] if key == "scale" else numbers
         for key in ("resize", "crop"):
             if isinstance(values.get(key), (list, tuple)):
                 values[key] = tuple(values[key])
