@@ -133,7 +133,7 @@ def print_bench(results: Iterable[object], console: Console | None = None) -> No
 
     Args:
         results: dicts or dataclasses with ``model``, ``median``, ``p10``, ``p90`` (milliseconds) and
-            ``runs``, optionally ``runtime``, ``threads``, ``batch``.
+            ``runs``, optionally ``ratio`` (to the first model's latency), ``runtime``, ``threads``, ``batch``.
         console: default stdout.
     """
     out = _Writer(console)
@@ -152,7 +152,7 @@ def print_bench(results: Iterable[object], console: Console | None = None) -> No
                 str(row["model"]),
                 *(fmt.milliseconds(row[key]) for key in ("median", "p10", "p90")),
                 fmt.count(row.get("runs")),
-                f"{rows[0]['median'] / row['median']:.2f}" if row["median"] else fmt.DASH,
+                _speed_up(rows[0], row),
             )
             for row in rows
         ],
@@ -170,7 +170,16 @@ def print_evaluation(result: object, console: Console | None = None) -> None:
     fields = {key: value for key, value in _fields(result).items() if value is not None}
     if "model" in fields:
         out.line(str(fields.pop("model")), style="bold")
-    out.table(("", ""), [(_label(key), _figure(key, value)) for key, value in fields.items()])
+    rows = []
+    for key, value in fields.items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        rows += [(f"{_label(key)} {name}".rstrip(), _figure(key, part)) for name, part in parts]
+    out.table(("", ""), rows)
+
+
+def _speed_up(first: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    ratio = row.get("ratio") or (row["median"] / first["median"] if first["median"] else None)
+    return f"{1 / ratio:.2f}" if ratio else fmt.DASH
 
 
 def _how(report: Report) -> str:

@@ -107,6 +107,8 @@ def test_bench_compares_with_the_first_model() -> None:
         "100",
         "4.00",
     ]
+    measured = [results[0] | {"ratio": 1.0}, results[1] | {"ratio": 0.2}]
+    assert text_of(lambda console: print_bench(measured, console)).split()[-1] == "5.00"
     assert text_of(lambda console: print_bench([], console)) == ""
 
 
@@ -120,6 +122,9 @@ def test_evaluation_prints_shares_as_percent() -> None:
     }
     text = squeezed(text_of(lambda console: print_evaluation(result, console)))
     assert text == "a.onnxsamples497accuracy98.19%outputerror0.0123"
+    several = {"samples": 3, "output_errors": {"boxes": 0.5, "scores": 0.25}}
+    text = squeezed(text_of(lambda console: print_evaluation(several, console)))
+    assert text == "samples3outputerrorsboxes0.5outputerrorsscores0.25"
 
 
 @pytest.mark.parametrize(
