@@ -133,7 +133,7 @@ def print_bench(results: Iterable[object], console: Console | None = None) -> No
 
     Args:
         results: dicts or dataclasses with ``model``, ``median``, ``p10``, ``p90`` (milliseconds) and
-            ``runs``, optionally ``ratio`` (to the first model's latency), ``runtime``, ``threads``, ``batch``.
+            ``runs``, optionally ``ratio`` (to the first latency), ``runtime``, ``threads``, ``batch``.
         console: default stdout.
     """
     out = _Writer(console)
