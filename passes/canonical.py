@@ -1,7 +1,7 @@
 """The canonical form: what every later stage may take for granted about a model.
 
 * no calls of local functions, and no Constant nodes: every constant is an initializer;
-* weights do not hide behind Transpose, Reshape, Cast and the like;
+* weights do not hide behind Transpose, Reshape, Cast, weight normalization and the like;
 * every node has a name of its own, and every per-output bias belongs to one node;
 * BatchNormalization is folded into the linear operator in front of it where that is exact;
 * all shapes that ONNX can infer are there.
@@ -19,6 +19,7 @@ from obs_onnx.passes.constants import FoldConstantViews, LiftConstants
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.infer_shapes import InferShapes
+from obs_onnx.passes.weight_expressions import FoldWeightExpressions
 
 __all__ = ["canonicalize"]
 
@@ -33,7 +34,14 @@ def canonicalize(model: ir.Model) -> ir.Model:
     copy = model.clone()
     _inline(copy)
     NameFixPass(_NamesByOperator())(copy)
-    for step in (LiftConstants(), FoldConstantViews(), InferShapes(), OwnBiases(), FoldBatchNormalization()):
+    for step in (
+        LiftConstants(),
+        FoldConstantViews(),
+        InferShapes(),
+        FoldWeightExpressions(),
+        OwnBiases(),
+        FoldBatchNormalization(),
+    ):
         step.call(copy)
     return copy
 

@@ -71,12 +71,13 @@ def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
 
 
 class FoldConstantViews(ir.passes.InPlacePass):
-    """Apply Identity, Cast, Transpose, Reshape, Flatten, Squeeze and Unsqueeze to the initializers behind them.
+    """Apply Identity, Cast, Transpose, Reshape, Flatten, Squeeze, Unsqueeze to the initializers behind them.
 
-    1. The initializer keeps its name and takes the new shape; no data is copied.
-    2. Several equal views of one initializer become that one initializer.
-    3. An initializer that is also used otherwise (tied weights), or is an output of the model, stays with its views.
-    4. Only casts from one float type to another are applied.
+    1. Users of an Identity use its initializer.
+    2. The initializer keeps its name and takes the new shape; no data is copied.
+    3. Several equal views of one initializer become that one initializer.
+    4. An initializer that is also used otherwise (tied weights), or is an output of the model, stays as it is.
+    5. Only casts from one float type to another are applied.
 
     DequantizeLinear is no view.
     """
@@ -85,27 +86,36 @@ class FoldConstantViews(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         count = 0
         for node in list(model.graph):
+            source = facts.input_of(node, 0)
             if node.graph is None or node.op_type not in _VIEWS or node.domain != "":
                 continue
-            source = node.inputs[0]
-            if source is None or source.is_graph_output() or facts.constant(node, 0) is None:  # 3.
+            if source is None or facts.constant(node, 0) is None or node.outputs[0].is_graph_output():
+                continue
+            if node.op_type == "Identity":  # 1.
+                _drop(model, node, source)
+                count += 1
                 continue
             users = list({usage.node: None for usage in source.uses()})
-            if any(user.graph is not model.graph or not _same_view(user, node) for user in users):  # 3.
+            if source.is_graph_output() or any(not _same_view(user, node) for user in users):  # 4.
                 continue
             viewed = _apply(node)
             if viewed is None or any(user.outputs[0].is_graph_output() for user in users):
                 continue
-            for user in users:  # 2.
-                others = user.inputs[1:]
-                user.outputs[0].replace_all_uses_with(source)
-                model.graph.remove(user, safe=True)
-                for other in others:
-                    remove_if_unused(model, other)
-            source.const_value = viewed  # 1.
+            for user in users:  # 3.
+                _drop(model, user, source)
+            source.const_value = viewed  # 2.
             source.shape, source.dtype = ir.Shape(viewed.shape.numpy()), viewed.dtype
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _drop(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
+    """Let ``source`` stand for the output of ``node``."""
+    parameters = node.inputs[1:]
+    node.outputs[0].replace_all_uses_with(source)
+    model.graph.remove(node, safe=True)
+    for parameter in parameters:
+        remove_if_unused(model, parameter)
 
 
 _VIEWS = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
@@ -113,6 +123,8 @@ _VIEWS = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Uns
 
 def _same_view(node: ir.Node, other: ir.Node) -> bool:
     if (node.op_type, node.domain, len(node.inputs)) != (other.op_type, other.domain, len(other.inputs)):
+        return False
+    if node.graph is not other.graph:
         return False
     if {a.name: a.value for a in node.attributes.values()} != {
         a.name: a.value for a in other.attributes.values()
@@ -130,13 +142,11 @@ def _same_view(node: ir.Node, other: ir.Node) -> bool:
 def _apply(node: ir.Node) -> ir.TensorProtocol | None:
     tensor = facts.constant(node, 0)
     assert tensor is not None
-    if node.op_type == "Identity":
-        return tensor
     if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:
         return None
     if node.op_type == "Cast":
         target = ir.DataType(facts.int_attribute(node, "to"))
-        if not (facts.is_float(tensor) and target in facts.FLOATS):  # 4.
+        if not (facts.is_float(tensor) and target in facts.FLOATS):  # 5.
             return None
         with np.errstate(over="ignore"):
             return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target, name=tensor.name)

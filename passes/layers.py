@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.traversal import RecursiveGraphIterator
 
 __all__ = [
     "ConvGeometry",
@@ -186,9 +187,15 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
 
     frozen: dict[ir.Node, str] = {}
     found: dict[ir.Value, list[tuple[ir.Node, Linear]]] = {}
-    for node in model.graph:
+    for node in RecursiveGraphIterator(model.graph):
         op = lookup(node)
-        linear = op.linear(node) if op is not None and op.linear is not None else None
+        if op is None or op.linear is None:
+            continue
+        linear = op.linear(node)
+        if linear is None:
+            linear = _computed_weight(node)
+        elif node.graph is not model.graph:
+            linear = "weights used inside the body of a control flow operator are not pruned"
         if isinstance(linear, str):
             frozen[node] = linear
         elif linear is not None:
@@ -209,7 +216,30 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
     return layers, [Frozen(str(node.name), key(node), reason) for node, reason in frozen.items()]
 
 
+def _computed_weight(node: ir.Node) -> str | None:
+    """Why the weight is not prunable when one operand is computed from constants and the other is not."""
+    from obs_onnx.passes.ops import facts
+
+    operands = [(value, facts.constant_cone(value)) for value in node.inputs[:2] if value is not None]
+    computed = [(value, cone) for value, cone in operands if cone]
+    if len(operands) < 2 or len(computed) != 1 or any(cone == [] for _, cone in operands):
+        return None
+    value, cone = computed[0]
+    stored = [v for member in cone for v in member.inputs if v is not None and v.is_initializer()]
+    largest = max(stored, key=facts.size, default=None)
+    if any("DequantizeLinear" in member.op_type for member in cone):
+        return "quantized weights are not pruned"
+    if largest is None or facts.size(largest) < 2:
+        return None
+    for usage in largest.uses():
+        if usage.node not in cone:
+            return f"its weight {largest.name} is also used by {usage.node.op_type} {usage.node.name}"
+    return f"its weight is computed from {largest.name} by {value.producer().op_type}"  # type: ignore[union-attr]
+
+
 def _why_frozen(weight: ir.Value, uses: list[tuple[ir.Node, Linear]]) -> str | None:
+    if weight.meta.get("sparse"):
+        return f"its weight {weight.name} is stored as a sparse tensor"
     if weight.is_graph_output():
         return f"its weight {weight.name} is an output of the model"
     own = {(node, linear.weight_input) for node, linear in uses}

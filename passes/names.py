@@ -28,9 +28,11 @@ class Names:
         return name
 
     def initializer(self, base: str, tensor: ir.TensorProtocol) -> ir.Value:
-        """A new initializer of the main graph, named after ``base``."""
+        """A new initializer of the main graph, named after ``base``, that shares the data of ``tensor``."""
+        name = self.fresh(base)
+        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)  # tensors take their values' names
         value = ir.Value(
-            name=self.fresh(base),
+            name=name,
             shape=ir.Shape(tensor.shape.numpy()),
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,

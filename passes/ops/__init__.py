@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from obs_onnx.passes.ops import conv, matmul
+from obs_onnx.passes.ops import (
+    attention,
+    control,
+    conv,
+    elementwise,
+    matmul,
+    normalization,
+    pool,
+    recurrent,
+    reduce,
+    shape,
+)
 from obs_onnx.passes.ops.registry import Op, key
 
 __all__ = ["TABLE", "Op", "key", "lookup"]
 
-TABLE: dict[str, Op] = {**conv.TABLE, **matmul.TABLE}
+TABLE: dict[str, Op] = {
+    **attention.TABLE,
+    **control.TABLE,
+    **conv.TABLE,
+    **elementwise.TABLE,
+    **matmul.TABLE,
+    **normalization.TABLE,
+    **pool.TABLE,
+    **recurrent.TABLE,
+    **reduce.TABLE,
+    **shape.TABLE,
+}
 
 
 def lookup(node: ir.Node) -> Op | None:

@@ -11,15 +11,22 @@ from numpy.typing import NDArray
 __all__ = [
     "FLOATS",
     "array",
+    "axes",
     "constant",
+    "constant_cone",
+    "data_inputs",
     "dims",
     "float_attribute",
     "input_of",
     "int_attribute",
     "ints_attribute",
+    "ints_input",
     "is_float",
     "size",
+    "version",
 ]
+
+_LONGEST_CONE = 64  # nodes between stored tensors and a weight that is computed from them
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -76,3 +83,53 @@ def float_attribute(node: ir.Node, name: str, default: float) -> float:
 def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
     """A list of integers of ``node``; an empty list counts as absent."""
     return tuple(int(i) for i in node.attributes.get_ints(name, ())) or default
+
+
+def ints_input(node: ir.Node, index: int) -> tuple[int, ...] | None:
+    """Integers of a constant input, else None."""
+    values = array(node, index)
+    return None if values is None else tuple(int(value) for value in values.reshape(-1))
+
+
+def axes(node: ir.Node) -> tuple[int, ...] | None:
+    """Axes given as attribute or as constant second input; empty when absent, None when not constant."""
+    if input_of(node, 1) is None:
+        return ints_attribute(node, "axes")
+    return ints_input(node, 1)
+
+
+def version(node: ir.Node) -> int | None:
+    """Opset version of the node's domain, as far as the graph knows it."""
+    return None if node.graph is None else node.graph.opset_imports.get(node.domain)
+
+
+def constant_cone(value: ir.Value | None) -> list[ir.Node] | None:
+    """The nodes of the main graph that compute ``value`` from initializers alone, consumers first.
+
+    Empty for an initializer; None when the value depends on anything else, or on too many nodes.
+    """
+    if value is None:
+        return None
+    cone: dict[ir.Node, None] = {}
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        node = value.producer()
+        if node is None:
+            if not value.is_initializer():
+                return None
+            continue
+        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+            return None
+        if node not in cone:
+            if len(cone) == _LONGEST_CONE:
+                return None
+            cone[node] = None
+            waiting.extend(data_inputs(node))
+    return list(cone)
+
+
+def data_inputs(node: ir.Node) -> list[ir.Value]:
+    """Inputs whose values matter; CastLike only asks for the type of its second one."""
+    inputs = node.inputs[:1] if node.op_type == "CastLike" else node.inputs
+    return [value for value in inputs if value is not None]

@@ -1,0 +1,22 @@
+"""Operators with graphs of their own, and those that draw random numbers: nothing is known across them."""
+
+from __future__ import annotations
+
+from obs_onnx.passes.ops.bounds import pointwise
+from obs_onnx.passes.ops.registry import Op
+
+__all__ = ["TABLE"]
+
+_NONE = Op(lipschitz=pointwise(None))
+_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+
+TABLE = {
+    "If": _NONE,
+    "Loop": _NONE,
+    "Scan": _NONE,
+    "SequenceMap": _NONE,
+    "RandomNormal": _SOURCE,
+    "RandomNormalLike": _SOURCE,
+    "RandomUniform": _SOURCE,
+    "RandomUniformLike": _SOURCE,
+}

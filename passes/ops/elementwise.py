@@ -1,0 +1,176 @@
+"""Operators that work on each element by itself, alone or together with a broadcast second operand.
+
+The bounds are the largest absolute slopes of the functions, rounded up in the last digit.
+"""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.bounds import broadcast, constant_or, data_only, largest, pointwise
+from obs_onnx.passes.ops.registry import Op
+
+__all__ = ["TABLE"]
+
+
+def _alpha(default: float, name: str = "alpha") -> Op:
+    """Slope ``alpha`` on one side of zero and one on the other."""
+    return Op(lipschitz=data_only(lambda node: max(1.0, abs(facts.float_attribute(node, name, default)))))
+
+
+def _slope(default: float, name: str = "alpha") -> Op:
+    """Slope ``alpha`` at most."""
+    return Op(lipschitz=data_only(lambda node: abs(facts.float_attribute(node, name, default))))
+
+
+def _selu(node: ir.Node) -> float:
+    alpha = facts.float_attribute(node, "alpha", 1.67326319217681884765625)
+    gamma = facts.float_attribute(node, "gamma", 1.05070102214813232421875)
+    return abs(gamma) * max(1.0, abs(alpha))
+
+
+def _prelu(node: ir.Node) -> tuple[float | None, ...]:
+    slope = largest(node, 1)
+    return (None if slope is None else max(1.0, slope)), constant_or(node, 1, None)
+
+
+def _cast(node: ir.Node) -> float | None:
+    floating = [
+        v.dtype is not None and v.dtype.is_floating_point() for v in (node.inputs[0], *node.outputs) if v
+    ]
+    return 1.0 if all(floating) else None
+
+
+def _mul(node: ir.Node) -> tuple[float | None, ...]:
+    """Scaling by a constant; the product of two activations has no bound."""
+    return tuple(constant_or(node, i, _scaled(node, i, largest(node, 1 - i))) for i in (0, 1))
+
+
+def _div(node: ir.Node) -> tuple[float | None, ...]:
+    divisor = facts.array(node, 1)
+    slope = None
+    if divisor is not None and divisor.size and divisor.dtype.kind not in "iub":
+        smallest = float(abs(divisor.astype(float)).min())
+        slope = None if smallest == 0.0 else 1.0 / smallest
+    return constant_or(node, 0, _scaled(node, 0, slope)), constant_or(node, 1, None)
+
+
+def _scaled(node: ir.Node, index: int, slope: float | None) -> float | None:
+    factor = broadcast(node, index)
+    return None if slope is None or factor is None else slope * factor
+
+
+def _mean(node: ir.Node) -> tuple[float | None, ...]:
+    share = 1.0 / max(1, len(node.inputs))
+    return tuple(constant_or(node, i, _scaled(node, i, share)) for i in range(len(node.inputs)))
+
+
+def _pow(node: ir.Node) -> tuple[float | None, ...]:
+    exponent = facts.array(node, 1)
+    linear = exponent is not None and bool((exponent.astype(float) == 1.0).all())
+    return (1.0 if linear else None), constant_or(node, 1, None)
+
+
+def _where(node: ir.Node) -> tuple[float | None, ...]:
+    """A choice between two values; the choice itself has no bound."""
+    return constant_or(node, 0, None), *(_scaled_or_zero(node, i) for i in (1, 2))
+
+
+def _scaled_or_zero(node: ir.Node, index: int) -> float | None:
+    return constant_or(node, index, broadcast(node, index))
+
+
+def _bias_gelu(node: ir.Node) -> tuple[float | None, ...]:
+    return tuple(constant_or(node, i, _scaled(node, i, _GELU)) for i in range(len(node.inputs)))
+
+
+_GELU = 1.1290  # x Phi(x) at sqrt(2)
+_TANH_GELU = 1.1291
+
+_ONE = Op(lipschitz=data_only(1.0))
+_NONE = Op(lipschitz=data_only(None))
+_SUM = Op(lipschitz=pointwise(1.0))
+_DISCRETE = Op(lipschitz=pointwise(None))
+
+TABLE = {
+    # slope one at most
+    "Relu": _ONE,
+    "Tanh": _ONE,
+    "Abs": _ONE,
+    "Neg": _ONE,
+    "Sin": _ONE,
+    "Cos": _ONE,
+    "Atan": _ONE,
+    "Asinh": _ONE,
+    "Softplus": _ONE,
+    "Softsign": _ONE,
+    "Celu": _ONE,
+    "Clip": _ONE,
+    "Identity": _ONE,
+    "Dropout": _ONE,
+    "Shrink": _NONE,
+    "ThresholdedRelu": _NONE,
+    # another slope
+    "LeakyRelu": _alpha(0.01),
+    "Elu": _alpha(1.0),
+    "Selu": Op(lipschitz=data_only(_selu)),
+    "PRelu": Op(lipschitz=_prelu),
+    "Sigmoid": Op(lipschitz=data_only(0.25)),
+    "HardSigmoid": _slope(0.2),
+    "HardSwish": Op(lipschitz=data_only(1.5)),
+    "Swish": Op(lipschitz=data_only(1.0999)),
+    "Mish": Op(lipschitz=data_only(1.0886)),
+    "Gelu": Op(lipschitz=data_only(_TANH_GELU)),
+    "Erf": Op(lipschitz=data_only(2.0 / math.sqrt(math.pi))),
+    "Cast": Op(lipschitz=data_only(_cast)),
+    "CastLike": Op(lipschitz=data_only(_cast)),
+    "com.microsoft::Gelu": Op(lipschitz=data_only(_GELU)),
+    "com.microsoft::QuickGelu": Op(lipschitz=data_only(1.0999)),
+    "com.microsoft::BiasGelu": Op(lipschitz=_bias_gelu),
+    "com.microsoft::FastGelu": Op(lipschitz=_bias_gelu),
+    # two operands and more
+    "Add": _SUM,
+    "Sub": _SUM,
+    "Sum": _SUM,
+    "Max": _SUM,
+    "Min": _SUM,
+    "Mean": Op(lipschitz=_mean),
+    "Mul": Op(lipschitz=_mul),
+    "Div": Op(lipschitz=_div),
+    "Pow": Op(lipschitz=_pow),
+    "Where": Op(lipschitz=_where),
+    # no bound: unbounded slopes, or steps
+    "Exp": _NONE,
+    "Log": _NONE,
+    "Sqrt": _NONE,
+    "Reciprocal": _NONE,
+    "Tan": _NONE,
+    "Asin": _NONE,
+    "Acos": _NONE,
+    "Sinh": _NONE,
+    "Cosh": _NONE,
+    "Acosh": _NONE,
+    "Atanh": _NONE,
+    "Sign": _NONE,
+    "Floor": _NONE,
+    "Ceil": _NONE,
+    "Round": _NONE,
+    "Not": _NONE,
+    "IsNaN": _NONE,
+    "IsInf": _NONE,
+    "Mod": _DISCRETE,
+    "And": _DISCRETE,
+    "Or": _DISCRETE,
+    "Xor": _DISCRETE,
+    "Equal": _DISCRETE,
+    "Less": _DISCRETE,
+    "LessOrEqual": _DISCRETE,
+    "Greater": _DISCRETE,
+    "GreaterOrEqual": _DISCRETE,
+    "QuantizeLinear": _NONE,
+    "DequantizeLinear": _NONE,
+    "DynamicQuantizeLinear": _NONE,
+}
