@@ -16,6 +16,8 @@ from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.feeds import TensorSpec
 from obs_onnx.runtimes import open_runtime
 
+CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # before anything is pinned
+
 
 class Pretend:
     """A session that claims to have taken given seconds, and writes down who was asked when."""
@@ -131,16 +133,15 @@ def test_very_slow_models_get_few_runs():
 
 
 def test_a_real_model():
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     result = bench([relu(), relu()], "onnxruntime:cpu", threads=1, batch=3, seconds=0.05, min_runs=5)
     assert all(0 < latency.p10 <= latency.median <= latency.p90 for latency in result.latencies)
     environment = result.environment
     assert environment["provider"] == "CPUExecutionProvider"
     assert (environment["batch"], environment["threads"]) == (3, 1)
     assert {"cpu", "governor", "load_average", "os", "version", "affinity"} <= set(environment)
-    if cores is not None:
+    if CORES is not None:
         assert len(environment["affinity"]) == 1
-        assert os.sched_getaffinity(0) == cores
+        assert os.sched_getaffinity(0) == CORES
 
 
 def test_feeds_of_the_user_and_sizes():
@@ -178,8 +179,6 @@ def test_bad_models():
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="the system has no affinity")
 def test_pinning_is_undone_after_errors():
-    before = os.sched_getaffinity(0)
-
     def fail():
         with pinned(1) as cores:
             assert set(cores) == os.sched_getaffinity(0)
@@ -188,7 +187,7 @@ def test_pinning_is_undone_after_errors():
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == CORES
     with pinned(10**6) as cores:
         assert cores is None
 

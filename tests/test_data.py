@@ -638,12 +638,12 @@ def test_images_in_other_orders(pictures):
 def test_crop_takes_the_centre(tmp_path):
     from PIL import Image
 
-    x = np.arange(36, dtype=np.uint8).reshape(6, 6)
+    x = np.arange(80, dtype=np.uint8).reshape(8, 10)
     Image.fromarray(x).save(tmp_path / "a.png")
     spec = (TensorSpec("image", ("N", 1, 2, 4), F32),)
     source = open_source(tmp_path, spec, preprocess={"order": "L", "crop": [2, 4], "scale": 1})
     assert not source.has_labels
-    np.testing.assert_array_equal(next(iter(source))["image"][0, 0], x[2:4, 1:5])
+    np.testing.assert_array_equal(next(iter(source))["image"][0, 0], x[3:5, 3:7])
 
 
 def test_labels_from_csv(pictures):
