@@ -1,0 +1,211 @@
+"""The layer-wise least-squares problem that all solvers share.
+
+A layer with inputs of second moment ``h`` and cross moment ``c`` with its target wants, per group and output,
+
+    min_w  w^T h w - 2 c^T w + lambda m |w - w_dense|^2,        m = mean(diag h),
+
+which is ``w^T A w - 2 b^T w`` with ``A = h + lambda m I`` and ``b = c + lambda m w_dense``; its minimum is ``w* = A^-1 b``.
+Damping is relative to the inputs' mean energy and pulls towards the dense weight, so what the data do not
+determine stays as it was.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from obs_onnx.passes.errors import DataError, OptionError
+
+__all__ = ["Problem", "Solution", "inverse_of", "prepare"]
+
+Float = NDArray[np.float64]
+
+_MAX_TRIES = 14
+_SMALLEST_DAMPING = 1e-10
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Damped problem of one layer; stacked over groups G, float64.
+
+    Attributes:
+        a: (G, I, I) damped moment A, positive definite.
+        b: (G, O, I) damped cross moment.
+        w: (G, O, I) dense weight.
+        ridge: (G,) what was added to the diagonal of the moment.
+        dead: (G, I) inputs that are always zero (or constant, if the moments are centred).
+        constant: error of w = 0, or None if the target's energy is unknown: errors are then relative to w*.
+        damping: relative damping in use; larger than asked for where A was not positive definite with that.
+    """
+
+    a: Float
+    b: Float
+    w: Float
+    ridge: Float
+    dead: NDArray[np.bool_]
+    constant: float | None
+    damping: float
+
+    @cached_property
+    def inverse(self) -> Float:
+        """A^-1, (G, I, I)."""
+        return inverse_of(self.a)
+
+    @cached_property
+    def optimum(self) -> Float:
+        """w*, (G, O, I), with one step of iterative refinement."""
+        w = self.b @ self.inverse
+        w += (self.b - w @ self.a) @ self.inverse
+        return w
+
+    @cached_property
+    def start(self) -> Float:
+        """w* with the weights of dead inputs set to zero: they cost nothing and go first."""
+        return np.where(self.dead[:, None, :], 0.0, self.optimum)
+
+    def error(self, w: Float, stationary: bool = False) -> float:
+        """Relative squared error of the layer's output, without the damping.
+
+        Args:
+            w: (G, O, I) weights.
+            stationary: ``w`` solves the normal equations on its own support, which saves a product with A.
+        """
+        pull = self.ridge[:, None, None]
+        c = self.b - pull * self.w
+        quadratic = (w * self.b).sum() if stationary else ((w @ self.a) * w).sum()
+        quadratic -= (pull * w * w).sum()
+        excess = float(quadratic - 2 * (w * c).sum())
+        if self.constant is not None:
+            energy, floor = self.constant, 0.0
+        else:
+            best = self.optimum
+            energy = float((best * self.b).sum() - (pull * best * best).sum())
+            floor = float(energy - 2 * (best * c).sum() + energy)
+        if energy <= 0:
+            return 0.0
+        return max(0.0, (energy + excess - floor) / energy)
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A pruned layer.
+
+    Attributes:
+        w: (G, O, I) float64 weights, exactly zero where ``mask`` is False.
+        mask: (G, O, I) kept weights.
+        error: squared output error of the layer relative to the energy of its target; if that energy is
+            unknown, the excess over the best dense weights relative to the energy of their output.
+        damping: relative damping that was used.
+        method: the solver that ran.
+    """
+
+    w: Float
+    mask: NDArray[np.bool_]
+    error: float
+    damping: float
+    method: str
+
+    @property
+    def sparsity(self) -> float:
+        """Share of removed weights."""
+        return 1.0 - float(self.mask.mean())
+
+
+def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Inverses of positive definite matrices (G, I, I), in their own precision.
+
+    Raises:
+        numpy.linalg.LinAlgError: a matrix is not positive definite.
+    """
+    if a.shape[1] <= 64:
+        np.linalg.cholesky(a)
+        inverse = np.linalg.inv(a)
+        return np.asarray((inverse + inverse.swapaxes(1, 2)) / 2)
+    result = np.empty_like(a)
+    factor, invert = (
+        (lapack.spotrf, lapack.spotri) if a.dtype == np.float32 else (lapack.dpotrf, lapack.dpotri)
+    )
+    for group, matrix in enumerate(a):
+        lower, info = factor(matrix.T, lower=1, clean=0)
+        if info == 0:
+            lower, info = invert(lower, lower=1, overwrite_c=1)
+        if info != 0:
+            raise np.linalg.LinAlgError("matrix is not positive definite")
+        upper = np.triu(lower.T)
+        result[group] = upper
+        result[group] += np.triu(upper, 1).T
+    return result
+
+
+def _is_definite(a: Float) -> bool:
+    try:
+        np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        return False
+    return True
+
+
+def _stacked(array: NDArray[np.floating], name: str) -> Float:
+    array = np.asarray(array, np.float64)
+    if array.ndim == 2:
+        array = array[None]
+    if array.ndim != 3:
+        raise DataError(f"{name} has {array.ndim} axes instead of 2 (one group) or 3")
+    if not np.isfinite(array).all():
+        raise DataError(f"{name} has values that are not finite")
+    return array
+
+
+def prepare(
+    h: NDArray[np.floating],
+    w: NDArray[np.floating],
+    c: NDArray[np.floating] | None = None,
+    energy: NDArray[np.floating] | None = None,
+    damping: float = 1e-2,
+) -> Problem:
+    """Damp a layer's moments until they are safely positive definite.
+
+    Args:
+        h: (G, I, I) second moment of the inputs; (I, I) for one group.
+        w: (G, O, I) dense weight.
+        c: (G, I, O) cross moment of inputs and target; None: the target is the dense layer's own output.
+        energy: (G, O) sums of squares of the target; None: unknown.
+        damping: lambda, relative to the mean diagonal of each group. Raised tenfold until Cholesky succeeds.
+
+    Raises:
+        DataError: shapes do not fit, or values are not finite.
+        OptionError: negative damping.
+    """
+    if not damping >= 0:
+        raise OptionError(f"a damping of {damping} is negative")
+    h, w = _stacked(h, "second moment"), _stacked(w, "weight")
+    if h.shape[0] != w.shape[0] or h.shape[1:] != (w.shape[2],) * 2:
+        raise DataError(f"a second moment of shape {h.shape} does not fit a weight of shape {w.shape}")
+    dense = w @ h
+    if c is None:
+        target = dense
+        constant: float | None = float((dense * w).sum())
+    else:
+        target = _stacked(c, "cross moment").swapaxes(1, 2)
+        if target.shape != w.shape:
+            raise DataError(f"a cross moment of shape {np.shape(c)} does not fit a weight of shape {w.shape}")
+        constant = None if energy is None else float(np.sum(energy, dtype=np.float64))
+    diagonal = np.einsum("gii->gi", h)
+    dead = diagonal <= 1e-14 * diagonal.max(initial=0.0)
+    scale = diagonal.mean(axis=1)
+    usual = scale[scale > 0].mean() if (scale > 0).any() else 1.0
+    scale = np.maximum(scale, 1e-9 * usual)
+    identity = np.eye(h.shape[1])
+    for _ in range(_MAX_TRIES):
+        ridge = damping * scale
+        a = h + ridge[:, None, None] * identity
+        if _is_definite(a):
+            break
+        damping = max(10 * damping, _SMALLEST_DAMPING)
+    else:
+        raise DataError("second moment is not positive semi-definite, whatever the damping")
+    return Problem(a, target + ridge[:, None, None] * w, w, ridge, dead, constant, damping)
