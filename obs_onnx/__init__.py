@@ -1,3 +1,39 @@
-"""obs-onnx: prune any ONNX model with layer-wise Optimal Brain Surgeon, and prove the result."""
+"""obs-onnx: prune any ONNX model with layer-wise Optimal Brain Surgeon, and prove the result.
+
+    from obs_onnx import prune
+    result = prune("model.onnx", targets={"sparsity": 0.9}, calib="calibration.npz")
+
+Everything is imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from obs_onnx.bench import bench
+    from obs_onnx.evaluate import evaluate
+    from obs_onnx.inspection import inspect
+    from obs_onnx.pipeline import Pruned, prune
 
 __version__ = "0.1.0"
+
+__all__ = ["Pruned", "__version__", "bench", "evaluate", "inspect", "prune"]
+
+_HOMES = {
+    "Pruned": "pipeline",
+    "bench": "bench",
+    "evaluate": "evaluate",
+    "inspect": "inspection",
+    "prune": "pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -30,16 +30,30 @@ class Progress(Protocol):
     def stage(self, name: str, total: int | None = None) -> AbstractContextManager[Advance]:
         """Open a stage of ``total`` units (None: unknown) for the time of the ``with`` block."""
 
+    def say(self, message: str) -> None:
+        """Show one line that stays."""
+
 
 class _Quiet:
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         yield lambda units: None
 
+    def say(self, message: str) -> None:
+        pass
 
-class _Terminal:
+
+class _Lines(_Quiet):
     def __init__(self, console: Console) -> None:
         self._console = console
+
+    def say(self, message: str) -> None:
+        self._console.print(message, markup=False, highlight=False)
+
+
+class _Terminal(_Lines):
+    def __init__(self, console: Console) -> None:
+        super().__init__(console)
         self._bars: Bars | None = None
 
     @contextmanager
@@ -92,10 +106,10 @@ quiet: Progress = _Quiet()
 
 
 def terminal_progress(*, silent: bool = False, console: Console | None = None) -> Progress:
-    """Bars on ``console`` (default stderr), or :data:`quiet` if ``silent`` or if that is no terminal."""
+    """Bars on ``console`` (default stderr); only messages if that is no terminal, nothing if ``silent``."""
     if silent:
         return quiet
     from rich.console import Console
 
     console = console or Console(stderr=True)
-    return _Terminal(console) if console.is_terminal else quiet
+    return _Terminal(console) if console.is_terminal else _Lines(console)

@@ -1,0 +1,164 @@
+"""How much of each layer to remove, so that the output suffers least.
+
+Each layer has a curve: damage to the output against the layer's sparsity, measured at a few levels with
+every other layer dense. Damages of different layers nearly add up, so the best shares for a budget are
+found on the lower convex hulls of all curves: always take next the segment that costs least damage
+per weight removed, until the budget is filled exactly.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Curve", "allocate", "measure_curve", "sparsity_levels"]
+
+_GRID = 64
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Measured damage of one layer.
+
+    Attributes:
+        size: number of weights of the layer.
+        sparsities: rising, each in (0, 1).
+        damages: at those levels, non-negative.
+        errors: the layer's own relative output error at those levels, as predicted by the solver.
+    """
+
+    size: int
+    sparsities: tuple[float, ...]
+    damages: tuple[float, ...]
+    errors: tuple[float, ...]
+
+    def damage(self, sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Interpolated damage, never falling: log damage is linear in log kept share between levels, grows with the
+        square of the sparsity below the first level, and continues the last slope beyond the last one.
+        """
+        kept = np.log1p(-np.asarray(self.sparsities))
+        logs = np.log(np.maximum(np.maximum.accumulate(self.damages), 1e-300))
+        with np.errstate(divide="ignore"):
+            at = np.log1p(-np.minimum(sparsity, 1 - 1e-12))
+        inside = np.interp(-at, -kept, logs)
+        if len(kept) > 1:
+            slope = max((logs[-1] - logs[-2]) / (kept[-2] - kept[-1]), 0.0)
+            inside = np.where(at < kept[-1], logs[-1] + slope * (kept[-1] - at), inside)
+        first = self.sparsities[0]
+        below = np.exp(logs[0]) * (sparsity / first) ** 2
+        return np.asarray(np.where(sparsity < first, below, np.exp(inside)))
+
+
+def sparsity_levels(target: float, count: int) -> tuple[float, ...]:
+    """Levels around a wanted overall sparsity, evenly spaced in the logarithm of the kept share.
+
+    Args:
+        target: wanted sparsity of the model, in (0, 1).
+        count: number of levels, at least 2.
+    """
+    kept = 1 - target
+    return tuple(1 - np.geomspace(min(0.7, max(3.5 * kept, 0.5)), max(kept / 7, 1e-4), count))
+
+
+def measure_curve(
+    size: int,
+    levels: Sequence[float],
+    refinements: int,
+    measure: Callable[[Sequence[float]], Sequence[tuple[float, float]]],
+) -> Curve:
+    """Measure a curve, then add levels where it bends most.
+
+    Args:
+        size: number of weights.
+        levels: first sparsities to measure, rising.
+        refinements: how many further levels may be added, one by one.
+        measure: for sparsities, (damage, predicted layer error) of each.
+    """
+    points = dict(zip(levels, measure(levels), strict=True))
+    for _ in range(refinements):
+        s = np.array(sorted(points))
+        if len(s) < 3:
+            break
+        x = np.log1p(-s)
+        y = np.log([max(points[v][0], 1e-12) for v in s])
+        slopes = np.diff(y) / np.diff(x)
+        bends = np.abs(np.diff(slopes))
+        room = np.abs(np.diff(x))
+        gain = np.array(
+            [room[i] * max(bends[max(i - 1, 0)], bends[min(i, len(bends) - 1)]) for i in range(len(room))]
+        )
+        gain[np.exp(x[:-1]) * size < 4] = 0
+        widest = int(np.argmax(gain))
+        if gain[widest] < 0.35:
+            break
+        level = float(1 - math.exp((x[widest] + x[widest + 1]) / 2))
+        points[level] = measure([level])[0]
+    ordered = sorted(points)
+    return Curve(
+        size, tuple(ordered), tuple(points[s][0] for s in ordered), tuple(points[s][1] for s in ordered)
+    )
+
+
+def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(weights removed, damage) at the corners of the lower convex hull, from nothing to all but one weight."""
+    most = 1 - 1 / max(curve.size, 2)
+    grid = np.unique(np.concatenate([[0.0], 1 - np.geomspace(1.0, 1 - most, _GRID), curve.sparsities]))
+    x, y = grid * curve.size, curve.damage(grid)
+    corners: list[int] = []
+    for i in range(len(x)):
+        while len(corners) > 1:
+            a, b = corners[-2], corners[-1]
+            if (y[b] - y[a]) * (x[i] - x[a]) < (y[i] - y[a]) * (x[b] - x[a]):
+                break
+            corners.pop()
+        corners.append(i)
+    return x[corners], y[corners]
+
+
+def allocate(
+    curves: Mapping[str, Curve], sparsity: float, fixed: Mapping[str, float] | None = None
+) -> dict[str, int]:
+    """Weights to remove per layer so that the whole has the wanted sparsity at the least summed damage.
+
+    Args:
+        curves: of every layer that takes part.
+        sparsity: wanted share of zeros over all layers of ``curves``, in [0, 1).
+        fixed: sparsities of layers that are not free to choose; they count towards the whole.
+
+    Returns:
+        For each layer the number of weights to set to zero; they sum up to at least ``sparsity``, exactly
+        to the next whole weight where the curves allow it.
+    """
+    total = sum(curve.size for curve in curves.values())
+    removed = {name: 0.0 for name in curves}
+    for name, share in (fixed or {}).items():
+        removed[name] = float(math.ceil(share * curves[name].size - 1e-9))
+    budget = math.ceil(sparsity * total - 1e-9) - sum(removed.values())
+    hulls = {name: _hull(curve) for name, curve in curves.items() if name not in (fixed or {})}
+    queue: list[tuple[float, str, int]] = []
+
+    def push(name: str, segment: int) -> None:
+        x, y = hulls[name]
+        if segment + 1 < len(x):
+            slope = (y[segment + 1] - y[segment]) / (x[segment + 1] - x[segment])
+            heapq.heappush(queue, (float(slope), name, segment))
+
+    for name in hulls:
+        push(name, 0)
+    while queue and budget > 0:
+        _, name, segment = heapq.heappop(queue)
+        x, _ = hulls[name]
+        step = min(float(x[segment + 1] - x[segment]), budget)
+        removed[name] += step
+        budget -= step
+        push(name, segment + 1)
+    counts = {name: math.floor(value) for name, value in removed.items()}
+    missing = round(sum(removed.values())) - sum(counts.values())
+    for name in sorted(hulls, key=lambda n: counts[n] - removed[n])[: max(missing, 0)]:
+        counts[name] += 1
+    return counts

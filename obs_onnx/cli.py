@@ -1,0 +1,237 @@
+"""The command ``obs-onnx``: parse, call the API, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import click
+
+from obs_onnx import __version__
+from obs_onnx.passes.errors import InputError, OptionError, VerificationError
+
+__all__ = ["main"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_INPUT, EXIT_TARGET = 2, 3
+
+
+def _guarded(command: F) -> F:
+    """Turn the program's own errors into one line on stderr and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except InputError as error:
+            click.echo(f"obs-onnx: {error}", err=True)
+            sys.exit(EXIT_INPUT)
+        except VerificationError as error:
+            click.echo(f"obs-onnx: {error}; nothing was written", err=True)
+            sys.exit(1)
+
+    return run  # type: ignore[return-value]
+
+
+def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+_JSON = click.option("--json", "json_path", metavar="PATH", help="Write the result as JSON.")
+_LABELS = click.option("--labels", metavar="KEY", help="Name of the labels in the data.")
+_RUNTIME = _options(
+    click.option(
+        "--runtime", default="onnxruntime", show_default=True, metavar="SPEC", help="onnxruntime[:PROVIDER]."
+    ),
+    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of one operator."),
+    click.option("--custom-ops", multiple=True, metavar="LIBRARY", help="Library with custom operators."),
+    click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of its operators."),
+)
+_BATCH = click.option(
+    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Samples per timed run."
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="obs-onnx")
+def main() -> None:
+    """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
+
+
+def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
+    pairs: dict[str, float] = {}
+    for text in texts:
+        name, sign, value = text.rpartition("=")
+        try:
+            pairs[name] = float(value)
+        except ValueError:
+            sign = ""
+        if not sign:
+            raise OptionError(f"{option} {text!r} is not PATTERN=SHARE, for example {option} 'fc*=0.5'")
+    return pairs
+
+
+@main.command()
+@click.argument("model")
+@click.option("-o", "--output", metavar="OUT", help="File to write  [default: <stem>.pruned.onnx].")
+@click.option("--calib", metavar="SRC", help="Calibration data  [default: <stem>.calib.npz].")
+@_LABELS
+@click.option("--mode", type=click.Choice(["weights"]), default="weights", show_default=True)
+@click.option("--target", "targets", multiple=True, metavar="KEY=VALUE", help="sparsity, error or drop; repeatable.")
+@click.option("--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4.")
+@click.option(
+    "--criterion",
+    type=click.Choice(["auto", "obs", "admm", "lobs", "magnitude", "random"]),
+    default="auto",
+    show_default=True,
+    help="What chooses the weights that go.",
+)
+@click.option("--compensate/--no-compensate", default=True, help="Refit the kept weights.")
+@click.option("--sequential/--no-sequential", default=True, help="Correct each layer for those before it.")
+@click.option("--correct/--no-correct", default=True, help="Match output statistics where that measures better.")
+@click.option("--damping", type=click.FloatRange(0), default=1e-2, show_default=True, help="Relative damping.")
+@click.option("--protect", multiple=True, metavar="PATTERN", help="Leave matching layers alone; repeatable.")
+@click.option("--layer", "layer_texts", multiple=True, metavar="PATTERN=SHARE", help="Sparsity of matching layers.")
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Iterations.")
+@click.option("--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True)
+@click.option("--loss", type=click.Choice(["auto", "kl", "error"]), default="auto", show_default=True)
+@_RUNTIME
+@_BATCH
+@click.option("--memory", metavar="SIZE", help="For activations, for example 2GB  [default: half of what is free].")
+@click.option("--eval", "evaluation", metavar="SRC", help="Labelled data for the accuracy.")
+@_JSON
+@click.option("--report", "html_path", metavar="PATH.html", help="Write the result as a page.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Check everything, print the expected cost, write nothing.")
+@click.option("-q", "--quiet", "silent", is_flag=True, help="No progress.")
+@_guarded
+def prune(
+    model: str,
+    targets: Sequence[str],
+    layer_texts: Sequence[str],
+    memory: str | None,
+    json_path: str | None,
+    html_path: str | None,
+    silent: bool,
+    custom_domain: Sequence[str],
+    **options: Any,
+) -> None:
+    """Prune MODEL and write a smaller one.
+
+    Exit code 0: done; 2: bad input or usage; 3: a target could not be met.
+    """
+    from obs_onnx.pipeline import prune as run
+    from obs_onnx.report import print_report, terminal_progress, write_html, write_json
+    from obs_onnx.targets import parse_bytes
+
+    result = run(
+        model,
+        targets=targets,
+        layer_sparsity=_pairs(layer_texts, "--layer"),
+        memory=None if memory is None else parse_bytes(memory),
+        custom_domains=custom_domain,
+        progress=terminal_progress(silent=silent),
+        **options,
+    )
+    print_report(result.report)
+    if json_path:
+        write_json(json_path, result.report.to_json())
+    if html_path:
+        write_html(html_path, result.report)
+    if not result.report.met and not options["dry_run"]:
+        click.echo("obs-onnx: a target could not be met; the report says what was reached", err=True)
+        sys.exit(EXIT_TARGET)
+
+
+@main.command()
+@click.argument("model")
+@_JSON
+@click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of custom operators.")
+@_guarded
+def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> None:
+    """Show the layers of MODEL, and what is left alone and why."""
+    from obs_onnx.inspection import inspect as run
+    from obs_onnx.report import print_inspection, write_json
+
+    result = run(model, custom_domains=custom_domain)
+    print_inspection(model, result.layers, result.frozen, result.totals)
+    if json_path:
+        write_json(json_path, result.to_json())
+
+
+@main.command()
+@click.argument("models", nargs=-1, required=True)
+@_RUNTIME
+@_BATCH
+@click.option("--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Per model.")
+@_JSON
+@_guarded
+def bench(
+    models: Sequence[str],
+    runtime: str,
+    threads: int | None,
+    custom_ops: Sequence[str],
+    custom_domain: Sequence[str],
+    batch: int,
+    seconds: float,
+    json_path: str | None,
+) -> None:
+    """Time MODELS side by side; ratios are to the first."""
+    from obs_onnx.bench import bench as run
+    from obs_onnx.model_file import load_model
+    from obs_onnx.report import print_bench, write_json
+    from obs_onnx.runtimes import open_runtime
+
+    for path in models:
+        load_model(path, custom_domains=custom_domain)
+    result = run(models, open_runtime(runtime, threads, custom_ops), batch=batch, seconds=seconds)
+    rows = result.rows(models)
+    print_bench(rows)
+    for reason in result.noise:
+        click.echo(f"obs-onnx: noisy measurement: {reason}", err=True)
+    if json_path:
+        write_json(json_path, {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise})
+
+
+@main.command("eval")
+@click.argument("model")
+@click.option("--data", required=True, metavar="SRC", help="Evaluation data.")
+@_LABELS
+@click.option("--against", metavar="MODEL2", help="Reference model for output error and agreement.")
+@_RUNTIME
+@_JSON
+@_guarded
+def evaluate(
+    model: str,
+    data: str,
+    labels: str | None,
+    against: str | None,
+    runtime: str,
+    threads: int | None,
+    custom_ops: Sequence[str],
+    custom_domain: Sequence[str],
+    json_path: str | None,
+) -> None:
+    """Measure the accuracy of MODEL, and how far it is from a reference."""
+    from obs_onnx.evaluate import evaluate as run
+    from obs_onnx.model_file import load_model
+    from obs_onnx.report import print_evaluation, write_json
+    from obs_onnx.runtimes import open_runtime
+
+    for path in (model, against):
+        if path is not None:
+            load_model(path, custom_domains=custom_domain)
+    result = run(
+        model, data, labels_key=labels, against=against, runtime=open_runtime(runtime, threads, custom_ops)
+    )
+    print_evaluation(result.to_json())
+    if json_path:
+        write_json(json_path, {"schema": 1, "model": model, "against": against, **result.to_json()})

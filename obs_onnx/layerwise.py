@@ -1,0 +1,307 @@
+"""Layer-wise pruning of a whole model: measured damage curves, and the solution itself.
+
+Both walk through the model stage by stage (:mod:`obs_onnx.walk`):
+
+* :func:`damage_curves` prunes one layer at a time at several levels, everything else dense, and measures
+  what that does to the outputs on held-out data.
+* :func:`solve_layers` prunes all layers in order. A layer sees what the already pruned layers before
+  it really give (``x'``) and is refitted to what the dense model would have put out (``t``): with
+  ``A = sum x' x'^T`` and ``C = sum x' t^T`` the optimum on a support S is ``(A_SS)^-1 C_S``. Where the layer's
+  output is added to skip connections, the target includes their error: ``t = y + (skip - skip')``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.allocate import Curve, measure_curve
+from obs_onnx.damage import Damage
+from obs_onnx.gram import Moments
+from obs_onnx.passes.layers import Layer
+from obs_onnx.passes.segments import Plan, Stage
+from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.solvers import Pattern, Solution, prepare, solve_levels
+from obs_onnx.walk import Values, Walk
+
+__all__ = ["SolveOptions", "Solved", "damage_curves", "solve_layers"]
+
+Tensors = dict[str, NDArray[np.floating]]
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """How layers are solved.
+
+    Attributes:
+        method: auto, obs, admm, lobs, magnitude or random.
+        pattern: which weights live or die together.
+        damping: relative to the mean of the moment's diagonal.
+        compensate: False leaves the kept weights as they are.
+        refit: False leaves lobs at its own update, without the exact refit on its support.
+        sequential: moments of the pruned prefix with dense targets, rather than of the dense model.
+        seed: of method ``random``.
+    """
+
+    method: str = "auto"
+    pattern: Pattern = Pattern()
+    damping: float = 1e-2
+    compensate: bool = True
+    refit: bool = True
+    sequential: bool = True
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One solved layer.
+
+    Attributes:
+        solution: weights, mask and predicted error in canonical form.
+        tensors: initializer name -> new value (the weight, and the bias where there is one).
+    """
+
+    solution: Solution
+    tensors: Tensors
+
+
+def bias_of(layer: Layer) -> str | None:
+    """The initializer of the layer's bias, if it can move with the weights."""
+    use = layer.uses[0]
+    return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
+
+
+def _stored(model: ir.Model, name: str) -> NDArray[np.generic]:
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None, name
+    return tensor.numpy()
+
+
+class _Solver:
+    """A layer of the dense model with its moments; what several solutions share is computed once."""
+
+    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, options: SolveOptions) -> None:
+        self._layer, self._options = layer, options
+        self._bias = bias_of(layer)
+        self._w_GOI = layer.layout.to_matrix(_stored(model, layer.name))
+        self._stored_bias = _stored(model, self._bias) if self._bias else None
+        self._moments = moments.centred() if self._bias else moments.raw()
+        self._problem = prepare(
+            self._moments.h, self._w_GOI, self._moments.c, self._moments.energy, options.damping
+        )
+
+    def solve(self, removed: Sequence[int]) -> list[Solved]:
+        """Solutions with so many weights set to zero."""
+        options, layer = self._options, self._layer
+        solutions = solve_levels(
+            self._problem,
+            [count / layer.size for count in removed],
+            options.pattern,
+            options.method,
+            options.seed,
+            refit=options.compensate and options.refit,
+        )
+        return [self._finished(solution) for solution in solutions]
+
+    def _finished(self, solution: Solution) -> Solved:
+        layer = self._layer
+        if not self._options.compensate:
+            return Solved(solution, {layer.name: layer.layout.to_tensor(self._w_GOI * solution.mask)})
+        tensors: Tensors = {layer.name: layer.layout.to_tensor(solution.w)}
+        if self._bias and self._stored_bias is not None:
+            stored, scale = self._stored_bias, layer.uses[0].bias_scale
+            dense_GO = stored.astype(np.float64).reshape(self._w_GOI.shape[:2]) * scale
+            b_GO = self._moments.bias(solution.w, self._w_GOI, dense_GO)
+            tensors[self._bias] = (b_GO / scale).reshape(stored.shape)
+        return Solved(solution, tensors)
+
+
+def _observe(
+    stage: Stage, moments: Mapping[str, Moments], before: Values, tapped: Values, pruned: Values | None
+) -> None:
+    """Add one batch to the moments of a stage's layers.
+
+    Args:
+        stage: its layers.
+        moments: of each layer.
+        before, tapped: live values and tapped values of the dense model.
+        pruned: live values behind the pruned prefix, or None to learn the dense model's own inputs.
+    """
+    for layer in stage.layers:
+        use = layer.uses[0]
+        if len(layer.uses) > 1:
+            for each in layer.uses:
+                moments[layer.name].update(tapped[each.x], each.geometry)
+        elif pruned is None:
+            moments[layer.name].update(before[use.x], use.geometry)
+        else:
+            target = tapped[use.y]
+            for skip in stage.skips[use.y]:
+                if before[skip].shape == target.shape:
+                    target = target + (before[skip] - pruned[skip])
+            moments[layer.name].update(pruned[use.x], use.geometry, target)
+
+
+def _moments(stage: Stage, targeted: bool) -> dict[str, Moments]:
+    return {
+        layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
+        for layer in stage.layers
+    }
+
+
+def _taps(stage: Stage, targeted: bool) -> list[str]:
+    shared = [use.x for layer in stage.layers if len(layer.uses) > 1 for use in layer.uses]
+    outputs = [layer.uses[0].y for layer in stage.layers if targeted and len(layer.uses) == 1]
+    return list(dict.fromkeys(shared + outputs))
+
+
+class _Prefixes:
+    """A data set behind the dense prefix, and behind the pruned one if there is a difference."""
+
+    def __init__(
+        self, runtime: Runtime, dense: ir.Model, plan: Plan, fit: Iterable[Values], budget: int, paired: bool
+    ) -> None:
+        self._dense = dense
+        self._walk = Walk(runtime, plan, fit, budget // 2 if paired else budget)
+        self._walk.step(dense)
+        self._pruned: Walk | None = None
+        if paired:
+            self._pruned = Walk(runtime, plan, self._walk, budget // 2)
+            self._pruned.index = self._walk.index
+
+    def observe(self, stage: Stage) -> dict[str, Moments]:
+        """Moments of the stage's layers; the dense walk moves on to the next boundary."""
+        moments = _moments(stage, targeted=self._pruned is not None)
+
+        def visit(number: int, before: Values, tapped: Values) -> None:
+            _observe(stage, moments, before, tapped, self._pruned[number] if self._pruned else None)
+
+        self._walk.step(self._dense, _taps(stage, targeted=self._pruned is not None), visit)
+        return moments
+
+    def follow(self, pruned: ir.Model) -> None:
+        """Let the pruned walk follow to the next boundary."""
+        if self._pruned is not None:
+            self._pruned.step(pruned)
+
+
+def damage_curves(
+    runtime: Runtime,
+    model: ir.Model,
+    plan: Plan,
+    fit: Iterable[Values],
+    held_out: Sequence[Values],
+    *,
+    levels: Sequence[float],
+    refinements: int,
+    measure: str,
+    options: SolveOptions,
+    budget: int,
+    advance: Callable[[int], None],
+    context: ir.Model | None = None,
+) -> dict[str, Curve]:
+    """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
+
+    Args:
+        runtime: where everything runs.
+        model: dense, canonical.
+        plan: its stages.
+        fit: feeds that the moments come from.
+        held_out: feeds on which the outputs are compared with the dense ones.
+        levels: sparsities measured first.
+        refinements: further levels per layer, where its curve bends.
+        measure: see :class:`~obs_onnx.damage.Damage`.
+        options: of the solver.
+        budget: bytes of activations in memory.
+        advance: called with 1 after each layer.
+        context: a model pruned before; by default the dense one.
+    """
+    around = model if context is None else context
+    fitting = _Prefixes(runtime, model, plan, fit, budget * 3 // 4, paired=context is not None)
+    testing = Walk(runtime, plan, held_out, budget // 4)
+    whole = testing.part(model, plan.outputs)
+    reference = [whole(batch) for batch in held_out]
+    testing.step(around)
+    curves: dict[str, Curve] = {}
+    for stage in plan.stages:
+        moments = fitting.observe(stage)
+        for layer in stage.layers:
+            bias = bias_of(layer)
+            fed = [layer.name] + ([bias] if bias else [])
+            solver = _Solver(model, layer, moments.pop(layer.name), options)
+            run = testing.part(around, plan.outputs, fed)
+
+            def try_levels(
+                sparsities: Sequence[float],
+                layer: Layer = layer,
+                run: Callable[[Values], Values] = run,
+                solver: _Solver = solver,
+                fed: list[str] = fed,
+            ) -> list[tuple[float, float]]:
+                removed = [round(s * layer.size) for s in sparsities]
+                found = []
+                for solved in solver.solve(removed):
+                    values = {name: _stored(around, name) for name in fed}
+                    for name, array in solved.tensors.items():
+                        values[name] = array.astype(values[name].dtype)
+                    damage = Damage(measure, plan.outputs)
+                    for number, expected in enumerate(reference):
+                        damage.update(expected, run({**testing[number], **values}))
+                    found.append((damage.value, solved.solution.error))
+                return found
+
+            curves[layer.name] = measure_curve(layer.size, levels, refinements, try_levels)
+            advance(1)
+        fitting.follow(around)
+        testing.step(around)
+    return curves
+
+
+def solve_layers(
+    runtime: Runtime,
+    model: ir.Model,
+    plan: Plan,
+    fit: Iterable[Values],
+    removed: Mapping[str, int],
+    *,
+    options: SolveOptions,
+    budget: int,
+    advance: Callable[[int], None],
+) -> tuple[ir.Model, dict[str, Solved]]:
+    """Prune all layers in order.
+
+    Args:
+        runtime: where everything runs.
+        model: dense, canonical; not changed.
+        plan: its stages.
+        fit: feeds that the moments come from.
+        removed: layer name -> number of weights to set to zero. With sequential correction layers without
+            an entry are refitted too: they repair what the layers before them broke.
+        options: of the solver.
+        budget: bytes of activations in memory.
+        advance: called with 1 after each layer.
+
+    Returns:
+        The pruned model, and what became of each layer.
+    """
+    pruned = model.clone()
+    prefixes = _Prefixes(runtime, model, plan, fit, budget, paired=options.sequential)
+    results: dict[str, Solved] = {}
+    for stage in plan.stages:
+        tensors: Tensors = {}
+        moments = prefixes.observe(stage)
+        for layer in stage.layers:
+            count = removed.get(layer.name, 0)
+            if count or (options.sequential and options.compensate):
+                solved = _Solver(model, layer, moments.pop(layer.name), options).solve([count])[0]
+                results[layer.name] = solved
+                tensors.update(solved.tensors)
+            advance(1)
+        SetWeights(tensors)(pruned)
+        prefixes.follow(pruned)
+    return pruned, results

@@ -1,0 +1,84 @@
+"""The largest sparsity that still satisfies a limit, found in few expensive trials.
+
+L-OBS (Dong et al. 2017, section 3.4) picks the highest pruning ratio before the error's inflection point by
+a tolerance. Here every trial prunes the whole model and measures it; a cheap model of the error proposes
+the next trial and learns from each one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+__all__ = ["Found", "largest"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Found(Generic[T]):
+    """Outcome of a search: the sparsity, and what the trial there gave."""
+
+    sparsity: float
+    result: T
+
+
+def largest(
+    trial: Callable[[float], tuple[float, T]],
+    predict: Callable[[float], float],
+    *,
+    tolerance: float,
+    trials: int,
+    upper: float = 0.999,
+) -> Found[T] | None:
+    """Largest sparsity whose measured strain is at most 1.
+
+    Args:
+        trial: sparsity -> (strain, result); the strain is measured error over allowed error, rising with the
+            sparsity up to noise.
+        predict: sparsity -> expected strain before anything was measured; rising.
+        tolerance: width of the bracket at which the search ends.
+        trials: at most so many.
+        upper: largest sparsity to try.
+
+    Returns:
+        The best trial that held, or None if none did.
+    """
+    low, high = 0.0, upper
+    log_low = log_high = 0.0
+    best: Found[T] | None = None
+    correction, failed = 1.0, False
+    for _ in range(trials):
+        guess = _solve(lambda s: predict(s) * correction, low, high)
+        if best is not None and failed:
+            margin = 0.15 * (high - low)
+            if log_high > log_low:
+                secant = low + (high - low) * (0.0 - log_low) / (log_high - log_low)
+                guess = (guess + secant) / 2
+            guess = min(max(guess, low + margin), high - margin)
+        strain, result = trial(guess)
+        log_strain = math.log(max(strain, 1e-12))
+        if strain <= 1:
+            best, low, log_low = Found(guess, result), guess, log_strain
+        else:
+            failed, high, log_high = True, guess, log_strain
+        if predict(guess) > 0 and strain > 0:
+            correction = strain / predict(guess)
+        if best is not None and high - low <= tolerance:
+            break
+        if best is not None and -log_low < 0.02:
+            break
+    return best
+
+
+def _solve(strain: Callable[[float], float], low: float, high: float) -> float:
+    """Where ``strain`` crosses 1, a little on the safe side, by bisection."""
+    for _ in range(40):
+        middle = (low + high) / 2
+        if strain(middle) <= 0.97:
+            low = middle
+        else:
+            high = middle
+    return low

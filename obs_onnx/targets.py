@@ -1,0 +1,83 @@
+"""What the user wants of the result: ``sparsity=0.9``, ``error=0.02``, ``drop=0.5%`` ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from obs_onnx.passes.errors import OptionError
+
+__all__ = ["Targets", "parse_bytes", "parse_targets"]
+
+_SHARES = ("sparsity", "error", "drop")
+_LATER = ("params", "macs", "latency", "size", "ram")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Limits that all have to hold; None where there is none.
+
+    Attributes:
+        sparsity: share of prunable weights that must be zero, in (0, 1).
+        error: largest relative output error on held-out calibration data.
+        drop: largest loss of accuracy on labelled evaluation data, as a share (0.005 is half a point).
+    """
+
+    sparsity: float | None = None
+    error: float | None = None
+    drop: float | None = None
+
+    def as_dict(self) -> dict[str, float]:
+        """The limits that are set."""
+        return {name: value for name in _SHARES if (value := getattr(self, name)) is not None}
+
+
+def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
+    """Targets from ``{"sparsity": 0.9}`` or ``["sparsity=0.9", "drop=0.5%"]``.
+
+    Raises:
+        OptionError: unknown name, no number, or out of range.
+    """
+    if isinstance(given, Mapping):
+        pairs = [(str(name), str(value)) for name, value in given.items()]
+    else:
+        pairs = []
+        for text in given:
+            name, sign, value = text.partition("=")
+            if not sign:
+                raise OptionError(f"target {text!r} is not KEY=VALUE, for example sparsity=0.9")
+            pairs.append((name.strip(), value.strip()))
+    values: dict[str, float] = {}
+    for name, value in pairs:
+        if name in _LATER:
+            raise OptionError(f"target {name} needs channel removal, which mode weights does not do")
+        if name not in _SHARES:
+            raise OptionError(f"target {name!r} is unknown: use one of {', '.join(_SHARES)}")
+        if name in values:
+            raise OptionError(f"target {name} is given twice: give it once")
+        values[name] = _share(name, value)
+    return Targets(**values)
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        raise OptionError(f"target {name}={text}: {text!r} is not a number") from None
+    if not 0 < value < 1:
+        raise OptionError(f"target {name}={text}: give a share between 0 and 1, or a percentage")
+    return value
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of ``500KB``, ``1.5 GiB``, ``4096``.
+
+    Raises:
+        OptionError: not a size.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]?)(i?)b?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise OptionError(f"{text!r} is not a size: write for example 500KB, 4GB or 2GiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " kmgt".index(match[2].lower() or " "))
