@@ -64,13 +64,16 @@ def _check_names(graph: onnx.GraphProto, where: str, outer: set[str]) -> None:
         for name in node.input:
             if name and name not in known:
                 raise ModelError(
-                    f"{where} is broken: node {node.name!r} ({node.op_type}) reads {name!r}, which nothing produces"
+                    f"{where} is broken: node {node.name!r} ({node.op_type}) reads {name!r}, "
+                    "which nothing produces; export it again"
                 )
         for body in _bodies(node):
             _check_names(body, where, known)
     for value in graph.output:
         if value.name not in known:
-            raise ModelError(f"{where} is broken: nothing produces its output {value.name!r}")
+            raise ModelError(
+                f"{where} is broken: nothing produces its output {value.name!r}; export it again"
+            )
 
 
 def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] = ()) -> None:
@@ -103,10 +106,10 @@ def tensor_bytes(tensor: onnx.TensorProto | onnx.SparseTensorProto, data_type: i
     if any(dim < 0 for dim in tensor.dims):
         raise ModelError(f"{where} is broken: tensor {name!r} has the negative shape {list(tensor.dims)}")
     try:
-        bits = ir.DataType(data_type).bitwidth
+        bits = int(ir.DataType(data_type).bitwidth)
     except (ValueError, TypeError) as error:
         raise ModelError(f"{where} is broken: tensor {name!r} is of no known type ({data_type})") from error
-    return -(-math.prod(tensor.dims) * bits // 8)
+    return int(-(-math.prod(tensor.dims) * bits // 8))
 
 
 def tensors_of(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -167,14 +170,14 @@ def _check_inline(tensor: onnx.TensorProto, where: str) -> None:
         found = sum(len(getattr(tensor, field)) for field in fields)
     if found != needed:
         raise ModelError(
-            f"{where} is truncated or broken: tensor {tensor.name!r} of shape {list(tensor.dims)} needs {needed} {unit}"
-            f" and has {found}; export or download it again"
+            f"{where} is truncated or broken: tensor {tensor.name!r} of shape {list(tensor.dims)} needs "
+            f"{needed} {unit} and has {found}; export or download it again"
         )
 
 
 def _typed_count(tensor: onnx.TensorProto, where: str) -> int:
     """Entries of the typed field that holds ``tensor``."""
-    size, count = tensor_bytes(tensor, tensor.data_type, where), math.prod(tensor.dims)
+    size, count = tensor_bytes(tensor, tensor.data_type, where), int(math.prod(tensor.dims))
     if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
         return 2 * count
     return size if ir.DataType(tensor.data_type).bitwidth < 8 else count
@@ -224,6 +227,6 @@ def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> None:
         raise ModelError(f"{where} is broken: sparse tensor {sparse.values.name!r} has no usable indices")
     if tensor_bytes(sparse, sparse.values.data_type, where) > _MAX_DENSE_BYTES:
         raise ModelError(
-            f"the sparse tensor {sparse.values.name!r} of {where}, shape {list(sparse.dims)}, is too large to be "
-            "made dense; store it densely as external data"
+            f"the sparse tensor {sparse.values.name!r} of {where}, shape {list(sparse.dims)}, is too large "
+            "to be made dense; store it densely as external data"
         )

@@ -1,7 +1,7 @@
 """ONNX files in and out.
 
-Reading never executes anything; external data is mapped, not read. Writing is atomic: new files appear under their
-final names when they are complete, or not at all.
+Reading never executes anything; external data is mapped, not read. Writing is atomic: new files appear under
+their final names when they are complete, or not at all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
 
 from obs_onnx.model_checks import check_graph, check_operators, check_opset, check_tensors
 from obs_onnx.passes.errors import ModelError
@@ -35,8 +34,8 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
         custom_domains: domains of operators whose library the caller has registered.
 
     Raises:
-        ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or has it
-            outside its own folder, is older than opset 7, or needs custom operators.
+        ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
+            has it outside its own folder, is older than opset 7, or needs custom operators.
     """
     file = Path(path)
     where = str(path)
@@ -58,7 +57,7 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except Exception as error:  # the protobuf package's own, which has no types
         raise ModelError(
             f"{where} is not an ONNX model, or it is truncated; export or download it again"
         ) from error

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from obs_onnx.passes.names import add_initializer, remove_if_unused
+from obs_onnx.passes.names import add_initializer, named, remove_if_unused
 from obs_onnx.passes.ops import facts
 
 __all__ = ["FoldConstantViews", "LiftConstants"]
@@ -16,7 +16,7 @@ __all__ = ["FoldConstantViews", "LiftConstants"]
 class LiftConstants(ir.passes.InPlacePass):
     """Turn Constant nodes into initializers of the same name and graph.
 
-    1. Every form is lifted: ``value`` as it is, ``value_float(s)``, ``value_int(s)``, ``value_string(s)`` as tensors.
+    1. Every form is lifted: ``value`` as it is, numbers and strings as tensors.
     2. A constant that is an output of its graph stays a node, because initializers are no node outputs.
     3. Constants of subgraphs stay before IR version 4, which has no initializers beside inputs.
     """
@@ -57,8 +57,7 @@ def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
         return None
     kind, value = attribute.name, attribute.value
     if kind == "value":
-        tensor: ir.TensorProtocol = attribute.as_tensor()
-        return tensor
+        return named(attribute.as_tensor(), name)
     if kind in ("value_float", "value_floats"):
         return ir.Tensor(np.array(value, dtype=np.float32), name=name)
     if kind in ("value_int", "value_ints"):
@@ -76,7 +75,7 @@ class FoldConstantViews(ir.passes.InPlacePass):
     1. Users of an Identity use its initializer.
     2. The initializer keeps its name and takes the new shape; no data is copied.
     3. Several equal views of one initializer become that one initializer.
-    4. An initializer that is also used otherwise (tied weights), or is an output of the model, stays as it is.
+    4. An initializer that is also used otherwise (tied weights), or is an output of the model, stays.
     5. Only casts from one float type to another are applied.
 
     DequantizeLinear is no view.

@@ -87,7 +87,11 @@ def _fold(model: ir.Model, norm: ir.Node, names: Names) -> bool:
         return True
     if len(node.inputs) < 3:
         node.resize_inputs(3)
+    unused = node.inputs[2]
     node.replace_input_with(2, value)
+    remove_if_unused(model, unused)
+    if node.op_type == "Gemm":
+        node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     _take_over(model, norm, node.outputs[0])
     return True
 

@@ -18,7 +18,7 @@ class InferShapes(ir.passes.InPlacePass):
     """Add all types and shapes that ONNX can infer; inputs and outputs of the model stay as declared.
 
     1. Inference runs strictly, on a copy without the data of large constants.
-    2. When declared shapes inside the graph contradict what follows from the inputs, they are replaced by that.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
 
     Raises:

@@ -72,7 +72,7 @@ class MatmulGeometry:
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Reversible way from the stored tensor to ``w_GOI``: reshape to ``split``, transpose by ``perm``, reshape.
+    """Reversible way from the stored tensor to ``w_GOI``: reshape to ``split``, transpose, reshape.
 
     Attributes:
         shape: of the stored tensor.
@@ -90,14 +90,17 @@ class WeightLayout:
 
     def to_matrix(self, tensor: NDArray[np.generic]) -> NDArray[np.float64]:
         """Effective weight ``w_GOI`` in float64 of the stored ``tensor``."""
-        w_GOI = tensor.astype(np.float64).reshape(self.split).transpose(self.perm).reshape(self.goi)
-        return w_GOI * self.scale
+        w_GOI: NDArray[np.float64] = tensor.astype(np.float64).reshape(self.split).transpose(self.perm)
+        w_GOI = w_GOI.reshape(self.goi) * self.scale
+        return w_GOI
 
     def to_tensor(self, w_GOI: NDArray[np.floating]) -> NDArray[np.float64]:
         """Stored tensor (float64) of the effective weight; inverse of :meth:`to_matrix`."""
         permuted = tuple(self.split[axis] for axis in self.perm)
         inverse = tuple(np.argsort(self.perm))
-        return (w_GOI / self.scale).reshape(permuted).transpose(inverse).reshape(self.shape)
+        tensor: NDArray[np.float64] = (np.asarray(w_GOI, np.float64) / self.scale).reshape(permuted)
+        tensor = tensor.transpose(inverse).reshape(self.shape)
+        return tensor
 
 
 @dataclass(frozen=True)
@@ -269,9 +272,9 @@ def _use(node: ir.Node, linear: Linear) -> Use:
 
 
 def bias_add(y: ir.Value, linear: Linear) -> tuple[ir.Value, ir.Value | None]:
-    """The value after the bias, and the bias, of a product ``y`` that a bias Add may follow; else ``(y, None)``.
+    """The value after the bias, and the bias, of a product ``y`` that an Add follows; else ``(y, None)``.
 
-    A constant that other nodes use as well does not count: it could not be changed for this node alone.
+    A constant that other nodes use as well is no bias: it could not be changed for this node alone.
     """
     candidate = bias_candidate(y, linear)
     if candidate is None:
@@ -285,7 +288,7 @@ def bias_add(y: ir.Value, linear: Linear) -> tuple[ir.Value, ir.Value | None]:
 
 
 def bias_candidate(y: ir.Value, linear: Linear) -> tuple[ir.Node, int] | None:
-    """The Add that alone uses the product ``y``, and the position of its constant, if that is a per-output bias.
+    """The Add that alone uses the product ``y``, and the position of its constant, if that is a bias.
 
     The constant must have one element per output along the output axis (and per group) and be broadcast along
     all other axes, without widening ``y``.

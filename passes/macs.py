@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import lookup
@@ -9,11 +11,23 @@ from obs_onnx.passes.ops import lookup
 __all__ = ["count_macs", "macs_per_node"]
 
 
-def macs_per_node(model: ir.Model) -> dict[str, int]:
+def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
     """Multiply-accumulates of each node of the main graph that has any, by node name.
 
     A symbolic dimension counts as one, so that a model with a free batch is counted for one example.
+
+    Args:
+        model: in canonical form.
+        shapes: value name -> shape of one run, for values whose shapes depend on computed numbers (a Reshape or
+            Pad by a computed tensor) and cannot be inferred; other values keep their inferred shapes.
     """
+    if shapes:
+        model = model.clone()
+        for node in model.graph:
+            for value in (*node.inputs, *node.outputs):
+                shape = None if value is None else shapes.get(str(value.name))
+                if value is not None and shape is not None:
+                    value.shape = ir.Shape(shape)
     counts = {}
     for node in model.graph:
         op = lookup(node)
@@ -22,6 +36,6 @@ def macs_per_node(model: ir.Model) -> dict[str, int]:
     return counts
 
 
-def count_macs(model: ir.Model) -> int:
-    """Multiply-accumulates of one run of the main graph of a canonical ``model``."""
-    return sum(macs_per_node(model).values())
+def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Multiply-accumulates of one run of the main graph of a canonical ``model``; see :func:`macs_per_node`."""
+    return sum(macs_per_node(model, shapes).values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-__all__ = ["Names"]
+__all__ = ["Names", "add_initializer", "named", "remove_if_unused"]
 
 
 class Names:
@@ -30,7 +30,7 @@ class Names:
     def initializer(self, base: str, tensor: ir.TensorProtocol) -> ir.Value:
         """A new initializer of the main graph, named after ``base``, that shares the data of ``tensor``."""
         name = self.fresh(base)
-        tensor = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)  # tensors take their values' names
+        tensor = named(tensor, name)
         value = ir.Value(
             name=name,
             shape=ir.Shape(tensor.shape.numpy()),
@@ -39,6 +39,13 @@ class Names:
         )
         add_initializer(self._model, value)
         return value
+
+
+def named(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """The same data under another name (a tensor takes its value's name, so it must not serve two values)."""
+    if tensor.name == name or tensor.dtype == ir.DataType.STRING:
+        return tensor
+    return ir.LazyTensor(lambda: tensor, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=name)
 
 
 def add_initializer(model: ir.Model, value: ir.Value) -> None:
@@ -50,10 +57,13 @@ def add_initializer(model: ir.Model, value: ir.Value) -> None:
 
 def remove_if_unused(model: ir.Model, value: ir.Value | None) -> None:
     """Drop an initializer of the main graph that nothing uses any more."""
-    if value is None or value.uses() or value.is_graph_output() or value.name not in model.graph.initializers:
+    if value is None or value.uses() or value.is_graph_output():
+        return
+    name = str(value.name)
+    if model.graph.initializers.get(name) is not value:
         return
     if value.is_graph_input():
         if model.ir_version >= 4:
             return
         model.graph.inputs.remove(value)
-    del model.graph.initializers[value.name]
+    del model.graph.initializers[name]

@@ -17,7 +17,7 @@ from obs_onnx.passes.ops import facts
 __all__ = ["FoldWeightExpressions"]
 
 _SLOTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
-_LARGE = 64  # elements; smaller constants may serve several expressions
+_LARGE = 16  # elements; smaller constants may serve several expressions
 _NOT_FOLDED = ("Random", "Multinomial", "Bernoulli", "Quantize", "Dequantize", "DynamicQuantize")
 
 

@@ -46,7 +46,7 @@ def _parameter(node: ir.Node, index: int) -> float | None:
 
 
 def broadcast(node: ir.Node, index: int) -> float | None:
-    """Norm of broadcasting input ``index`` to the shape of the first output: sqrt(how often it is repeated)."""
+    """Norm of broadcasting input ``index`` to the first output's shape: sqrt(how often it is repeated)."""
     value, output = facts.dims(facts.input_of(node, index)), facts.dims(node.outputs[0])
     if value is None or output is None:
         return None

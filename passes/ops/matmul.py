@@ -1,12 +1,13 @@
 """Matrix products: ``Gemm``, ``MatMul`` and their relatives.
 
-With the weight on the right, ``y = x W`` and W is stored as (..., I, O); on the left, ``y = W x`` and W is stored
-as (..., O, I). Gemm may transpose either operand and scales the product by alpha, its bias by beta.
+With the weight on the right, ``y = x W`` and W is stored as (..., I, O); on the left, ``y = W x`` and W is
+stored as (..., O, I). Gemm may transpose either operand and scales the product by alpha, its bias by beta.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import zip_longest
 
 import onnx_ir as ir
 
@@ -87,15 +88,20 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
 
 
 def _macs_gemm(node: ir.Node) -> int:
-    a_dims = facts.dims(node.inputs[0]) or (1, 1)
-    inner = a_dims[0 if facts.int_attribute(node, "transA") else -1]
-    return facts.size(node.outputs[0]) * (inner or 1)
+    """Elements of A times columns of B."""
+    b_dims = facts.dims(node.inputs[1]) or (1, 1)
+    return facts.size(node.inputs[0]) * (b_dims[0 if facts.int_attribute(node, "transB") else -1] or 1)
 
 
 def _macs_matmul(node: ir.Node) -> int:
-    a_dims, b_dims = facts.dims(node.inputs[0]), facts.dims(node.inputs[1])
-    inner = (a_dims[-1] if a_dims else None) or (b_dims[-2:][0] if b_dims else None)
-    return facts.size(node.outputs[0]) * (inner or 1)
+    """Rows of A times what is summed over times columns of B, for each of the broadcast leading positions."""
+    a_dims = facts.dims(node.inputs[0]) or (1, 1)
+    b_dims = facts.dims(node.inputs[1]) or (1, 1)
+    a_dims = (1, *a_dims) if len(a_dims) == 1 else a_dims
+    b_dims = (*b_dims, 1) if len(b_dims) == 1 else b_dims
+    leading = zip_longest(reversed(a_dims[:-2]), reversed(b_dims[:-2]), fillvalue=1)
+    batch = math.prod(max(a or 1, b or 1) for a, b in leading)
+    return batch * (a_dims[-2] or 1) * (a_dims[-1] or b_dims[-2] or 1) * (b_dims[-1] or 1)
 
 
 def _left_alone(reason: str, *weight_inputs: int) -> Op:

@@ -1,8 +1,8 @@
 """Pooling.
 
-A window of k elements with stride s and dilation d covers an element at most ceil(k / (s / gcd(s, d))) times along
-one axis. MaxPool picks, so its norm is at most the root of that count. AveragePool is a product of one matrix per
-axis (the valid part of a window is a box), so its norm is the product of the norms of these small matrices.
+Along one axis, windows of k elements with stride s and dilation d cover an element at most
+ceil(k / (s / gcd(s, d))) times. MaxPool picks, so its norm is at most the root of that count. AveragePool is
+a product of one matrix per axis (the valid part of a window is a box), so its norm is the product of theirs.
 """
 
 from __future__ import annotations

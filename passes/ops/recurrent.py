@@ -1,4 +1,7 @@
-"""Recurrent operators: weights W (directions, gates * hidden, inputs) and R (directions, gates * hidden, hidden)."""
+"""Recurrent operators.
+
+Their weights are W (directions, gates * hidden, inputs) and R (directions, gates * hidden, hidden).
+"""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ __all__ = ["TABLE"]
 
 
 def _reduced(node: ir.Node) -> int | None:
-    """Number of elements that go into one result, unknown lengths left out; None when the axes are unknown."""
+    """Number of elements in one result, unknown lengths left out; None when the axes are unknown."""
     shape, axes = facts.dims(node.inputs[0]), facts.axes(node)
     if shape is None or axes is None:
         return None

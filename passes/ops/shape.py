@@ -75,7 +75,7 @@ def _pad(node: ir.Node) -> float | None:
 
 
 def _resize(node: ir.Node) -> float | None:
-    """Nearest: copies. Linear: a hat of width one, sampled ``scale`` times per element and clamped at the ends."""
+    """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
     before, after = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
     mode = str(node.attributes.get_string("mode", "nearest"))
     if before is None or after is None or facts.int_attribute(node, "antialias"):

@@ -1,0 +1,80 @@
+"""Fixtures that many tests share: small models from text, runs on onnxruntime, the folder with outside data."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+
+Arrays = Mapping[str, Any]
+
+
+def build_model(text: str, initializers: Arrays | None = None, *, opset: int = 18, ir_version: int = 10):
+    """Model proto from the body of a graph in ONNX text form, with ``initializers`` added by name."""
+    head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
+    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else head + text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (initializers or {}).items()
+    )
+    return proto
+
+
+def run_proto(proto: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:
+    """Outputs by name on onnxruntime's CPU provider, without fusions, on one thread."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+@pytest.fixture(scope="session")
+def make_proto() -> Callable[..., onnx.ModelProto]:
+    """``make_proto(text, initializers, opset=, ir_version=)`` -> ModelProto."""
+    return build_model
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., ir.Model]:
+    """``make_model(text, initializers, opset=, ir_version=)`` -> onnx_ir.Model."""
+
+    def make(text: str, initializers: Arrays | None = None, **options: int) -> ir.Model:
+        return ir.from_proto(build_model(text, initializers, **options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run_model() -> Callable[[ir.Model | onnx.ModelProto, Arrays], dict[str, np.ndarray]]:
+    """``run_model(model, feeds)`` -> outputs by name; the model must pass the checker."""
+
+    def run(model: ir.Model | onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:
+        proto = ir.to_proto(model) if isinstance(model, ir.Model) else model
+        onnx.checker.check_model(proto, full_check=True)
+        return run_proto(proto, feeds)
+
+    return run
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """A seeded generator."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def outside_data() -> Path:
+    """Folder with ``data/``, ``models/`` and ``zoo/``; the test is skipped without it."""
+    folder = os.environ.get("OBS_ONNX_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs outside data: set OBS_ONNX_DATA to the folder with data/, models/ and zoo/")
+    return Path(folder)
