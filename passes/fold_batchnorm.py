@@ -156,6 +156,7 @@ def _take_over(model: ir.Model, norm: ir.Node, replacement: ir.Value) -> None:
     """Let ``replacement`` stand for the output of ``norm``, under the name of that output."""
     old = norm.outputs[0]
     parameters, name, shape, type_ = norm.inputs[1:], old.name, old.shape, old.type
+    replacement.meta.update(old.meta)
     old.replace_all_uses_with(replacement, replace_graph_outputs=True)
     model.graph.remove(norm, safe=True)
     replacement.name = name

@@ -8,6 +8,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.names import Names
+from obs_onnx.passes.ops.facts import INFERRED
 
 __all__ = ["InferShapes"]
 
@@ -15,11 +16,12 @@ _KEPT_BYTES = 1024  # constants up to this size may hold shapes and axes; larger
 
 
 class InferShapes(ir.passes.InPlacePass):
-    """Add all types and shapes that ONNX can infer; inputs and outputs of the model stay as declared.
+    """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
 
     1. Inference runs strictly, on a copy without the data of large constants.
     2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
+    4. What follows for a declared output is kept beside it, in its ``meta``.
 
     Raises:
         ModelError: the shapes contradict each other.
@@ -34,10 +36,13 @@ class InferShapes(ir.passes.InPlacePass):
         values = [output for node in RecursiveGraphIterator(model.graph) for output in node.outputs]
         for value in values:
             info = infos.get(str(value.name))
-            if info is None or value.is_graph_output():
+            if info is None:
                 continue
             fresh = ir.Value(name=value.name)
             ir.serde.deserialize_value_info_proto(info, fresh)
+            if value.is_graph_output() and value.shape is not None:
+                value.meta[INFERRED] = fresh.shape  # 4.
+                continue
             if fresh.shape is not None and fresh.shape != value.shape:
                 value.shape, modified = fresh.shape, True
             if fresh.type is not None and fresh.type != value.type:

@@ -90,17 +90,15 @@ class WeightLayout:
 
     def to_matrix(self, tensor: NDArray[np.generic]) -> NDArray[np.float64]:
         """Effective weight ``w_GOI`` in float64 of the stored ``tensor``."""
-        w_GOI: NDArray[np.float64] = tensor.astype(np.float64).reshape(self.split).transpose(self.perm)
-        w_GOI = w_GOI.reshape(self.goi) * self.scale
-        return w_GOI
+        w_GOI = tensor.astype(np.float64).reshape(self.split).transpose(self.perm).reshape(self.goi)
+        return np.asarray(w_GOI * self.scale, dtype=np.float64)
 
     def to_tensor(self, w_GOI: NDArray[np.floating]) -> NDArray[np.float64]:
         """Stored tensor (float64) of the effective weight; inverse of :meth:`to_matrix`."""
         permuted = tuple(self.split[axis] for axis in self.perm)
         inverse = tuple(np.argsort(self.perm))
-        tensor: NDArray[np.float64] = (np.asarray(w_GOI, np.float64) / self.scale).reshape(permuted)
-        tensor = tensor.transpose(inverse).reshape(self.shape)
-        return tensor
+        tensor = (w_GOI / self.scale).reshape(permuted).transpose(inverse).reshape(self.shape)
+        return np.asarray(tensor, dtype=np.float64)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.ops.facts import INFERRED
 
 __all__ = ["count_macs", "macs_per_node"]
 
@@ -18,8 +19,8 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
 
     Args:
         model: in canonical form.
-        shapes: value name -> shape of one run, for values whose shapes depend on computed numbers (a Reshape or
-            Pad by a computed tensor) and cannot be inferred; other values keep their inferred shapes.
+        shapes: value name -> shape of one run, for values whose shapes depend on computed numbers (a Reshape
+            or Pad by a computed tensor) and cannot be inferred; other values keep their inferred shapes.
     """
     if shapes:
         model = model.clone()
@@ -28,6 +29,7 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
                 shape = None if value is None else shapes.get(str(value.name))
                 if value is not None and shape is not None:
                     value.shape = ir.Shape(shape)
+                    value.meta.pop(INFERRED, None)
     counts = {}
     for node in model.graph:
         op = lookup(node)
@@ -37,5 +39,5 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
 
 
 def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
-    """Multiply-accumulates of one run of the main graph of a canonical ``model``; see :func:`macs_per_node`."""
+    """Multiply-accumulates of one run of the main graph of a canonical model; see :func:`macs_per_node`."""
     return sum(macs_per_node(model, shapes).values())

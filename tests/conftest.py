@@ -1,4 +1,4 @@
-"""Fixtures that many tests share: small models from text, runs on onnxruntime, the folder with outside data."""
+"""Fixtures that many tests share: small models from text, runs on onnxruntime, the outside data."""
 
 from __future__ import annotations
 

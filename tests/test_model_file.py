@@ -323,7 +323,9 @@ class TestSave:
         assert copy.graph.input == proto.graph.input
         assert copy.graph.output == proto.graph.output
         described = [(n.op_type, n.domain, n.name, list(n.input), list(n.output)) for n in proto.graph.node]
-        assert [(n.op_type, n.domain, n.name, list(n.input), list(n.output)) for n in copy.graph.node] == described
+        assert [
+            (n.op_type, n.domain, n.name, list(n.input), list(n.output)) for n in copy.graph.node
+        ] == described
         assert copy.graph.initializer == proto.graph.initializer
         assert copy.opset_import == proto.opset_import
         for field in ("ir_version", "producer_name", "doc_string", "model_version", "metadata_props"):

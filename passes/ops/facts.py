@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 __all__ = [
     "FLOATS",
+    "INFERRED",
     "array",
     "axes",
     "constant",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 _LONGEST_CONE = 64  # nodes between stored tensors and a weight that is computed from them
+
+INFERRED = "obs_onnx.shape"  # in a value's meta: the inferred shape of an output with a declared shape
 
 FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -59,7 +62,9 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     """Shape with None for symbolic dimensions, or None when the rank is unknown."""
     if value is None:
         return None
-    shape = value.const_value.shape if value.const_value is not None else value.shape
+    shape = value.meta.get(INFERRED) or value.shape
+    if value.const_value is not None:
+        shape = value.const_value.shape
     if shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else None for dim in shape)

@@ -39,12 +39,12 @@ def _max_pool(node: ir.Node) -> float:
 
 def _average_pool(node: ir.Node) -> float:
     lengths, out_lengths = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
-    windows = _windows(node)
+    windows, padded = _windows(node), bool(facts.int_attribute(node, "count_include_pad"))
     if (
         lengths is None
         or out_lengths is None
         or str(node.attributes.get_string("auto_pad", "NOTSET")) != "NOTSET"
-        or facts.int_attribute(node, "count_include_pad")
+        or (padded and facts.int_attribute(node, "ceil_mode"))
     ):
         return _max_pool(node)
     pads = facts.ints_attribute(node, "pads", (0,) * 2 * len(windows))
@@ -54,16 +54,18 @@ def _average_pool(node: ir.Node) -> float:
         if length is None or outputs is None or max(length, outputs) > _EXACT_LENGTH:
             norm *= math.sqrt(_overlap(*window))
         else:
-            norm *= _average_norm(length, outputs, pads[axis], *window)
+            norm *= _average_norm(length, outputs, pads[axis], padded, *window)
     return norm
 
 
-def _average_norm(length: int, outputs: int, pad: int, kernel: int, stride: int, dilation: int) -> float:
-    """Spectral norm of averaging windows of a line of ``length`` elements."""
+def _average_norm(
+    length: int, outputs: int, pad: int, padded: bool, kernel: int, stride: int, dilation: int
+) -> float:
+    """Spectral norm of averaging windows of a line of ``length`` elements, padding counted or not."""
     average_OI = np.zeros((outputs, length))
     for o in range(outputs):
         inside = [i for j in range(kernel) if 0 <= (i := o * stride - pad + j * dilation) < length]
-        average_OI[o, inside] = 1.0 / max(1, len(inside))
+        average_OI[o, inside] = 1.0 / max(1, kernel if padded else len(inside))
     return float(np.linalg.norm(average_OI, 2)) if average_OI.size else 0.0
 
 

@@ -54,8 +54,8 @@ class TestFunctions:
         <domain: "my", opset_import: ["" : 18, "my" : 1]>
         Block <alpha> (a, w) => (c) { b = MatMul(a, w)  c = my.Act <slope: float = @alpha> (b) }
         <domain: "my", opset_import: ["" : 18]>
-        Act <slope> (b) => (c) { k = Constant <value_float: float = @slope> ()  d = LeakyRelu <alpha: float = @slope> (b)
-            c = Mul(d, k) }
+        Act <slope> (b) => (c) { k = Constant <value_float: float = @slope> ()
+            d = LeakyRelu <alpha: float = @slope> (b)  c = Mul(d, k) }
     """
 
     def test_nested_functions_are_inlined(self, make_proto, check, rng):
@@ -65,7 +65,8 @@ class TestFunctions:
         }"""
         weights = {name: rng.normal(size=(4, 4)).astype(np.float32) for name in ("w1", "w2")}
         model = check(
-            make_proto(self.HEAD + graph + self.BODY, weights), {"x": rng.normal(size=(3, 4)).astype(np.float32)}
+            make_proto(self.HEAD + graph + self.BODY, weights),
+            {"x": rng.normal(size=(3, 4)).astype(np.float32)},
         )
         assert not model.functions
         assert operators(model) == ["MatMul", "LeakyRelu", "Mul"] * 2
@@ -149,8 +150,8 @@ class TestViews:
 
     def test_axes_as_attributes(self, make_proto, check, rng):
         proto = make_proto(
-            "g (float[N,4] x) => (float[N,5] y) { a = Unsqueeze <axes = [0, -1]> (w)  b = Squeeze <axes = [0]> (a) "
-            "c = Squeeze(b)  y = MatMul(x, c) }",
+            "g (float[N,4] x) => (float[N,5] y) { a = Unsqueeze <axes = [0, -1]> (w) "
+            "b = Squeeze <axes = [0]> (a)  c = Squeeze(b)  y = MatMul(x, c) }",
             {"w": rng.normal(size=(4, 5)).astype(np.float32)},
             opset=11,
         )
@@ -169,7 +170,7 @@ class TestViews:
 
     def test_tied_embedding_stays(self, make_proto, check, rng):
         proto = make_proto(
-            "g (int64[N] i) => (float[N,6] y) { e = Gather(w, i)  t = Transpose(w)  [head] y = MatMul(e, t) }",
+            "g (int64[N] i) => (float[N,6] y) { e = Gather(w, i)  t = Transpose(w) [head] y = MatMul(e, t) }",
             {"w": rng.normal(size=(6, 4)).astype(np.float32)},
         )
         model = check(proto, {"i": np.array([0, 5, 3])})
@@ -185,7 +186,9 @@ class TestViews:
         )
         model = check(proto, {"x": np.ones((2, 4), np.float32)})
         assert operators(model) == ["DequantizeLinear", "MatMul"]
-        assert [(f.node, f.reason) for f in find_layers(model)[1]] == [("head", "quantized weights are not pruned")]
+        assert [(f.node, f.reason) for f in find_layers(model)[1]] == [
+            ("head", "quantized weights are not pruned")
+        ]
 
 
 class TestWeightExpressions:
@@ -220,7 +223,10 @@ class TestWeightExpressions:
     def test_constant_data_is_no_weight(self, make_proto, check, rng):
         proto = make_proto(
             "g (float[N,5] x) => (float[N,5] y) { t = Tanh(table)  p = MatMul(t, w)  y = Add(x, p) }",
-            {"table": rng.normal(size=(1, 16)).astype(np.float32), "w": rng.normal(size=(16, 5)).astype(np.float32)},
+            {
+                "table": rng.normal(size=(1, 16)).astype(np.float32),
+                "w": rng.normal(size=(16, 5)).astype(np.float32),
+            },
         )
         model = check(proto, {"x": np.ones((2, 5), np.float32)})
         assert operators(model) == ["Tanh", "MatMul", "Add"]
@@ -252,7 +258,10 @@ class TestBatchNormalization:
     def test_after_convolutions(self, make_proto, check, rng, node, weight, channels, bias):
         proto = make_proto(
             f"g (float[N,4,9] x) => (float[N,c,l] y) {{ h = {node.format(bias)}  y = {NORM.format('h')} }}",
-            {"w": rng.normal(size=weight).astype(np.float32), "b": rng.normal(size=channels).astype(np.float32)}
+            {
+                "w": rng.normal(size=weight).astype(np.float32),
+                "b": rng.normal(size=channels).astype(np.float32),
+            }
             | normalization(rng, channels),
         )
         if not bias:
@@ -338,7 +347,9 @@ class TestBiases:
         assert len(set(biases)) == 3
         assert "b" in biases
         for name in biases:
-            np.testing.assert_array_equal(value(model, name), numpy_helper.to_array(proto.graph.initializer[3]))
+            np.testing.assert_array_equal(
+                value(model, name), numpy_helper.to_array(proto.graph.initializer[3])
+            )
 
     def test_single_number_for_all_outputs(self, make_proto, check, rng):
         proto = make_proto(
@@ -380,8 +391,8 @@ class TestNames:
 class TestShapes:
     def test_symbolic_batch_goes_through(self, make_proto, check, rng):
         proto = make_proto(
-            "g (float[batch,3,8,8] x) => (float[batch,6] y) { h = Conv(x, w)  r = Relu(h)  p = GlobalAveragePool(r) "
-            "y = Flatten(p) }",
+            "g (float[batch,3,8,8] x) => (float[batch,6] y) { h = Conv(x, w)  r = Relu(h) "
+            "p = GlobalAveragePool(r)  y = Flatten(p) }",
             {"w": rng.normal(size=(6, 3, 3, 3)).astype(np.float32)},
         )
         model = check(proto, {"x": rng.normal(size=(2, 3, 8, 8)).astype(np.float32)})
@@ -406,14 +417,16 @@ class TestShapes:
     def test_unknown_operators_do_not_hide_the_rest(self, make_model, rng):
         head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'
         model = make_model(
-            head + "g (float[2,4] x) => (float[2,3] y) { a = com.acme.Warp(x)  h = MatMul(x, w)  y = Add(h, a) }",
+            head
+            + "g (float[2,4] x) => (float[2,3] y) { a = com.acme.Warp(x)  h = MatMul(x, w)  y = Add(h, a) }",
             {"w": rng.normal(size=(4, 3)).astype(np.float32)},
         )
         assert canonicalize(model).graph.node("MatMul").outputs[0].shape == ir.Shape([2, 3])
 
     def test_large_weights_are_not_copied(self, make_model, monkeypatch):
         model = make_model(
-            "g (float[2,400] x) => (float[2,300] y) { y = MatMul(x, w) }", {"w": np.ones((400, 300), np.float32)}
+            "g (float[2,400] x) => (float[2,300] y) { y = MatMul(x, w) }",
+            {"w": np.ones((400, 300), np.float32)},
         )
         seen = []
         infer = onnx.shape_inference.infer_shapes
