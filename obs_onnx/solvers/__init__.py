@@ -5,9 +5,9 @@ All arrays are stacked over groups: ``h`` (G, I, I), ``c`` (G, I, O), ``w`` (G, 
 """
 
 from obs_onnx.solvers.layer import METHODS, choose_method, solve, solve_layer_levels, solve_levels
+from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, follows, parse_pattern
 from obs_onnx.solvers.problem import Problem, Solution, prepare
-from obs_onnx.solvers.refit import refit
 
 __all__ = [
     "METHODS",

@@ -1,13 +1,13 @@
 """ADMM for pruning with compensation (ALPS: Meng et al. 2024), over whole layers at once.
 
-Minimises ``tr (W - W*) A (W - W*)^T`` with W = D and D on the pattern. After scaling the inputs to diag(A) = 1:
+Minimises ``tr (W - W*) A (W - W*)^T`` with W = D and D on the pattern. With inputs scaled to diag(A) = 1:
 
     W = (A + rho I)^-1 (B - V + rho D),   D = projection of W + V / rho,   V = V + rho (W - D).
 
-The penalty rho grows over a few distinct values, with one inverse for each, shared by all rows and sparsities;
-so an iteration is a single matrix product. A slow growth of rho anneals: given a few dozen iterations
-the support found is better than that of the greedy surgeon. Iterations run in float32; the weights
-come from the exact refit on the support.
+The penalty rho grows over a few distinct values, with one inverse for each, shared by all rows and
+sparsities; so an iteration is a single matrix product. A slow growth of rho anneals: given a few dozen
+iterations the support found is better than that of the greedy surgeon. Iterations run in float32; the
+weights come from the exact refit on the support.
 """
 
 from __future__ import annotations

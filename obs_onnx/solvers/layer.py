@@ -10,17 +10,23 @@ from numpy.typing import NDArray
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.solvers.admm import EFFORTS, admm_levels
 from obs_onnx.solvers.baselines import magnitude_mask, random_mask
+from obs_onnx.solvers.least_squares import refit as refit_on
 from obs_onnx.solvers.lobs import lobs_levels
 from obs_onnx.solvers.obs import obs_path
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern
 from obs_onnx.solvers.problem import Problem, Solution, prepare
-from obs_onnx.solvers.refit import refit as refit_on
 
 __all__ = ["METHODS", "choose_method", "solve", "solve_layer_levels", "solve_levels"]
 
 METHODS = ("auto", "obs", "admm", "lobs", "magnitude", "random")
 
 _WIDE = 2048
+_BOTH_SECONDS = 2.0
+
+
+def _surgeon_seconds(shape: tuple[int, int, int]) -> float:
+    groups, rows, columns = shape
+    return groups * rows * (columns * 6e-6 + 4e-11 * columns**3)
 
 
 def choose_method(shape: tuple[int, int, int], levels: int, pattern: Pattern = UNSTRUCTURED) -> str:
@@ -31,11 +37,12 @@ def choose_method(shape: tuple[int, int, int], levels: int, pattern: Pattern = U
     if pattern.kind == "block":
         return "admm"
     groups, rows, columns = shape
-    surgeon = groups * rows * (columns * 6e-6 + 4e-11 * columns**3)
+    surgeon = _surgeon_seconds(shape)
     penalties, iterations = EFFORTS[_effort(columns, None)]
     flops = levels * len(penalties) * iterations * 2.0 * groups * rows * columns**2
     flops += len(penalties) * groups * columns**3
-    return "obs" if surgeon < flops / 60e9 + 1e-7 * levels * groups * rows * columns else "admm"
+    elements = levels * len(penalties) * iterations * groups * rows * columns
+    return "obs" if surgeon < flops / 60e9 + 2e-8 * elements else "admm"
 
 
 def _effort(columns: int, effort: str | None) -> str:
@@ -86,7 +93,12 @@ def solve_levels(
             raise OptionError(f"a sparsity of {sparsity} is not between 0 and 1")
     groups, rows, columns = problem.w.shape
     if method == "auto":
-        method = choose_method((groups, rows, columns), len(sparsities), pattern)
+        cheaper = choose_method((groups, rows, columns), len(sparsities), pattern)
+        affordable = _surgeon_seconds((groups, rows, columns)) < _BOTH_SECONDS
+        if len(sparsities) == 1 and pattern.kind != "block" and affordable:
+            both = [solve_levels(problem, sparsities, pattern, m, effort=effort)[0] for m in ("admm", "obs")]
+            return [min(both, key=lambda solution: solution.error)]
+        method = cheaper if len(sparsities) > 1 else "admm"
     if method == "lobs":
         if pattern.kind != "unstructured":
             raise OptionError(f"lobs removes single weights, not {pattern}; use obs or admm")
@@ -138,24 +150,25 @@ def solve_layer_levels(
 ) -> list[Solution]:
     """Prune one layer at several sparsities, with compensation; the entry point of the pipeline.
 
-    Everything is shared between levels that can be: damping, factorisations, the removal path. Budgets are for
-    the whole layer: weights of all groups and outputs compete by what they cost. Deterministic.
+    Levels share what they can: damping, factorisations, the removal path. Budgets are for the whole layer:
+    weights of all groups and outputs compete by what they cost. Deterministic.
 
     Args:
         h: (G, I, I) second moments of the layer's inputs, of any scale: raw for a layer without bias, about
-            the mean for one with a bias, which is then ``mean(t) - w mean(x)`` (see :class:`obs_onnx.gram.LayerMoments`).
+            the mean for one with a bias (see :meth:`obs_onnx.gram.Moments.centred`).
         w: (G, O, I) dense weight. In ``h`` and ``w`` a single group may come without its axis.
-        sparsities: shares of the weights to remove, each in [0, 1], in any order. An N:M pattern fixes the share:
-            0 refits the dense layer, any other value gives the pattern.
-        c: (G, I, O) cross moment of inputs and target, centred like ``h``. None: the target is the dense layer's
-            output on the same inputs, ``c = h w^T``.
-        energy: (G, O) sums of squares of the target, centred alike; makes :attr:`Solution.error` relative to the target.
-            Without it, given ``c``, errors are the excess over the best dense weights.
+        sparsities: shares of the weights to remove, each in [0, 1], in any order. An N:M pattern fixes the
+            share: 0 refits the dense layer, any other value gives the pattern.
+        c: (G, I, O) cross moment of inputs and target, centred like ``h``. None: the target is the dense
+            layer's output on the same inputs, ``c = h w^T``.
+        energy: (G, O) sums of squares of the target, centred alike; makes :attr:`Solution.error` relative to
+            the target. Without it, given ``c``, errors are the excess over the best dense weights.
         pattern: structure of the zeros along I (and O for blocks).
         method: "obs" exact greedy surgeon (unstructured, N:M, 1xC); "admm" (any pattern); "lobs" as published
-            (unstructured); "magnitude"; "random"; "auto" takes the cheaper of obs and admm.
-        damping: lambda relative to the mean of diag(h) per group, also the pull towards ``w``; raised tenfold until
-            Cholesky succeeds, see :attr:`Solution.damping`.
+            (unstructured); "magnitude"; "random". "auto": for several levels the cheaper of obs and admm; for
+            one level admm and, where it costs little, obs as well, whichever errs less.
+        damping: lambda relative to the mean of diag(h) per group, also the pull towards ``w``; raised tenfold
+            until Cholesky succeeds, see :attr:`Solution.damping`.
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
         effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.

@@ -1,4 +1,5 @@
-"""L-OBS as published: "Learning to Prune Deep Neural Networks via Layer-wise OBS", Dong, Chen & Pan, NIPS 2017.
+"""L-OBS as published: Dong, Chen & Pan, "Learning to Prune Deep Neural Networks via Layer-wise Optimal Brain
+Surgeon", NIPS 2017.
 
 The layer-wise Hessian is block diagonal with the same block for every output (section 3.3),
 ``Psi = 1/n sum_j y_j y_j^T`` over the layer's inputs y, the bias being an input that is always one. Then
@@ -8,9 +9,9 @@ The layer-wise Hessian is block diagonal with the same block for every output (s
     Psi_0 = alpha I,
     Psi_{j+1}^-1 = Psi_j^-1 - Psi_j^-1 y y^T Psi_j^-1 / (n + y^T Psi_j^-1 y)           (eq. 10)
 
-Algorithm 1: (1) a forward pass gives the inputs, (2) the inverse Hessian, (3) the sensitivities of all weights,
-once, (4) the weight of smallest sensitivity is removed and the others of its row are updated, (5) until the
-wanted share is gone. The inverse never changes, and a removed weight stays zero.
+Algorithm 1: (1) a forward pass gives the inputs, (2) the inverse Hessian, (3) the sensitivities of all
+weights, once, (4) the weight of smallest sensitivity is removed and the others of its row are updated, (5)
+until the wanted share is gone. The inverse never changes, and a removed weight stays zero.
 """
 
 from __future__ import annotations

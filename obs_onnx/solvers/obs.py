@@ -1,13 +1,14 @@
 """Optimal Brain Surgeon, exact and greedy, row by row (Hassibi & Stork 1993; per layer: Dong et al. 2017).
 
-Removing weight q of a row changes the error by ``w_q^2 / [P]_qq`` with ``P = (A_SS)^-1`` over the weights S that
-are left (eq. 5 of Dong et al., twice), moves the others by ``-w_q / [P]_qq P e_q``, and leaves
+Removing weight q of a row changes the error by ``w_q^2 / [P]_qq`` with ``P = (A_SS)^-1`` over the weights S
+that are left (eq. 5 of Dong et al., twice), moves the others by ``-w_q / [P]_qq P e_q``, and leaves
 
     P  <-  P - P e_q e_q^T P / [P]_qq.
 
-Started from the optimum w*, every step is then least-squares optimal on its own support, so only the order and
-the losses are stored; the weights come from one refit. Downdates are collected, 32 at a time, into one matrix
-product; removed rows and columns are dropped now and then; several rows of the weight go side by side.
+Started from the optimum w*, every step is then least-squares optimal on its own support, so only the order
+and the losses are stored; the weights come from one refit. Downdates are collected, 32 at a time, into
+one matrix product; removed rows and columns are dropped now and then; several rows of the weight go side
+by side.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class ObsPath:
     def mask(self, sparsity: float) -> NDArray[np.bool_]:
         """Kept weights (G, O, I) at a sparsity of the whole layer, a prefix of every row's path.
 
-        Rows are merged by the largest loss so far, so that the prefix of the merged order is one of every row.
+        Rows are merged by the largest loss so far, so any budget takes a prefix of every row's path.
         """
         groups, rows, steps = self.order.shape
         width = self.pattern.columns if self.pattern.kind == "block" else 1

@@ -24,8 +24,8 @@ class Pattern:
 
     Attributes:
         kind: "unstructured"; "nm": at most ``rows`` non-zeros in every run of ``columns`` consecutive
-            columns of a row (the last run may be shorter); "block": ``rows`` x ``columns`` consecutive weights live
-            or die together (blocks at the border may be smaller, and blocks do not cross groups).
+            columns of a row (the last run may be shorter); "block": ``rows`` x ``columns`` consecutive
+            weights live or die together (smaller at the border; blocks do not cross groups).
         rows, columns: see there; 1 and 1 if unstructured.
     """
 
@@ -92,8 +92,8 @@ def project(scores_GOI: NDArray[np.floating], sparsity: float, pattern: Pattern)
 
     Args:
         scores_GOI: non-negative worth of every weight.
-        sparsity: share of the weights to remove, in [0, 1]. An N:M pattern fixes it: 0 keeps everything, anything else
-            follows the pattern. Blocks come as close as whole blocks allow.
+        sparsity: share of the weights to remove, in [0, 1]. An N:M pattern fixes it: 0 keeps everything,
+            anything else follows the pattern. Blocks come as close as whole blocks allow.
         pattern: see there.
 
     Raises:

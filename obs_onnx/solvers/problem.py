@@ -4,9 +4,9 @@ A layer with inputs of second moment ``h`` and cross moment ``c`` with its targe
 
     min_w  w^T h w - 2 c^T w + lambda m |w - w_dense|^2,        m = mean(diag h),
 
-which is ``w^T A w - 2 b^T w`` with ``A = h + lambda m I`` and ``b = c + lambda m w_dense``; its minimum is ``w* = A^-1 b``.
-Damping is relative to the inputs' mean energy and pulls towards the dense weight, so what the data do not
-determine stays as it was.
+which is ``w^T A w - 2 b^T w`` with ``A = h + lambda m I`` and ``b = c + lambda m w_dense``; its minimum is
+``w* = A^-1 b``. Damping is relative to the inputs' mean energy and pulls towards the dense weight, so
+what the data do not determine stays as it was.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Problem:
     @cached_property
     def inverse(self) -> Float:
         """A^-1, (G, I, I)."""
-        return inverse_of(self.a)
+        return np.asarray(inverse_of(self.a), dtype=np.float64)
 
     @cached_property
     def optimum(self) -> Float:
         """w*, (G, O, I), with one step of iterative refinement."""
         w = self.b @ self.inverse
         w += (self.b - w @ self.a) @ self.inverse
-        return w
+        return np.asarray(w)
 
     @cached_property
     def start(self) -> Float:
@@ -150,14 +150,14 @@ def _is_definite(a: Float) -> bool:
 
 
 def _stacked(array: NDArray[np.floating], name: str) -> Float:
-    array = np.asarray(array, np.float64)
-    if array.ndim == 2:
-        array = array[None]
-    if array.ndim != 3:
-        raise DataError(f"{name} has {array.ndim} axes instead of 2 (one group) or 3")
-    if not np.isfinite(array).all():
+    stacked: Float = np.asarray(array, dtype=np.float64)
+    if stacked.ndim == 2:
+        stacked = stacked[None]
+    if stacked.ndim != 3:
+        raise DataError(f"{name} has {stacked.ndim} axes instead of 2 (one group) or 3")
+    if not np.isfinite(stacked).all():
         raise DataError(f"{name} has values that are not finite")
-    return array
+    return stacked
 
 
 def prepare(

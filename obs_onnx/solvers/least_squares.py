@@ -3,7 +3,7 @@
 Per row, with S the kept and R the removed columns, the minimum of ``w^T A w - 2 b^T w`` on S is
 
     w_S = (A_SS)^-1 b_S                           few kept, or
-    w   = w* - A^-1_:R (A^-1_RR)^-1 w*_R          few removed (the multi-weight form of OBS, Hassibi & Stork 1993).
+    w   = w* - A^-1_:R (A^-1_RR)^-1 w*_R          few removed (OBS for several weights at once).
 
 Both cost the cube of the smaller set. For wide layers near one half, conjugate gradients on all rows at once
 are cheaper: products in float32 inside, residuals in float64 outside (iterative refinement).
@@ -43,7 +43,7 @@ def _small(problem: Problem, mask: Mask) -> Float:
         diagonal = np.einsum("rii->ri", a)
         diagonal += ~keep
         result[part] = np.linalg.solve(a, b[part, :, None])[:, :, 0]
-    return (result * flat).reshape(mask.shape)
+    return np.asarray((result * flat).reshape(mask.shape))
 
 
 def _solve(a: Float, b: Float) -> Float:
@@ -67,7 +67,7 @@ def _on_support(problem: Problem, group: int, rows: NDArray[np.int64], keep: Mas
     columns = inverse.take(removed, axis=0)
     w = best - _solve(columns.take(removed, axis=1), best[:, removed]) @ columns
     w[:, removed] = 0.0
-    return w
+    return np.asarray(w)
 
 
 def conjugate_gradients(
