@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -92,6 +93,7 @@ def from_proto(
         model = ir.from_proto(proto)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
+        model.clone()  # fails where bodies read values that do not exist
     except Exception as error:  # whatever else is wrong with a graph, as one line
         raise ModelError(f"{where} is broken: {' '.join(str(error).split())[:300]}") from error
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
@@ -178,10 +180,12 @@ def _size(model: ir.Model) -> int:
 def _in_memory(model: ir.Model, initializers: bool) -> ir.Model:
     """A copy whose attributes (and initializers) refer to no external file; their data stays mapped."""
     copy = model.clone()
-    for graph in copy.graphs() if initializers else ():
+    for graph in copy.graphs():
         for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
+            if initializers and isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = _mapped(value.const_value)
+            elif isinstance(value.const_value, ir.Tensor):
+                value.const_value = _in_order(value.const_value)
     for node in _nodes(copy):
         for name, attribute in list(node.attributes.items()):
             if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
@@ -194,6 +198,20 @@ def _in_memory(model: ir.Model, initializers: bool) -> ir.Model:
 
 def _mapped(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
     return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def _in_order(tensor: ir.Tensor[Any]) -> ir.TensorProtocol:
+    """The tensor with its bytes put in order when it is written (numpy writes transposed views slowly)."""
+    if not isinstance(tensor.raw, np.ndarray) or tensor.raw.flags.c_contiguous:
+        return tensor
+    return ir.LazyTensor(
+        lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy()), dtype=tensor.dtype, name=tensor.name),
+        tensor.dtype,
+        ir.Shape(tensor.shape.numpy()),
+        name=str(tensor.name),
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
 
 
 def _unmap(model: ir.Model, side: Path) -> None:

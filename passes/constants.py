@@ -27,7 +27,10 @@ class LiftConstants(ir.passes.InPlacePass):
         for node in list(RecursiveGraphIterator(model.graph)):
             if node.op_type != "Constant" or node.domain != "" or node.outputs[0].is_graph_output():  # 2.
                 continue
-            graph, tensor = node.graph, _tensor_of(node)
+            try:
+                graph, tensor = node.graph, _tensor_of(node)
+            except (TypeError, ValueError):  # an attribute of another type; shape inference reports it
+                continue
             if graph is None or tensor is None or (graph is not model.graph and model.ir_version < 4):  # 3.
                 continue
             output = node.outputs[0]
@@ -97,7 +100,7 @@ class FoldConstantViews(ir.passes.InPlacePass):
             users = list({usage.node: None for usage in source.uses()})
             if source.is_graph_output() or any(not _same_view(user, node) for user in users):  # 4.
                 continue
-            viewed = _apply(node)
+            viewed = _viewed(node)
             if viewed is None or any(user.outputs[0].is_graph_output() for user in users):
                 continue
             for user in users:  # 3.
@@ -136,6 +139,14 @@ def _same_view(node: ir.Node, other: ir.Node) -> bool:
         if mine is None or theirs is None or not np.array_equal(mine, theirs):
             return False
     return True
+
+
+def _viewed(node: ir.Node) -> ir.TensorProtocol | None:
+    """The initializer as ``node`` shows it; None when that cannot be, which shape inference then reports."""
+    try:
+        return _apply(node)
+    except (TypeError, ValueError, IndexError):
+        return None
 
 
 def _apply(node: ir.Node) -> ir.TensorProtocol | None:

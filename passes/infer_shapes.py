@@ -24,12 +24,15 @@ class InferShapes(ir.passes.InPlacePass):
     4. What follows for a declared output is kept beside it, in its ``meta``.
 
     Raises:
-        ModelError: the shapes contradict each other.
+        ModelError: the shapes contradict each other, or an attribute or a name is broken.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
-        skeleton = ir.to_proto(_without_data(model))
+        try:
+            skeleton = ir.to_proto(_without_data(model))
+        except ir.serde.SerdeError as error:
+            raise ModelError(f"the model is broken: {_one_line(_first_cause(error))}") from error
         inferred = _infer(skeleton, unknown=_unknown_operators(model))
         modified = False
         infos = _value_infos(inferred.graph)
@@ -84,7 +87,11 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
         raise ModelError(f"the shapes of the model contradict each other: {_one_line(first)}") from first
 
 
-def _one_line(error: Exception) -> str:
+def _first_cause(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
+
+
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 

@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.model_file import from_proto, load_model, save_model, serialize
+from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import ModelError
 
 TEXT = "g (float[N,8] x) => (float[N,4] y) { h = MatMul(x, w)  y = Add(h, b) }"
@@ -374,3 +375,40 @@ def test_unsorted_nodes_are_sorted(make_proto, run_model):
     assert [node.op_type for node in model.graph] == ["Neg", "Relu"]
     x = np.array([1, -2, 3, -4], np.float32)
     np.testing.assert_array_equal(run_model(model, {"x": x})["y"], [0, 2, 0, 4])
+
+
+class TestBrokenDetails:
+    """Files that parse, but whose parts make no sense, are errors as well: while loading or in the first passes."""
+
+    @pytest.fixture
+    def convolution(self, make_proto):
+        weights = {"w": np.ones((2, 3, 2, 2), np.float32)}
+        return make_proto(
+            "g (float[N,3,4,4] x) => (float[N,3,3,3] y) { v = Transpose <perm = [1, 0, 2, 3]> (w) "
+            "y = Conv <group = 1> (x, v) }",
+            weights,
+        )
+
+    @pytest.mark.parametrize(
+        ("node", "kind"), [(0, onnx.AttributeProto.UNDEFINED), (1, onnx.AttributeProto.FLOATS), (1, 0)]
+    )
+    def test_attribute_of_another_type(self, convolution, node, kind):
+        convolution.graph.node[node].attribute[0].type = kind
+        with pytest.raises(ModelError):
+            canonicalize(from_proto(convolution))
+
+    def test_impossible_view(self, convolution):
+        convolution.graph.node[0].attribute[0].ints[0] = 7
+        with pytest.raises(ModelError):
+            canonicalize(from_proto(convolution))
+
+    def test_flipped_bytes(self, convolution, tmp_path):
+        data, rng = convolution.SerializeToString(), np.random.default_rng(0)
+        path, raised = tmp_path / "m.onnx", 0
+        for position in rng.integers(0, len(data), 300):
+            path.write_bytes(data[:position] + rng.bytes(1) + data[position + 1 :])
+            try:
+                canonicalize(load_model(path))
+            except ModelError:
+                raised += 1
+        assert raised > 100

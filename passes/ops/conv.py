@@ -24,7 +24,7 @@ def _geometry(node: ir.Node, kernel: tuple[int, ...], transposed: bool) -> ConvG
         strides=facts.ints_attribute(node, "strides", (1,) * rank),
         dilations=facts.ints_attribute(node, "dilations", (1,) * rank),
         pads=facts.ints_attribute(node, "pads", (0,) * (2 * rank)),
-        auto_pad=str(node.attributes.get_string("auto_pad", "NOTSET")),
+        auto_pad=facts.text_attribute(node, "auto_pad", "NOTSET"),
         groups=facts.int_attribute(node, "group", 1),
         transposed=transposed,
         output_padding=facts.ints_attribute(node, "output_padding", (0,) * rank) if transposed else (),

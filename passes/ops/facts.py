@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.errors import ModelError
+
 __all__ = [
     "FLOATS",
     "INFERRED",
@@ -24,6 +26,7 @@ __all__ = [
     "ints_input",
     "is_float",
     "size",
+    "text_attribute",
     "version",
 ]
 
@@ -76,18 +79,36 @@ def size(value: ir.Value | None) -> int:
 
 
 def int_attribute(node: ir.Node, name: str, default: int = 0) -> int:
-    """An integer attribute of ``node``."""
-    return int(node.attributes.get_int(name, default))
+    """An integer attribute of ``node``; ModelError when it is of another type."""
+    attribute = _attribute(node, name, ir.AttributeType.INT)
+    return default if attribute is None else int(attribute.as_int())
 
 
 def float_attribute(node: ir.Node, name: str, default: float) -> float:
-    """A float attribute of ``node``."""
-    return float(node.attributes.get_float(name, default))
+    """A float attribute of ``node``; ModelError when it is of another type."""
+    attribute = _attribute(node, name, ir.AttributeType.FLOAT)
+    return default if attribute is None else float(attribute.as_float())
+
+
+def text_attribute(node: ir.Node, name: str, default: str) -> str:
+    """A string attribute of ``node``; ModelError when it is of another type."""
+    attribute = _attribute(node, name, ir.AttributeType.STRING)
+    return default if attribute is None else str(attribute.value)
 
 
 def ints_attribute(node: ir.Node, name: str, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-    """A list of integers of ``node``; an empty list counts as absent."""
-    return tuple(int(i) for i in node.attributes.get_ints(name, ())) or default
+    """A list of integers of ``node``, where an empty list counts as absent; ModelError for another type."""
+    attribute = _attribute(node, name, ir.AttributeType.INTS)
+    return default if attribute is None else tuple(int(i) for i in attribute.as_ints()) or default
+
+
+def _attribute(node: ir.Node, name: str, kind: ir.AttributeType) -> ir.Attr | None:
+    attribute = node.attributes.get(name)
+    if attribute is not None and (attribute.is_ref() or attribute.type != kind):
+        raise ModelError(
+            f"attribute {name!r} of node {node.name!r} ({node.op_type}) is no {kind.name.lower()}"
+        )
+    return attribute
 
 
 def ints_input(node: ir.Node, index: int) -> tuple[int, ...] | None:

@@ -43,7 +43,7 @@ def _average_pool(node: ir.Node) -> float:
     if (
         lengths is None
         or out_lengths is None
-        or str(node.attributes.get_string("auto_pad", "NOTSET")) != "NOTSET"
+        or facts.text_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
         or (padded and facts.int_attribute(node, "ceil_mode"))
     ):
         return _max_pool(node)

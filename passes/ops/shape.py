@@ -56,7 +56,7 @@ def _gather_anywhere(node: ir.Node) -> tuple[float | None, ...]:
 
 def _pad(node: ir.Node) -> float | None:
     """Zeros add nothing; reflected, repeated and wrapped elements occur several times."""
-    mode = str(node.attributes.get_string("mode", "constant"))
+    mode = facts.text_attribute(node, "mode", "constant")
     if mode == "constant":
         return 1.0
     shape, pads = facts.dims(node.inputs[0]), facts.ints_attribute(node, "pads") or facts.ints_input(node, 1)
@@ -77,7 +77,7 @@ def _pad(node: ir.Node) -> float | None:
 def _resize(node: ir.Node) -> float | None:
     """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
     before, after = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
-    mode = str(node.attributes.get_string("mode", "nearest"))
+    mode = facts.text_attribute(node, "mode", "nearest")
     if before is None or after is None or facts.int_attribute(node, "antialias"):
         return None
     bound = 1.0

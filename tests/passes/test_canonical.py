@@ -92,7 +92,8 @@ class TestConstants:
                 s = Constant <value_ints = [1, 6]> ()
                 i = Constant <value_int = 0> ()
                 z = Constant <value_floats = [7.0, 8.0]> ()
-                h = Add(x, a)  j = Mul(h, b)  k = Div(j, c)  l = Gather(k, i)  m = Add(k, l)  y = Reshape(m, s)
+                h = Add(x, a)  j = Mul(h, b)  k = Div(j, c)
+                l = Gather(k, i)  m = Add(k, l)  y = Reshape(m, s)
             }"""
         )
         model = check(proto, {"x": np.arange(6, dtype=np.float32).reshape(2, 3)})
