@@ -22,6 +22,7 @@ METHODS = ("auto", "obs", "admm", "lobs", "magnitude", "random")
 
 _WIDE = 2048
 _BOTH_SECONDS = 2.0
+_EARLY_END = 0.5
 
 
 def _surgeon_seconds(shape: tuple[int, int, int]) -> float:
@@ -42,7 +43,7 @@ def choose_method(shape: tuple[int, int, int], levels: int, pattern: Pattern = U
     flops = levels * len(penalties) * iterations * 2.0 * groups * rows * columns**2
     flops += len(penalties) * groups * columns**3
     elements = levels * len(penalties) * iterations * groups * rows * columns
-    return "obs" if surgeon < flops / 60e9 + 2e-8 * elements else "admm"
+    return "obs" if surgeon < _EARLY_END * (flops / 60e9 + 2e-8 * elements) else "admm"
 
 
 def _effort(columns: int, effort: str | None) -> str:
