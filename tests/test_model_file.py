@@ -378,7 +378,7 @@ def test_unsorted_nodes_are_sorted(make_proto, run_model):
 
 
 class TestBrokenDetails:
-    """Files that parse, but whose parts make no sense, are errors as well: while loading or in the first passes."""
+    """Files that parse, but whose parts make no sense: errors while loading or in the first passes."""
 
     @pytest.fixture
     def convolution(self, make_proto):
