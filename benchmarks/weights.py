@@ -75,7 +75,9 @@ def run(root: Path, net: str, target: str, options: dict[str, object], queue: mu
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(TARGETS))
     parser.add_argument("--target", action="append", help="instead of the listed ones, e.g. error=0.05")
     parser.add_argument("--effort", default="normal")

@@ -38,8 +38,10 @@ class Curve:
     errors: tuple[float, ...]
 
     def damage(self, sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Interpolated damage, never falling: log damage is linear in log kept share between levels, grows with the
-        square of the sparsity below the first level, and continues the last slope beyond the last one.
+        """Damage at any sparsity, never falling.
+
+        Between levels log damage is linear in the log of the kept share; below the first level damage grows
+        with the square of the sparsity; beyond the last one the last slope continues.
         """
         kept = np.log1p(-np.asarray(self.sparsities))
         logs = np.log(np.maximum(np.maximum.accumulate(self.damages), 1e-300))
@@ -105,7 +107,7 @@ def measure_curve(
 
 
 def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """(weights removed, damage) at the corners of the lower convex hull, from nothing to all but one weight."""
+    """(weights removed, damage) at the corners of the lower convex hull, up to all but one weight."""
     most = 1 - 1 / max(curve.size, 2)
     grid = np.unique(np.concatenate([[0.0], 1 - np.geomspace(1.0, 1 - most, _GRID), curve.sparsities]))
     x, y = grid * curve.size, curve.damage(grid)
@@ -120,26 +122,20 @@ def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return x[corners], y[corners]
 
 
-def allocate(
-    curves: Mapping[str, Curve], sparsity: float, fixed: Mapping[str, float] | None = None
-) -> dict[str, int]:
-    """Weights to remove per layer so that the whole has the wanted sparsity at the least summed damage.
+def allocate(curves: Mapping[str, Curve], budget: int) -> dict[str, int]:
+    """Weights to remove per layer, so that the summed damage is least.
 
     Args:
-        curves: of every layer that takes part.
-        sparsity: wanted share of zeros over all layers of ``curves``, in [0, 1).
-        fixed: sparsities of layers that are not free to choose; they count towards the whole.
+        curves: of every layer that may lose weights.
+        budget: weights to remove from all of them together.
 
     Returns:
-        For each layer the number of weights to set to zero; they sum up to at least ``sparsity``, exactly
-        to the next whole weight where the curves allow it.
+        For each layer the number of weights to set to zero; they sum up to ``budget``, or to all but one
+        weight of each layer if that is less.
     """
-    total = sum(curve.size for curve in curves.values())
-    removed = {name: 0.0 for name in curves}
-    for name, share in (fixed or {}).items():
-        removed[name] = float(math.ceil(share * curves[name].size - 1e-9))
-    budget = math.ceil(sparsity * total - 1e-9) - sum(removed.values())
-    hulls = {name: _hull(curve) for name, curve in curves.items() if name not in (fixed or {})}
+    removed = dict.fromkeys(curves, 0.0)
+    hulls = {name: _hull(curve) for name, curve in curves.items()}
+    left = float(budget)
     queue: list[tuple[float, str, int]] = []
 
     def push(name: str, segment: int) -> None:
@@ -150,12 +146,12 @@ def allocate(
 
     for name in hulls:
         push(name, 0)
-    while queue and budget > 0:
+    while queue and left > 0:
         _, name, segment = heapq.heappop(queue)
         x, _ = hulls[name]
-        step = min(float(x[segment + 1] - x[segment]), budget)
+        step = min(float(x[segment + 1] - x[segment]), left)
         removed[name] += step
-        budget -= step
+        left -= step
         push(name, segment + 1)
     counts = {name: math.floor(value) for name, value in removed.items()}
     missing = round(sum(removed.values())) - sum(counts.values())

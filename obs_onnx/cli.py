@@ -56,7 +56,12 @@ _RUNTIME = _options(
     click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of its operators."),
 )
 _BATCH = click.option(
-    "--batch", type=click.IntRange(1), default=1, show_default=True, metavar="N", help="Samples per timed run."
+    "--batch",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Samples per timed run.",
 )
 
 
@@ -85,8 +90,12 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
 @click.option("--calib", metavar="SRC", help="Calibration data  [default: <stem>.calib.npz].")
 @_LABELS
 @click.option("--mode", type=click.Choice(["weights"]), default="weights", show_default=True)
-@click.option("--target", "targets", multiple=True, metavar="KEY=VALUE", help="sparsity, error or drop; repeatable.")
-@click.option("--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4.")
+@click.option(
+    "--target", "targets", multiple=True, metavar="KEY=VALUE", help="sparsity, error or drop; repeatable."
+)
+@click.option(
+    "--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4."
+)
 @click.option(
     "--criterion",
     type=click.Choice(["auto", "obs", "admm", "lobs", "magnitude", "random"]),
@@ -96,16 +105,24 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
 )
 @click.option("--compensate/--no-compensate", default=True, help="Refit the kept weights.")
 @click.option("--sequential/--no-sequential", default=True, help="Correct each layer for those before it.")
-@click.option("--correct/--no-correct", default=True, help="Match output statistics where that measures better.")
-@click.option("--damping", type=click.FloatRange(0), default=1e-2, show_default=True, help="Relative damping.")
+@click.option("--correct/--no-correct", default=None, help="Try to match output statistics.")
+@click.option(
+    "--damping", type=click.FloatRange(0), default=1e-2, show_default=True, help="Relative damping."
+)
 @click.option("--protect", multiple=True, metavar="PATTERN", help="Leave matching layers alone; repeatable.")
-@click.option("--layer", "layer_texts", multiple=True, metavar="PATTERN=SHARE", help="Sparsity of matching layers.")
+@click.option(
+    "--layer", "layer_texts", multiple=True, metavar="PATTERN=SHARE", help="Sparsity of matching layers."
+)
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Iterations.")
-@click.option("--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True)
+@click.option(
+    "--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True
+)
 @click.option("--loss", type=click.Choice(["auto", "kl", "error"]), default="auto", show_default=True)
 @_RUNTIME
 @_BATCH
-@click.option("--memory", metavar="SIZE", help="For activations, for example 2GB  [default: half of what is free].")
+@click.option(
+    "--memory", metavar="SIZE", help="For activations, for example 2GB  [default: half of what is free]."
+)
 @click.option("--eval", "evaluation", metavar="SRC", help="Labelled data for the accuracy.")
 @_JSON
 @click.option("--report", "html_path", metavar="PATH.html", help="Write the result as a page.")
@@ -198,7 +215,9 @@ def bench(
     for reason in result.noise:
         click.echo(f"obs-onnx: noisy measurement: {reason}", err=True)
     if json_path:
-        write_json(json_path, {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise})
+        write_json(
+            json_path, {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
+        )
 
 
 @main.command("eval")

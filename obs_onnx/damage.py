@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Damage", "choose_measure"]
 
-Outputs = Mapping[str, NDArray[np.generic]]
+Outputs = Mapping[str, NDArray[Any]]
 
 
 @dataclass
@@ -71,7 +72,9 @@ def choose_measure(asked: str, outputs: Outputs) -> str:
     if asked not in ("kl", "error"):
         raise OptionError(f"loss {asked!r} is unknown: use kl, error or auto")
     if asked == "kl" and not scores:
-        raise OptionError("loss kl needs a model with one output of class scores (samples, classes): use error")
+        raise OptionError(
+            "loss kl needs a model with one output of class scores (samples, classes): use error"
+        )
     return asked
 
 

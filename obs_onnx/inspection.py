@@ -12,7 +12,7 @@ from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.layers import Frozen, find_layers
 from obs_onnx.passes.macs import macs_per_node
 
-__all__ = ["Inspection", "InspectedLayer", "inspect"]
+__all__ = ["InspectedLayer", "Inspection", "inspect"]
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,15 @@ Both walk through the model stage by stage (:mod:`obs_onnx.walk`):
   what that does to the outputs on held-out data.
 * :func:`solve_layers` prunes all layers in order. A layer sees what the already pruned layers before
   it really give (``x'``) and is refitted to what the dense model would have put out (``t``): with
-  ``A = sum x' x'^T`` and ``C = sum x' t^T`` the optimum on a support S is ``(A_SS)^-1 C_S``. Where the layer's
-  output is added to skip connections, the target includes their error: ``t = y + (skip - skip')``.
+  ``A = sum x' x'^T`` and ``C = sum x' t^T`` the optimum on a support S is ``(A_SS)^-1 C_S``. Where the
+  layer's output is added to skip connections, the target includes their error: ``t = y + (skip - skip')``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,7 +27,7 @@ from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import Plan, Stage
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.solvers import Pattern, Solution, prepare, solve_levels
+from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, prepare, solve_levels
 from obs_onnx.walk import Values, Walk
 
 __all__ = ["SolveOptions", "Solved", "damage_curves", "solve_layers"]
@@ -49,7 +50,7 @@ class SolveOptions:
     """
 
     method: str = "auto"
-    pattern: Pattern = Pattern()
+    pattern: Pattern = UNSTRUCTURED
     damping: float = 1e-2
     compensate: bool = True
     refit: bool = True
@@ -76,7 +77,7 @@ def bias_of(layer: Layer) -> str | None:
     return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
 
 
-def _stored(model: ir.Model, name: str) -> NDArray[np.generic]:
+def _stored(model: ir.Model, name: str) -> NDArray[Any]:
     tensor = model.graph.initializers[name].const_value
     assert tensor is not None, name
     return tensor.numpy()
@@ -204,6 +205,7 @@ def damage_curves(
     budget: int,
     advance: Callable[[int], None],
     context: ir.Model | None = None,
+    chosen: Collection[str] | None = None,
 ) -> dict[str, Curve]:
     """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
 
@@ -220,6 +222,7 @@ def damage_curves(
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
         context: a model pruned before; by default the dense one.
+        chosen: names of the layers to measure; by default all.
     """
     around = model if context is None else context
     fitting = _Prefixes(runtime, model, plan, fit, budget * 3 // 4, paired=context is not None)
@@ -231,6 +234,9 @@ def damage_curves(
     for stage in plan.stages:
         moments = fitting.observe(stage)
         for layer in stage.layers:
+            if chosen is not None and layer.name not in chosen:
+                advance(1)
+                continue
             bias = bias_of(layer)
             fed = [layer.name] + ([bias] if bias else [])
             solver = _Solver(model, layer, moments.pop(layer.name), options)

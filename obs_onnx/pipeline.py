@@ -1,82 +1,48 @@
 """prune(): the whole program as one readable sequence.
 
-open -> find layers -> calibration data -> measure damage -> allocate -> solve -> correct -> verify -> write -> report
+open -> find layers -> calibration data -> measure damage -> allocate -> solve -> correct -> verify -> write
+-> report
 """
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import psutil
 
-from obs_onnx.allocate import Curve, allocate, sparsity_levels
-from obs_onnx.bench import bench
-from obs_onnx.bound import Bound, network_bound
-from obs_onnx.correct import correct_statistics, reestimate_batch_normalization
+from obs_onnx.bound import network_bound
 from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
-from obs_onnx.evaluate import Evaluation, evaluate_sessions
-from obs_onnx.layerwise import SolveOptions, Solved, damage_curves, solve_layers
+from obs_onnx.evaluate import evaluate_sessions
+from obs_onnx.figures import figures, layer_line, timed
+from obs_onnx.layerwise import SolveOptions
 from obs_onnx.model_file import from_proto, load_model, save_model, serialize
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import DataError, OptionError, VerificationError
-from obs_onnx.passes.layers import Layer, find_layers
-from obs_onnx.passes.macs import count_macs
-from obs_onnx.passes.segments import Plan, plan_stages
-from obs_onnx.prunable import Choice, choose_layers, layer_sparsities
+from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.segments import plan_stages
+from obs_onnx.prunable import choose_layers, layer_sparsities
 from obs_onnx.report.advice import advice
-from obs_onnx.report.files import compressed_bytes
 from obs_onnx.report.progress import Progress, quiet
-from obs_onnx.report.result import Figures, LayerResult, Report
-from obs_onnx.report.result import Latency as LatencyLine
-from obs_onnx.runtimes import Runtime, Session, open_runtime
-from obs_onnx.search import largest
-from obs_onnx.solvers import UNSTRUCTURED, parse_pattern
-from obs_onnx.sources import Source
+from obs_onnx.report.result import Report
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.solvers import UNSTRUCTURED, Pattern, parse_pattern
 from obs_onnx.targets import Targets, parse_targets
+from obs_onnx.trials import EFFORTS, Trials
 from obs_onnx.verify import check_model, check_zeros, measure
 
-__all__ = ["EFFORTS", "Effort", "Pruned", "prune"]
+__all__ = ["Pruned", "prune"]
 
 BATCH = 128
 HELD_OUT = 0.2
 DEFAULT_TARGETS = {"error": 0.05}
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How much measuring is done.
-
-    Attributes:
-        levels: sparsities at which each layer's damage is measured at first.
-        refinements: further levels per layer, where its curve bends.
-        fit: samples for the moments of the damage curves.
-        held_out: samples on which the damage is measured.
-        trials: models that are pruned and measured in the search for the largest sparsity.
-    """
-
-    levels: int
-    refinements: int
-    fit: int
-    held_out: int
-    trials: int
-
-
-EFFORTS = {
-    "quick": Effort(levels=4, refinements=0, fit=512, held_out=128, trials=4),
-    "normal": Effort(levels=5, refinements=1, fit=1024, held_out=256, trials=6),
-    "thorough": Effort(levels=9, refinements=3, fit=1 << 30, held_out=1024, trials=8),
-}
 
 
 @dataclass(frozen=True)
@@ -85,112 +51,6 @@ class Pruned:
 
     model: ir.Model
     report: Report
-
-
-@dataclass(frozen=True)
-class _Attempt:
-    """A pruned model and how it does on held-out data."""
-
-    model: ir.Model
-    solved: Mapping[str, Solved]
-    removed: Mapping[str, int]
-    quality: Evaluation
-    drop: float | None
-
-    def strain(self, targets: Targets) -> float:
-        """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
-        pairs = ((self.quality.output_error, targets.error), (self.drop, targets.drop))
-        return max((value / limit for value, limit in pairs if limit and value is not None), default=0.0)
-
-
-@dataclass
-class _Run:
-    """What all stages of one run share."""
-
-    model: ir.Model
-    layers: Sequence[Layer]
-    choice: Choice
-    plan: Plan
-    runtime: Runtime
-    fit: Source
-    held_out: Source
-    options: SolveOptions
-    effort: Effort
-    measure: str
-    budget: int
-    progress: Progress
-    dense: Session
-    evaluation: Source | None
-    dense_accuracy: float | None
-    fixed: Mapping[str, float]
-    correct: bool
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def stage(self, name: str, total: int | None = None) -> Iterator[Any]:
-        """Time a stage and show how far it is."""
-        start = time.perf_counter()
-        with self.progress.stage(name, total) as advance:
-            yield advance
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def curves(self, center: float, context: ir.Model | None) -> dict[str, Curve]:
-        """Damage curves around a wanted sparsity."""
-        with self.stage("measure damage", len(self.layers)) as advance:
-            return damage_curves(
-                self.runtime,
-                self.model,
-                self.plan,
-                self.fit.limit(self.effort.fit),
-                list(self.held_out.limit(self.effort.held_out)),
-                levels=sparsity_levels(center, self.effort.levels),
-                refinements=self.effort.refinements,
-                measure=self.measure,
-                options=self.options,
-                budget=self.budget,
-                advance=advance,
-                context=context,
-            )
-
-    def attempt(self, removed: Mapping[str, int]) -> _Attempt:
-        """Prune all layers, correct what measures better corrected, and measure."""
-        with self.stage("solve layers", len(self.layers)) as advance:
-            model, solved = solve_layers(
-                self.runtime,
-                self.model,
-                self.plan,
-                self.fit,
-                removed,
-                options=self.options,
-                budget=self.budget,
-                advance=advance,
-            )
-        best = self._judged(model, solved, removed)
-        if self.correct:
-            with self.stage("correct statistics", len(self.layers)) as advance:
-                corrected = correct_statistics(
-                    self.runtime, self.model, model, self.plan, self.fit, budget=self.budget, advance=advance
-                )
-                corrected = reestimate_batch_normalization(self.runtime, corrected, self.fit)
-            other = self._judged(corrected, solved, removed)
-            if (other.quality.output_error or 0.0) < (best.quality.output_error or 0.0):
-                best = other
-        return best
-
-    def _judged(self, model: ir.Model, solved: Mapping[str, Solved], removed: Mapping[str, int]) -> _Attempt:
-        session = self.runtime.session(serialize(model))
-        with self.stage("evaluate"):
-            quality = evaluate_sessions(session, self.held_out, self.dense)
-            drop = None
-            if self.evaluation is not None and self.dense_accuracy is not None:
-                accuracy = evaluate_sessions(session, self.evaluation).accuracy
-                drop = None if accuracy is None else self.dense_accuracy - accuracy
-        return _Attempt(model, solved, removed, quality, drop)
-
-    @property
-    def prunable(self) -> int:
-        """Number of weights that may be removed."""
-        return sum(layer.size for layer in self.choice.pruned)
 
 
 def prune(
@@ -205,7 +65,7 @@ def prune(
     criterion: str = "auto",
     compensate: bool = True,
     sequential: bool = True,
-    correct: bool = True,
+    correct: bool | None = None,
     damping: float = 1e-2,
     protect: Sequence[str] = (),
     layer_sparsity: Mapping[str, float] | None = None,
@@ -230,8 +90,8 @@ def prune(
         model: a file, or a model in memory (which is not changed).
         output: file to write; by default ``<stem>.pruned.onnx`` beside a model given as a file, nothing for a
             model in memory.
-        calib: calibration data, see :func:`obs_onnx.data.open_source`; by default ``<stem>.calib.npz`` beside the
-            model. One sample of five is held out to measure errors.
+        calib: calibration data, see :func:`obs_onnx.data.open_source`; by default ``<stem>.calib.npz`` beside
+            the model. One sample of five is held out to measure errors.
         labels: name of the labels in ``calib`` and ``evaluation``; by default ``labels`` if there are any.
         mode: ``weights``.
         targets: such as ``{"sparsity": 0.9}``; all must hold. By default the largest sparsity whose relative
@@ -240,7 +100,8 @@ def prune(
         criterion: auto, obs, admm, lobs, magnitude or random: what chooses the weights that go.
         compensate: refit the kept weights (and biases).
         sequential: refit to the dense model's outputs on what the pruned layers before really give.
-        correct: match per-channel output statistics wherever that lowers the held-out error.
+        correct: match per-channel output statistics where that lowers the held-out error; by default tried
+            only without ``sequential``, which leaves next to nothing to correct.
         damping: of the second moments, relative to their mean diagonal.
         protect: shell patterns of weight or node names to leave alone.
         layer_sparsity: shell pattern -> sparsity for layers that allocation may not choose for.
@@ -266,22 +127,13 @@ def prune(
         VerificationError: the result broke a promise; nothing is written.
     """
     start = time.perf_counter()
-    wanted = parse_targets(targets or {})
     zeros = parse_pattern(pattern)
-    if mode != "weights":
-        raise OptionError(f"mode {mode!r} is unknown: use weights")
-    if effort not in EFFORTS:
-        raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
-    if rounds < 1:
-        raise OptionError(f"{rounds} rounds: use at least 1")
-    if zeros.kind == "nm" and wanted.sparsity is not None:
-        raise OptionError(f"pattern {zeros} fixes the sparsity by itself: leave out the target sparsity")
-    if zeros.kind != "nm" and not wanted.as_dict():
-        wanted = parse_targets(DEFAULT_TARGETS)
+    wanted = _targets(targets, zeros)
+    _check_options(mode, effort, rounds)
 
     original, name, path = _open_model(model, custom_domains)
     destination = _destination(output, path)
-    where = open_runtime(runtime, threads, custom_ops)
+    where = open_runtime(runtime, threads, custom_ops, spinning=False)
     canonical = canonicalize(original)
     layers, frozen = find_layers(canonical)
     choice = choose_layers(layers, protect, zeros)
@@ -291,18 +143,18 @@ def prune(
     moving = [layer for layer in layers if layer not in choice.kept]
 
     dense = where.session(serialize(canonical))
-    source = open_source(_calibration(calib, path), dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed)
+    source = open_source(
+        _calibration(calib, path), dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed
+    )
     fit, held_out = split(source, HELD_OUT, seed)
-    judged = None
+    judged = held_out if held_out.has_labels else None
     if evaluation is not None:
         judged = open_source(evaluation, dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed)
-    elif held_out.has_labels:
-        judged = held_out
     accuracy = None if judged is None else evaluate_sessions(dense, judged).accuracy
     if wanted.drop is not None and accuracy is None:
         raise DataError("target drop needs labelled data: give --eval with labels")
     first = next(iter(held_out))
-    run = _Run(
+    run = Trials(
         model=canonical,
         layers=moving,
         choice=choice,
@@ -310,37 +162,50 @@ def prune(
         runtime=where,
         fit=fit,
         held_out=held_out,
-        options=SolveOptions(criterion, zeros, damping, compensate, sequential=sequential and compensate, seed=seed),
+        options=SolveOptions(
+            criterion, zeros, damping, compensate, sequential=sequential and compensate, seed=seed
+        ),
         effort=EFFORTS[effort],
-        measure=choose_measure(loss, dense.run(first)),
+        measure=choose_measure(
+            "error" if loss == "auto" and wanted.sparsity is None else loss, dense.run(first)
+        ),
         budget=memory or psutil.virtual_memory().available // 2,
         progress=progress,
         dense=dense,
         evaluation=judged,
         dense_accuracy=accuracy,
         fixed=fixed,
-        correct=correct and compensate,
+        correct=compensate and (not sequential if correct is None else correct),
     )
     run.seconds["open"] = time.perf_counter() - start
     notes = [*source.notes]
     if zeros.kind != "nm":
         progress.say(_plan_note(run))
     if dry_run:
-        figures = _figures(original, path, accuracy)
-        return Pruned(
-            canonical,
-            Report(
-                name, None, mode, criterion, wanted.as_dict(), met=False, before=figures, after=figures,
-                frozen=(*frozen, *choice.reasons), seconds=run.seconds, pattern=pattern, seed=seed,
-                notes=("dry run: nothing was pruned or written", _plan_note(run), *notes),
-            ),
-        )  # fmt: skip
+        size = figures(original, path, accuracy)
+        report = Report(
+            model=name,
+            output=None,
+            mode=mode,
+            criterion=criterion,
+            targets=wanted.as_dict(),
+            met=False,
+            before=size,
+            after=size,
+            frozen=(*frozen, *choice.reasons),
+            seconds=run.seconds,
+            pattern=pattern,
+            seed=seed,
+            notes=("dry run: nothing was pruned or written", _plan_note(run), *notes),
+        )
+        return Pruned(canonical, report)
 
-    best = _find(run, wanted, rounds)
+    best = run.find(wanted, rounds)
     with run.stage("verify"):
         counts = check_zeros(best.model, choice.pruned, best.removed, zeros)
         measured = measure(where, canonical, best.model, moving, held_out)
-        bound = _bound(best, moving, measured.isolated_errors, measured.output_norms)
+        weights = {name: solved.solution.w for name, solved in best.solved.items()}
+        bound = network_bound(best.model, moving, measured.isolated_errors, weights, measured.output_norms)
         expected = where.session(serialize(best.model)).run(first)
         check_model(where, best.model, first, expected)
     if destination is not None:
@@ -351,10 +216,14 @@ def prune(
             except VerificationError:
                 destination.unlink()
                 raise
-    before, after = _figures(original, path, accuracy), _figures(best.model, destination, _accuracy(run, best))
+    lost = best.drop
+    reached_accuracy = None if accuracy is None or lost is None else accuracy - lost
+    before, after = figures(original, path, accuracy), figures(best.model, destination, reached_accuracy)
     if latency:
         with run.stage("latency"):
-            before, after = _timed(run, original, best.model, before, after, batch, notes)
+            before, after = timed(
+                open_runtime(runtime, threads, custom_ops), original, best.model, before, after, batch, notes
+            )
     notes += advice(
         mode,
         None if zeros == UNSTRUCTURED else str(zeros),
@@ -374,7 +243,9 @@ def prune(
         output_error=best.quality.output_error,
         agreement=best.quality.agreement,
         bound=bound,
-        layers=tuple(_line(layer, best, counts, measured.layer_errors) for layer in layers if layer in moving),
+        layers=tuple(
+            layer_line(layer, best, counts, measured.layer_errors) for layer in layers if layer in moving
+        ),
         frozen=(*frozen, *choice.reasons),
         seconds={**run.seconds, "total": time.perf_counter() - start},
         method=criterion,
@@ -387,42 +258,23 @@ def prune(
     return Pruned(best.model, report)
 
 
-def _find(run: _Run, wanted: Targets, rounds: int) -> _Attempt:
-    """The model that satisfies the targets with the most zeros, or comes closest."""
-    if run.options.pattern.kind == "nm":
-        share = 1 - run.options.pattern.rows / run.options.pattern.columns
-        return run.attempt({layer.name: math.floor(share * layer.size) for layer in run.choice.pruned})
-    best: _Attempt | None = None
-    for number in range(1, rounds + 1):
-        context = None if best is None else best.model
-        if wanted.sparsity is not None:
-            sparsity = 1 - (1 - wanted.sparsity) ** (number / rounds)
-            best = run.attempt(allocate(run.curves(sparsity, context), sparsity, run.fixed))
-        else:
-            best = _search(run, wanted, context, best)
-    assert best is not None
-    return best
+def _targets(given: Mapping[str, float | str] | Sequence[str] | None, pattern: Pattern) -> Targets:
+    """The targets, with the default filled in."""
+    wanted = parse_targets(given or {})
+    if pattern.kind != "nm":
+        return wanted if wanted.as_dict() else parse_targets(DEFAULT_TARGETS)
+    if wanted.sparsity is not None:
+        raise OptionError(f"pattern {pattern} fixes the sparsity by itself: leave out the target sparsity")
+    return wanted
 
 
-def _search(run: _Run, wanted: Targets, context: ir.Model | None, best: _Attempt | None) -> _Attempt:
-    """The attempt with the largest sparsity that satisfies the limits on error and accuracy."""
-    center = 0.8 if best is None else sum(best.removed.values()) / run.prunable
-    curves = run.curves(center, context)
-    tried: list[_Attempt] = []
-
-    def trial(sparsity: float) -> tuple[float, _Attempt]:
-        attempt = run.attempt(allocate(curves, sparsity, run.fixed))
-        tried.append(attempt)
-        return attempt.strain(wanted), attempt
-
-    def predict(sparsity: float) -> float:
-        removed = allocate(curves, sparsity, run.fixed)
-        shares = {name: np.array([count / curves[name].size]) for name, count in removed.items()}
-        damage = sum(float(curves[name].damage(share)[0]) for name, share in shares.items())
-        return math.sqrt(damage) / (wanted.error or 0.1)
-
-    found = largest(trial, predict, tolerance=0.01, trials=run.effort.trials)
-    return found.result if found else min(tried, key=lambda attempt: attempt.strain(wanted))
+def _check_options(mode: str, effort: str, rounds: int) -> None:
+    if mode != "weights":
+        raise OptionError(f"mode {mode!r} is unknown: use weights")
+    if effort not in EFFORTS:
+        raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
+    if rounds < 1:
+        raise OptionError(f"{rounds} rounds: use at least 1")
 
 
 def _open_model(
@@ -456,76 +308,7 @@ def _calibration(calib: Any, path: Path | None) -> Any:
     raise OptionError(f"no calibration data: give --calib SRC{beside} (random:256 only to try things out)")
 
 
-def _bound(
-    best: _Attempt, layers: Sequence[Layer], errors: Mapping[str, float], norms: Mapping[str, float]
-) -> Bound:
-    weights = {name: solved.solution.w for name, solved in best.solved.items()}
-    return network_bound(best.model, layers, errors, weights, norms)
-
-
-def _accuracy(run: _Run, best: _Attempt) -> float | None:
-    if run.dense_accuracy is None or best.drop is None:
-        return None
-    return run.dense_accuracy - best.drop
-
-
-def _figures(model: ir.Model, path: Path | None, accuracy: float | None) -> Figures:
-    """Sizes of a model and of its files."""
-    parameters = nonzero = 0
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype.is_floating_point():
-            array = value.const_value.numpy()
-            parameters += array.size
-            nonzero += int(np.count_nonzero(array))
-    files = [] if path is None else [path, *(p for p in [path.with_name(path.name + ".data")] if p.exists())]
-    return Figures(
-        parameters=parameters,
-        nonzero=nonzero,
-        macs=count_macs(canonicalize(model)),
-        file_bytes=sum(file.stat().st_size for file in files) if files else None,
-        compressed_bytes=compressed_bytes(files) if files else None,
-        accuracy=accuracy,
-    )
-
-
-def _timed(
-    run: _Run,
-    original: ir.Model,
-    pruned: ir.Model,
-    before: Figures,
-    after: Figures,
-    batch: int,
-    notes: list[str],
-) -> tuple[Figures, Figures]:
-    """The figures with latencies, both models timed in turn."""
-    timed = bench([serialize(original), serialize(pruned)], run.runtime, batch=batch, seconds=1.0)
-    notes += [f"latency is noisy: {reason}" for reason in timed.noise]
-    lines = [LatencyLine(one.median, one.p10, one.p90, one.runs) for one in timed.latencies]
-    spec = run.runtime.spec
-    return (
-        replace(before, latency_ms=lines[0], runtime=spec),
-        replace(after, latency_ms=lines[1], runtime=spec),
-    )
-
-
-def _line(
-    layer: Layer, best: _Attempt, zeros: Mapping[str, int], errors: Mapping[str, float]
-) -> LayerResult:
-    solved = best.solved.get(layer.name)
-    return LayerResult(
-        name=layer.name,
-        op_type=layer.op_type,
-        shape=layer.layout.shape,
-        weights=layer.size,
-        kept=1 - zeros.get(layer.name, 0) / layer.size,
-        predicted_error=math.sqrt(solved.solution.error) if solved else None,
-        measured_error=errors[layer.name],
-        method=solved.solution.method if solved else None,
-        damping=solved.solution.damping if solved else None,
-    )
-
-
-def _plan_note(run: _Run) -> str:
+def _plan_note(run: Trials) -> str:
     """What measuring will cost, from one timed batch."""
     feed = next(iter(run.held_out))
     start = time.perf_counter()
@@ -537,5 +320,6 @@ def _plan_note(run: _Run) -> str:
     seconds = per_sample * (runs * held + 3 * (run.fit.count or run.effort.fit))
     return (
         f"measuring {len(run.layers)} layers at {run.effort.levels} to "
-        f"{run.effort.levels + run.effort.refinements} sparsities on {held} samples: about {seconds:.0f} s of inference"
+        f"{run.effort.levels + run.effort.refinements} sparsities on {held} samples: "
+        f"about {seconds:.0f} s of inference"
     )

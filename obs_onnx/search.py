@@ -51,7 +51,7 @@ def largest(
     best: Found[T] | None = None
     correction, failed = 1.0, False
     for _ in range(trials):
-        guess = _solve(lambda s: predict(s) * correction, low, high)
+        guess = _crossing(predict, 0.97 / correction, low, high)
         if best is not None and failed:
             margin = 0.15 * (high - low)
             if log_high > log_low:
@@ -73,11 +73,11 @@ def largest(
     return best
 
 
-def _solve(strain: Callable[[float], float], low: float, high: float) -> float:
-    """Where ``strain`` crosses 1, a little on the safe side, by bisection."""
+def _crossing(rising: Callable[[float], float], level: float, low: float, high: float) -> float:
+    """Where a rising function crosses a level, by bisection."""
     for _ in range(40):
         middle = (low + high) / 2
-        if strain(middle) <= 0.97:
+        if rising(middle) <= level:
             low = middle
         else:
             high = middle

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -26,8 +27,8 @@ class Measured:
 
     Attributes:
         layer_errors: relative error of each layer's output inside the pruned network, all uses together.
-        isolated_errors: ``||(W' - W) X||_F`` of each layer on the dense model's inputs, over all held-out samples
-            (the square root of the paper's layer-wise error times the number of samples).
+        isolated_errors: ``||(W' - W) X||_F`` of each layer on the dense model's inputs, over all held-out
+            samples (the square root of the paper's layer-wise error times the number of samples).
         output_norms: ``||y||_F`` of each output of the dense model.
     """
 
@@ -74,7 +75,7 @@ def measure(
     )
 
 
-def _centred(y: NDArray[np.generic], layer: Layer, goi: tuple[int, int, int]) -> NDArray[np.generic]:
+def _centred(y: NDArray[Any], layer: Layer, goi: tuple[int, int, int]) -> NDArray[Any]:
     y_GNO = outputs(y, layer.uses[0].geometry, goi).astype(np.float64)
     return np.asarray(y_GNO - y_GNO.mean(axis=1, keepdims=True))
 
@@ -82,7 +83,7 @@ def _centred(y: NDArray[np.generic], layer: Layer, goi: tuple[int, int, int]) ->
 def _declared(model: ir.Model, values: Values) -> ir.Model:
     for node in model.graph:
         for value in node.outputs:
-            if value.dtype is None and value.name in values:
+            if value.dtype is None and value.name is not None and value.name in values:
                 value.dtype = ir.DataType.from_numpy(values[value.name].dtype)
     return model
 
@@ -91,11 +92,11 @@ def _session(runtime: Runtime, model: ir.Model, inputs: Sequence[str], outs: Seq
     return open_part(runtime, extract(model, inputs, outs))
 
 
-def _run(session: Session, values: Values) -> dict[str, NDArray[np.generic]]:
+def _run(session: Session, values: Values) -> dict[str, NDArray[Any]]:
     return session.run({spec.name: values[spec.name] for spec in session.inputs})
 
 
-def _energy(y: NDArray[np.generic]) -> float:
+def _energy(y: NDArray[Any]) -> float:
     return float(np.sum(np.square(y.astype(np.float64, copy=False)))) if y.dtype.kind not in "OSUb" else 0.0
 
 

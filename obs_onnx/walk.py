@@ -8,8 +8,8 @@ computed again, whatever is tried on that layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -19,7 +19,7 @@ from obs_onnx.runtimes.base import Runtime, Session
 
 __all__ = ["Values", "Walk", "open_part"]
 
-Values = Mapping[str, NDArray[np.generic]]
+Values = Mapping[str, NDArray[Any]]
 
 
 def open_part(runtime: Runtime, part: ir.Model) -> Session:
@@ -69,7 +69,7 @@ class Walk:
 
     def part(
         self, model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()
-    ) -> Callable[[Values], dict[str, NDArray[np.generic]]]:
+    ) -> Callable[[Values], dict[str, NDArray[Any]]]:
         """Function from a batch of live values (and arrays for further ``inputs``) to named values.
 
         Args:
@@ -86,7 +86,7 @@ class Walk:
             session = open_part(self._runtime, part)
         fed = [spec.name for spec in session.inputs] if session else []
 
-        def run(batch: Values) -> dict[str, NDArray[np.generic]]:
+        def run(batch: Values) -> dict[str, NDArray[Any]]:
             computed = session.run({name: batch[name] for name in fed}, wanted) if session else {}
             return {name: computed[name] if name in computed else batch[name] for name in outputs}
 

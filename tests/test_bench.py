@@ -8,12 +8,12 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
-from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from onnx import TensorProto, helper
 
 from obs_onnx.bench import bench, compressed_size
 from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.feeds import TensorSpec
+from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # before anything is pinned

@@ -7,10 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from obs_onnx.passes.layers import Layer, find_layers
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.bound import Bound, lobs_theorem, network_bound
+from obs_onnx.passes.layers import Layer, find_layers
 
 ort = pytest.importorskip("onnxruntime")
 

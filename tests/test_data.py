@@ -11,10 +11,10 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
-from obs_onnx.passes.errors import DataError, OptionError
 
 from obs_onnx.data import concrete_shape, open_source, random_feed, split
 from obs_onnx.feeds import TensorSpec
+from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.rows import open_npz
 from obs_onnx.sources import batch_layout
 

@@ -7,11 +7,11 @@ import math
 import numpy as np
 import onnx
 import pytest
-from obs_onnx.passes.errors import DataError
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.data import open_source
 from obs_onnx.evaluate import Evaluation, Tally, evaluate, evaluate_sessions
+from obs_onnx.passes.errors import DataError
 from obs_onnx.runtimes import open_runtime
 
 

@@ -7,10 +7,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
-from obs_onnx.passes.layers import ConvGeometry, Layer, MatmulGeometry, find_layers
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.norms import frobenius_norm, spectral_norm
+from obs_onnx.passes.layers import ConvGeometry, Layer, MatmulGeometry, find_layers
 
 ort = pytest.importorskip("onnxruntime")
 

@@ -110,6 +110,7 @@ class OrtRuntime:
         threads: of one operator; None for the physical cores this process may use.
         custom_ops: paths of libraries with custom operators.
         optimize: False switches onnxruntime's graph optimisations off.
+        spinning: False lets idle threads sleep at once: slower single runs, but other work gets the cores.
 
     Raises:
         MissingRuntimeError: onnxruntime is not installed.
@@ -123,6 +124,7 @@ class OrtRuntime:
         custom_ops: tuple[str, ...] = (),
         *,
         optimize: bool = True,
+        spinning: bool = True,
     ) -> None:
         if threads is not None and threads < 1:
             raise OptionError(f"threads={threads}: use at least 1")
@@ -132,6 +134,7 @@ class OrtRuntime:
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
         self.optimize = optimize
+        self.spinning = spinning
         for library in self.custom_ops:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
@@ -174,6 +177,8 @@ class OrtRuntime:
         options.graph_optimization_level = levels.ORT_ENABLE_ALL if self.optimize else levels.ORT_DISABLE_ALL
         options.log_severity_level = _ERROR_ONLY
         options.use_deterministic_compute = True
+        if not self.spinning:
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if external_data is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", os.fspath(external_data)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from obs_onnx.passes.layers import Frozen
 
+from obs_onnx.passes.layers import Frozen
 from obs_onnx.report import Figures, Latency, LayerResult, Report
 
 

@@ -4,9 +4,9 @@ import io
 from collections.abc import Callable
 
 import pytest
-from obs_onnx.passes.layers import Frozen
 from rich.console import Console
 
+from obs_onnx.passes.layers import Frozen
 from obs_onnx.report import (
     LayerResult,
     Report,

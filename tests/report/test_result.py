@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from obs_onnx.passes.errors import OptionError
 
+from obs_onnx.passes.errors import OptionError
 from obs_onnx.report import (
     Report,
     advice,

@@ -9,9 +9,9 @@ import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from onnx import TensorProto, helper, numpy_helper
 
+from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.ort import first_line, usable_cores
 

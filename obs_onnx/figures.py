@@ -1,0 +1,86 @@
+"""The figures of a report: sizes, latencies, one line per layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.bench import bench
+from obs_onnx.model_file import serialize
+from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.layers import Layer
+from obs_onnx.passes.macs import count_macs
+from obs_onnx.report.files import compressed_bytes
+from obs_onnx.report.result import Figures, Latency, LayerResult
+from obs_onnx.runtimes import Runtime
+from obs_onnx.trials import Attempt
+
+__all__ = ["figures", "layer_line", "timed"]
+
+
+def figures(model: ir.Model, path: Path | None, accuracy: float | None) -> Figures:
+    """Sizes of a model and of its files."""
+    parameters = nonzero = 0
+    for value in model.graph.initializers.values():
+        if value.const_value is not None and value.const_value.dtype.is_floating_point():
+            array = value.const_value.numpy()
+            parameters += array.size
+            nonzero += int(np.count_nonzero(array))
+    files = [] if path is None else [path, *(p for p in [path.with_name(path.name + ".data")] if p.exists())]
+    return Figures(
+        parameters=parameters,
+        nonzero=nonzero,
+        macs=count_macs(canonicalize(model)),
+        file_bytes=sum(file.stat().st_size for file in files) if files else None,
+        compressed_bytes=compressed_bytes(files) if files else None,
+        accuracy=accuracy,
+    )
+
+
+def timed(
+    runtime: Runtime,
+    original: ir.Model,
+    pruned: ir.Model,
+    before: Figures,
+    after: Figures,
+    batch: int,
+    notes: list[str],
+) -> tuple[Figures, Figures]:
+    """The figures with latencies, both models timed in turn."""
+    result = bench([serialize(original), serialize(pruned)], runtime, batch=batch, seconds=1.0)
+    notes += [f"latency is noisy: {reason}" for reason in result.noise]
+    first, second = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
+    return (
+        replace(before, latency_ms=first, runtime=runtime.spec),
+        replace(after, latency_ms=second, runtime=runtime.spec),
+    )
+
+
+def layer_line(
+    layer: Layer, best: Attempt, zeros: Mapping[str, int], errors: Mapping[str, float]
+) -> LayerResult:
+    """A layer's line in the report.
+
+    Args:
+        layer: which one.
+        best: the attempt that was kept.
+        zeros: weights that are zero, by layer name.
+        errors: relative output errors inside the pruned network, by layer name.
+    """
+    solved = best.solved.get(layer.name)
+    return LayerResult(
+        name=layer.name,
+        op_type=layer.op_type,
+        shape=layer.layout.shape,
+        weights=layer.size,
+        kept=1 - zeros.get(layer.name, 0) / layer.size,
+        predicted_error=math.sqrt(solved.solution.error) if solved else None,
+        measured_error=errors[layer.name],
+        method=solved.solution.method if solved else None,
+        damping=solved.solution.damping if solved else None,
+    )
