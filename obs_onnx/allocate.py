@@ -108,8 +108,9 @@ def measure_curve(
 
 def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(weights removed, damage) at the corners of the lower convex hull, up to all but one weight."""
-    most = 1 - 1 / max(curve.size, 2)
+    most = 1 - 1 / curve.size
     grid = np.unique(np.concatenate([[0.0], 1 - np.geomspace(1.0, 1 - most, _GRID), curve.sparsities]))
+    grid = grid[grid <= most + 1e-12]
     x, y = grid * curve.size, curve.damage(grid)
     corners: list[int] = []
     for i in range(len(x)):

@@ -45,7 +45,21 @@ def _options(*options: Callable[[F], F]) -> Callable[[F], F]:
     return add
 
 
-_JSON = click.option("--json", "json_path", metavar="PATH", help="Write the result as JSON.")
+def _writable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
+    """Check a path to write while options are parsed, before anything costly starts."""
+    if path is not None:
+        from obs_onnx.report.files import check_writable
+
+        try:
+            check_writable(path)
+        except OptionError as error:
+            raise click.BadParameter(str(error)) from error
+    return path
+
+
+_JSON = click.option(
+    "--json", "json_path", metavar="PATH", callback=_writable, help="Write the result as JSON."
+)
 _LABELS = click.option("--labels", metavar="KEY", help="Name of the labels in the data.")
 _RUNTIME = _options(
     click.option(
@@ -125,8 +139,10 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
 )
 @click.option("--eval", "evaluation", metavar="SRC", help="Labelled data for the accuracy.")
 @_JSON
-@click.option("--report", "html_path", metavar="PATH.html", help="Write the result as a page.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--report", "html_path", metavar="PATH.html", callback=_writable, help="Write the result as a page."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--dry-run", is_flag=True, help="Check everything, print the expected cost, write nothing.")
 @click.option("-q", "--quiet", "silent", is_flag=True, help="No progress.")
 @_guarded

@@ -84,7 +84,7 @@ def correct_statistics(
     ours = Walk(runtime, plan, theirs, budget // 2)
     ours.index = theirs.index
     for stage in plan.stages:
-        layers = [layer for layer in stage.layers if len(layer.uses) == 1 and layer.uses[0].bias]
+        layers = [layer for layer in stage.layers if _has_bias(layer)]
         ys = [layer.uses[0].y for layer in layers]
         wanted = {layer.name: _Statistics() for layer in layers}
         found = {layer.name: _Statistics() for layer in layers}
@@ -117,6 +117,10 @@ def correct_statistics(
         ours.step(corrected)
         advance(len(stage.layers))
     return corrected
+
+
+def _has_bias(layer: Layer) -> bool:
+    return len(layer.uses) == 1 and layer.uses[0].bias is not None and layer.uses[0].bias_scale != 0
 
 
 def _matched(
@@ -169,7 +173,8 @@ def reestimate_batch_normalization(
         if node.attributes.get_int("training_mode", 0) or node.inputs[0] is None:
             continue
         name = str(node.inputs[0].name)
-        session = open_part(runtime, extract(model, [str(v.name) for v in model.graph.inputs], [name]))
+        names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        session = open_part(runtime, extract(model, names, [name]), feeds[0])
         fed = [spec.name for spec in session.inputs]
         found = _Statistics()
         for feed in feeds:

@@ -1,6 +1,7 @@
 """How far a changed model's outputs are from the dense ones: what allocation minimises.
 
 * ``error``: squared relative error, ``||y' - y||^2 / ||y||^2``, averaged over the float outputs.
+* ``changed``: share of the numbers that differ, for models without any float output (class numbers).
 * ``kl``: Kullback-Leibler divergence of the class probabilities, mean over samples, in nats (class scores
   are turned into probabilities by softmax).
 """
@@ -26,8 +27,8 @@ class Damage:
     """Damage summed over batches.
 
     Args:
-        measure: ``error`` or ``kl``.
-        names: the outputs to compare; only floating-point ones count.
+        measure: ``error``, ``kl`` or ``changed``.
+        names: the outputs to compare; only floating-point ones count, for ``changed`` all.
     """
 
     measure: str
@@ -38,17 +39,25 @@ class Damage:
         """Add one batch; both have arrays of equal shapes for every name."""
         for name in self.names:
             y, z = dense[name], changed[name]
+            if self.measure == "changed":
+                total = self._sums.setdefault(name, [0.0, 0.0])
+                total[0] += float(np.count_nonzero(y != z))
+                total[1] += y.size
+                continue
             if y.dtype.kind in "iub" or y.dtype == object:
                 continue
             y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
             if self.measure == "kl":
                 log_p, log_q = _log_probabilities(y), _log_probabilities(z)
-                total[0] += float(np.sum(np.exp(log_p) * (log_p - log_q)))
+                p, difference = np.exp(log_p), np.zeros_like(log_p)
+                np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
+                total[0] += float(np.sum(p * difference))
                 total[1] += log_p[..., 0].size
             else:
-                total[0] += float(np.sum((z - y) ** 2))
-                total[1] += float(np.sum(y**2))
+                difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
+                total[0] += float(np.sum(difference**2))
+                total[1] += float(np.sum(y[np.isfinite(y)] ** 2))
 
     @property
     def value(self) -> float:
@@ -60,13 +69,16 @@ class Damage:
 def choose_measure(asked: str, outputs: Outputs) -> str:
     """The measure for a model, from what it gives for one batch.
 
-    ``auto`` takes ``kl`` for class scores: a single float output of shape (samples, classes).
+    ``auto`` takes ``kl`` for class scores: a single float output of shape (samples, classes). Without any
+    float output it is ``changed``.
 
     Raises:
         OptionError: an unknown measure, or ``kl`` for a model without class scores.
     """
     floats = [y for y in outputs.values() if y.dtype.kind not in "iubOSU"]
     scores = len(floats) == 1 and floats[0].ndim == 2 and floats[0].shape[1] > 1
+    if asked in ("auto", "error") and not floats:
+        return "changed"
     if asked == "auto":
         return "kl" if scores else "error"
     if asked not in ("kl", "error"):

@@ -28,10 +28,12 @@ from obs_onnx.passes.segments import Plan, Stage
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, prepare, solve_levels
+from obs_onnx.threads import threads_for
 from obs_onnx.walk import Values, Walk
 
 __all__ = ["SolveOptions", "Solved", "damage_curves", "solve_layers"]
 
+WIDE = 1024
 Tensors = dict[str, NDArray[np.floating]]
 
 
@@ -92,21 +94,24 @@ class _Solver:
         self._w_GOI = layer.layout.to_matrix(_stored(model, layer.name))
         self._stored_bias = _stored(model, self._bias) if self._bias else None
         self._moments = moments.centred() if self._bias else moments.raw()
-        self._problem = prepare(
-            self._moments.h, self._w_GOI, self._moments.c, self._moments.energy, options.damping
-        )
+        with threads_for(layer.layout.goi[2]):
+            self._problem = prepare(
+                self._moments.h, self._w_GOI, self._moments.c, self._moments.energy, options.damping
+            )
 
-    def solve(self, removed: Sequence[int]) -> list[Solved]:
-        """Solutions with so many weights set to zero."""
+    def solve(self, removed: Sequence[int], effort: str | None = None) -> list[Solved]:
+        """Solutions with so many weights set to zero; ``effort`` as in the solvers."""
         options, layer = self._options, self._layer
-        solutions = solve_levels(
-            self._problem,
-            [count / layer.size for count in removed],
-            options.pattern,
-            options.method,
-            options.seed,
-            refit=options.compensate and options.refit,
-        )
+        with threads_for(layer.layout.goi[2]):
+            solutions = solve_levels(
+                self._problem,
+                [count / layer.size for count in removed],
+                options.pattern,
+                options.method,
+                options.seed,
+                refit=options.compensate and options.refit,
+                effort=effort,
+            )
         return [self._finished(solution) for solution in solutions]
 
     def _finished(self, solution: Solution) -> Solved:
@@ -135,17 +140,18 @@ def _observe(
     """
     for layer in stage.layers:
         use = layer.uses[0]
-        if len(layer.uses) > 1:
-            for each in layer.uses:
-                moments[layer.name].update(tapped[each.x], each.geometry)
-        elif pruned is None:
-            moments[layer.name].update(before[use.x], use.geometry)
-        else:
-            target = tapped[use.y]
-            for skip in stage.skips[use.y]:
-                if before[skip].shape == target.shape:
-                    target = target + (before[skip] - pruned[skip])
-            moments[layer.name].update(pruned[use.x], use.geometry, target)
+        with threads_for(layer.layout.goi[2]):
+            if len(layer.uses) > 1:
+                for each in layer.uses:
+                    moments[layer.name].update(tapped[each.x], each.geometry)
+            elif pruned is None:
+                moments[layer.name].update(before[use.x], use.geometry)
+            else:
+                target = tapped[use.y]
+                for skip in stage.skips[use.y]:
+                    if before[skip].shape == target.shape:
+                        target = target + (before[skip] - pruned[skip])
+                moments[layer.name].update(pruned[use.x], use.geometry, target)
 
 
 def _moments(stage: Stage, targeted: bool) -> dict[str, Moments]:
@@ -238,6 +244,7 @@ def damage_curves(
                 advance(1)
                 continue
             bias = bias_of(layer)
+            wide = layer.layout.goi[2] >= WIDE
             fed = [layer.name] + ([bias] if bias else [])
             solver = _Solver(model, layer, moments.pop(layer.name), options)
             run = testing.part(around, plan.outputs, fed)
@@ -248,10 +255,11 @@ def damage_curves(
                 run: Callable[[Values], Values] = run,
                 solver: _Solver = solver,
                 fed: list[str] = fed,
+                wide: bool = wide,
             ) -> list[tuple[float, float]]:
                 removed = [round(s * layer.size) for s in sparsities]
                 found = []
-                for solved in solver.solve(removed):
+                for solved in solver.solve(removed, "quick" if wide else None):
                     values = {name: _stored(around, name) for name in fed}
                     for name, array in solved.tensors.items():
                         values[name] = array.astype(values[name].dtype)

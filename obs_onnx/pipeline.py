@@ -129,7 +129,9 @@ def prune(
     start = time.perf_counter()
     zeros = parse_pattern(pattern)
     wanted = _targets(targets, zeros)
-    _check_options(mode, effort, rounds)
+    _check_options(mode, effort, rounds, seed)
+    if zeros.kind == "nm" and layer_sparsity:
+        raise OptionError(f"pattern {zeros} fixes the sparsity of every layer: leave out --layer")
 
     original, name, path = _open_model(model, custom_domains)
     destination = _destination(output, path)
@@ -154,6 +156,9 @@ def prune(
     if wanted.drop is not None and accuracy is None:
         raise DataError("target drop needs labelled data: give --eval with labels")
     first = next(iter(held_out))
+    answer = dense.run(first)
+    if wanted.error is not None and choose_measure("error", answer) != "error":
+        raise OptionError("no output of the model is of a float type, so it has no error: target sparsity or drop")
     run = Trials(
         model=canonical,
         layers=moving,
@@ -167,7 +172,7 @@ def prune(
         ),
         effort=EFFORTS[effort],
         measure=choose_measure(
-            "error" if loss == "auto" and wanted.sparsity is None else loss, dense.run(first)
+            "error" if loss == "auto" and wanted.sparsity is None else loss, answer
         ),
         budget=memory or psutil.virtual_memory().available // 2,
         progress=progress,
@@ -202,10 +207,10 @@ def prune(
 
     best = run.find(wanted, rounds)
     with run.stage("verify"):
-        counts = check_zeros(best.model, choice.pruned, best.removed, zeros)
+        masks = {name: solved.solution.mask for name, solved in best.solved.items()}
+        counts = check_zeros(best.model, choice.pruned, masks, zeros)
         measured = measure(where, canonical, best.model, moving, held_out)
-        weights = {name: solved.solution.w for name, solved in best.solved.items()}
-        bound = network_bound(best.model, moving, measured.isolated_errors, weights, measured.output_norms)
+        bound = network_bound(best.model, moving, measured.isolated_errors, {}, measured.output_norms)
         expected = where.session(serialize(best.model)).run(first)
         check_model(where, best.model, first, expected)
     if destination is not None:
@@ -268,13 +273,15 @@ def _targets(given: Mapping[str, float | str] | Sequence[str] | None, pattern: P
     return wanted
 
 
-def _check_options(mode: str, effort: str, rounds: int) -> None:
+def _check_options(mode: str, effort: str, rounds: int, seed: int) -> None:
     if mode != "weights":
         raise OptionError(f"mode {mode!r} is unknown: use weights")
     if effort not in EFFORTS:
         raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
     if rounds < 1:
         raise OptionError(f"{rounds} rounds: use at least 1")
+    if seed < 0:
+        raise OptionError(f"seed {seed} is negative: use 0 or more")
 
 
 def _open_model(
@@ -295,6 +302,10 @@ def _destination(output: str | os.PathLike[str] | None, path: Path | None) -> Pa
     destination = Path(output)
     if not destination.resolve().parent.is_dir():
         raise OptionError(f"the folder of {destination} does not exist: create it or choose another output")
+    if destination.is_dir():
+        raise OptionError(f"{destination} is a folder: give the name of the file to write")
+    if path is not None and destination.resolve() == path.resolve():
+        raise OptionError(f"{destination} is the model itself: choose another output")
     return destination
 
 

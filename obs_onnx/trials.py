@@ -202,13 +202,20 @@ class Trials:
         best: Attempt | None = None
         for number in range(1, rounds + 1):
             if wanted.sparsity is None:
-                best = self._search(wanted, best)
+                found = self._search(wanted, best)
+                best = found if best is None else self._better(found, best, wanted)
                 continue
             sparsity = 1 - (1 - wanted.sparsity) ** (number / rounds)
             curves = self.curves(sparsity, None if best is None else best.model)
             best = self.attempt(self.shares(curves, sparsity))
         assert best is not None
         return best
+
+    def _better(self, found: Attempt, before: Attempt, wanted: Targets) -> Attempt:
+        """The one that holds with more zeros; if only one or none holds, the one under less strain."""
+        if max(found.strain(wanted), before.strain(wanted)) <= 1:
+            return max(before, found, key=lambda attempt: sum(attempt.removed.values()))
+        return min(before, found, key=lambda attempt: attempt.strain(wanted))
 
     def _search(self, wanted: Targets, before: Attempt | None) -> Attempt:
         """The attempt with the largest sparsity that satisfies the limits on error and accuracy."""

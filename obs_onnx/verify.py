@@ -49,21 +49,21 @@ def measure(
     produced = [name for name in dict.fromkeys(xs + ys + ends) if name not in names]
     whole = _session(runtime, dense, names, produced)
     inside = _session(runtime, pruned, names, ys)
-    alone: Session | None = None
+    alone: list[Session] = []
     error = {layer.name: 0.0 for layer in layers}
     isolated, energy = dict(error), dict(error)
     norms = dict.fromkeys(ends, 0.0)
     for feed in held_out:
         values = {**feed, **_run(whole, feed)}
         actual = _run(inside, feed)
-        alone = alone or _session(runtime, _declared(pruned, values), xs, ys)
-        single = _run(alone, values)
+        alone = alone or _alone(runtime, pruned, xs, ys, values)
+        single = {name: y for session in alone for name, y in _run(session, values).items()}
         for name in ends:
             norms[name] += _energy(values[name])
         for layer, use in uses:
             y, goi = values[use.y], layer.layout.goi
-            error[layer.name] += _energy(actual[use.y] - y)
-            isolated[layer.name] += _energy(single[use.y] - y)
+            error[layer.name] += _energy(_difference(actual[use.y], y))
+            isolated[layer.name] += _energy(_difference(single[use.y], y))
             energy[layer.name] += _energy(_centred(y, layer, goi))
     relative = {
         name: float(np.sqrt(value / energy[name])) if energy[name] else 0.0 for name, value in error.items()
@@ -80,12 +80,14 @@ def _centred(y: NDArray[Any], layer: Layer, goi: tuple[int, int, int]) -> NDArra
     return np.asarray(y_GNO - y_GNO.mean(axis=1, keepdims=True))
 
 
-def _declared(model: ir.Model, values: Values) -> ir.Model:
-    for node in model.graph:
-        for value in node.outputs:
-            if value.dtype is None and value.name is not None and value.name in values:
-                value.dtype = ir.DataType.from_numpy(values[value.name].dtype)
-    return model
+def _alone(
+    runtime: Runtime, model: ir.Model, xs: Sequence[str], ys: Sequence[str], values: Values
+) -> list[Session]:
+    """Sessions in which every layer gets ``xs`` from outside; a ``y`` that is some layer's ``x`` has its own."""
+    apart = [y for y in ys if y not in set(xs)]
+    cuts = [(xs, apart)] if apart else []
+    cuts += [([x for x in xs if x != y], [y]) for y in ys if y in set(xs)]
+    return [open_part(runtime, extract(model, starts, ends), values) for starts, ends in cuts]
 
 
 def _session(runtime: Runtime, model: ir.Model, inputs: Sequence[str], outs: Sequence[str]) -> Session:
@@ -96,17 +98,29 @@ def _run(session: Session, values: Values) -> dict[str, NDArray[Any]]:
     return session.run({spec.name: values[spec.name] for spec in session.inputs})
 
 
+def _difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
+    """``a - b`` in float64; equal infinities (masked scores) do not differ."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return np.asarray(np.subtract(a, b, out=np.zeros_like(a), where=a != b))
+
+
 def _energy(y: NDArray[Any]) -> float:
     return float(np.sum(np.square(y.astype(np.float64, copy=False)))) if y.dtype.kind not in "OSUb" else 0.0
 
 
 def check_zeros(
-    model: ir.Model, layers: Sequence[Layer], removed: Mapping[str, int], pattern: Pattern
+    model: ir.Model, layers: Sequence[Layer], masks: Mapping[str, NDArray[np.bool_]], pattern: Pattern
 ) -> dict[str, int]:
     """Zero weights of each layer, counted in the model itself.
 
+    Args:
+        model: the pruned one.
+        layers: that may have lost weights.
+        masks: kept weights of each layer in canonical form; a layer without an entry promised nothing.
+        pattern: that the masks must follow (a kept weight may be zero all the same).
+
     Raises:
-        VerificationError: a layer has fewer zeros than it should, or breaks the pattern.
+        VerificationError: a removed weight is not zero, or a mask breaks the pattern.
     """
     zeros: dict[str, int] = {}
     for layer in layers:
@@ -114,11 +128,12 @@ def check_zeros(
         assert tensor is not None
         w_GOI = layer.layout.to_matrix(tensor.numpy())
         zeros[layer.name] = int(np.count_nonzero(w_GOI == 0))
-        if zeros[layer.name] < removed.get(layer.name, 0):
-            raise VerificationError(
-                f"layer {layer.name} has {zeros[layer.name]} zeros where {removed[layer.name]} were promised"
-            )
-        if layer.name in removed and not follows(w_GOI != 0, pattern):
+        mask = masks.get(layer.name)
+        if mask is None:
+            continue
+        if wrong := np.count_nonzero(w_GOI[~mask]):
+            raise VerificationError(f"layer {layer.name} has {wrong} weights that should be zero and are not")
+        if not mask.all() and not follows(mask, pattern):
             raise VerificationError(f"layer {layer.name} breaks the pattern {pattern}")
     return zeros
 
@@ -144,9 +159,12 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
     for name, y in _run(session, feed).items():
         reference = expected[name]
         if y.dtype.kind == "f":
-            scale = float(np.max(np.abs(reference), initial=0.0)) or 1.0
+            finite = np.abs(reference[np.isfinite(reference)]).astype(np.float64)
+            scale = float(np.max(finite, initial=0.0)) or 1.0
             tolerance = 1e-4 if y.dtype.itemsize >= 4 else 1e-2
-            same = bool(np.all(np.abs(y.astype(np.float64) - reference) <= tolerance * scale))
+            same = y.shape == reference.shape and np.allclose(
+                y.astype(np.float64), reference, rtol=0, atol=tolerance * scale, equal_nan=True
+            )
         else:
             same = bool(np.array_equal(y, reference))
         if not same:

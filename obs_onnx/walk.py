@@ -22,19 +22,24 @@ __all__ = ["Values", "Walk", "open_part"]
 Values = Mapping[str, NDArray[Any]]
 
 
-def open_part(runtime: Runtime, part: ir.Model) -> Session:
-    """A session for a model in memory (external tensors are read now)."""
+def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Session:
+    """A session for a model in memory (external tensors are read now).
+
+    Args:
+        runtime: where it runs.
+        part: the model.
+        fed: values that its inputs will get. Their types count where inference missed them, and their ranks
+            in place of declared shapes, which exporters leave behind with the batch of a trace.
+    """
+    for value in part.graph.inputs:
+        if fed is not None and value.name in fed:
+            array = fed[value.name]
+            value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
+            value.shape = ir.Shape([None] * array.ndim)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     return runtime.session(ir.to_proto(part).SerializeToString())
-
-
-def _declare_types(part: ir.Model, batch: Values) -> None:
-    """Inputs of a part need an element type, which inference may have missed; the arrays know it."""
-    for value in part.graph.inputs:
-        if value.dtype is None:
-            value.dtype = ir.DataType.from_numpy(batch[str(value.name)].dtype)
 
 
 class Walk:
@@ -82,8 +87,7 @@ class Walk:
         session: Session | None = None
         if wanted:
             part = extract(model, [*inputs, *self._batches[0]], wanted)
-            _declare_types(part, self._batches[0])
-            session = open_part(self._runtime, part)
+            session = open_part(self._runtime, part, self._batches[0])
         fed = [spec.name for spec in session.inputs] if session else []
 
         def run(batch: Values) -> dict[str, NDArray[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from obs_onnx.report.advice import advice
 from obs_onnx.report.console import print_bench, print_evaluation, print_inspection, print_report
-from obs_onnx.report.files import compressed_bytes, write_json
+from obs_onnx.report.files import check_writable, compressed_bytes, write_json
 from obs_onnx.report.html import write_html
 from obs_onnx.report.progress import Advance, Progress, quiet, terminal_progress
 from obs_onnx.report.result import Figures, Latency, LayerResult, Report
@@ -17,6 +17,7 @@ __all__ = [
     "Progress",
     "Report",
     "advice",
+    "check_writable",
     "compressed_bytes",
     "print_bench",
     "print_evaluation",

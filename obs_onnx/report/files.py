@@ -11,7 +11,22 @@ from pathlib import Path
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.report.result import jsonable
 
-__all__ = ["compressed_bytes", "write_json", "write_text"]
+__all__ = ["check_writable", "compressed_bytes", "write_json", "write_text"]
+
+
+def check_writable(path: str | os.PathLike[str]) -> None:
+    """Fail now rather than after hours if ``path`` cannot be written; nothing is touched.
+
+    Raises:
+        OptionError: its folder does not exist or is read-only, or it is a folder itself.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise OptionError(f"cannot write {path}: it is a folder")
+    if not target.parent.is_dir():
+        raise OptionError(f"cannot write {path}: its folder does not exist")
+    if not os.access(target if target.exists() and not target.is_file() else target.parent, os.W_OK):
+        raise OptionError(f"cannot write {path}: permission denied")
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

@@ -58,8 +58,10 @@ def admm_levels(
     diagonal = np.einsum("gii->gi", a)
     inverses = []
     for rho in penalties:
-        diagonal[...] = 1.0 + rho
-        inverses.append(inverse_of(a.astype(np.float32)))
+        if ("admm", rho) not in problem.shared:
+            diagonal[...] = 1.0 + rho
+            problem.shared["admm", rho] = inverse_of(a.astype(np.float32))
+        inverses.append(problem.shared["admm", rho])
     del a, diagonal
     for sparsity in sparsities:
         mask = project(best * best, sparsity, pattern)

@@ -63,7 +63,9 @@ def _masks(
     effort: str | None,
 ) -> Iterator[NDArray[np.bool_]]:
     if method == "obs":
-        path = obs_path(problem, pattern)
+        if pattern not in problem.shared:
+            problem.shared[pattern] = obs_path(problem, pattern)
+        path = problem.shared[pattern]
         for sparsity in sparsities:
             yield path.mask(sparsity)
     elif method == "admm":
@@ -107,7 +109,7 @@ def solve_levels(
     solutions = []
     for mask in _masks(problem, sparsities, pattern, method, seed, effort):
         exact = refit or method in ("obs", "admm")
-        w = refit_on(problem, mask) if exact else problem.w * mask
+        w = refit_on(problem, mask, 1e-3 if effort == "quick" else 1e-9) if exact else problem.w * mask
         solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, method))
     return solutions
 
@@ -172,7 +174,8 @@ def solve_layer_levels(
             until Cholesky succeeds, see :attr:`Solution.damping`.
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
-        effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.
+        effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Quick also
+            ends iterative refits early, at a relative residual of 1e-3.
 
     Returns:
         One :class:`Solution` per sparsity, in the order given.

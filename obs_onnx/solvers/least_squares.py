@@ -114,7 +114,7 @@ def conjugate_gradients(
             x += step[:, None] * p
             r -= step[:, None] * q
             fresh = np.einsum("oi,oi->o", r, r)
-            if fresh.max() < 1e-8:
+            if fresh.max() < max(1e-8, tolerance**2):
                 break
             p *= (fresh / np.maximum(energy, np.finfo(np.float32).tiny))[:, None]
             p += r
@@ -123,12 +123,13 @@ def conjugate_gradients(
     return w
 
 
-def refit(problem: Problem, mask: Mask) -> Float:
+def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
     """Best weights on a support.
 
     Args:
         problem: the layer.
         mask: (G, O, I) kept weights.
+        tolerance: relative residual of the normal equations where conjugate gradients solve them.
 
     Returns:
         (G, O, I) weights, exactly zero outside the support, least squares optimal on it.
@@ -139,13 +140,14 @@ def refit(problem: Problem, mask: Mask) -> Float:
     w = np.empty(mask.shape)
     for group in range(groups):
         kept = mask[group].sum(axis=1)
+        iterations = _CG_ITERATIONS if tolerance < 1e-6 else _CG_ITERATIONS / 3
         if columns >= _CG_COLUMNS:
             smaller = np.minimum(kept, columns - kept).astype(np.float64)
             direct = (smaller**3).sum() / 75e9 + (smaller**2).sum() * 4e-9
-            iterative = 2.0 * len(kept) * columns**2 * (_CG_ITERATIONS / 60e9 + 4 / 30e9)
+            iterative = 2.0 * len(kept) * columns**2 * (iterations / 60e9 + 4 / 30e9)
             if iterative < direct and len(np.unique(mask[group], axis=0)) > len(kept) // 2:
                 w[group] = conjugate_gradients(
-                    problem.a[group], problem.b[group], mask[group], problem.optimum[group]
+                    problem.a[group], problem.b[group], mask[group], problem.optimum[group], tolerance
                 )
                 continue
         supports: dict[bytes, list[int]] = {}

@@ -65,7 +65,7 @@ class ObsPath:
             ranked = np.argsort(key, kind="stable")
             widths = np.minimum(width, self.columns - width * self.order).ravel()
             removed = np.concatenate([[0], np.cumsum(widths[ranked])])
-            best = int(np.argmin(np.abs(removed - round(sparsity * size))))
+            best = int(np.searchsorted(removed, round(sparsity * size)))
             taken = np.bincount(ranked[:best] // steps, minlength=groups * rows).reshape(groups, rows)
         gone = np.arange(steps) < taken[..., None]
         g, o, _ = np.nonzero(gone)

@@ -93,7 +93,7 @@ def project(scores_GOI: NDArray[np.floating], sparsity: float, pattern: Pattern)
     Args:
         scores_GOI: non-negative worth of every weight.
         sparsity: share of the weights to remove, in [0, 1]. An N:M pattern fixes it: 0 keeps everything,
-            anything else follows the pattern. Blocks come as close as whole blocks allow.
+            anything else follows the pattern. Of blocks as many go as it takes to reach the share.
         pattern: see there.
 
     Raises:
@@ -117,7 +117,7 @@ def project(scores_GOI: NDArray[np.floating], sparsity: float, pattern: Pattern)
         total, sizes = _fill_up(scores_GOI, pattern)
         order = np.argsort((total / sizes).ravel(), kind="stable")
         removed = np.concatenate([[0], np.cumsum(sizes.ravel()[order])])
-        count = int(np.argmin(np.abs(removed - sparsity * scores_GOI.size)))
+        count = int(np.searchsorted(removed, round(sparsity * scores_GOI.size)))
         keep = np.ones(order.size, bool)
         keep[order[:count]] = False
         blocks = keep.reshape(total.shape)

@@ -11,8 +11,10 @@ what the data do not determine stays as it was.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,6 +56,11 @@ class Problem:
     def inverse(self) -> Float:
         """A^-1, (G, I, I)."""
         return np.asarray(inverse_of(self.a), dtype=np.float64)
+
+    @cached_property
+    def shared(self) -> dict[Hashable, Any]:
+        """What solvers computed for this problem and may need again, by their own keys."""
+        return {}
 
     @cached_property
     def optimum(self) -> Float:
