@@ -13,7 +13,7 @@ Both walk through the model stage by stage (:mod:`obs_onnx.walk`):
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +117,9 @@ class _Solver:
     def _finished(self, solution: Solution) -> Solved:
         layer = self._layer
         if not self._options.compensate:
-            return Solved(solution, {layer.name: layer.layout.to_tensor(self._w_GOI * solution.mask)})
+            w_GOI = self._w_GOI * solution.mask
+            solution = replace(solution, w=w_GOI, error=self._problem.error(w_GOI))
+            return Solved(solution, {layer.name: layer.layout.to_tensor(w_GOI)})
         tensors: Tensors = {layer.name: layer.layout.to_tensor(solution.w)}
         if self._bias and self._stored_bias is not None:
             stored, scale = self._stored_bias, layer.uses[0].bias_scale

@@ -158,7 +158,9 @@ def prune(
     first = next(iter(held_out))
     answer = dense.run(first)
     if wanted.error is not None and choose_measure("error", answer) != "error":
-        raise OptionError("no output of the model is of a float type, so it has no error: target sparsity or drop")
+        raise OptionError(
+            "no output of the model is of a float type, so it has no error: target sparsity or drop"
+        )
     run = Trials(
         model=canonical,
         layers=moving,
@@ -171,9 +173,7 @@ def prune(
             criterion, zeros, damping, compensate, sequential=sequential and compensate, seed=seed
         ),
         effort=EFFORTS[effort],
-        measure=choose_measure(
-            "error" if loss == "auto" and wanted.sparsity is None else loss, answer
-        ),
+        measure=choose_measure("error" if loss == "auto" and wanted.sparsity is None else loss, answer),
         budget=memory or psutil.virtual_memory().available // 2,
         progress=progress,
         dense=dense,

@@ -59,7 +59,7 @@ def measure(
         alone = alone or _alone(runtime, pruned, xs, ys, values)
         single = {name: y for session in alone for name, y in _run(session, values).items()}
         for name in ends:
-            norms[name] += _energy(values[name])
+            norms[name] += _energy(_finite(values[name]))
         for layer, use in uses:
             y, goi = values[use.y], layer.layout.goi
             error[layer.name] += _energy(_difference(actual[use.y], y))
@@ -83,7 +83,7 @@ def _centred(y: NDArray[Any], layer: Layer, goi: tuple[int, int, int]) -> NDArra
 def _alone(
     runtime: Runtime, model: ir.Model, xs: Sequence[str], ys: Sequence[str], values: Values
 ) -> list[Session]:
-    """Sessions in which every layer gets ``xs`` from outside; a ``y`` that is some layer's ``x`` has its own."""
+    """Sessions that give every layer its ``x`` from outside, those whose ``y`` is a layer's ``x`` apart."""
     apart = [y for y in ys if y not in set(xs)]
     cuts = [(xs, apart)] if apart else []
     cuts += [([x for x in xs if x != y], [y]) for y in ys if y in set(xs)]
@@ -102,6 +102,10 @@ def _difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:
     """``a - b`` in float64; equal infinities (masked scores) do not differ."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     return np.asarray(np.subtract(a, b, out=np.zeros_like(a), where=a != b))
+
+
+def _finite(y: NDArray[Any]) -> NDArray[Any]:
+    return np.where(np.isfinite(y), y, 0) if y.dtype.kind not in "OSU" else y
 
 
 def _energy(y: NDArray[Any]) -> float:

@@ -204,9 +204,11 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
             assert weight is not None
             found.setdefault(weight, []).append((node, linear))
 
-    layers = []
+    layers, living = [], _living(model.graph)
     for weight, uses in found.items():
         reason = _why_frozen(weight, uses)
+        if not any(node in living for node, _ in uses):
+            reason = "no output of the model depends on it"
         if reason is not None:
             frozen.update((node, reason) for node, _ in uses)
             continue
@@ -215,6 +217,18 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
             Layer(str(weight.name), key(first), linear.layout, tuple(_use(node, lin) for node, lin in uses))
         )
     return layers, [Frozen(str(node.name), key(node), reason) for node, reason in frozen.items()]
+
+
+def _living(graph: ir.Graph) -> set[ir.Node]:
+    """Nodes that an output of the graph, or a body inside it, depends on."""
+    living: set[ir.Node] = set()
+    for node in reversed(graph):
+        for value in node.outputs:
+            users = (usage.node for usage in value.uses())
+            if value.is_graph_output() or any(user.graph is not graph or user in living for user in users):
+                living.add(node)
+                break
+    return living
 
 
 def _computed_weight(node: ir.Node) -> str | None:

@@ -96,7 +96,7 @@ def _skips(value: ir.Value, live: set[str]) -> tuple[str, ...]:
     found: list[str] = []
     while not value.is_graph_output() and len(uses := value.uses()) == 1:
         node, position = next(iter(uses))
-        if node.op_type != "Add" or node.domain not in ("", "ai.onnx"):
+        if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
             break
         other = node.inputs[1 - position]
         if other is None or other is value:
@@ -182,6 +182,7 @@ def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> i
     graph.inputs.extend(kept)
     for value in kept:
         graph.initializers.pop(str(value.name), None)
-    part = ir.Model(graph, ir_version=model.ir_version, functions=list(model.functions.values()))
+    version = max(model.ir_version, 4)  # before, initializers had to be inputs as well
+    part = ir.Model(graph, ir_version=version, functions=list(model.functions.values()))
     part.opset_imports.update(model.opset_imports)
     return part
