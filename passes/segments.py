@@ -158,7 +158,8 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
             for value in needed
             if not depends.get(value, 0) & unsolved and not value.is_initializer()
         )
-        skips = {use.y: _skips(values[use.y], set(live)) for layer in members for use in layer.uses}
+        ys = [use.y for layer in members for use in layer.uses if use.y in values]
+        skips = {y: _skips(values[y], set(live)) for y in ys}
         built.append(Stage(tuple(members), tuple(live), skips))
     return Plan(tuple(built), tuple(str(value.name) for value in graph.outputs))
 
