@@ -12,18 +12,32 @@ import onnx_ir as ir
 
 from obs_onnx.bench import bench
 from obs_onnx.model_file import serialize
-from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.macs import count_macs
+from obs_onnx.passes.segments import extract
 from obs_onnx.report.files import compressed_bytes
 from obs_onnx.report.result import Figures, Latency, LayerResult
 from obs_onnx.runtimes import Runtime
 from obs_onnx.trials import Attempt
+from obs_onnx.walk import Values, open_part
 
-__all__ = ["figures", "layer_line", "timed"]
+__all__ = ["figures", "layer_line", "measured_macs", "timed"]
 
 
-def figures(model: ir.Model, path: Path | None, accuracy: float | None) -> Figures:
+def measured_macs(runtime: Runtime, model: ir.Model, sample: Values) -> int:
+    """Multiply-accumulates of one run on ``sample``, from the shapes that every value really has."""
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
+    session = open_part(runtime, extract(model, inputs, values))
+    found = session.run({spec.name: sample[spec.name] for spec in session.inputs})
+    return count_macs(model, {name: array.shape for name, array in {**sample, **found}.items()})
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))
+
+
+def figures(model: ir.Model, path: Path | None, accuracy: float | None, macs: int | None) -> Figures:
     """Sizes of a model and of its files."""
     parameters = nonzero = 0
     for value in model.graph.initializers.values():
@@ -35,7 +49,7 @@ def figures(model: ir.Model, path: Path | None, accuracy: float | None) -> Figur
     return Figures(
         parameters=parameters,
         nonzero=nonzero,
-        macs=count_macs(canonicalize(model)),
+        macs=macs,
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
         compressed_bytes=compressed_bytes(files) if files else None,
         accuracy=accuracy,

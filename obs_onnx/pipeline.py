@@ -21,7 +21,7 @@ from obs_onnx.bound import network_bound
 from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
 from obs_onnx.evaluate import evaluate_sessions
-from obs_onnx.figures import figures, layer_line, timed
+from obs_onnx.figures import figures, layer_line, measured_macs, timed
 from obs_onnx.layerwise import SolveOptions
 from obs_onnx.model_file import from_proto, load_model, save_model, serialize
 from obs_onnx.passes.canonical import canonicalize
@@ -182,12 +182,13 @@ def prune(
         fixed=fixed,
         correct=compensate and (not sequential if correct is None else correct),
     )
+    macs = measured_macs(where, canonical, next(iter(held_out.rebatch(1))))
     run.seconds["open"] = time.perf_counter() - start
     notes = [*source.notes]
     if zeros.kind != "nm":
         progress.say(_plan_note(run))
     if dry_run:
-        size = figures(original, path, accuracy)
+        size = figures(original, path, accuracy, macs)
         report = Report(
             model=name,
             output=None,
@@ -223,7 +224,10 @@ def prune(
                 raise
     lost = best.drop
     reached_accuracy = None if accuracy is None or lost is None else accuracy - lost
-    before, after = figures(original, path, accuracy), figures(best.model, destination, reached_accuracy)
+    before, after = (
+        figures(original, path, accuracy, macs),
+        figures(best.model, destination, reached_accuracy, macs),
+    )
     if latency:
         with run.stage("latency"):
             before, after = timed(
