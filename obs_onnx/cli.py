@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -53,8 +54,17 @@ def _writable(context: click.Context, parameter: click.Parameter, path: str | No
         try:
             check_writable(path)
         except OptionError as error:
-            raise click.BadParameter(str(error)) from error
+            click.echo(f"obs-onnx: {error}", err=True)
+            context.exit(EXIT_INPUT)
     return path
+
+
+def _distinct(*paths: str | None) -> None:
+    """No file may be written over another one of the same command."""
+    given = [path for path in paths if path is not None]
+    for number, path in enumerate(given):
+        if os.path.realpath(path) in map(os.path.realpath, given[:number]):
+            raise OptionError(f"{path} is given twice: every file needs a name of its own")
 
 
 _JSON = click.option(
@@ -165,6 +175,7 @@ def prune(
     from obs_onnx.report import print_report, terminal_progress, write_html, write_json
     from obs_onnx.targets import parse_bytes
 
+    _distinct(model, options["output"], json_path, html_path)
     result = run(
         model,
         targets=targets,
@@ -194,6 +205,7 @@ def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> 
     from obs_onnx.inspection import inspect as run
     from obs_onnx.report import print_inspection, write_json
 
+    _distinct(model, json_path)
     result = run(model, custom_domains=custom_domain)
     print_inspection(model, result.layers, result.frozen, result.totals)
     if json_path:
@@ -224,6 +236,7 @@ def bench(
     from obs_onnx.runtimes import open_runtime
 
     for path in models:
+        _distinct(path, json_path)
         load_model(path, custom_domains=custom_domain)
     result = run(models, open_runtime(runtime, threads, custom_ops), batch=batch, seconds=seconds)
     rows = result.rows(models)
@@ -263,6 +276,7 @@ def evaluate(
 
     for path in (model, against):
         if path is not None:
+            _distinct(path, json_path)
             load_model(path, custom_domains=custom_domain)
     result = run(
         model, data, labels_key=labels, against=against, runtime=open_runtime(runtime, threads, custom_ops)
