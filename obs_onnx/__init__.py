@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obs_onnx.bench import bench
-    from obs_onnx.evaluate import evaluate
+    from obs_onnx.evaluation import evaluate
     from obs_onnx.inspection import inspect
     from obs_onnx.pipeline import Pruned, prune
+    from obs_onnx.timing import bench
 
 __version__ = "0.1.0"
 
@@ -22,8 +22,8 @@ __all__ = ["Pruned", "__version__", "bench", "evaluate", "inspect", "prune"]
 
 _HOMES = {
     "Pruned": "pipeline",
-    "bench": "bench",
-    "evaluate": "evaluate",
+    "bench": "timing",
+    "evaluate": "evaluation",
     "inspect": "inspection",
     "prune": "pipeline",
 }

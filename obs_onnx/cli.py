@@ -230,10 +230,10 @@ def bench(
     json_path: str | None,
 ) -> None:
     """Time MODELS side by side; ratios are to the first."""
-    from obs_onnx.bench import bench as run
     from obs_onnx.model_file import load_model
     from obs_onnx.report import print_bench, write_json
     from obs_onnx.runtimes import open_runtime
+    from obs_onnx.timing import bench as run
 
     for path in models:
         _distinct(path, json_path)
@@ -269,7 +269,7 @@ def evaluate(
     json_path: str | None,
 ) -> None:
     """Measure the accuracy of MODEL, and how far it is from a reference."""
-    from obs_onnx.evaluate import evaluate as run
+    from obs_onnx.evaluation import evaluate as run
     from obs_onnx.model_file import load_model
     from obs_onnx.report import print_evaluation, write_json
     from obs_onnx.runtimes import open_runtime

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.bench import bench
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.macs import count_macs
@@ -18,6 +17,7 @@ from obs_onnx.passes.segments import extract
 from obs_onnx.report.files import compressed_bytes
 from obs_onnx.report.result import Figures, Latency, LayerResult
 from obs_onnx.runtimes import Runtime
+from obs_onnx.timing import bench
 from obs_onnx.trials import Attempt
 from obs_onnx.walk import Values, open_part
 

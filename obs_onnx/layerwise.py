@@ -314,7 +314,9 @@ def solve_layers(
         for layer in stage.layers:
             count = removed.get(layer.name, 0)
             if count or (options.sequential and options.compensate):
-                solved = _Solver(model, layer, moments.pop(layer.name), options).solve([count])[0]
+                solved = _Solver(model, layer, moments.pop(layer.name), options).solve(
+                    [count], None if layer.layout.goi[2] >= WIDE else "thorough"
+                )[0]
                 results[layer.name] = solved
                 tensors.update(solved.tensors)
             advance(1)

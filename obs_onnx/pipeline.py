@@ -20,7 +20,7 @@ import psutil
 from obs_onnx.bound import network_bound
 from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
-from obs_onnx.evaluate import evaluate_sessions
+from obs_onnx.evaluation import evaluate_sessions
 from obs_onnx.figures import figures, layer_line, measured_macs, timed
 from obs_onnx.layerwise import SolveOptions
 from obs_onnx.model_file import from_proto, load_model, save_model, serialize
@@ -41,7 +41,7 @@ from obs_onnx.verify import check_model, check_zeros, measure
 __all__ = ["Pruned", "prune"]
 
 BATCH = 128
-HELD_OUT = 0.2
+HELD_OUT = 0.125
 DEFAULT_TARGETS = {"error": 0.05}
 
 
@@ -91,7 +91,7 @@ def prune(
         output: file to write; by default ``<stem>.pruned.onnx`` beside a model given as a file, nothing for a
             model in memory.
         calib: calibration data, see :func:`obs_onnx.data.open_source`; by default ``<stem>.calib.npz`` beside
-            the model. One sample of five is held out to measure errors.
+            the model. One sample of eight is held out to measure errors.
         labels: name of the labels in ``calib`` and ``evaluation``; by default ``labels`` if there are any.
         mode: ``weights``.
         targets: such as ``{"sparsity": 0.9}``; all must hold. By default the largest sparsity whose relative

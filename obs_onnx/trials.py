@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocate import Curve, allocate, sparsity_levels
 from obs_onnx.correct import correct_statistics, reestimate_batch_normalization
-from obs_onnx.evaluate import Evaluation, evaluate_sessions
+from obs_onnx.evaluation import Evaluation, evaluate_sessions
 from obs_onnx.layerwise import Solved, SolveOptions, damage_curves, solve_layers
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer

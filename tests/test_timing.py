@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from obs_onnx.bench import bench, compressed_size
 from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.feeds import TensorSpec
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
+from obs_onnx.timing import bench, compressed_size
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # before anything is pinned
 

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.data import open_source
-from obs_onnx.evaluate import Evaluation, Tally, evaluate, evaluate_sessions
+from obs_onnx.evaluation import Evaluation, Tally, evaluate, evaluate_sessions
 from obs_onnx.passes.errors import DataError
 from obs_onnx.runtimes import open_runtime
 
