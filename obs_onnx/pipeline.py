@@ -221,6 +221,7 @@ def prune(
                 check_model(where, load_model(destination, custom_domains=custom_domains), first, expected)
             except VerificationError:
                 destination.unlink()
+                destination.with_name(f"{destination.name}.data").unlink(missing_ok=True)
                 raise
     lost = best.drop
     reached_accuracy = None if accuracy is None or lost is None else accuracy - lost

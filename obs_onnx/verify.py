@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.gram import outputs
+from obs_onnx.model_file import serialize
 from obs_onnx.passes.errors import ModelError, VerificationError
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import extract
@@ -150,12 +151,12 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
     """
     import onnx
 
-    proto = ir.to_proto(model)
     try:
-        if proto.ByteSize() < onnx.checker.MAXIMUM_PROTOBUF:
-            onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(serialize(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerificationError(f"the pruned model does not pass the ONNX checker: {error}") from error
+    except ModelError as error:
+        raise VerificationError(f"the pruned model cannot be checked: {error}") from error
     try:
         session = open_part(runtime, model.clone())
     except ModelError as error:
