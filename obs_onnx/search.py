@@ -50,14 +50,16 @@ def largest(
     log_low = log_high = 0.0
     best: Found[T] | None = None
     correction, failed = 1.0, False
-    for _ in range(trials):
-        guess = _crossing(predict, 0.97 / correction, low, high)
+    for number in range(trials):
+        guess = _crossing(predict, (0.99 if number else 0.97) / correction, low, high)
         if best is not None and failed:
             margin = 0.15 * (high - low)
             if log_high > log_low:
                 secant = low + (high - low) * (0.0 - log_low) / (log_high - log_low)
                 guess = (guess + secant) / 2
             guess = min(max(guess, low + margin), high - margin)
+        if best is not None and not failed and guess - low < tolerance / 2:
+            break
         strain, result = trial(guess)
         log_strain = math.log(max(strain, 1e-12))
         if strain <= 1:
