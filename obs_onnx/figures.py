@@ -13,6 +13,7 @@ import onnx_ir as ir
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.macs import count_macs
+from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.segments import extract
 from obs_onnx.report.files import compressed_bytes
 from obs_onnx.report.result import Figures, Latency, LayerResult
@@ -40,11 +41,9 @@ def _is_tensor(value: ir.Value) -> bool:
 def figures(model: ir.Model, path: Path | None, accuracy: float | None, macs: int | None) -> Figures:
     """Sizes of a model and of its files."""
     parameters = nonzero = 0
-    for value in model.graph.initializers.values():
-        if value.const_value is not None and value.const_value.dtype.is_floating_point():
-            array = value.const_value.numpy()
-            parameters += array.size
-            nonzero += int(np.count_nonzero(array))
+    for tensor in float_tensors(model):
+        parameters += tensor.size
+        nonzero += int(np.count_nonzero(tensor.numpy()))
     files = [] if path is None else [path, *(p for p in [path.with_name(path.name + ".data")] if p.exists())]
     return Figures(
         parameters=parameters,

@@ -11,6 +11,7 @@ from obs_onnx.model_file import load_model
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.layers import Frozen, find_layers
 from obs_onnx.passes.macs import macs_per_node
+from obs_onnx.passes.parameters import float_tensors
 
 __all__ = ["InspectedLayer", "Inspection", "inspect"]
 
@@ -70,11 +71,7 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
         ModelError: see :func:`obs_onnx.model_file.load_model`.
     """
     model = load_model(path, custom_domains=custom_domains)
-    parameters = sum(
-        value.const_value.size
-        for value in model.graph.initializers.values()
-        if value.const_value is not None and value.const_value.dtype.is_floating_point()
-    )
+    parameters = sum(tensor.size for tensor in float_tensors(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
     macs = macs_per_node(canonical)
