@@ -32,8 +32,8 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
             in place of declared shapes, which exporters leave behind with the batch of a trace.
     """
     for value in part.graph.inputs:
-        if fed is not None and value.name in fed:
-            array = fed[value.name]
+        array = None if fed is None else fed.get(str(value.name))
+        if array is not None:
             value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
             value.shape = ir.Shape([None] * array.ndim)
     for value in part.graph.initializers.values():
