@@ -179,7 +179,11 @@ def test_progress_shows_bars_on_a_terminal_only() -> None:
     assert isinstance(output, io.StringIO)
     assert "outer" in output.getvalue()
     assert "2/2" in output.getvalue()
-    assert terminal_progress(console=pipe) is quiet
+    lines = terminal_progress(console=pipe)
+    assert run_stages(lines) == ["outer", "next"]
+    lines.say("a message")
+    assert isinstance(pipe.file, io.StringIO)
+    assert pipe.file.getvalue() == "a message\n"
     assert terminal_progress(console=terminal, silent=True) is quiet
 
 
