@@ -15,6 +15,7 @@ import resource
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -100,7 +101,11 @@ def main() -> None:
     }
     if args.damping is not None:
         options["damping"] = args.damping
-    print(f"effort {args.effort}, criterion {args.criterion}, {os.cpu_count()} cores", flush=True)
+    from obs_onnx.environment import describe_machine
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "scipy", "onnx-ir"))
+    print(f"{describe_machine()['cpu']}, {os.cpu_count()} cores; {packages}")
+    print(f"effort {args.effort}, criterion {args.criterion}, 2,048 calibration images, no retraining")
     print("| net | target | dense | pruned | at least | zeros % | error held out / unseen | seconds | GB |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     context = multiprocessing.get_context("spawn")

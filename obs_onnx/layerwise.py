@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -217,6 +218,8 @@ def damage_curves(
 ) -> dict[str, Curve]:
     """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
 
+    In a context that is damaged itself, what the layer adds to it when dense is subtracted.
+
     Args:
         runtime: where everything runs.
         model: dense, canonical.
@@ -253,6 +256,7 @@ def damage_curves(
 
             def try_levels(
                 sparsities: Sequence[float],
+                base: float = 0.0,
                 layer: Layer = layer,
                 run: Callable[[Values], Values] = run,
                 solver: _Solver = solver,
@@ -268,10 +272,14 @@ def damage_curves(
                     damage = Damage(measure, plan.outputs)
                     for number, expected in enumerate(reference):
                         damage.update(expected, run({**testing[number], **values}))
-                    found.append((damage.value, solved.solution.error))
+                    found.append((max(damage.value - base, 0.0), solved.solution.error))
                 return found
 
-            curves[layer.name] = measure_curve(layer.size, levels, refinements, try_levels)
+            measured: Callable[[Sequence[float]], list[tuple[float, float]]] = try_levels
+            if context is not None:
+                ((base, _),) = try_levels([0.0])
+                measured = partial(try_levels, base=base)
+            curves[layer.name] = measure_curve(layer.size, levels, refinements, measured)
             advance(1)
         fitting.follow(around)
         testing.step(around)

@@ -35,7 +35,7 @@ from obs_onnx.report.result import Report
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, parse_pattern
 from obs_onnx.targets import Targets, parse_targets
-from obs_onnx.trials import EFFORTS, Trials
+from obs_onnx.trials import DAMAGE_SHARE, EFFORTS, Trials
 from obs_onnx.verify import check_model, check_zeros, measure
 
 __all__ = ["Pruned", "prune"]
@@ -161,6 +161,7 @@ def prune(
         raise OptionError(
             "no output of the model is of a float type, so it has no error: target sparsity or drop"
         )
+    macs = measured_macs(where, canonical, next(iter(held_out.rebatch(1))))
     run = Trials(
         model=canonical,
         layers=moving,
@@ -180,9 +181,9 @@ def prune(
         evaluation=judged,
         dense_accuracy=accuracy,
         fixed=fixed,
+        macs=macs,
         correct=compensate and (not sequential if correct is None else correct),
     )
-    macs = measured_macs(where, canonical, next(iter(held_out.rebatch(1))))
     run.seconds["open"] = time.perf_counter() - start
     notes = [*source.notes]
     if zeros.kind != "nm":
@@ -331,11 +332,12 @@ def _plan_note(run: Trials) -> str:
     run.dense.run(feed)
     rows = max((array.shape[0] for array in feed.values() if array.ndim), default=1)
     per_sample = (time.perf_counter() - start) / max(rows, 1)
-    runs = len(run.layers) * (run.effort.levels + run.effort.refinements) / 2
-    held = min(run.effort.held_out, run.held_out.count or run.effort.held_out)
-    seconds = per_sample * (runs * held + 3 * (run.fit.count or run.effort.fit))
+    levels = run.effort.levels_for(len(run.layers), run.macs)
+    samples = run.effort.samples
+    if run.fit.count is not None:
+        samples = min(samples, int(run.fit.count * DAMAGE_SHARE))
+    runs = len(run.layers) * levels * samples / 2 + 4 * (run.fit.count or samples)
     return (
-        f"measuring {len(run.layers)} layers at {run.effort.levels} to "
-        f"{run.effort.levels + run.effort.refinements} sparsities on {held} samples: "
-        f"about {seconds:.0f} s of inference"
+        f"measuring {len(run.layers)} layers at {levels} sparsities or more on {samples} samples: "
+        f"about {runs * per_sample:.0f} s of inference"
     )

@@ -28,29 +28,38 @@ from obs_onnx.targets import Targets
 __all__ = ["EFFORTS", "Attempt", "Effort", "Trials"]
 
 
+MOST_LEVELS = 8
+DAMAGE_SHARE = 0.3
+
+
 @dataclass(frozen=True)
 class Effort:
     """How much measuring is done.
 
     Attributes:
-        levels: sparsities at which each layer's damage is measured at first.
+        levels: sparsities at which each layer's damage is measured at least.
         refinements: further levels per layer, where its curve bends.
-        fit: samples for the moments of the damage curves.
-        held_out: samples on which the damage is measured.
+        samples: on which the damage is measured, at most.
+        macs: multiply-accumulates that measuring may take; cheap models get up to :data:`MOST_LEVELS` levels.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
 
     levels: int
     refinements: int
-    fit: int
-    held_out: int
+    samples: int
+    macs: float
     trials: int
+
+    def levels_for(self, layers: int, macs: int) -> int:
+        """Levels per layer of a model with so many layers and multiply-accumulates."""
+        affordable = self.macs / max(layers * self.samples * macs, 1)
+        return max(self.levels, min(int(affordable), MOST_LEVELS))
 
 
 EFFORTS = {
-    "quick": Effort(levels=4, refinements=0, fit=512, held_out=128, trials=4),
-    "normal": Effort(levels=5, refinements=1, fit=1024, held_out=256, trials=6),
-    "thorough": Effort(levels=9, refinements=3, fit=1 << 30, held_out=1024, trials=8),
+    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, trials=4),
+    "normal": Effort(levels=5, refinements=1, samples=512, macs=4e12, trials=6),
+    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, trials=8),
 }
 
 
@@ -90,6 +99,7 @@ class Trials:
         evaluation: labelled data, or None.
         dense_accuracy: of ``model`` on it.
         fixed: sparsities that the user set, by layer name.
+        macs: multiply-accumulates of one run on one sample.
         correct: try statistics correction.
         seconds: of every stage so far.
     """
@@ -110,6 +120,7 @@ class Trials:
     evaluation: Source | None
     dense_accuracy: float | None
     fixed: Mapping[str, float]
+    macs: int
     correct: bool
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -122,15 +133,16 @@ class Trials:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def curves(self, center: float, context: ir.Model | None) -> dict[str, Curve]:
-        """Damage curves around a wanted sparsity."""
+        """Damage curves around a wanted sparsity, measured on a part of the data to fit on."""
+        fit, test = self.fit.split(DAMAGE_SHARE, self.options.seed)
         with self.stage("measure damage", len(self.layers)) as advance:
             return damage_curves(
                 self.runtime,
                 self.model,
                 self.plan,
-                self.fit.limit(self.effort.fit),
-                list(self.held_out.limit(self.effort.held_out)),
-                levels=sparsity_levels(center, self.effort.levels),
+                fit,
+                list(test.limit(self.effort.samples)),
+                levels=sparsity_levels(center, self.effort.levels_for(len(self.layers), self.macs)),
                 refinements=self.effort.refinements,
                 measure=self.measure,
                 options=self.options,
