@@ -89,7 +89,27 @@ _BATCH = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _OneLine(click.Group):
+    """A group whose usage errors are one line, like all others."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        try:
+            result = super().main(*args, standalone_mode=False, **kwargs)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            sys.exit(EXIT_INPUT)
+        except click.ClickException as error:
+            click.echo(f"obs-onnx: {' '.join(error.format_message().split())}", err=True)
+            sys.exit(EXIT_INPUT)
+        except click.Abort:
+            click.echo("obs-onnx: interrupted; nothing was written", err=True)
+            sys.exit(130)
+        if standalone_mode:
+            sys.exit(result if isinstance(result, int) else 0)
+        return result
+
+
+@click.group(cls=_OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="obs-onnx")
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
@@ -175,7 +195,8 @@ def prune(
     from obs_onnx.report import print_report, terminal_progress, write_html, write_json
     from obs_onnx.targets import parse_bytes
 
-    _distinct(model, options["output"], json_path, html_path)
+    default = f"{os.path.splitext(model)[0]}.pruned.onnx"
+    _distinct(model, options["output"] or default, json_path, html_path)
     result = run(
         model,
         targets=targets,

@@ -160,11 +160,10 @@ def reestimate_batch_normalization(
     Args:
         runtime: where the model runs.
         pruned: not changed.
-        fit: calibration feeds; read once for every node.
+        fit: calibration feeds that can be read again; they are, once for every node.
         advance: called with 1 after each node.
     """
     model = pruned.clone()
-    feeds = list(fit)
     for node in model.graph:
         statistics = [value for value in node.inputs[3:5] if value is not None and value.is_initializer()]
         own = all(len(value.uses()) == 1 for value in statistics)
@@ -174,10 +173,10 @@ def reestimate_batch_normalization(
             continue
         name = str(node.inputs[0].name)
         names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-        session = open_part(runtime, extract(model, names, [name]), feeds[0])
+        session = open_part(runtime, extract(model, names, [name]), next(iter(fit)))
         fed = [spec.name for spec in session.inputs]
         found = _Statistics()
-        for feed in feeds:
+        for feed in fit:
             x = session.run({key: feed[key] for key in fed})[name]
             found.update(np.moveaxis(x, 1, -1).reshape(1, -1, x.shape[1]), x.shape[0])
         SetWeights(

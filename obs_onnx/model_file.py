@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,16 @@ def serialize(model: ir.Model) -> bytes:
     return bytes(ir.to_proto(_in_memory(model, initializers=True)).SerializeToString(deterministic=True))
 
 
-def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
+def save_model(
+    model: ir.Model, path: str | os.PathLike[str], check: Callable[[Path], None] = lambda written: None
+) -> None:
     """Write ``model`` atomically; weights go to ``<path>.data`` if they came from such a file or exceed 2 GB.
+
+    Args:
+        model: to write.
+        path: where.
+        check: called with the complete new file before it takes its final place; if it raises, nothing is
+            written or replaced.
 
     Raises:
         ModelError: the files cannot be written; nothing is left behind then.
@@ -138,6 +146,7 @@ def save_model(model: ir.Model, path: str | os.PathLike[str]) -> None:
                 )
             else:
                 new.write_bytes(serialize(model))
+            check(new)
             for source, final in ((new_side, side), (new, target)):
                 if source.exists():
                     if final.exists():

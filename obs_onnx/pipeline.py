@@ -25,14 +25,16 @@ from obs_onnx.figures import figures, layer_line, measured_macs, timed
 from obs_onnx.layerwise import SolveOptions
 from obs_onnx.model_file import from_proto, load_model, save_model, serialize
 from obs_onnx.passes.canonical import canonicalize
-from obs_onnx.passes.errors import DataError, OptionError, VerificationError
+from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.passes.layers import find_layers
 from obs_onnx.passes.segments import plan_stages
+from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.passes.upcast import Upcast, uses_bfloat16
 from obs_onnx.prunable import choose_layers, layer_sparsities
 from obs_onnx.report.advice import advice
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.report.result import Report
-from obs_onnx.runtimes import open_runtime
+from obs_onnx.runtimes import Runtime, open_runtime
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, parse_pattern
 from obs_onnx.targets import Targets, parse_targets
 from obs_onnx.trials import DAMAGE_SHARE, EFFORTS, Trials
@@ -130,13 +132,18 @@ def prune(
     zeros = parse_pattern(pattern)
     wanted = _targets(targets, zeros)
     _check_options(mode, effort, rounds, seed)
+    if memory is not None and memory <= 0:
+        raise OptionError(f"a memory of {memory} bytes is too little: give for example 2GB")
+    if criterion == "lobs" and zeros.kind != "unstructured":
+        raise OptionError(f"criterion lobs removes single weights, not {zeros}: use obs, admm or auto")
     if zeros.kind == "nm" and layer_sparsity:
         raise OptionError(f"pattern {zeros} fixes the sparsity of every layer: leave out --layer")
 
     original, name, path = _open_model(model, custom_domains)
     destination = _destination(output, path)
     where = open_runtime(runtime, threads, custom_ops, spinning=False)
-    canonical = canonicalize(original)
+    stored = canonicalize(original)
+    canonical, copied = _runnable(where, stored)
     layers, frozen = find_layers(canonical)
     choice = choose_layers(layers, protect, zeros)
     if not choice.pruned:
@@ -208,32 +215,40 @@ def prune(
         return Pruned(canonical, report)
 
     best = run.find(wanted, rounds)
+    final = best.model
+    if copied:
+        changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
+        final = SetWeights(changed)(stored.clone()).model
+        notes.append(
+            f"{where.spec} has no kernels for bfloat16: everything was computed and measured on a float32 copy"
+        )
     with run.stage("verify"):
         masks = {name: solved.solution.mask for name, solved in best.solved.items()}
         counts = check_zeros(best.model, choice.pruned, masks, zeros)
         measured = measure(where, canonical, best.model, moving, held_out)
-        bound = network_bound(best.model, moving, measured.isolated_errors, {}, measured.output_norms)
+        bound = None
+        if not best.renormalised:
+            bound = network_bound(best.model, moving, measured.isolated_errors, {}, measured.output_norms)
         expected = where.session(serialize(best.model)).run(first)
         check_model(where, best.model, first, expected)
     if destination is not None:
+
+        def check(written: Path) -> None:
+            again, _ = _runnable(where, load_model(written, custom_domains=custom_domains))
+            check_model(where, again, first, expected)
+
         with run.stage("write"):
-            save_model(best.model, destination)
-            try:
-                check_model(where, load_model(destination, custom_domains=custom_domains), first, expected)
-            except VerificationError:
-                destination.unlink()
-                destination.with_name(f"{destination.name}.data").unlink(missing_ok=True)
-                raise
+            save_model(final, destination, check)
     lost = best.drop
     reached_accuracy = None if accuracy is None or lost is None else accuracy - lost
     before, after = (
         figures(original, path, accuracy, macs),
-        figures(best.model, destination, reached_accuracy, macs),
+        figures(final, destination, reached_accuracy, macs),
     )
-    if latency:
+    if latency and not copied:
         with run.stage("latency"):
             before, after = timed(
-                open_runtime(runtime, threads, custom_ops), original, best.model, before, after, batch, notes
+                open_runtime(runtime, threads, custom_ops), original, final, before, after, batch, notes
             )
     notes += advice(
         mode,
@@ -266,7 +281,7 @@ def prune(
         environment={key: str(value) for key, value in where.environment().items()},
         notes=tuple(notes),
     )
-    return Pruned(best.model, report)
+    return Pruned(final, report)
 
 
 def _targets(given: Mapping[str, float | str] | Sequence[str] | None, pattern: Pattern) -> Targets:
@@ -299,6 +314,21 @@ def _open_model(
     if isinstance(model, onnx.ModelProto):
         return from_proto(model, custom_domains=custom_domains), model.graph.name or "model", None
     return load_model(model, custom_domains=custom_domains), str(model), Path(model)
+
+
+def _upcast(model: ir.Model) -> ir.Model:
+    return Upcast()(model.clone()).model
+
+
+def _runnable(runtime: Runtime, model: ir.Model) -> tuple[ir.Model, bool]:
+    """The model, or a float32 copy (and True) where the runtime has no kernels for its bfloat16."""
+    if not uses_bfloat16(model):
+        return model, False
+    try:
+        runtime.session(serialize(model))
+    except ModelError:
+        return _upcast(model), True
+    return model, False
 
 
 def _destination(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:

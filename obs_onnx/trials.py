@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -30,6 +30,8 @@ __all__ = ["EFFORTS", "Attempt", "Effort", "Trials"]
 
 MOST_LEVELS = 8
 DAMAGE_SHARE = 0.3
+LEAST_SAMPLES = 8
+SECOND_LOOK = 400
 
 
 @dataclass(frozen=True)
@@ -50,10 +52,13 @@ class Effort:
     macs: float
     trials: int
 
+    def affordable(self, layers: int, macs: int) -> float:
+        """How often ``macs`` allows to measure every one of so many layers of a model with so many MACs."""
+        return self.macs / max(layers * self.samples * macs, 1)
+
     def levels_for(self, layers: int, macs: int) -> int:
         """Levels per layer of a model with so many layers and multiply-accumulates."""
-        affordable = self.macs / max(layers * self.samples * macs, 1)
-        return max(self.levels, min(int(affordable), MOST_LEVELS))
+        return max(self.levels, min(int(self.affordable(layers, macs)), MOST_LEVELS))
 
 
 EFFORTS = {
@@ -65,13 +70,23 @@ EFFORTS = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """A pruned model and how it does on held-out data."""
+    """A pruned model and how it does on held-out data.
+
+    Attributes:
+        model: with the new weights.
+        solved: what became of each layer.
+        removed: weights set to zero, by layer name.
+        quality: against the dense model, on held-out data.
+        drop: loss of accuracy as a share, if there are labels.
+        renormalised: BatchNormalization statistics were estimated anew.
+    """
 
     model: ir.Model
     solved: Mapping[str, Solved]
     removed: Mapping[str, int]
     quality: Evaluation
     drop: float | None
+    renormalised: bool = False
 
     def strain(self, targets: Targets) -> float:
         """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
@@ -133,8 +148,13 @@ class Trials:
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def curves(self, center: float, context: ir.Model | None) -> dict[str, Curve]:
-        """Damage curves around a wanted sparsity, measured on a part of the data to fit on."""
-        fit, test = self.fit.split(DAMAGE_SHARE, self.options.seed)
+        """Damage curves around a wanted sparsity, measured on a part of the data to fit on.
+
+        With very little data, all of it serves both purposes.
+        """
+        fit = test = self.fit
+        if fit.count is None or fit.count * (1 - DAMAGE_SHARE) >= LEAST_SAMPLES:
+            fit, test = fit.split(DAMAGE_SHARE, self.options.seed)
         with self.stage("measure damage", len(self.layers)) as advance:
             return damage_curves(
                 self.runtime,
@@ -172,19 +192,23 @@ class Trials:
                 budget=self.budget,
                 advance=advance,
             )
-        best = self._judged(model, solved, removed)
+        best = self.judged(model, solved, removed)
         if self.correct:
             with self.stage("correct statistics", len(self.layers)) as advance:
                 corrected = correct_statistics(
                     self.runtime, self.model, model, self.plan, self.fit, budget=self.budget, advance=advance
                 )
                 corrected = reestimate_batch_normalization(self.runtime, corrected, self.fit)
-            other = self._judged(corrected, solved, removed)
+            other = replace(
+                self.judged(corrected, solved, removed),
+                renormalised=any(node.op_type == "BatchNormalization" for node in corrected.graph),
+            )
             if (other.quality.output_error or 0.0) < (best.quality.output_error or 0.0):
                 best = other
         return best
 
-    def _judged(self, model: ir.Model, solved: Mapping[str, Solved], removed: Mapping[str, int]) -> Attempt:
+    def judged(self, model: ir.Model, solved: Mapping[str, Solved], removed: Mapping[str, int]) -> Attempt:
+        """A pruned model, measured on held-out (and labelled) data."""
         session = self.runtime.session(serialize(model))
         with self.stage("evaluate"):
             quality = evaluate_sessions(session, self.held_out, self.dense)
@@ -193,6 +217,10 @@ class Trials:
                 accuracy = evaluate_sessions(session, self.evaluation).accuracy
                 drop = None if accuracy is None else self.dense_accuracy - accuracy
         return Attempt(model, solved, removed, quality, drop)
+
+    def _is_cheap(self) -> bool:
+        """Whether measuring is cheap enough for a second look, around the pruned model."""
+        return self.effort.affordable(len(self.layers), self.macs) >= SECOND_LOOK
 
     @property
     def prunable(self) -> int:
@@ -220,6 +248,10 @@ class Trials:
             sparsity = 1 - (1 - wanted.sparsity) ** (number / rounds)
             curves = self.curves(sparsity, None if best is None else best.model)
             best = self.attempt(self.shares(curves, sparsity))
+        if wanted.sparsity is not None and best is not None and self._is_cheap():
+            curves = self.curves(wanted.sparsity, best.model)
+            other = self.attempt(self.shares(curves, wanted.sparsity))
+            best = min(best, other, key=lambda attempt: attempt.quality.output_error or 0.0)
         assert best is not None
         return best
 

@@ -286,7 +286,8 @@ def _use(node: ir.Node, linear: Linear) -> Use:
 def bias_add(y: ir.Value, linear: Linear) -> tuple[ir.Value, ir.Value | None]:
     """The value after the bias, and the bias, of a product ``y`` that an Add follows; else ``(y, None)``.
 
-    A constant that other nodes use as well is no bias: it could not be changed for this node alone.
+    A constant that other nodes use as well is no bias: it could not be changed for this node alone. Nor is a
+    mask of infinities.
     """
     candidate = bias_candidate(y, linear)
     if candidate is None:
@@ -295,6 +296,8 @@ def bias_add(y: ir.Value, linear: Linear) -> tuple[ir.Value, ir.Value | None]:
     bias = add.inputs[index]
     assert bias is not None
     if len(list(bias.uses())) != 1 or bias.is_graph_output():
+        return y, None
+    if bias.const_value is not None and not np.isfinite(bias.const_value.numpy().astype(np.float64)).all():
         return y, None
     return add.outputs[0], bias
 

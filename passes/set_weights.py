@@ -9,7 +9,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["SetWeights"]
+__all__ = ["STORED", "SetWeights"]
+
+STORED = "obs_onnx.stored_type"
+"""Key in ``Value.meta``: the narrower type that an initializer's values have to fit in."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,13 @@ class SetWeights(ir.passes.InPlacePass):
         shape = tuple(old.shape.numpy())
         if array.shape != shape:
             raise ValueError(f"initializer {name!r} has shape {shape}, the new values have {array.shape}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"the new values of initializer {name!r} are not finite")
+        with np.errstate(over="ignore"):
+            narrow = model.graph.initializers[name].meta.get(STORED, old.dtype)
+            stored = np.ascontiguousarray(array, dtype=narrow.numpy()).astype(old.dtype.numpy(), copy=False)
+        if not np.isfinite(stored.astype(np.float64)).all():
+            raise ValueError(f"the new values of initializer {name!r} are not finite as {old.dtype.name}")
         return ir.Tensor(
-            np.ascontiguousarray(array, dtype=old.dtype.numpy()),
+            stored,
             dtype=old.dtype,
             name=name,
             doc_string=old.doc_string,
