@@ -21,7 +21,7 @@ from obs_onnx.passes.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.weight_expressions import FoldWeightExpressions
 
-__all__ = ["canonicalize"]
+__all__ = ["canonicalize", "inline"]
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -32,7 +32,7 @@ def canonicalize(model: ir.Model) -> ir.Model:
             its shapes contradict each other.
     """
     copy = model.clone()
-    _inline(copy)
+    inline(copy)
     NameFixPass(_NamesByOperator())(copy)
     for step in (
         LiftConstants(),
@@ -46,13 +46,18 @@ def canonicalize(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _inline(model: ir.Model) -> None:
+def inline(model: ir.Model) -> None:
+    """Replace calls of the model's own functions by their bodies, in place.
+
+    Raises:
+        ModelError: functions call each other in a circle or use another opset than the model.
+    """
     if not model.functions:
         return
-    inline = InlinePass()
+    step = InlinePass()
     try:
-        inline.requires(model)
-        inline.call(model)
+        step.requires(model)
+        step.call(model)
     except (ValueError, ir.passes.PreconditionError) as error:
         raise ModelError(f"the functions of the model cannot be inlined: {error}") from error
 

@@ -1,0 +1,295 @@
+"""Channels: elements of axes, anywhere in a graph, that can only be removed together.
+
+Every operator's table ties the axes of its inputs and outputs (see :mod:`obs_onnx.passes.relation`); what is
+left of the atoms are the channels. Channels that stand in the same axes of the same values are alike and form
+a group: convolution filters, heads, widths of heads, hidden units.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from scipy.sparse import coo_array, csr_array
+
+from obs_onnx.passes.atoms import Atoms, Labels, fixed
+from obs_onnx.passes.concrete import captured, concretize
+from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.relation import Freeze, Graph, Relation
+
+__all__ = ["Coupling", "Frozen", "Group", "Keep", "Site", "couple"]
+
+Keep = Mapping[int, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A node on account of which something cannot be removed.
+
+    Attributes:
+        node: name of the node.
+        op_type: its operator (with the domain outside the default one).
+        reason: why, as the report prints it.
+    """
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where the channels of a group stand in one axis of one value.
+
+    Attributes:
+        value: name of the value (an initializer, for the sites of a group).
+        axis: which of its axes.
+        elements: bool, (channels, elements of the axis): what goes when a channel goes.
+    """
+
+    value: str
+    axis: int
+    elements: csr_array
+
+
+@dataclass(frozen=True)
+class Group:
+    """Channels that are alike, any of which but not all may be removed.
+
+    Attributes:
+        id: number of the group in the model; the same model always has the same numbers.
+        name: of the first initializer and axis it stands in, for people.
+        n: number of channels.
+        sites: all initializers and axes it stands in.
+    """
+
+    id: int
+    name: str
+    n: int
+    sites: tuple[Site, ...]
+
+
+class Coupling:
+    """All channels of a model.
+
+    Attributes:
+        model: the model, unchanged; values and nodes below are its own.
+        graph: labels of all axes, and what operators said about them.
+        groups: prunable channels.
+        frozen: nodes that keep something from being pruned.
+    """
+
+    def __init__(self, model: ir.Model, graph: Graph) -> None:
+        self.model, self.graph = model, graph
+        self.frozen = [
+            Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
+        ]
+        same: dict[bytes, Labels] = {}
+        self._resolved = {
+            value: [
+                same.setdefault(final.tobytes() + bytes(final.shape[1]), final) if final.size else final
+                for final in (graph.atoms.resolve(labels) for labels in axes)
+            ]
+            for value, axes in graph.labels.items()
+        }
+        self.groups, self._atoms = self._find_groups()
+
+    def axes(self, value: ir.Value) -> list[Labels] | None:
+        """Labels of the axes of ``value``, or None for one of unknown shape."""
+        return self._resolved.get(value)
+
+    def alive(self, keep: Keep) -> _Alive:
+        """Which elements of any axis stay under ``keep``.
+
+        Args:
+            keep: for groups by id (others are kept), a bool for each channel, at least one of them True.
+
+        Raises:
+            ValueError: a mask has the wrong length or keeps nothing.
+        """
+        stays = np.ones(self.graph.atoms.count, bool)
+        for group in self.groups:
+            if group.id in keep:
+                mask = np.asarray(keep[group.id], bool)
+                if mask.shape != (group.n,) or not mask.any():
+                    raise ValueError(
+                        f"group {group.name} needs a mask of {group.n} with at least one channel kept"
+                    )
+                stays[self._atoms[group.id]] = mask
+        return _Alive(self.graph.atoms, stays)
+
+    def shapes(self, keep: Keep) -> dict[ir.Value, tuple[int, ...]]:
+        """Concrete shape of every value whose shape is known, after removal."""
+        alive, known = self.alive(keep), {}
+        counts: dict[int, int] = {}
+        for value, shape in self.graph.concrete.shapes.items():
+            sizes = []
+            for labels in self._resolved.get(value, ()):
+                if id(labels) not in counts:
+                    counts[id(labels)] = alive.count(labels)
+                sizes.append(counts[id(labels)])
+            known[value] = tuple(sizes) if value in self._resolved else shape
+        return known
+
+    def incidence(self, group: Group, value: ir.Value, axis: int) -> csr_array:
+        """Which elements of an axis of any value go with each channel: bool, (channels, elements)."""
+        axes = self._resolved.get(value)
+        labels = fixed(0) if axes is None else axes[axis]
+        atoms = self._atoms[group.id]
+        column = np.full(self.graph.atoms.count, -1)
+        column[atoms] = np.arange(group.n)
+        element, place = np.nonzero(column[labels] >= 0)
+        channel = column[labels[element, place]]
+        shape = (group.n, len(labels))
+        return csr_array(coo_array((np.ones(len(element), bool), (channel, element)), shape=shape))
+
+    def keep_indices(self, keep: Keep) -> dict[str, dict[str, list[int]]]:
+        """``{initializer: {axis: kept indices}}`` for every initializer that shrinks under ``keep``.
+
+        A constant that was given to several uses appears under its own name when all its copies agree, and under
+        the names of the copies where they do not.
+        """
+        alive, found = self.alive(keep), {}
+        for value in self._initializers:
+            per_axis = {}
+            for axis, labels in enumerate(self._resolved[value]):
+                if not (stays := alive(labels)).all():
+                    per_axis[str(axis)] = [int(i) for i in np.flatnonzero(stays)]
+            if per_axis:
+                found[str(value.name)] = per_axis
+        return found
+
+    def keep_from(self, tensors: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[int, NDArray[np.bool_]]:
+        """Inverse of :meth:`keep_indices`: a channel stays when one of its elements does."""
+        keep: dict[int, NDArray[np.bool_]] = {}
+        for group in self.groups:
+            for site in group.sites:
+                kept = tensors.get(site.value, {}).get(str(site.axis))
+                if kept is not None:
+                    stays = np.zeros(site.elements.shape[1], bool)
+                    stays[list(kept)] = True
+                    mask = site.elements.astype(np.int64) @ stays > 0
+                    keep[group.id] = keep.get(group.id, np.ones(group.n, bool)) & mask
+        return keep
+
+    @cached_property
+    def _initializers(self) -> list[ir.Value]:
+        return [value for value in self._resolved if self.graph.concrete.holds(value)]
+
+    def _find_groups(self) -> tuple[list[Group], dict[int, NDArray[np.int32]]]:
+        """Atoms by family and by the axes they stand in, and how often."""
+        count = self.graph.atoms.count
+        random = np.random.default_rng(0)
+        marks, weighted = np.zeros(count, np.int64), np.zeros(count, bool)
+        for value, axes in self._resolved.items():
+            for labels in axes:
+                if labels.shape[1]:
+                    number = random.integers(1, 2**62)
+                    np.add.at(marks, labels.reshape(-1), number)
+                    weighted[labels] |= self.graph.concrete.holds(value)
+        weighted[0] = False
+        atoms = np.flatnonzero(weighted).astype(np.int32)
+        keys = np.stack([self.graph.atoms.family[atoms].astype(np.int64), marks[atoms]], axis=1)
+        _, first, member = np.unique(keys, axis=0, return_index=True, return_inverse=True)
+        groups, held = [], {}
+        group_of = np.full(count, -1)
+        for k, where in enumerate(np.argsort(first)):
+            alike = atoms[member.reshape(-1) == where]
+            if len(alike) > 1:
+                held[len(held)] = alike
+                group_of[alike] = len(held) - 1
+        sites: dict[int, list[tuple[ir.Value, int]]] = {k: [] for k in held}
+        for value in self._initializers:
+            for axis, labels in enumerate(self._resolved[value]):
+                for k in np.unique(group_of[labels]):
+                    if k >= 0:
+                        sites[int(k)].append((value, axis))
+        for k, alike in held.items():
+            value, axis = sites[k][0]
+            groups.append(Group(k, f"{value.name}[{axis}]", len(alike), ()))
+        self._atoms = held
+        return [
+            Group(
+                group.id,
+                group.name,
+                group.n,
+                tuple(
+                    Site(str(value.name), axis, self.incidence(group, value, axis))
+                    for value, axis in sites[group.id]
+                ),
+            )
+            for group in groups
+        ], held
+
+
+class _Alive:
+    """Callable: labels of an axis to a bool for each element."""
+
+    def __init__(self, atoms: Atoms, stays: NDArray[np.bool_]) -> None:
+        self._atoms, self._stays = atoms, stays
+
+    def __call__(self, labels: Labels) -> NDArray[np.bool_]:
+        return np.asarray(self._stays[self._atoms.resolve(labels)].all(1))
+
+    def count(self, labels: Labels) -> int:
+        """Elements that stay, of labels that are resolved already."""
+        return int(self._stays[labels].all(1).sum()) if labels.shape[1] else len(labels)
+
+
+def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
+    """Find the channels of a prepared ``model`` (see :func:`obs_onnx.passes.prepare.prepare`).
+
+    Args:
+        model: stays as it is.
+        protect: patterns (as in a shell) of node, output and initializer names whose axes stay as they are.
+    """
+    graph = Graph(Atoms(), concretize(model), model.opset_imports.get("", 1))
+    for node in model.graph:
+        _relate(node, graph)
+    for output in model.graph.outputs:
+        producer = output.producer()
+        axes = graph.axes(output)
+        if axes is not None and producer is not None:
+            graph.fix(producer, axes, "an output of the model keeps its shape")
+    for node in model.graph:
+        own = [*node.outputs, *(v for v in node.inputs if v is not None and graph.concrete.holds(v))]
+        names = [str(node.name), *(str(value.name) for value in own)]
+        if any(fnmatch.filter(names, pattern) for pattern in protect):
+            for value in own:
+                graph.fix(node, graph.axes(value) or [], "protected")
+    return Coupling(model, graph)
+
+
+def _relate(node: ir.Node, graph: Graph) -> None:
+    op = lookup(node)
+    relation = Relation(node, graph)
+    before = len(graph.mixes), len(graph.shrinks)
+    try:
+        if any(attribute.type in _BODIES for attribute in node.attributes.values()):
+            raise Freeze("it holds a body of its own")
+        if op is None or op.relate is None:
+            raise Freeze("nothing is known about how its axes relate")
+        if node in graph.concrete.unknown and any(
+            graph.axes(value) is None for value in node.outputs if value.uses()
+        ):
+            raise Freeze(f"its shapes are not known: {graph.concrete.unknown[node]}")
+        op.relate(relation)
+        unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
+        reason = None
+    except Freeze as freeze:
+        del graph.mixes[before[0] :], graph.shrinks[before[1] :]
+        unasked, reason = [value for value in (*node.inputs, *captured(node)) if value], str(freeze)
+        for value in node.outputs:
+            graph.fix(node, graph.labels.get(value, []), reason)
+            if (shape := graph.concrete.shapes.get(value)) is not None:
+                graph.labels[value] = [fixed(n) for n in shape]
+    for value in unasked:
+        graph.fix(node, graph.axes(value) or [], reason)
+
+
+_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -1,0 +1,158 @@
+"""The reference for removal: a model of the same size in which the removed channels are without effect.
+
+Wherever elements of an axis are combined, the removed ones are replaced: by 0 before a sum, by the lowest number
+before a maximum, by the mean of the others before a normalisation. A normalisation over n elements of which k
+stay is made to give the statistics of those k: with the others set to their mean, the variance over n is k/n of
+theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.coupling import Coupling, Keep, couple
+from obs_onnx.passes.names import Names
+from obs_onnx.passes.relation import Mix
+
+__all__ = ["silence"]
+
+_SKIPS = {
+    "SkipLayerNormalization": "LayerNormalization",
+    "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
+}
+_FILL = {"sum": 0.0, "mean": 0.0, "rms": 0.0, "one": 1.0}
+
+
+def silence(model: ir.Model, keep: Keep) -> ir.Model:
+    """A copy of a prepared ``model`` in which the channels that ``keep`` drops have no effect.
+
+    Raises:
+        ValueError: a mask does not fit its group.
+    """
+    copy = model.clone()
+    coupling = couple(copy)
+    if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
+        removed = coupling.keep_indices(keep)
+        for node in skips:
+            _unfuse(copy, node)
+        coupling = couple(copy)
+        keep = coupling.keep_from(removed)
+    alive = coupling.alive(keep)
+    found: dict[tuple[ir.Node, int], list[tuple[Mix, NDArray[np.bool_]]]] = defaultdict(list)
+    for mix in coupling.graph.mixes:
+        if not (stays := alive(mix.labels)).all():
+            found[mix.node, mix.slot].append((mix, stays))
+    names = Names(copy)
+    for (node, slot), mixes in found.items():
+        _Silencer(copy, names, coupling, node, slot, mixes).run()
+    return copy
+
+
+def _unfuse(model: ir.Model, node: ir.Node) -> None:
+    """Skip normalisation as an addition and a normalisation."""
+    x, skip, scale, *rest = node.inputs
+    shift = [] if node.op_type == "SkipSimplifiedLayerNormalization" else rest[:1]
+    bias = rest[len(shift) : len(shift) + 1]
+    made = [ir.Node("", "Add", [x, skip], num_outputs=1)]
+    if bias and bias[0] is not None:
+        made.append(ir.Node("", "Add", [made[0].outputs[0], bias[0]], num_outputs=1))
+    total = made[-1].outputs[0]
+    attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
+    made.append(ir.Node("", _SKIPS[node.op_type], [total, scale, *shift], attributes, num_outputs=1))
+    for one in made:
+        one.outputs[0].type = node.outputs[0].type
+    model.graph.insert_before(node, made)
+    node.outputs[0].replace_all_uses_with(made[-1].outputs[0])
+    if len(node.outputs) > 3:
+        node.outputs[3].replace_all_uses_with(total)
+    model.graph.remove(node, safe=True)
+
+
+class _Silencer:
+    """Masks one input of one node."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        names: Names,
+        coupling: Coupling,
+        node: ir.Node,
+        slot: int,
+        mixes: list[tuple[Mix, NDArray[np.bool_]]],
+    ) -> None:
+        self.graph, self.names = model.graph, names
+        self.node, self.slot, self.mixes = node, slot, mixes
+        value = node.inputs[slot]
+        assert value is not None
+        self.value = value
+        shape = coupling.graph.concrete.shapes[value]
+        self.mask = np.ones((1,) * len(shape), bool)
+        for mix, stays in mixes:
+            self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
+        self.share = float(math.prod(stays.mean() for _, stays in mixes))
+        tensor = value.const_value
+        self.dtype = tensor.dtype if tensor is not None else value.dtype or ir.DataType.FLOAT
+        self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
+
+    def run(self) -> None:
+        """Insert the mask, and correct what counts the elements."""
+        kind = self.mixes[0][0].kind
+        if kind == "normalize":
+            fill = self._mean_of_others()
+        else:
+            limit = np.finfo(self.dtype.numpy()).max if kind in ("low", "high") else 0
+            fill = self._constant(np.array({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0))))
+        self.node.replace_input_with(self.slot, self._masked(fill))
+        if kind == "mean":
+            self._after(1 / self.share)
+        elif kind in ("normalize", "rms"):
+            epsilon = self.node.attributes.get_float("epsilon", 1e-5)
+            self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
+            scale = self.node.inputs[1]
+            assert scale is not None
+            factor = self._constant(np.array(math.sqrt(self.share)))
+            self.node.replace_input_with(1, self._before("Mul", [scale, factor]))
+
+    def _masked(self, fill: ir.Value) -> ir.Value:
+        """The input with ``fill`` in place of removed elements."""
+        if (self.graph.opset_imports.get("") or 18) >= 9:
+            return self._before("Where", [self._constant(self.mask, ir.DataType.BOOL), self.value, fill])
+        kept = self._before("Mul", [self.value, self._constant(self.mask)])
+        return self._before("Add", [kept, self._before("Mul", [fill, self._constant(~self.mask)])])
+
+    def _mean_of_others(self) -> ir.Value:
+        """Mean over all normalised axes of the elements that stay."""
+        zero = self._constant(np.array(0.0))
+        kept = self._masked(zero)
+        axes = self._constant(np.array(self.all_axes), ir.DataType.INT64)
+        if (self.graph.opset_imports.get("") or 18) >= 18:
+            mean = self._before("ReduceMean", [kept, axes])
+        else:
+            mean = self._before("ReduceMean", [kept], [ir.AttrInt64s("axes", self.all_axes)])
+        return self._before("Mul", [mean, self._constant(np.array(1 / self.share))])
+
+    def _constant(self, array: NDArray[np.generic], dtype: ir.DataType | None = None) -> ir.Value:
+        dtype = dtype or self.dtype
+        return self.names.initializer("silence", ir.Tensor(array.astype(dtype.numpy()), dtype=dtype))
+
+    def _before(
+        self, op_type: str, inputs: list[ir.Value], attributes: list[ir.Attr] | None = None
+    ) -> ir.Value:
+        node = ir.Node("", op_type, inputs, attributes or [], num_outputs=1)
+        node.outputs[0].type = ir.TensorType(self.dtype)
+        self.graph.insert_before(self.node, node)
+        return node.outputs[0]
+
+    def _after(self, factor: float) -> None:
+        output = self.node.outputs[0]
+        uses = list(output.uses())
+        node = ir.Node("", "Mul", [output, self._constant(np.array(factor))], num_outputs=1)
+        node.outputs[0].type = output.type
+        self.graph.insert_after(self.node, node)
+        for user, index in uses:
+            user.replace_input_with(index, node.outputs[0])
