@@ -155,12 +155,13 @@ def main() -> int:
             f"{row['seconds']:6.1f} {row['groups']:6d} {row['frozen']:6d}  {row['note']}",
             flush=True,
         )
+    seconds = [row["seconds"] for row in rows]
     valid = sum(row["valid"] for row in rows)
     same = sum(row["valid"] and row["error"] < row["limit"] and row["error3"] < row["limit"] for row in rows)
     half = sum(row["macs"] <= options.macs + 0.005 for row in rows)
     print(
         f"{len(rows)} models: valid {valid}, equivalent {same}, reach macs={options.macs} {half}, "
-        f"median {np.median([row['seconds'] for row in rows]):.1f} s, most {max(row['seconds'] for row in rows):.1f} s"
+        f"median {np.median(seconds):.1f} s, most {max(seconds):.1f} s"
     )
     for (op_type, reason), count in reasons.most_common(30):
         print(f"{count:6d} {op_type}: {reason}")
@@ -168,17 +169,17 @@ def main() -> int:
 
 
 def one(zoo, path: Path, options, reasons: Counter) -> dict:
-    row = dict(
-        valid=False,
-        error=math.inf,
-        error3=0.0,
-        macs=1.0,
-        seconds=0.0,
-        groups=0,
-        frozen=0,
-        note="",
-        limit=5e-3,
-    )
+    row = {
+        "valid": False,
+        "error": math.inf,
+        "error3": 0.0,
+        "macs": 1.0,
+        "seconds": 0.0,
+        "groups": 0,
+        "frozen": 0,
+        "note": "",
+        "limit": 5e-3,
+    }
     try:
         proto = zoo.load(path)
         start = time.time()

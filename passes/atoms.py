@@ -2,9 +2,9 @@
 
 An axis of ``n`` elements is an array ``labels_NK`` of atoms: element ``i`` dies as soon as one of the atoms
 in row ``i`` dies. Atom 0 is padding; an element without atoms never dies. A convolution's outputs are ``n``
-fresh atoms; a Reshape of ``h`` heads and ``w`` widths into one axis makes rows ``{head, width}``; Concat, Slice
-and Split concatenate and index rows. Saying that two axes are the same axis (:meth:`Atoms.tie`) unifies their
-rows: an atom becomes another atom, or a set of atoms, or nothing. What cannot be unified never dies.
+fresh atoms; a Reshape of ``h`` heads and ``w`` widths into one axis makes rows ``{head, width}``; Concat,
+Slice and Split concatenate and index rows. Saying that two axes are the same axis (:meth:`Atoms.tie`) unifies
+their rows: an atom becomes another atom, or a set of atoms, or nothing. What cannot be unified never dies.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ class Atoms:
         self._becomes[unique, : sets.shape[1]] = sets
 
     def _match(self, a: Labels, b: Labels) -> None:
-        """Merge atoms of ``a`` and ``b`` that stand in exactly the same rows; without any, nothing here may die."""
+        """Merge atoms of ``a`` and ``b`` that stand in the same rows; without any, nothing here may die."""
         rows = np.random.default_rng(0).integers(1, 2**62, len(a))
         marks_a, marks_b = _marks(a, rows), _marks(b, rows)
         found = [(atom, marks_b[mark]) for mark, atom in marks_a.items() if mark in marks_b]
@@ -199,7 +199,7 @@ def _marks(labels: Labels, rows: NDArray[np.int64]) -> dict[int, int]:
 
 def _common(grid: NDArray[np.int32], axis: int) -> Labels:
     """Atoms that stand in every row along ``axis`` (0 or 1) of a grid (outer, inner, atoms)."""
-    first = grid.take(0, axis=axis)
+    first = grid[0] if axis == 0 else grid[:, 0]
     other = first[:, None, None, :] if axis == 1 else first[None, :, None, :]
     everywhere = (grid[:, :, :, None] == other).any(2).all(axis)
     return _compress(np.where(everywhere, first, 0))

@@ -77,7 +77,7 @@ def concretize(model: ir.Model) -> Concrete:
     found, choose = best
     if any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ()):
         other = min(
-            (_run(model, lambda *at, c=c: c(*at)) for c in _OTHERS[_CHOICES.index(choose)]),  # type: ignore[misc]
+            (_run(model, lambda *at, c=c: c(*at)) for c in _OTHERS[_CHOICES.index(choose)]),
             key=lambda run: len(run.unknown),
         )
         for value, shape in found.shapes.items():

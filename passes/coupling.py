@@ -151,8 +151,7 @@ class Coupling:
     def keep_indices(self, keep: Keep) -> dict[str, dict[str, list[int]]]:
         """``{initializer: {axis: kept indices}}`` for every initializer that shrinks under ``keep``.
 
-        A constant that was given to several uses appears under its own name when all its copies agree, and under
-        the names of the copies where they do not.
+        A constant that was copied for its other uses appears once for each copy, under the copies' names.
         """
         alive, found = self.alive(keep), {}
         for value in self._initializers:
@@ -196,9 +195,10 @@ class Coupling:
         atoms = np.flatnonzero(weighted).astype(np.int32)
         keys = np.stack([self.graph.atoms.family[atoms].astype(np.int64), marks[atoms]], axis=1)
         _, first, member = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        groups, held = [], {}
+        groups: list[Group] = []
+        held: dict[int, NDArray[np.int32]] = {}
         group_of = np.full(count, -1)
-        for k, where in enumerate(np.argsort(first)):
+        for where in np.argsort(first):
             alike = atoms[member.reshape(-1) == where]
             if len(alike) > 1:
                 held[len(held)] = alike
@@ -281,15 +281,19 @@ def _relate(node: ir.Node, graph: Graph) -> None:
         op.relate(relation)
         unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
         reason = None
-    except Freeze as freeze:
+    except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
         del graph.mixes[before[0] :], graph.shrinks[before[1] :]
-        unasked, reason = [value for value in (*node.inputs, *captured(node)) if value], str(freeze)
+        unasked, reason = [value for value in (*node.inputs, *captured(node)) if value], _why(freeze)
         for value in node.outputs:
             graph.fix(node, graph.labels.get(value, []), reason)
             if (shape := graph.concrete.shapes.get(value)) is not None:
                 graph.labels[value] = [fixed(n) for n in shape]
     for value in unasked:
         graph.fix(node, graph.axes(value) or [], reason)
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"
 
 
 _BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -1,7 +1,7 @@
 """Small integer arithmetic that graphs do on shapes, evaluated with numpy.
 
-Each entry of :data:`MOVES` only moves elements, so it applies to values and to their marks alike; each entry of
-:data:`COMPUTES` combines elements that stand at the same place after broadcasting.
+Each entry of :data:`MOVES` only moves elements, so it applies to values and to their marks alike; each entry
+of :data:`COMPUTES` combines elements that stand at the same place after broadcasting.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _reshape(node: ir.Node, x: Array, shape: Array | None = None) -> Array:
 
 
 def _unsqueeze(node: ir.Node, x: Array, *rest: Array | None) -> Array:
-    return np.expand_dims(x, _axes(node, (x, *rest)) or ())
+    return np.asarray(np.expand_dims(x, _axes(node, (x, *rest)) or ()))
 
 
 def _squeeze(node: ir.Node, x: Array, *rest: Array | None) -> Array:
@@ -67,7 +67,7 @@ def _expand(node: ir.Node, x: Array, shape: Array) -> Array:
 
 
 def _transpose(node: ir.Node, x: Array) -> Array:
-    return x.transpose(node.attributes.get_ints("perm", ()) or None)
+    return np.asarray(x.transpose(node.attributes.get_ints("perm", ()) or None))
 
 
 MOVES: dict[str, Callable[..., Array]] = {
@@ -111,7 +111,7 @@ COMPUTES: dict[str, Callable[..., Array]] = {
     "And": lambda node, a, b: a & b,
     "Or": lambda node, a, b: a | b,
     "Not": lambda node, x: ~x,
-    "Where": lambda node, c, a, b: np.where(c, a, b),
+    "Where": lambda node, c, a, b: np.asarray(np.where(c, a, b)),
 }
 
 
@@ -136,7 +136,7 @@ OTHERS: dict[str, Callable[..., Array]] = {
 def evaluate(
     node: ir.Node, values: Sequence[Array | None], marks: Sequence[Array | None]
 ) -> tuple[Array, Array] | None:
-    """Value of the node's only output, and a mark (bool) on each element that depends on a marked input element.
+    """Value of the node's only output, and a mark on each element that depends on a marked input element.
 
     Args:
         node: any node of the default domain.

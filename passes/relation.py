@@ -1,9 +1,9 @@
 """What an operator's table may say about channels: the vocabulary of ``relate``.
 
-A ``relate`` function looks at one node through a :class:`Relation`. It ties the axes of the inputs, gives labels
-to the axes of the outputs, names the axes over which elements mix, and leaves behind how the node's own
-attributes and operands shrink. It raises :class:`Frozen` where it does not know: then nothing that touches the
-node may die.
+A ``relate`` function looks at one node through a :class:`Relation`. It ties the axes of the inputs, gives
+labels to the axes of the outputs, names the axes over which elements mix, and leaves behind how the node's
+own attributes and operands shrink. It raises :class:`Freeze` where it does not know: then nothing that
+touches the node may die.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.atoms import Atoms, Labels, fixed, product
@@ -34,8 +35,9 @@ class Mix:
     """An input whose elements along one axis are combined, so that removed ones must be silenced before.
 
     Attributes:
-        kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``, ``one``
-            (neutral element of a maximum, a minimum, a product), ``normalize``, ``rms`` (statistics of the others).
+        kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
+            ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
+            others).
     """
 
     node: ir.Node
@@ -121,7 +123,7 @@ class Relation:
         return self.graph.concrete.constant(self.value(slot)) if self.has(slot) else None
 
     def known(self, slot: int) -> tuple[Array, Array] | None:
-        """The array of input ``slot`` at the concrete sizes, and which of its elements differ between runs."""
+        """The array of input ``slot`` at the concrete sizes, and which elements differ between runs."""
         if not self.has(slot):
             return None
         if (constant := self.constant(slot)) is not None:
@@ -129,11 +131,11 @@ class Relation:
         concrete, value = self.graph.concrete, self.value(slot)
         return (concrete.values[value], concrete.marks[value]) if value in concrete.values else None
 
-    def int(self, name: str, default: int = 0) -> int:
+    def integer(self, name: str, default: int = 0) -> int:
         """An integer attribute."""
         return int(self.node.attributes.get_int(name, default))
 
-    def ints(self, name: str) -> tuple[int, ...] | None:
+    def integers(self, name: str) -> tuple[int, ...] | None:
         """A list attribute; None when absent."""
         given = self.node.attributes.get_ints(name, None)
         return None if given is None else tuple(int(i) for i in given)
@@ -190,7 +192,7 @@ class Relation:
 
     def fix(self, labels: Labels | Sequence[Labels], reason: str | None = None) -> None:
         """No element of these axes may die."""
-        self.graph.fix(self.node, [labels] if not isinstance(labels, list | tuple) else labels, reason)
+        self.graph.fix(self.node, [labels] if isinstance(labels, np.ndarray) else labels, reason)
 
     def mix(self, slot: int, axis: int, kind: str = "sum") -> None:
         """Elements of input ``slot`` along ``axis`` are combined into others."""

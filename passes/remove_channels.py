@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -20,7 +21,7 @@ class RemoveChannels(ir.passes.InPlacePass):
 
     1. Attributes and operands that restate sizes follow, as the operators' tables say.
     2. Initializers lose the slices of removed channels.
-    3. Shape and Size of values that shrink are corrected, so that arithmetic on them gives what it gave before.
+    3. Shape and Size of values that shrink are corrected, so that arithmetic on them stays as it was.
     4. Shapes inside the graph are dropped where they changed; infer them again afterwards.
 
     Args:
@@ -77,14 +78,19 @@ def _correct(
     model: ir.Model, node: ir.Node, coupling: Coupling, after: Mapping[ir.Value, tuple[int, ...]]
 ) -> None:
     source, output, concrete = node.inputs[0], node.outputs[0], coupling.graph.concrete
-    if source not in after or after[source] == concrete.shapes[source] or output not in concrete.values:
+    if (
+        source is None
+        or source not in after
+        or after[source] == concrete.shapes[source]
+        or output not in concrete.values
+    ):
         return
     dense, marks = concrete.values[output], concrete.marks[output]
     if node.op_type == "Shape":
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
         now = np.array(after[source][start:end], np.int64)
     else:
-        now = np.array(np.prod(after[source]), np.int64)
+        now = np.array(math.prod(after[source]), np.int64)
     if np.array_equal(now, dense):
         return
     shrink = Shrink(model, node, concrete, lambda labels: np.ones(len(labels), bool))

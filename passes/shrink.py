@@ -1,7 +1,8 @@
 """How a node follows when elements of its axes are gone: what the tables leave behind for removal.
 
-All shape arithmetic of the graph keeps giving the dense sizes (removal corrects Shape and Size at their source),
-so that an operand only has to be turned from its dense value into the wanted one, here and nowhere else.
+All shape arithmetic of the graph keeps giving the dense sizes (removal corrects Shape and Size at their
+source), so that an operand only has to be turned from its dense value into the wanted one, and only
+here.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ class Shrink:
         """Make input ``slot``, whose dense value is known, hold ``wanted`` instead.
 
         An input that is the same in every run becomes a new constant. Otherwise each element that varies is
-        scaled by wanted / dense, and the others are replaced; with ``one_free`` a single varying element may be
-        left to Reshape as -1.
+        scaled by wanted / dense, and the others are replaced; with ``one_free`` a single varying element may
+        be left to Reshape as -1.
         """
         value = self.node.inputs[slot] if slot < len(self.node.inputs) else None
         if value is None:
@@ -88,7 +89,7 @@ class Shrink:
     def scaled(
         self, value: ir.Value, now: Array, wanted: Array, marks: NDArray[np.bool_], before: bool
     ) -> ir.Value:
-        """A value that equals ``wanted`` where ``value`` equals ``now``: ``value * wanted / now``, constants replaced."""
+        """A value that is ``wanted`` where ``value`` is ``now``: scaled, or replaced where it never varies."""
         common = np.maximum(np.gcd(wanted, now), 1)
         times, over = np.where(marks, wanted // common, 0), np.where(marks, now // common, 1)
         out = value

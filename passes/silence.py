@@ -1,9 +1,9 @@
 """The reference for removal: a model of the same size in which the removed channels are without effect.
 
-Wherever elements of an axis are combined, the removed ones are replaced: by 0 before a sum, by the lowest number
-before a maximum, by the mean of the others before a normalisation. A normalisation over n elements of which k
-stay is made to give the statistics of those k: with the others set to their mean, the variance over n is k/n of
-theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
+Wherever elements of an axis are combined, the removed ones are replaced: by 0 before a sum, by the lowest
+number before a maximum, by the mean of the others before a normalisation. A normalisation over n elements of
+which k stay is made to give the statistics of those k: with the others set to their mean, the variance over n
+is k/n of theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
     the group): a group dies on both sides, or the same inputs die in every group.
     """
     x, w = r.axes(0), r.axes(1)
-    groups = r.int("group", 1)
+    groups = r.integer("group", 1)
     inputs, outputs = (w[0], w[1]) if transposed else (w[1], w[0])
     if len(x[1]) % groups or len(w[0]) % groups:
         raise Freeze(f"its channels do not split into {groups} groups")

@@ -116,92 +116,22 @@ def _relate_first(r: Relation) -> None:
 def _relate_quantize(r: Relation) -> None:
     """Scale and zero point lie along one axis of the tensor."""
     axes = r.axes(0)
-    if r.int("block_size"):
+    if r.integer("block_size"):
         raise Freeze("blocks of elements share a scale")
     for slot in range(1, len(r.node.inputs)):
         if r.has(slot) and len(parameter := r.axes(slot)) == 1 and len(parameter[0]) > 1:
-            r.tie(axes[r.int("axis", 1)], parameter[0])
+            r.tie(axes[r.integer("axis", 1)], parameter[0])
     r.give(axes)
 
 
-_BROADCAST = [
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "Min",
-    "Max",
-    "Mean",
-    "Sum",
-    "Mod",
-    "And",
-    "Or",
-    "Xor",
-    "Not",
-    "Equal",
-    "Greater",
-    "Less",
-    "GreaterOrEqual",
-    "LessOrEqual",
-    "BitwiseAnd",
-    "BitwiseOr",
-    "BitwiseXor",
-    "BitwiseNot",
-    "BitShift",
-    "Where",
-    "PRelu",
-    "Identity",
-    "Cast",
-    "Relu",
-    "LeakyRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Gelu",
-    "Mish",
-    "ThresholdedRelu",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Swish",
-    "Softplus",
-    "Softsign",
-    "Tanh",
-    "Sin",
-    "Cos",
-    "Tan",
-    "Asin",
-    "Acos",
-    "Atan",
-    "Sinh",
-    "Cosh",
-    "Asinh",
-    "Acosh",
-    "Atanh",
-    "Exp",
-    "Log",
-    "Sqrt",
-    "Reciprocal",
-    "Neg",
-    "Abs",
-    "Sign",
-    "Floor",
-    "Ceil",
-    "Round",
-    "Erf",
-    "IsNaN",
-    "IsInf",
-    "Clip",
-    "Shrink",
-    "com.microsoft::Gelu",
-    "com.microsoft::FastGelu",
-    "com.microsoft::QuickGelu",
-    "com.microsoft::BiasGelu",
-    "com.microsoft::BiasAdd",
-]
-_FIRST = ["Dropout", "CastLike", "Bernoulli", "RandomNormalLike", "RandomUniformLike"]
-
+_BROADCAST = """
+Add Sub Mul Div Pow Min Max Mean Sum Mod And Or Xor Not Equal Greater Less GreaterOrEqual LessOrEqual
+BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift Where PRelu Identity Cast Relu LeakyRelu Elu Selu Celu
+Gelu Mish ThresholdedRelu Sigmoid HardSigmoid HardSwish Swish Softplus Softsign Tanh Sin Cos Tan Asin Acos
+Atan Sinh Cosh Asinh Acosh Atanh Exp Log Sqrt Reciprocal Neg Abs Sign Floor Ceil Round Erf IsNaN IsInf Clip
+Shrink com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu com.microsoft::BiasGelu
+com.microsoft::BiasAdd
+"""
 
 TABLE = related(
     {
@@ -284,12 +214,7 @@ TABLE = related(
         "DynamicQuantizeLinear": _NONE,
     },
     {
-        _relate: """Add Sub Mul Div Pow Min Max Mean Sum Mod And Or Xor Not Equal Greater Less GreaterOrEqual
-    LessOrEqual BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift Where PRelu Identity Cast Relu LeakyRelu Elu
-    Selu Celu Gelu Mish ThresholdedRelu Sigmoid HardSigmoid HardSwish Swish Softplus Softsign Tanh Sin Cos Tan Asin
-    Acos Atan Sinh Cosh Asinh Acosh Atanh Exp Log Sqrt Reciprocal Neg Abs Sign Floor Ceil Round Erf IsNaN IsInf
-    Clip Shrink com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu com.microsoft::BiasGelu
-    com.microsoft::BiasAdd""",
+        _relate: _BROADCAST,
         _relate_first: "Dropout CastLike Bernoulli",
         _relate_quantize: "QuantizeLinear DequantizeLinear",
     },

@@ -132,8 +132,8 @@ def _swapped(axes: list[Labels], transposed: bool) -> list[Labels]:
 
 def _relate_matmul(r: Relation) -> None:
     """``(..., m, k) @ (..., k, n)``: k is contracted, leading axes broadcast."""
-    flip_a, flip_b = bool(r.int("transA")), bool(r.int("transB"))
-    if r.int("transBatchA") or r.int("transBatchB"):
+    flip_a, flip_b = bool(r.integer("transA")), bool(r.integer("transB"))
+    if r.integer("transBatchA") or r.integer("transBatchB"):
         raise Freeze("its batch axes are transposed")
     a, b = _swapped(r.axes(0), flip_a), _swapped(r.axes(1), flip_b)
     _contract(r, (0, 1), (-2 if flip_a else -1, -1 if flip_b or len(b) == 1 else -2))

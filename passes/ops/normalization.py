@@ -51,7 +51,7 @@ def _relate_batch(r: Relation) -> None:
     for slot in range(1, 5):
         r.tie(axes[1], r.axes(slot)[0])
     for axis in range(len(axes)):
-        if r.int("training_mode") and axis != 1:
+        if r.integer("training_mode") and axis != 1:
             r.mix(0, axis, "normalize")
     axes[1] = r.atoms.resolve(axes[1])
     r.give(axes)
@@ -76,7 +76,7 @@ def _parameters(r: Relation, x: list[Labels], slots: tuple[int, ...]) -> None:
 def _relate_layer(r: Relation, kind: str = "normalize", parameters: tuple[int, ...] = (1, 2)) -> None:
     """Statistics, scale and shift over the last axes, from ``axis`` on."""
     x = r.axes(0)
-    axis = r.int("axis", -1) % len(x)
+    axis = r.integer("axis", -1) % len(x)
     _parameters(r, x, parameters)
     for i in range(axis, len(x)):
         r.mix(0, i, kind)
@@ -109,9 +109,9 @@ def _relate_skip_rms(r: Relation) -> None:
 
 
 def _relate_group(r: Relation) -> None:
-    """Channels are (group, channel of the group); whole groups may die, or the same channels of every group."""
+    """Channels are (group, channel of the group); whole groups may die."""
     x = list(r.axes(0))
-    groups = r.int("num_groups", 1)
+    groups = r.integer("num_groups", 1)
     group, inner = r.atoms.split(x[1], [groups, len(x[1]) // groups])
     r.fix(inner, "its statistics mix the channels of a group")
     for slot in (1, 2):
@@ -125,7 +125,7 @@ def _relate_group(r: Relation) -> None:
 def _relate_softmax(r: Relation) -> None:
     """Every element along the axis counts for all others."""
     x = r.axes(0)
-    axis = r.int("axis", -1 if r.opset >= 13 else 1) % len(x)
+    axis = r.integer("axis", -1 if r.opset >= 13 else 1) % len(x)
     over = x[axis:] if r.opset < 13 else [x[axis]]
     r.fix(over, f"{r.node.op_type} over this axis weighs every element against the others")
     r.give([r.atoms.resolve(labels) for labels in x])
@@ -139,13 +139,13 @@ def _relate_local(r: Relation) -> None:
 
 
 def _relate_norm(r: Relation) -> None:
-    r.mix(0, r.int("axis", -1), "sum")
+    r.mix(0, r.integer("axis", -1), "sum")
     r.give(r.axes(0))
 
 
 def _relate_mean_variance(r: Relation) -> None:
     x = r.axes(0)
-    for axis in r.ints("axes") or (0, 2, 3):
+    for axis in r.integers("axes") or (0, 2, 3):
         r.fix(x[axis], "its statistics run over this axis")
     r.give([r.atoms.resolve(labels) for labels in x])
 

@@ -123,7 +123,7 @@ def _relate_resize(r: Relation) -> None:
             r.fix(labels, "it is resampled along this axis")
     r.give([labels if kept else fixed(n) for labels, kept, n in zip(x, same, y, strict=True)])
     if r.has(3) and (known := r.known(3)) is not None and known[0].size:
-        axes = r.ints("axes") or tuple(range(len(x)))
+        axes = r.integers("axes") or tuple(range(len(x)))
         sizes = known[0]
         r.shrink(
             lambda s: s.operand(3, [s.count(x[a]) if same[a] else sizes[i] for i, a in enumerate(axes)])  # type: ignore[arg-type]

@@ -36,12 +36,12 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def _relate(r: Relation) -> None:
-    """W (directions, gates * hidden, input), R (directions, gates * hidden, hidden), B both gates' biases in a row.
+    """W (directions, gates * hidden, input), R (.., gates * hidden, hidden), B (.., 2 * gates * hidden).
 
     A hidden unit goes from every gate, from both directions, and from the state.
     """
-    gates, layout = _GATES[r.node.op_type], r.int("layout")
-    if r.node.attributes.get_float("clip", None) is not None and r.int("input_forget"):
+    gates, layout = _GATES[r.node.op_type], r.integer("layout")
+    if r.node.attributes.get_float("clip", None) is not None and r.integer("input_forget"):
         raise Freeze("coupled gates")
     x, w, rec = r.axes(0), r.axes(1), r.axes(2)
     hidden = rec[2]

@@ -60,19 +60,19 @@ _NONE = Op(lipschitz=data_only(None))
 def _relate(r: Relation, kind: str) -> None:
     """The reduced axes go (or shrink to 1), the others pass; removed elements do not count."""
     x = r.axes(0)
-    axes = r.ints("axes")
+    axes = r.integers("axes")
     if axes is None and r.has(1):
         given = r.constant(1)
         if given is None:
             raise Freeze("its axes are computed at run time")
         axes = tuple(int(i) for i in given)
     if not axes:
-        axes = () if r.int("noop_with_empty_axes") else tuple(range(len(x)))
+        axes = () if r.integer("noop_with_empty_axes") else tuple(range(len(x)))
     over = {axis % len(x) for axis in axes}
     for axis in sorted(over):
         r.mix(0, axis, kind)
     x = [r.atoms.resolve(labels) for labels in x]
-    if r.int("keepdims", 1):
+    if r.integer("keepdims", 1):
         r.give([fixed(1) if i in over else labels for i, labels in enumerate(x)])
     else:
         r.give([labels for i, labels in enumerate(x) if i not in over])
@@ -81,9 +81,9 @@ def _relate(r: Relation, kind: str) -> None:
 def _relate_index(r: Relation) -> None:
     """The result is a position on the axis, which therefore keeps its elements."""
     x = r.axes(0)
-    axis = r.int("axis", 0 if r.node.op_type.startswith("Arg") else -1) % len(x)
+    axis = r.integer("axis", 0 if r.node.op_type.startswith("Arg") else -1) % len(x)
     r.fix(x[axis], "its result counts positions on this axis")
-    keep = r.node.op_type in ("TopK", "CumSum") or r.int("keepdims", 1)
+    keep = r.node.op_type in ("TopK", "CumSum") or r.integer("keepdims", 1)
     shape = iter(r.shape())
     for index in range(len(r.node.outputs)):
         shape = iter(r.shape(index))

@@ -78,7 +78,7 @@ def _pad(node: ir.Node) -> float | None:
 
 
 def _relate_slice(r: Relation) -> None:
-    """Each sliced axis is a run of its elements; steps other than 1 become a Gather once elements are gone."""
+    """A run of elements of each sliced axis; steps other than 1 become a Gather once elements are gone."""
     x, y = r.axes(0), r.shape()
     ranges = _ranges(r)
     out = list(x)
@@ -105,9 +105,9 @@ def _slice(start: int, end: int, step: int, n: int) -> slice:
 def _ranges(r: Relation) -> dict[int, tuple[int, int, int, bool]]:
     """Start, end, step of every sliced axis, and whether they vary between runs."""
     rank = len(r.axes(0))
-    if r.ints("starts") is not None:
-        starts, ends = r.ints("starts") or (), r.ints("ends") or ()
-        axes = r.ints("axes") or tuple(range(len(starts)))
+    if r.integers("starts") is not None:
+        starts, ends = r.integers("starts") or (), r.integers("ends") or ()
+        axes = r.integers("axes") or tuple(range(len(starts)))
         return {a % rank: (b, e, 1, False) for a, b, e in zip(axes, starts, ends, strict=True)}
     axes_steps = [r.constant(slot) if r.has(slot) else None for slot in (3, 4)]
     if any(r.has(slot) and given is None for slot, given in zip((3, 4), axes_steps, strict=True)):
@@ -165,7 +165,7 @@ def _shrink_old_slice(s: Shrink, x: list[Labels], ranges: dict[int, tuple[int, i
 def _relate_gather(r: Relation) -> None:
     """A constant index picks elements; an index computed at run time keeps the axis whole."""
     x = r.axes(0)
-    axis = r.int("axis", 0) % len(x)
+    axis = r.integer("axis", 0) % len(x)
     index = r.constant(1)
     if index is None:
         r.fix(x[axis], "it is indexed at run time")
@@ -192,7 +192,7 @@ def _relate_gather(r: Relation) -> None:
 def _relate_gather_elements(r: Relation) -> None:
     """Indices run along one axis; other axes pass where data and indices are equally long."""
     x, index = r.axes(0), r.axes(1)
-    axis = r.int("axis", 0) % len(x)
+    axis = r.integer("axis", 0) % len(x)
     out = []
     for i, (labels, along) in enumerate(zip(x, index, strict=True)):
         if i == axis or len(labels) != len(along):
@@ -207,7 +207,7 @@ def _relate_gather_elements(r: Relation) -> None:
 def _relate_gather_nd(r: Relation) -> None:
     """The first axes are indexed, the rest pass."""
     x, index = r.axes(0), r.axes(1)
-    depth, batch = len(index[-1]), r.int("batch_dims")
+    depth, batch = len(index[-1]), r.integer("batch_dims")
     r.fix([*x[: batch + depth], *index], "it is indexed at run time")
     r.give([*(fixed(len(labels)) for labels in index[:-1]), *x[batch + depth :]])
 
@@ -223,44 +223,41 @@ def _relate_scatter_nd(r: Relation) -> None:
 
 
 def _relate_pad(r: Relation) -> None:
-    """Elements that are added may go again; other modes than a constant repeat neighbours and need them all."""
+    """Added constants may go again; other modes repeat neighbours and need them all."""
     x, y = r.axes(0), r.shape()
-    pads, axes = r.ints("pads"), tuple(range(len(x)))
-    if pads is None:
-        if r.has(3) and (given := r.constant(3)) is not None:
-            axes = tuple(int(a) % len(x) for a in given)
-        known = r.known(1)
-        if known is None or known[1].any() or (r.has(3) and r.constant(3) is None):
-            for labels, n in zip(x, y, strict=True):
-                if len(labels) != n or known is None:
-                    r.fix(labels, "how much it adds is computed at run time")
-            changing = known is None
-            r.give([fixed(n) if changing or len(a) != n else a for a, n in zip(x, y, strict=True)])
-            return
-        pads = tuple(int(p) for p in known[0])
+    attribute, axes = r.integers("pads"), tuple(range(len(x)))
+    if r.has(3) and (given := r.constant(3)) is not None:
+        axes = tuple(int(a) % len(x) for a in given)
+    known = r.known(1) if attribute is None else (np.array(attribute), np.zeros(len(attribute), bool))
+    if known is None or (r.has(3) and r.constant(3) is None):
+        raise Freeze("how much it adds is computed at run time")
+    pads = known[0].reshape(2, -1)
+    varies = np.atleast_1d(known[1].reshape(2, -1).any(0))
     constant = r.node.attributes.get_string("mode", "constant") == "constant"
     out = list(x)
     ends: dict[int, tuple[Labels, Labels]] = {}
     for i, axis in enumerate(axes):
-        before, after = pads[i], pads[i + len(axes)]
-        if not before and not after:
+        before, after = (int(n) for n in pads[:, i])
+        if not before and not after and not varies[i]:
             continue
-        if not constant or before < 0 or after < 0 or r.dynamic(0, axis) or not x[axis].shape[1]:
-            r.fix(x[axis], "it adds elements that depend on their neighbours")
+        if not constant or before < 0 or after < 0 or varies[i] or r.dynamic(0, axis):
+            r.fix(x[axis], "it adds elements that depend on their neighbours, or a varying number")
             out[axis] = fixed(y[axis])
-        else:
+        elif r.atoms.resolve(x[axis]).shape[1]:
             ends[i] = r.atoms.fresh(before), r.atoms.fresh(after)
             out[axis] = joined([ends[i][0], x[axis], ends[i][1]])
+        else:
+            out[axis] = fixed(y[axis])
     r.give(out)
 
     def shrink(s: Shrink) -> None:
         now = np.array(pads, np.int64)
         for i, (before, after) in ends.items():
-            now[i], now[i + len(axes)] = s.count(before), s.count(after)
-        if r.ints("pads") is not None:
-            s.attribute("pads", [int(p) for p in now])
+            now[:, i] = s.count(before), s.count(after)
+        if attribute is None:
+            s.operand(1, now.reshape(-1))
         else:
-            s.operand(1, now)
+            s.attribute("pads", now.reshape(-1).tolist())
 
     if ends:
         r.shrink(shrink)

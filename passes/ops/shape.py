@@ -8,10 +8,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx_ir as ir
 
 from obs_onnx.passes.atoms import fixed, joined, product
-from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise
 from obs_onnx.passes.ops.registry import Op, related
 from obs_onnx.passes.relation import Freeze, Relation
@@ -38,7 +36,7 @@ def _relate_reshape(r: Relation) -> None:
         if any(labels.shape[1] for labels in x):
             raise Freeze("its target shape is computed at run time")
         return
-    target, free = known[0], not r.int("allowzero")
+    target, free = known[0], not r.integer("allowzero")
 
     def shrink(s: Shrink) -> None:
         before, after = s.shape(x), s.shape(y)
@@ -52,13 +50,13 @@ def _relate_reshape(r: Relation) -> None:
 
 def _relate_transpose(r: Relation) -> None:
     x = r.axes(0)
-    r.give([x[axis] for axis in r.ints("perm") or tuple(reversed(range(len(x))))])
+    r.give([x[axis] for axis in r.integers("perm") or tuple(reversed(range(len(x))))])
 
 
 def _relate_concat(r: Relation) -> None:
     """The joined axis is all pieces in a row; the others are one."""
     pieces = [r.axes(slot) for slot in range(len(r.node.inputs))]
-    axis = r.int("axis", 0) % len(pieces[0])
+    axis = r.integer("axis", 0) % len(pieces[0])
     out = list(pieces[0])
     for piece in pieces[1:]:
         for i, labels in enumerate(piece):
@@ -71,7 +69,7 @@ def _relate_concat(r: Relation) -> None:
 
 def _relate_split(r: Relation) -> None:
     x = r.axes(0)
-    axis = r.int("axis", 0) % len(x)
+    axis = r.integer("axis", 0) % len(x)
     ends = np.cumsum([r.shape(index)[axis] for index in range(len(r.node.outputs))])
     if ends[-1] != len(x[axis]):
         raise Freeze("its pieces do not cover the axis")
@@ -103,7 +101,7 @@ def _relate_sizes(r: Relation) -> None:
 def _relate_depth_to_space(r: Relation) -> None:
     """Channels are (block, block, channel), or (channel, block, block) in mode CRD; blocks become places."""
     x, y = r.axes(0), r.shape()
-    block = r.int("blocksize", 1) ** 2
+    block = r.integer("blocksize", 1) ** 2
     depth = len(x[1]) // block
     if r.node.attributes.get_string("mode", "DCR") == "CRD":
         channel, places = r.atoms.split(x[1], [depth, block])
@@ -117,7 +115,7 @@ def _relate_space_to_depth(r: Relation) -> None:
     """Channels become (block, block, channel)."""
     x, y = r.axes(0), r.shape()
     r.fix(x[2:], "its places become channels")
-    block = r.int("blocksize", 1) ** 2
+    block = r.integer("blocksize", 1) ** 2
     r.give([x[0], product([fixed(block), x[1]]), fixed(y[2]), fixed(y[3])])
 
 

@@ -1,7 +1,7 @@
 """Random models built from all operators whose tables relate channels.
 
-A value is (name, shape) with the free batch as axis 0; its size is called N below. Every builder appends nodes
-for one value and returns the new value, or None where the value does not suit it.
+A value is (name, shape) with the free batch as axis 0; its size is called N below. Every builder appends
+nodes for one value and returns the new value, or None where the value does not suit it.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def instance_norm(g, x, shape):
 
 @builder(4)
 def group_norm(g, x, shape):
-    n, c, h, w = shape
+    _n, c, h, w = shape
     groups = _groups(g, c)
     y = g.op("Reshape", x, g.ints(0, groups, -1))
     y = g.op("InstanceNormalization", y, g.near_one(groups), g.weight(groups, scale=0.2), epsilon=1e-2)
@@ -152,7 +152,7 @@ def spatial_attention(g, x, shape):
 
 @builder(4)
 def shuffle(g, x, shape):
-    n, c, h, w = shape
+    _n, c, h, w = shape
     groups = _groups(g, c)
     y = g.op("Reshape", x, g.ints(0, groups, c // groups, h, w))
     y = g.op("Transpose", y, perm=[0, 2, 1, 3, 4])
@@ -212,9 +212,7 @@ def split_concat(g, x, shape):
     if c < 3:
         return None
     a, b = g.name("part"), g.name("part")
-    g.nodes.append(
-        helper.make_node("Split", [x, g.ints(1, c - 1)], [a, b], axis=1, name=g.name("node"))
-    )
+    g.nodes.append(helper.make_node("Split", [x, g.ints(1, c - 1)], [a, b], axis=1, name=g.name("node")))
     extra = g.op("Conv", b, g.weight(3, c - 1, 1, 1))
     return g.op("Concat", b, extra, a, axis=1), (n, c + 3, h, w)
 
@@ -247,7 +245,7 @@ def prelu(g, x, shape):
 def resize(g, x, shape):
     scales = g.constant(np.array([1, 1, 2, 2], np.float32))
     y = g.op("Resize", x, "", scales, mode="nearest")
-    n, c, h, w = shape
+    _n, c, h, w = shape
     if g.rng.random() < 0.5:
         size = g.op("Concat", g.op("Shape", x, start=0, end=1), g.ints(c, h, w), axis=0)
         return g.op("Resize", y, "", "", size, mode="linear"), shape
@@ -258,7 +256,9 @@ def resize(g, x, shape):
 def quantized(g, x, shape):
     c = shape[1]
     scale, zero = g.constant(np.full(c, 0.05, np.float32)), g.constant(np.zeros(c, np.int8))
-    return g.op("DequantizeLinear", g.op("QuantizeLinear", x, scale, zero, axis=1), scale, zero, axis=1), shape
+    return g.op(
+        "DequantizeLinear", g.op("QuantizeLinear", x, scale, zero, axis=1), scale, zero, axis=1
+    ), shape
 
 
 @builder(4)
@@ -278,7 +278,7 @@ def tokens_last(g, x, shape):
 
 @builder(4)
 def flatten(g, x, shape):
-    n, c, h, w = shape
+    n, c, _h, _w = shape
     y = g.op("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2])
     return g.op("Flatten", y), (n, c * 4)
 
@@ -340,7 +340,7 @@ def skip_layer_norm(g, x, shape):
 
 @builder(3)
 def mix_tokens(g, x, shape):
-    n, t, c = shape
+    _n, t, _c = shape
     y = g.op("Transpose", x, perm=[0, 2, 1])
     y = g.op("Relu", g.op("MatMul", y, g.weight(t, 6, scale=t**-0.5)))
     y = g.op("MatMul", y, g.weight(6, t, scale=0.4))
@@ -368,7 +368,7 @@ def _heads(g: Graph, x: str, heads: int, width: int, repeat: int = 1) -> str:
 @builder(3)
 def attention(g, x, shape):
     """Grouped queries: query heads = key heads * repeat."""
-    n, t, c = shape
+    _n, _t, c = shape
     heads, repeat, width, value_width = (int(g.pick(2, 3)), int(g.pick(1, 2)), int(g.pick(2, 4)), 3)
 
     def project(out):
@@ -392,7 +392,7 @@ def attention(g, x, shape):
 @builder(3)
 def fused_attention(g, x, shape):
     """One projection to (3, heads, width), heads merged with the batch."""
-    n, t, c = shape
+    _n, t, c = shape
     heads, width = int(g.pick(2, 3)), int(g.pick(2, 4))
     y = g.op("MatMul", x, g.weight(c, 3 * heads * width, scale=c**-0.5))
     if g.rng.random() < 0.5:
@@ -406,7 +406,12 @@ def fused_attention(g, x, shape):
     merged = g.op("Unsqueeze", g.op("Mul", batch, g.constant(np.int64(heads))), g.ints(0))
     target = g.op("Concat", merged, g.ints(t, width), axis=0)
     q, k, v = (g.op("Reshape", one, target) for one in (q, k, v))
-    y = g.op("Einsum", g.op("Softmax", g.op("Einsum", q, k, equation="bid,bjd->bij"), axis=-1), v, equation="bij,bjd->bid")
+    y = g.op(
+        "Einsum",
+        g.op("Softmax", g.op("Einsum", q, k, equation="bid,bjd->bij"), axis=-1),
+        v,
+        equation="bij,bjd->bid",
+    )
     back = g.op("Concat", g.op("Unsqueeze", batch, g.ints(0)), g.ints(heads, t, width), axis=0)
     y = g.op("Transpose", g.op("Reshape", y, back), perm=[0, 2, 1, 3])
     y = g.op("Reshape", y, g.ints(0, t, heads * width))

@@ -9,12 +9,12 @@ import onnxruntime as ort
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from random_graphs import BUILDERS, SIZE, build
 
 from obs_onnx.passes.coupling import Coupling, couple
 from obs_onnx.passes.prepare import prepare
 from obs_onnx.passes.remove_channels import RemoveChannels, replay
 from obs_onnx.passes.silence import silence
-from random_graphs import BUILDERS, SIZE, build
 
 ort.set_default_logger_severity(4)
 
@@ -49,7 +49,9 @@ def removed_equals_silenced(proto: onnx.ModelProto, seed: int, canonical: bool =
         x = np.random.default_rng(seed).standard_normal((batch, 3, SIZE, SIZE)).astype(np.float32)
         expected, got = run(reference, x), run(small, x)
         assert got.shape == expected.shape
-        np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-4 * max(1.0, float(np.abs(expected).max())))
+        np.testing.assert_allclose(
+            got, expected, rtol=2e-4, atol=2e-4 * max(1.0, float(np.abs(expected).max()))
+        )
     again = model.clone()
     replay(again, coupling.keep_indices(keep))
     sizes = [{n: tuple(v.const_value.shape) for n, v in m.graph.initializers.items()} for m in (small, again)]
@@ -58,11 +60,17 @@ def removed_equals_silenced(proto: onnx.ModelProto, seed: int, canonical: bool =
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(sorted(BUILDERS)), st.integers(0, 2), st.integers(0, 2**16)), min_size=1, max_size=12
+    st.tuples(st.sampled_from(sorted(BUILDERS)), st.integers(0, 2), st.integers(0, 2**16)),
+    min_size=1,
+    max_size=12,
 )
 
 
-@settings(max_examples=int(__import__("os").environ.get("EXAMPLES","60")), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=int(__import__("os").environ.get("EXAMPLES", "60")),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 @given(steps, st.integers(0, 2**16))
 def test_random_graphs(chosen: list[tuple[str, int, int]], seed: int) -> None:
     removed_equals_silenced(build(chosen), seed)
