@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.fold import Array, evaluate
 
 __all__ = ["Concrete", "captured", "concretize", "optional_inputs"]
@@ -64,60 +65,57 @@ def optional_inputs(model: ir.Model) -> frozenset[ir.Value]:
     return frozenset() if model.ir_version < 4 or 2 * len(listed) > len(held) else frozenset(listed)
 
 
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers for symbolic dimensions: uncommon ones, so that nothing agrees by chance."""
+
+    batch: int
+    length: int
+    side: int
+    unknown: int
+
+    def choose(self, axis: int, rank: int, order: int) -> int:
+        """Size of a dimension by its axis, the rank of its input and how many symbols came before it."""
+        if axis == 0 or (order == 0 and axis != rank - 1):
+            return self.batch
+        return self.side if rank >= 4 else self.length + 2 * order
+
+
+_TRIES = [  # sizes that a model may insist on come later; each with others to compare with
+    (_Sizes(3, 13, 64, 19), [_Sizes(5, 29, 192, 23), _Sizes(5, 11, 96, 23)]),
+    (_Sizes(3, 16, 224, 19), [_Sizes(5, 48, 448, 23), _Sizes(5, 8, 160, 23)]),
+    (_Sizes(3, 48, 64, 19), [_Sizes(5, 96, 192, 23), _Sizes(5, 24, 96, 23)]),
+    (_Sizes(1, 13, 64, 19), [_Sizes(1, 29, 192, 23), _Sizes(1, 11, 96, 23)]),
+    (_Sizes(1, 16, 224, 19), [_Sizes(1, 48, 448, 23), _Sizes(1, 8, 160, 23)]),
+    (_Sizes(1, 512, 256, 19), [_Sizes(2, 1024, 512, 23), _Sizes(2, 256, 128, 23)]),
+    (_Sizes(2, 16000, 512, 19), [_Sizes(3, 32000, 1024, 23), _Sizes(3, 8000, 256, 23)]),
+]
+
+
 def concretize(model: ir.Model) -> Concrete:
     """Concrete shapes of the main graph of ``model`` (functions inlined, constants lifted)."""
-    best: tuple[Concrete, Callable[[int, int, int], int]] | None = None
-    for choose in _CHOICES:
-        found = _run(model, choose)
+    symbolic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
+    best: tuple[Concrete, _Sizes, list[_Sizes]] | None = None
+    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
+        found = _run(model, sizes)
         if best is None or len(found.unknown) < len(best[0].unknown):
-            best = found, choose
+            best = found, sizes, others
         if not found.unknown:
             break
     assert best is not None
-    found, choose = best
-    if any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ()):
-        other = min(
-            (_run(model, lambda *at, c=c: c(*at)) for c in _OTHERS[_CHOICES.index(choose)]),
-            key=lambda run: len(run.unknown),
+    found, sizes, others = best
+    other = min((_run(model, one) for one in others), key=lambda run: len(run.unknown))
+    for value, shape in found.shapes.items():
+        there = other.shapes.get(value, ())
+        same = len(there) == len(shape)
+        found.dynamic[value] = (
+            tuple(n != there[i] for i, n in enumerate(shape)) if same else (True,) * len(shape)
         )
-        for value, shape in found.shapes.items():
-            there = other.shapes.get(value)
-            same = there is not None and len(there) == len(shape)
-            found.dynamic[value] = tuple(
-                not same or a != b for a, b in zip(shape, there if same and there else shape, strict=True)
-            )
-        _run(model, choose, found)
+    _run(model, sizes, found)
     return found
 
 
-def _primes(batch: int, length: int, side: int) -> Callable[[int, int, int], int]:
-    """Sizes for a symbolic dimension by (axis, rank, how many symbols came before it)."""
-
-    def choose(axis: int, rank: int, order: int) -> int:
-        if axis == 0 or (order == 0 and axis != rank - 1):
-            return batch
-        return side if rank >= 4 else length + 2 * order
-
-    return choose
-
-
-_CHOICES = [
-    _primes(3, 13, 64),
-    _primes(3, 16, 224),
-    _primes(3, 48, 64),
-    _primes(1, 512, 256),
-    _primes(2, 16000, 512),
-]
-_OTHERS = [
-    [_primes(5, 29, 192), _primes(5, 11, 96)],
-    [_primes(5, 48, 448), _primes(5, 8, 160)],
-    [_primes(5, 96, 192), _primes(5, 24, 96)],
-    [_primes(2, 1024, 512), _primes(2, 256, 128)],
-    [_primes(3, 32000, 1024), _primes(3, 8000, 256)],
-]
-
-
-def _run(model: ir.Model, choose: Callable[[int, int, int], int], known: Concrete | None = None) -> Concrete:
+def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concrete:
     """One walk; with ``known`` only its values and marks are filled in, from its shapes and dynamic axes."""
     found = Concrete(optional=optional_inputs(model)) if known is None else known
     graph = model.graph
@@ -134,7 +132,7 @@ def _run(model: ir.Model, choose: Callable[[int, int, int], int], known: Concret
                 continue
             name = dim.value or f"{value.name}.{axis}"
             if name not in symbols:
-                symbols[name] = choose(axis, len(value.shape), len(symbols))
+                symbols[name] = sizes.choose(axis, len(value.shape), len(symbols))
             dims.append(symbols[name])
         return tuple(dims)
 
@@ -146,7 +144,7 @@ def _run(model: ir.Model, choose: Callable[[int, int, int], int], known: Concret
             if shape is not None and dtype is not None:
                 found.shapes[value] = shape
                 types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
-    infer = _Inference(model, found, types)
+    infer = _Inference(model, found, types, symbols, sizes.unknown)
     for node in graph:
         _fold(node, found)
         if known is not None:
@@ -158,21 +156,9 @@ def _run(model: ir.Model, choose: Callable[[int, int, int], int], known: Concret
             types[output] = onnx.helper.make_tensor_type_proto(kind, folded.shape)
             continue
         infer.node(node)
-        for output in node.outputs:
-            if output not in found.shapes and (shape := _declared_only(output, symbols)) is not None:
-                found.shapes[output] = shape
-                if output.dtype is not None:
-                    types[output] = onnx.helper.make_tensor_type_proto(int(output.dtype), shape)
     if known is None:
         found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
     return found
-
-
-def _declared_only(value: ir.Value, symbols: dict[str, int]) -> tuple[int, ...] | None:
-    if value.shape is None:
-        return None
-    dims = [dim if isinstance(dim, int) else symbols.get(dim.value or "") for dim in value.shape]
-    return None if None in dims else tuple(dim for dim in dims if dim is not None)
 
 
 def _fold(node: ir.Node, found: Concrete) -> None:
@@ -217,32 +203,22 @@ def _operands(node: ir.Node, found: Concrete) -> Iterator[tuple[Array | None, Ar
             yield None
 
 
-_ALIASES = {
-    "com.microsoft::FusedConv": "Conv",
-    "com.microsoft::FusedGemm": "Gemm",
-    "com.microsoft::FusedMatMul": "MatMul",
-    **{
-        f"com.microsoft::{name}": "Identity"
-        for name in (
-            "Gelu",
-            "FastGelu",
-            "BiasGelu",
-            "QuickGelu",
-            "SkipLayerNormalization",
-            "BiasAdd",
-            "BiasSplitGelu",
-        )
-    },
-    "com.microsoft::SkipSimplifiedLayerNormalization": "Identity",
-    "SimplifiedLayerNormalization": "Identity",
-}
+def _declared(dim: int | ir.SymbolicDim, symbols: dict[str, int]) -> int | None:
+    return dim if isinstance(dim, int) else symbols.get(dim.value or "")
 
 
 class _Inference:
     """ONNX's own inference, one node at a time, with all known operands."""
 
-    def __init__(self, model: ir.Model, found: Concrete, types: dict[ir.Value, onnx.TypeProto]) -> None:
-        self.found, self.types = found, types
+    def __init__(
+        self,
+        model: ir.Model,
+        found: Concrete,
+        types: dict[ir.Value, onnx.TypeProto],
+        symbols: dict[str, int],
+        missing: int,
+    ) -> None:
+        self.found, self.types, self.symbols, self.missing = found, types, symbols, missing
         self.opsets = [
             onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()
         ]
@@ -258,37 +234,41 @@ class _Inference:
             self.found.unknown[node] = " ".join(str(error).split())[:200]
         for value in node.outputs:
             info = outputs.get(value.name or "")
-            if info is not None and info.tensor_type.elem_type and value not in self.types:
-                dims = info.tensor_type.shape.dim if info.tensor_type.HasField("shape") else None
-                if dims is not None and all(dim.HasField("dim_value") for dim in dims):
-                    self.found.shapes[value] = tuple(int(dim.dim_value) for dim in dims)
-                    self.types[value] = info
-                    continue
-            if value.uses() and value not in self.found.shapes:
-                self.found.unknown.setdefault(node, "its output shape does not follow from its inputs")
+            shape = self._shape(value, info)
+            kind = info.tensor_type.elem_type if info is not None else 0
+            if shape is None or not (kind or value.dtype):
+                if value.uses() or value.is_graph_output():
+                    self.found.unknown.setdefault(
+                        node, "the shape of its output does not follow from its inputs"
+                    )
+            elif value not in self.types:
+                self.found.shapes[value] = shape
+                self.types[value] = onnx.helper.make_tensor_type_proto(kind or int(value.dtype or 0), shape)
+
+    def _shape(self, value: ir.Value, info: onnx.TypeProto | None) -> tuple[int, ...] | None:
+        """What was inferred; then what the model declares; then one number for all that depends on data."""
+        declared = None if value.shape is None else [_declared(dim, self.symbols) for dim in value.shape]
+        if info is None or not info.tensor_type.HasField("shape"):
+            return None if declared is None or None in declared else tuple(dim or 0 for dim in declared)
+        dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in info.tensor_type.shape.dim]
+        if declared is not None and len(declared) == len(dims):
+            dims = [there if here is None else here for here, there in zip(dims, declared, strict=True)]
+        return tuple(self.missing if dim is None else dim for dim in dims)
 
     def _infer(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
         op_type, domain = node.op_type, "" if node.domain == "ai.onnx" else node.domain
         name = op_type if not domain else f"{domain}::{op_type}"
+        if name in SHAPES:
+            return self._contributed(node, SHAPES[name])
         proto = ir.serde.serialize_node(node)
-        if name in _ALIASES:
-            op_type = proto.op_type = _ALIASES[name]
-            domain = proto.domain = ""
-            if op_type == "Identity":
-                del proto.input[1:]
-                del proto.output[1:]
-            if name == "com.microsoft::FusedMatMul":
-                return self._fused_matmul(node)
+        if name in ALIASES:
+            op_type, domain = ALIASES[name], ""
+            known = onnx.defs.get_schema(op_type, self.opset, "")
+            proto.op_type, proto.domain = op_type, ""
+            kept = [attribute for attribute in proto.attribute if attribute.name in known.attributes]
             del proto.attribute[:]
-            for attribute in node.attributes.values():
-                if attribute.name not in (
-                    "activation",
-                    "activation_params",
-                    "epsilon",
-                    "axis",
-                    "activation_alpha",
-                ):
-                    proto.attribute.append(ir.serde.serialize_attribute(attribute))
+            proto.attribute.extend(kept)
+            del proto.input[len(known.inputs) :]
         types, data = {}, {}
         for value in {id(v): v for v in (*node.inputs, *captured(node))}.values():
             if value is None or value not in self.types:
@@ -304,15 +284,18 @@ class _Inference:
         schema = onnx.defs.get_schema(op_type, self.versions.get(domain, 1), domain)
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
-    def _fused_matmul(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
-        a, b = (self.found.shapes[value] for value in node.inputs if value is not None)
-        a = (*a[:-2], a[-1], a[-2]) if node.attributes.get_int("transA", 0) else a
-        b = (*b[:-2], b[-1], b[-2]) if node.attributes.get_int("transB", 0) else b
-        shape = (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
-        first = node.inputs[0]
-        assert first is not None
-        kind = self.types[first].tensor_type.elem_type
-        return {str(node.outputs[0].name): onnx.helper.make_tensor_type_proto(kind, shape)}
+    def _contributed(
+        self, node: ir.Node, rule: Callable[[ir.Node, list[tuple[int, ...]]], list[tuple[int, ...] | None]]
+    ) -> dict[str, onnx.TypeProto]:
+        present = [value for value in node.inputs if value is not None]
+        shapes = rule(node, [self.found.shapes[value] for value in present])
+        kinds = [self.types[value].tensor_type.elem_type for value in present]
+        kind = next(kind for kind in kinds if ir.DataType(kind).is_floating_point())
+        return {
+            str(output.name): onnx.helper.make_tensor_type_proto(kind, shape)
+            for output, shape in zip(node.outputs, shapes, strict=False)
+            if shape is not None
+        }
 
 
 def captured(node: ir.Node) -> Iterator[ir.Value]:

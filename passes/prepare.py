@@ -8,6 +8,8 @@ from onnx_ir.passes.common import NameFixPass
 from obs_onnx.passes.canonical import canonicalize, inline
 from obs_onnx.passes.concrete import optional_inputs
 from obs_onnx.passes.constants import LiftConstants
+from obs_onnx.passes.decompose import Decompose
+from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.names import Names
 
 __all__ = ["OwnConstants", "prepare"]
@@ -33,6 +35,8 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
         inline(copy)
         NameFixPass()(copy)
         LiftConstants().call(copy)
+        InferShapes().call(copy)
+    Decompose().call(copy)
     OwnConstants().call(copy)
     return copy
 

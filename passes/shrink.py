@@ -113,6 +113,21 @@ class Shrink:
         self._place(node, before=True, after=value)
         self.node.replace_input_with(slot, node.outputs[0])
 
+    def new(self, op_type: str, inputs: Sequence[ir.Value], *attributes: ir.Attr) -> ir.Value:
+        """The output of a new node before this one."""
+        node = ir.Node("", op_type, inputs, attributes, num_outputs=1)
+        node.outputs[0].type = inputs[0].type
+        self._place(node, before=True, after=inputs[0])
+        return node.outputs[0]
+
+    def replace(self, value: ir.Value) -> None:
+        """Let ``value`` serve in place of the node's first output, and drop the node."""
+        output = self.node.outputs[0]
+        if output.is_graph_output():
+            value = self.new("Identity", [value])
+        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
+        self.model.graph.remove(self.node, safe=True)
+
     def constant(self, array: Array) -> ir.Value:
         """A new initializer."""
         return Names(self.model).initializer(f"{self.node.name}.size", ir.Tensor(np.array(array, order="C")))

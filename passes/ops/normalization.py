@@ -16,6 +16,7 @@ from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
 from obs_onnx.passes.ops.registry import Op, related
 from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.shrink import Shrink
 
 __all__ = ["TABLE"]
 
@@ -132,10 +133,33 @@ def _relate_softmax(r: Relation) -> None:
 
 
 def _relate_local(r: Relation) -> None:
-    """Neighbouring channels inhibit each other."""
+    """Neighbouring channels inhibit each other: ``x / (bias + alpha / size * sum of squares) ** beta``.
+
+    Once channels are gone, who was whose neighbour is written into a 1x1 convolution.
+    """
     x = r.axes(0)
-    r.fix(x[1], "it combines neighbouring channels")
+    r.mix(0, 1)
+    r.shrink(lambda s: _shrink_local(s, x[1], len(x)))
     r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _shrink_local(s: Shrink, channels: Labels, rank: int) -> None:
+    if not s.changed(channels):
+        return
+    (value,), attributes = s.node.inputs, s.node.attributes
+    assert value is not None
+    size = attributes.get_int("size", 1)
+    kind = (value.dtype or ir.DataType.FLOAT).numpy()
+    n = len(channels)
+    offset_CC = np.arange(n)[None, :] - np.arange(n)[:, None]
+    near_CC = (offset_CC >= -((size - 1) // 2)) & (offset_CC <= size // 2)
+    alive = s.alive(channels)
+    weight = near_CC[np.ix_(alive, alive)] * (attributes.get_float("alpha", 1e-4) / size)
+    kernel = s.constant(weight.reshape(*weight.shape, *(1,) * (rank - 2)).astype(kind))
+    base = s.new("Conv", [s.new("Mul", [value, value]), kernel])
+    base = s.new("Add", [base, s.constant(np.array(attributes.get_float("bias", 1.0), kind))])
+    power = s.new("Pow", [base, s.constant(np.array(attributes.get_float("beta", 0.75), kind))])
+    s.replace(s.new("Div", [value, power]))
 
 
 def _relate_norm(r: Relation) -> None:

@@ -419,6 +419,94 @@ def fused_attention(g, x, shape):
 
 
 @builder(3)
+def multi_head_attention(g, x, shape):
+    c = shape[2]
+    heads, width, value_width = int(g.pick(2, 3)), 4, int(g.pick(4, 8))
+    sizes = heads * width, heads * width, heads * value_width
+    query, keys, values = (g.op("MatMul", x, g.weight(c, size, scale=c**-0.5)) for size in sizes)
+    bias = [g.weight(sum(sizes), scale=0.2)] if g.rng.random() < 0.5 else []
+    y = g.op("MultiHeadAttention", query, keys, values, *bias, num_heads=heads, domain="com.microsoft")
+    return g.op("MatMul", y, g.weight(sizes[2], c, scale=sizes[2] ** -0.5)), shape
+
+
+@builder(3)
+def packed_attention(g, x, shape):
+    c, heads = shape[2], int(g.pick(2, 3))
+    sizes = (heads * 4, heads * 4, heads * int(g.pick(4, 2)))
+    given = {"qkv_hidden_sizes": list(sizes)} if g.rng.random() < 0.5 or sizes[2] != sizes[0] else {}
+    weight, bias = g.weight(c, sum(sizes), scale=c**-0.5), g.weight(sum(sizes), scale=0.2)
+    y = g.op("Attention", x, weight, bias, num_heads=heads, domain="com.microsoft", **given)
+    return g.op("MatMul", y, g.weight(sizes[2], c, scale=sizes[2] ** -0.5)), shape
+
+
+@builder(3)
+def standard_attention(g, x, shape):
+    n, t, c = shape
+    if g.opset < 23:
+        return None
+    heads, repeat = int(g.pick(2, 3)), int(g.pick(1, 2))
+    sizes = heads * repeat * 4, heads * 4, heads * 6
+    query, keys, values = (g.op("MatMul", x, g.weight(c, size, scale=c**-0.5)) for size in sizes)
+    total = heads * repeat * 6
+    if g.rng.random() < 0.5:
+        y = g.op("Attention", query, keys, values, q_num_heads=heads * repeat, kv_num_heads=heads)
+    else:
+        query, keys, values = (
+            _heads(g, one, k, w)
+            for one, k, w in ((query, heads * repeat, 4), (keys, heads, 4), (values, heads, 6))
+        )
+        y = g.op("Transpose", g.op("Attention", query, keys, values), perm=[0, 2, 1, 3])
+        y = g.op("Reshape", y, g.ints(0, 0, total))
+    return g.op("MatMul", y, g.weight(total, c, scale=total**-0.5)), shape
+
+
+@builder(4)
+def local_response(g, x, shape):
+    return g.op("LRN", x, size=int(g.pick(3, 5)), alpha=0.5, beta=0.7, bias=1.2), shape
+
+
+@builder(4)
+def native_group_norm(g, x, shape):
+    c = shape[1]
+    if g.opset < 21:
+        return None
+    parameters = g.near_one(c), g.weight(c, scale=0.2)
+    return g.op("GroupNormalization", x, *parameters, num_groups=_groups(g, c), epsilon=1e-2), shape
+
+
+@builder(3)
+def rms_norm(g, x, shape):
+    if g.opset < 23:
+        return None
+    return g.op("RMSNormalization", x, g.near_one(shape[2]), epsilon=1e-2, axis=-1), shape
+
+
+@builder(4)
+def fused_conv(g, x, shape):
+    n, c, h, w = shape
+    y = g.op(
+        "FusedConv",
+        x,
+        g.weight(5, c, 3, 3),
+        g.weight(5, scale=0.2),
+        pads=[1] * 4,
+        activation="Relu",
+        domain="com.microsoft",
+    )
+    return y, (n, 5, h, w)
+
+
+@builder(4)
+def sequence(g, x, shape):
+    n, c, h, w = shape
+    if c % 2:
+        return None
+    parts = g.op("SplitToSequence", x, g.constant(np.int64(c // 2)), axis=1)
+    first, second = (g.op("SequenceAt", parts, g.constant(np.int64(i))) for i in (0, 1))
+    return g.op("Sub", first, g.op("Relu", second)), (n, c // 2, h, w)
+
+
+@builder(3)
 def gated(g, x, shape):
     n, t, c = shape
     if c % 2:

@@ -71,9 +71,9 @@ steps = st.lists(
     deadline=None,
     suppress_health_check=list(HealthCheck),
 )
-@given(steps, st.integers(0, 2**16))
-def test_random_graphs(chosen: list[tuple[str, int, int]], seed: int) -> None:
-    removed_equals_silenced(build(chosen), seed)
+@given(steps, st.integers(0, 2**16), st.sampled_from([18, 21, 23]), st.booleans())
+def test_random_graphs(chosen: list[tuple[str, int, int]], seed: int, opset: int, canonical: bool) -> None:
+    removed_equals_silenced(build(chosen, opset), seed, canonical)
 
 
 @pytest.mark.parametrize("name", sorted(BUILDERS))
@@ -82,4 +82,4 @@ def test_each_operator(name: str, seed: int) -> None:
     before = {2: ["global_pool"], 3: ["tokens"], 4: []}
     for lead in before.values():
         chosen = [(one, 0, 1) for one in lead] + [(name, 0, seed), (name, 0, seed + 10)]
-        removed_equals_silenced(build(chosen), seed)
+        removed_equals_silenced(build(chosen, (18, 21, 23)[seed]), seed)
