@@ -263,12 +263,12 @@ class _Inference:
         proto = ir.serde.serialize_node(node)
         if name in ALIASES:
             op_type, domain = ALIASES[name], ""
-            known = onnx.defs.get_schema(op_type, self.opset, "")
+            standard = onnx.defs.get_schema(op_type, self.opset, "")
             proto.op_type, proto.domain = op_type, ""
-            kept = [attribute for attribute in proto.attribute if attribute.name in known.attributes]
+            kept = [attribute for attribute in proto.attribute if attribute.name in standard.attributes]
             del proto.attribute[:]
             proto.attribute.extend(kept)
-            del proto.input[len(known.inputs) :]
+            del proto.input[len(standard.inputs) :]
         types, data = {}, {}
         for value in {id(v): v for v in (*node.inputs, *captured(node))}.values():
             if value is None or value not in self.types:

@@ -8,9 +8,10 @@ a group: convolution filters, heads, widths of heads, hidden units.
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -42,19 +43,11 @@ class Frozen:
     reason: str
 
 
-@dataclass(frozen=True)
-class Site:
-    """Where the channels of a group stand in one axis of one value.
+class Site(NamedTuple):
+    """An axis of an initializer in which the channels of a group stand."""
 
-    Attributes:
-        value: name of the value (an initializer, for the sites of a group).
-        axis: which of its axes.
-        elements: bool, (channels, elements of the axis): what goes when a channel goes.
-    """
-
-    value: str
+    initializer: str
     axis: int
-    elements: csr_array
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,10 @@ class Coupling:
             ]
             for value, axes in graph.labels.items()
         }
-        self.groups, self._atoms = self._find_groups()
+        self._named = {str(value.name): value for value in self._resolved}
+        self._group_of = np.full(graph.atoms.count, -1)  # of each atom
+        self._channel_of = np.full(graph.atoms.count, -1)
+        self.groups = self._find_groups()
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of the axes of ``value``, or None for one of unknown shape."""
@@ -120,14 +116,17 @@ class Coupling:
                     raise ValueError(
                         f"group {group.name} needs a mask of {group.n} with at least one channel kept"
                     )
-                stays[self._atoms[group.id]] = mask
+                stays[self._group_of == group.id] = mask
         return _Alive(self.graph.atoms, stays)
 
-    def shapes(self, keep: Keep) -> dict[ir.Value, tuple[int, ...]]:
-        """Concrete shape of every value whose shape is known, after removal."""
+    def shapes(self, keep: Keep, values: Iterable[ir.Value] | None = None) -> dict[ir.Value, tuple[int, ...]]:
+        """Concrete shapes after removal, of ``values`` or of all, where they are known."""
         alive, known = self.alive(keep), {}
         counts: dict[int, int] = {}
-        for value, shape in self.graph.concrete.shapes.items():
+        for value in self.graph.concrete.shapes if values is None else values:
+            shape = self.graph.concrete.shapes.get(value)
+            if shape is None:
+                continue
             sizes = []
             for labels in self._resolved.get(value, ()):
                 if id(labels) not in counts:
@@ -136,23 +135,16 @@ class Coupling:
             known[value] = tuple(sizes) if value in self._resolved else shape
         return known
 
-    def incidence(self, group: Group, value: ir.Value, axis: int) -> csr_array:
+    def incidence(self, group: Group, value: ir.Value | str, axis: int) -> csr_array:
         """Which elements of an axis of any value go with each channel: bool, (channels, elements)."""
-        axes = self._resolved.get(value)
-        labels = fixed(0) if axes is None else axes[axis]
-        atoms = self._atoms[group.id]
-        column = np.full(self.graph.atoms.count, -1)
-        column[atoms] = np.arange(group.n)
-        element, place = np.nonzero(column[labels] >= 0)
-        channel = column[labels[element, place]]
+        labels = self._resolved[self._named[value] if isinstance(value, str) else value][axis]
+        element, place = np.nonzero(self._group_of[labels] == group.id)
+        channel = self._channel_of[labels[element, place]]
         shape = (group.n, len(labels))
         return csr_array(coo_array((np.ones(len(element), bool), (channel, element)), shape=shape))
 
     def keep_indices(self, keep: Keep) -> dict[str, dict[str, list[int]]]:
-        """``{initializer: {axis: kept indices}}`` for every initializer that shrinks under ``keep``.
-
-        A constant that was copied for its other uses appears once for each copy, under the copies' names.
-        """
+        """``{initializer: {axis: kept indices}}`` for every initializer that shrinks under ``keep``."""
         alive, found = self.alive(keep), {}
         for value in self._initializers:
             per_axis = {}
@@ -163,68 +155,70 @@ class Coupling:
                 found[str(value.name)] = per_axis
         return found
 
-    def keep_from(self, tensors: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[int, NDArray[np.bool_]]:
-        """Inverse of :meth:`keep_indices`: a channel stays when one of its elements does."""
-        keep: dict[int, NDArray[np.bool_]] = {}
-        for group in self.groups:
-            for site in group.sites:
-                kept = tensors.get(site.value, {}).get(str(site.axis))
-                if kept is not None:
-                    stays = np.zeros(site.elements.shape[1], bool)
-                    stays[list(kept)] = True
-                    mask = site.elements.astype(np.int64) @ stays > 0
-                    keep[group.id] = keep.get(group.id, np.ones(group.n, bool)) & mask
-        return keep
+    def keep_from(self, kept: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[int, NDArray[np.bool_]]:
+        """Inverse of :meth:`keep_indices`; the names may be those of any values.
+
+        A channel stays unless all of its elements are gone somewhere. Axes that are not as they are here are
+        passed over.
+        """
+        stays = np.ones(self.graph.atoms.count, bool)
+        for value, axes in self._resolved.items():
+            for axis, indices in kept.get(str(value.name), {}).items():
+                if int(axis) < len(axes) and (labels := axes[int(axis)]).shape[1]:
+                    here = np.zeros(len(stays), bool)
+                    here[labels[list(indices)]] = True
+                    stays[labels] &= here[labels]
+        stays[0] = True
+        masks = {group.id: stays[self._group_of == group.id] for group in self.groups}
+        return {k: mask for k, mask in masks.items() if not mask.all()}
+
+    def same_in(self, other: Coupling, keep: Keep) -> dict[int, NDArray[np.bool_]]:
+        """``keep`` for the groups of ``other``, another form of this model with the same names of activations."""
+        alive, kept = self.alive(keep), {}
+        shapes = {value.name: shape for value, shape in other.graph.concrete.shapes.items()}
+        for value, axes in self._resolved.items():
+            if not self.graph.concrete.holds(value) and shapes.get(value.name) == tuple(map(len, axes)):
+                kept[str(value.name)] = {
+                    str(axis): np.flatnonzero(stays).tolist()
+                    for axis, labels in enumerate(axes)
+                    if not (stays := alive(labels)).all()
+                }
+        return other.keep_from(kept)
 
     @cached_property
     def _initializers(self) -> list[ir.Value]:
         return [value for value in self._resolved if self.graph.concrete.holds(value)]
 
-    def _find_groups(self) -> tuple[list[Group], dict[int, NDArray[np.int32]]]:
-        """Atoms by family and by the axes they stand in, and how often."""
+    def _find_groups(self) -> list[Group]:
+        """Atoms by family, by the axes they stand in and how often, in the order of their first atoms."""
         count = self.graph.atoms.count
         random = np.random.default_rng(0)
         marks, weighted = np.zeros(count, np.int64), np.zeros(count, bool)
         for value, axes in self._resolved.items():
             for labels in axes:
                 if labels.shape[1]:
-                    number = random.integers(1, 2**62)
-                    np.add.at(marks, labels.reshape(-1), number)
+                    np.add.at(marks, labels.reshape(-1), random.integers(1, 2**62))
                     weighted[labels] |= self.graph.concrete.holds(value)
         weighted[0] = False
-        atoms = np.flatnonzero(weighted).astype(np.int32)
+        atoms = np.flatnonzero(weighted)
         keys = np.stack([self.graph.atoms.family[atoms].astype(np.int64), marks[atoms]], axis=1)
         _, first, member = np.unique(keys, axis=0, return_index=True, return_inverse=True)
-        groups: list[Group] = []
-        held: dict[int, NDArray[np.int32]] = {}
-        group_of = np.full(count, -1)
+        sizes: list[int] = []
         for where in np.argsort(first):
             alike = atoms[member.reshape(-1) == where]
             if len(alike) > 1:
-                held[len(held)] = alike
-                group_of[alike] = len(held) - 1
-        sites: dict[int, list[tuple[ir.Value, int]]] = {k: [] for k in held}
+                self._group_of[alike], self._channel_of[alike] = len(sizes), np.arange(len(alike))
+                sizes.append(len(alike))
+        sites: list[list[Site]] = [[] for _ in sizes]
         for value in self._initializers:
             for axis, labels in enumerate(self._resolved[value]):
-                for k in np.unique(group_of[labels]):
+                for k in np.unique(self._group_of[labels]):
                     if k >= 0:
-                        sites[int(k)].append((value, axis))
-        for k, alike in held.items():
-            value, axis = sites[k][0]
-            groups.append(Group(k, f"{value.name}[{axis}]", len(alike), ()))
-        self._atoms = held
+                        sites[k].append(Site(str(value.name), axis))
         return [
-            Group(
-                group.id,
-                group.name,
-                group.n,
-                tuple(
-                    Site(str(value.name), axis, self.incidence(group, value, axis))
-                    for value, axis in sites[group.id]
-                ),
-            )
-            for group in groups
-        ], held
+            Group(k, f"{where[0].initializer}[{where[0].axis}]", n, tuple(where))
+            for k, (n, where) in enumerate(zip(sizes, sites, strict=True))
+        ]
 
 
 class _Alive:

@@ -38,7 +38,7 @@ class _Writer:
 
     def __init__(self, model: ir.Model, node: ir.Node) -> None:
         self.graph, self.node, self.names, self.last = model.graph, node, Names(model), node
-        self.dtype = node.inputs[0].dtype if node.inputs[0] is not None else None
+        self.dtype = (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
 
     def constant(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
         return self.names.initializer(f"{self.node.name}.part", ir.Tensor(array))

@@ -12,7 +12,9 @@ from obs_onnx.passes.decompose import Decompose
 from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.names import Names
 
-__all__ = ["OwnConstants", "prepare"]
+__all__ = ["COPY_OF", "OwnConstants", "prepare"]
+
+COPY_OF = "obs_onnx.copy_of"  # in the meta of a copied initializer: name of the one it was copied from
 
 _SMALL = 1024  # elements of a matrix or kernel that still gets a copy for each use
 
@@ -60,6 +62,8 @@ class OwnConstants(ir.passes.InPlacePass):
             if wide and tensor.size >= _SMALL:  # 2.
                 continue
             for node, index in list(value.uses())[1:]:
-                node.replace_input_with(index, names.initializer(str(value.name), tensor))  # 1.
+                own = names.initializer(str(value.name), tensor)  # 1.
+                own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)
+                node.replace_input_with(index, own)
                 modified = True
         return ir.passes.PassResult(model, modified)

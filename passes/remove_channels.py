@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.coupling import Coupling, Keep, couple
+from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.shrink import Shrink
 
-__all__ = ["RemoveChannels", "replay"]
+__all__ = ["RemoveChannels"]
 
 
 class RemoveChannels(ir.passes.InPlacePass):
@@ -22,7 +23,7 @@ class RemoveChannels(ir.passes.InPlacePass):
     1. Attributes and operands that restate sizes follow, as the operators' tables say.
     2. Initializers lose the slices of removed channels.
     3. Shape and Size of values that shrink are corrected, so that arithmetic on them stays as it was.
-    4. Shapes inside the graph are dropped where they changed; infer them again afterwards.
+    4. Shapes inside the graph are inferred again, strictly.
 
     Args:
         keep: for groups by id, a bool for each channel, at least one of them True; other groups stay.
@@ -30,6 +31,7 @@ class RemoveChannels(ir.passes.InPlacePass):
 
     Raises:
         ValueError: a mask does not fit its group, or an axis would be left without elements.
+        ModelError: the shapes of the result contradict each other.
     """
 
     def __init__(self, keep: Keep, coupling: Coupling | None = None) -> None:
@@ -41,9 +43,9 @@ class RemoveChannels(ir.passes.InPlacePass):
         coupling = couple(model) if self.coupling is None else self.coupling
         if coupling.model is not model:
             raise ValueError("the coupling belongs to another model")
+        alive, after = coupling.alive(self.keep), coupling.shapes(self.keep)
         if all(np.asarray(mask, bool).all() for mask in self.keep.values()):
             return ir.passes.PassResult(model, modified=False)
-        alive, after = coupling.alive(self.keep), coupling.shapes(self.keep)
         concrete = coupling.graph.concrete
         for value, shape in after.items():
             if 0 in shape and 0 not in concrete.shapes[value]:
@@ -60,6 +62,7 @@ class RemoveChannels(ir.passes.InPlacePass):
         for value, shape in after.items():  # 4.
             if shape != concrete.shapes[value] and not concrete.holds(value) and not value.is_graph_output():
                 value.shape = None
+        InferShapes().call(model)
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -98,9 +101,3 @@ def _correct(
     corrected = shrink.scaled(output, now, dense, marks, before=False)
     for user, index in uses:
         user.replace_input_with(index, corrected)
-
-
-def replay(model: ir.Model, tensors: Mapping[str, Mapping[str, Sequence[int]]]) -> ir.passes.PassResult:
-    """Remove from a prepared ``model`` what ``keep.json`` says: ``{initializer: {axis: kept indices}}``."""
-    coupling = couple(model)
-    return RemoveChannels(coupling.keep_from(tensors), coupling).call(model)

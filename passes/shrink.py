@@ -89,7 +89,7 @@ class Shrink:
     def scaled(
         self, value: ir.Value, now: Array, wanted: Array, marks: NDArray[np.bool_], before: bool
     ) -> ir.Value:
-        """A value that is ``wanted`` where ``value`` is ``now``: scaled, or replaced where it never varies."""
+        """A value that is ``wanted`` where ``value`` is ``now``: scaled, or replaced where it is static."""
         common = np.maximum(np.gcd(wanted, now), 1)
         times, over = np.where(marks, wanted // common, 0), np.where(marks, now // common, 1)
         out = value

@@ -1,7 +1,7 @@
 """Fused attention operators; their projections hold weights that stay as they are.
 
-An axis of queries, keys or values is (head, width of the head). A head goes from all of them; a width goes from
-queries and keys alike, or from the values alone. The scale stays that of the dense width.
+An axis of queries, keys or values is (head, width of the head). A head goes from all of them; a width goes
+from queries and keys alike, or from the values alone. The scale stays that of the dense width.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _relate_heads(r: Relation) -> None:
 
 
 def _tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
-    """Query heads are (key head, repetition) where there are more of them; queries and keys are equally wide."""
+    """Query heads are (key head, repetition); queries and keys are equally wide."""
     (query, query_width), (key, key_width), (value, _) = parts
     r.tie(key, value)
     r.tie(query_width, key_width)

@@ -7,6 +7,7 @@ Both become ``w_GOI`` with kernel offsets outside and input channels inside the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import onnx_ir as ir
 
@@ -79,8 +80,10 @@ def _macs_conv_transpose(node: ir.Node) -> int:
     return facts.size(node.inputs[0]) * _per_position(node)
 
 
-def _left_alone(reason: str, weight_input: int = 1) -> Op:
-    return Op(linear=lambda node: reason if facts.constant(node, weight_input) is not None else None)
+def _left_alone(reason: str, weight_input: int = 1, macs: Callable[[ir.Node], int] | None = None) -> Op:
+    return Op(
+        linear=lambda node: reason if facts.constant(node, weight_input) is not None else None, macs=macs
+    )
 
 
 def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
@@ -132,7 +135,9 @@ TABLE = related(
         "ConvInteger": _left_alone("quantized weights are not pruned"),
         "QLinearConv": _left_alone("quantized weights are not pruned", 3),
         "com.microsoft::QLinearConv": _left_alone("quantized weights are not pruned", 3),
-        "com.microsoft::FusedConv": _left_alone("convolutions fused with an activation are not pruned"),
+        "com.microsoft::FusedConv": _left_alone(
+            "convolutions fused with an activation are not pruned", macs=_macs_conv
+        ),
         "com.microsoft::NhwcFusedConv": _left_alone("convolutions fused with an activation are not pruned"),
     },
     {

@@ -7,6 +7,7 @@ stored as (..., O, I). Gemm may transpose either operand and scales the product 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import zip_longest
 
 import onnx_ir as ir
@@ -106,11 +107,30 @@ def _macs_matmul(node: ir.Node) -> int:
     return batch * (a_dims[-2] or 1) * (a_dims[-1] or b_dims[-2] or 1) * (b_dims[-1] or 1)
 
 
-def _left_alone(reason: str, *weight_inputs: int) -> Op:
+def _macs_fused(node: ir.Node) -> int:
+    """Elements of the result times what is summed over, whichever operand is transposed."""
+    a_dims = facts.dims(node.inputs[0]) or (1, 1)
+    return facts.size(node.outputs[0]) * (a_dims[-2 if facts.int_attribute(node, "transA") else -1] or 1)
+
+
+def _macs_einsum(node: ir.Node) -> int:
+    """Product of all letters."""
+    left = facts.text_attribute(node, "equation", "").replace(" ", "").partition("->")[0]
+    sizes: dict[str, int] = {}
+    for term, value in zip(left.split(","), node.inputs, strict=False):
+        dims = facts.dims(value)
+        if "." in term or dims is None or len(dims) != len(term):
+            return 0
+        for letter, n in zip(term, dims, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), n or 1)
+    return math.prod(sizes.values())
+
+
+def _left_alone(reason: str, *weight_inputs: int, macs: Callable[[ir.Node], int] | None = None) -> Op:
     def linear(node: ir.Node) -> str | None:
         return reason if any(facts.constant(node, i) is not None for i in weight_inputs) else None
 
-    return Op(linear=linear)
+    return Op(linear=linear, macs=macs)
 
 
 _QUANTIZED = "quantized weights are not pruned"
@@ -192,17 +212,17 @@ TABLE = related(
     {
         "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
         "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
-        "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2),
+        "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2, macs=_macs_einsum),
         "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
         "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),
         "com.microsoft::FusedMatMul": _left_alone(
-            "FusedMatMul is not pruned; export without runtime fusions", 0, 1
+            "FusedMatMul is not pruned; export without runtime fusions", 0, 1, macs=_macs_fused
         ),
         "com.microsoft::FusedGemm": _left_alone(
-            "FusedGemm is not pruned; export without runtime fusions", 0, 1
+            "FusedGemm is not pruned; export without runtime fusions", 0, 1, macs=_macs_fused
         ),
         "com.microsoft::GemmFastGelu": _left_alone(
-            "GemmFastGelu is not pruned; export without runtime fusions", 1
+            "GemmFastGelu is not pruned; export without runtime fusions", 1, macs=_macs_fused
         ),
         "com.microsoft::MatMulNBits": _left_alone(_QUANTIZED, 1),
         "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
@@ -213,7 +233,7 @@ TABLE = related(
     },
     {
         _relate_matmul: "MatMul com.microsoft::FusedMatMul",
-        _relate_gemm: "Gemm com.microsoft::FusedGemm",
+        _relate_gemm: "Gemm com.microsoft::FusedGemm com.microsoft::GemmFastGelu",
         _relate_einsum: "Einsum",
         _relate_integer: "MatMulInteger",
     },

@@ -441,7 +441,7 @@ def packed_attention(g, x, shape):
 
 @builder(3)
 def standard_attention(g, x, shape):
-    n, t, c = shape
+    _n, _t, c = shape
     if g.opset < 23:
         return None
     heads, repeat = int(g.pick(2, 3)), int(g.pick(1, 2))
