@@ -173,7 +173,7 @@ class Coupling:
         return {k: mask for k, mask in masks.items() if not mask.all()}
 
     def same_in(self, other: Coupling, keep: Keep) -> dict[int, NDArray[np.bool_]]:
-        """``keep`` for the groups of ``other``, another form of this model with the same names of activations."""
+        """``keep`` for the groups of ``other``, another form of this model with the same activations."""
         alive, kept = self.alive(keep), {}
         shapes = {value.name: shape for value, shape in other.graph.concrete.shapes.items()}
         for value, axes in self._resolved.items():

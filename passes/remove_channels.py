@@ -12,6 +12,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.coupling import Coupling, Keep, couple
 from obs_onnx.passes.infer_shapes import InferShapes
+from obs_onnx.passes.names import Names
 from obs_onnx.passes.shrink import Shrink
 
 __all__ = ["RemoveChannels"]
@@ -50,15 +51,16 @@ class RemoveChannels(ir.passes.InPlacePass):
         for value, shape in after.items():
             if 0 in shape and 0 not in concrete.shapes[value]:
                 raise ValueError(f"nothing would be left of {value.name}")
+        names = Names(model)
         for node, action in coupling.graph.shrinks:  # 1.
-            action(Shrink(model, node, concrete, alive))
+            action(Shrink(names, node, concrete, alive))
         for value, axes in list(coupling.graph.labels.items()):  # 2.
             if concrete.holds(value) and after[value] != concrete.shapes[value]:
                 _cut(value, [alive(labels) for labels in axes])
         RemoveUnusedNodesPass()(model)
         for node in list(model.graph):  # 3.
             if node.op_type in ("Shape", "Size") and node.domain == "":
-                _correct(model, node, coupling, after)
+                _correct(names, node, coupling, after)
         for value, shape in after.items():  # 4.
             if shape != concrete.shapes[value] and not concrete.holds(value) and not value.is_graph_output():
                 value.shape = None
@@ -78,7 +80,7 @@ def _cut(value: ir.Value, alive: Sequence[NDArray[np.bool_]]) -> None:
 
 
 def _correct(
-    model: ir.Model, node: ir.Node, coupling: Coupling, after: Mapping[ir.Value, tuple[int, ...]]
+    names: Names, node: ir.Node, coupling: Coupling, after: Mapping[ir.Value, tuple[int, ...]]
 ) -> None:
     source, output, concrete = node.inputs[0], node.outputs[0], coupling.graph.concrete
     if (
@@ -96,7 +98,7 @@ def _correct(
         now = np.array(math.prod(after[source]), np.int64)
     if np.array_equal(now, dense):
         return
-    shrink = Shrink(model, node, concrete, lambda labels: np.ones(len(labels), bool))
+    shrink = Shrink(names, node, concrete, lambda labels: np.ones(len(labels), bool))
     uses = list(output.uses())
     corrected = shrink.scaled(output, now, dense, marks, before=False)
     for user, index in uses:

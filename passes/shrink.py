@@ -29,9 +29,13 @@ class Shrink:
     """
 
     def __init__(
-        self, model: ir.Model, node: ir.Node, concrete: Concrete, alive: Callable[[Labels], NDArray[np.bool_]]
+        self,
+        names: Names,
+        node: ir.Node,
+        concrete: Concrete,
+        alive: Callable[[Labels], NDArray[np.bool_]],
     ) -> None:
-        self.model, self.node, self.concrete, self.alive = model, node, concrete, alive
+        self.names, self.node, self.concrete, self.alive = names, node, concrete, alive
 
     def count(self, labels: Labels) -> int:
         """Elements that stay."""
@@ -126,22 +130,26 @@ class Shrink:
         if output.is_graph_output():
             value = self.new("Identity", [value])
         ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-        self.model.graph.remove(self.node, safe=True)
+        self._graph.remove(self.node, safe=True)
 
     def constant(self, array: Array) -> ir.Value:
         """A new initializer."""
-        return Names(self.model).initializer(f"{self.node.name}.size", ir.Tensor(np.array(array, order="C")))
+        return self.names.initializer(f"{self.node.name}.size", ir.Tensor(np.array(array, order="C")))
 
     def _insert(self, slot: int, array: Array) -> None:
         if slot >= len(self.node.inputs):
             self.node.resize_inputs(slot + 1)
         self.node.replace_input_with(slot, self.constant(array))
 
+    @property
+    def _graph(self) -> ir.Graph:
+        assert isinstance(self.node.graph, ir.Graph)
+        return self.node.graph
+
     def _place(self, node: ir.Node, before: bool, after: ir.Value) -> None:
-        graph = self.model.graph
         if before:
-            graph.insert_before(self.node, node)
+            self._graph.insert_before(self.node, node)
         else:
             producer = after.producer()
             assert producer is not None
-            graph.insert_after(producer, node)
+            self._graph.insert_after(producer, node)

@@ -222,6 +222,18 @@ def _relate_scatter_nd(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in x])
 
 
+def _relate_scatter_elements(r: Relation) -> None:
+    """Updates run along one axis; other axes pass where all are equally long."""
+    x, axis = r.axes(0), r.integer("axis", 0) % len(r.axes(0))
+    for i, pieces in enumerate(zip(x, r.axes(1), r.axes(2), strict=True)):
+        if i == axis or len({len(piece) for piece in pieces}) > 1:
+            r.fix(pieces, "it is indexed at run time")
+        else:
+            r.tie(pieces[0], pieces[1])
+            r.tie(pieces[0], pieces[2])
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
 def _relate_pad(r: Relation) -> None:
     """Added constants may go again; other modes repeat neighbours and need them all."""
     x, y = r.axes(0), r.shape()
@@ -358,6 +370,7 @@ TABLE = related(
         _relate_gather_elements: "GatherElements",
         _relate_gather_nd: "GatherND",
         _relate_scatter_nd: "ScatterND",
+        _relate_scatter_elements: "ScatterElements Scatter",
         _relate_pad: "Pad",
         _relate_expand: "Expand",
         _relate_tile: "Tile",

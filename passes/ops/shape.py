@@ -92,6 +92,19 @@ def _relate_split(r: Relation) -> None:
         r.shrink(shrink)
 
 
+def _relate_triangle(r: Relation) -> None:
+    """Trilu looks at where elements stand in the last two axes."""
+    r.fix(r.axes(0)[-2:], "it keeps one triangle of this axis")
+    r.give([r.atoms.resolve(labels) for labels in r.axes(0)])
+
+
+def _relate_reversed(r: Relation) -> None:
+    """ReverseSequence turns time around, for each example by itself."""
+    x = r.axes(0)
+    r.fix([x[r.integer("time_axis", 0)], x[r.integer("batch_axis", 1)]], "it reverses this axis")
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
 def _relate_sizes(r: Relation) -> None:
     """Shape and Size keep telling the dense sizes; removal sees to that."""
     r.axes(0)
@@ -165,6 +178,8 @@ TABLE = related(
         _relate_depth_to_space: "DepthToSpace",
         _relate_space_to_depth: "SpaceToDepth",
         _relate_sizes: "Shape Size",
+        _relate_triangle: "Trilu",
+        _relate_reversed: "ReverseSequence",
         _relate_whole: "Range EyeLike NonZero OneHot",
     },
 )
