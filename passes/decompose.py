@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.names import Names
 from obs_onnx.passes.ops import facts
+from obs_onnx.passes.writer import Writer, take_over
 
 __all__ = ["Decompose"]
 
@@ -33,50 +32,26 @@ class Decompose(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified=bool(count))
 
 
-class _Writer:
-    """New nodes before an old one."""
-
-    def __init__(self, model: ir.Model, node: ir.Node) -> None:
-        self.graph, self.node, self.names, self.last = model.graph, node, Names(model), node
-        self.dtype = (node.inputs[0].dtype if node.inputs[0] is not None else None) or ir.DataType.FLOAT
-
-    def constant(self, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
-        return self.names.initializer(f"{self.node.name}.part", ir.Tensor(array))
-
-    def op(
-        self, op_type: str, inputs: Sequence[ir.Value | None], *attributes: ir.Attr, outputs: int = 1
-    ) -> ir.Node:
-        name = self.names.fresh(f"{self.node.name}.{op_type}")
-        node = ir.Node("", op_type, inputs, attributes, num_outputs=outputs, name=name)
-        for k, output in enumerate(node.outputs):
-            output.name = self.names.fresh(f"{name}.{k}")
-            output.dtype = ir.DataType.INT64 if op_type == "Shape" else self.dtype
-        self.graph.insert_before(self.node, node)
-        return node
-
-
 def _group_normalization(model: ir.Model, node: ir.Node) -> int:
     x, scale, shift = node.inputs[:3]
     dims = facts.dims(x)
     if x is None or scale is None or shift is None or dims is None or dims[1] is None or x.dtype is None:
         return 0
     groups, channels, version = facts.int_attribute(node, "num_groups", 1), dims[1], facts.version(node) or 18
-    write, kind = _Writer(model, node), x.dtype.numpy()
+    write, kind = Writer(Names(model), node), x.dtype.numpy()
     per_channel = (channels,) + (1,) * (len(dims) - 2)
     epsilon = ir.AttrFloat32("epsilon", facts.float_attribute(node, "epsilon", 1e-5))
-    split = write.op("Reshape", [x, write.constant(np.array([0, groups, -1]))]).outputs[0]
+    split = write.op("Reshape", [x, write.constant(np.array([0, groups, -1]))])
     ones, zeros = write.constant(np.ones(groups, kind)), write.constant(np.zeros(groups, kind))
-    y = write.op("InstanceNormalization", [split, ones, zeros], epsilon).outputs[0]
-    y = write.op("Reshape", [y, write.op("Shape", [x]).outputs[0]]).outputs[0]
+    y = write.op("InstanceNormalization", [split, ones, zeros], epsilon)
+    y = write.op("Reshape", [y, write.op("Shape", [x])])
     for op_type, parameter in (("Mul", scale), ("Add", shift)):
         if version < 21 and groups != channels:  # one number for each group
-            parts = write.op("Unsqueeze", [parameter, write.constant(np.array([1]))]).outputs[0]
-            parameter = write.op(
-                "Expand", [parts, write.constant(np.array([1, channels // groups]))]
-            ).outputs[0]
-        spread = write.op("Reshape", [parameter, write.constant(np.array(per_channel))]).outputs[0]
-        y = write.op(op_type, [y, spread]).outputs[0]
-    _take_over(model, node.outputs[0], y)
+            parts = write.op("Unsqueeze", [parameter, write.constant(np.array([1]))])
+            parameter = write.op("Expand", [parts, write.constant(np.array([1, channels // groups]))])
+        spread = write.op("Reshape", [parameter, write.constant(np.array(per_channel))])
+        y = write.op(op_type, [y, spread])
+    take_over(node.outputs[0], y)
     model.graph.remove(node, safe=True)
     return 1
 
@@ -104,27 +79,20 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
         sizes = [min(size, length - start) for start in range(0, length, size)]
     else:
         sizes = [int(size) for size in given]
-    write = _Writer(model, node)
+    write = Writer(Names(model), node)
     parameters: list[ir.Value | None] = [x]
     attributes = [ir.AttrInt64("axis", axis)]
     if (facts.version(node) or 18) >= 13:
         parameters.append(write.constant(np.array(sizes)))
     else:
         attributes.append(ir.AttrInt64s("split", sizes))
-    parts = write.op("Split", parameters, *attributes, outputs=len(sizes))
+    parts = write.ops("Split", parameters, *attributes, outputs=len(sizes))
     for use, place in zip(uses, places, strict=True):
         assert place is not None
-        part = parts.outputs[int(place)]
+        part = parts[int(place)]
         if given is None and not facts.int_attribute(node, "keepdims", 1):
-            part = write.op("Squeeze", [part, write.constant(np.array([axis]))]).outputs[0]
-        _take_over(model, use.node.outputs[0], part)
+            part = write.op("Squeeze", [part, write.constant(np.array([axis]))])
+        take_over(use.node.outputs[0], part)
         model.graph.remove(use.node, safe=True)
     model.graph.remove(node, safe=True)
     return 1
-
-
-def _take_over(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
-    if old.is_graph_output():
-        new.name, old.name = old.name, f"{old.name}.old"
-        new.shape, new.type = old.shape, old.type
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

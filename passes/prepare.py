@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import NameFixPass
 
-from obs_onnx.passes.canonical import canonicalize, inline
+from obs_onnx.passes.canonical import canonicalize, plain
 from obs_onnx.passes.concrete import optional_inputs
-from obs_onnx.passes.constants import LiftConstants
 from obs_onnx.passes.decompose import Decompose
 from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.names import Names
@@ -33,10 +31,7 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
     if canonical:
         copy = canonicalize(model)
     else:
-        copy = model.clone()
-        inline(copy)
-        NameFixPass()(copy)
-        LiftConstants().call(copy)
+        copy = plain(model)
         InferShapes().call(copy)
     Decompose().call(copy)
     OwnConstants().call(copy)

@@ -14,6 +14,7 @@ from obs_onnx.passes.coupling import Coupling, Keep, couple
 from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.names import Names
 from obs_onnx.passes.shrink import Shrink
+from obs_onnx.passes.writer import append
 
 __all__ = ["RemoveChannels"]
 
@@ -99,7 +100,4 @@ def _correct(
     if np.array_equal(now, dense):
         return
     shrink = Shrink(names, node, concrete, lambda labels: np.ones(len(labels), bool))
-    uses = list(output.uses())
-    corrected = shrink.scaled(output, now, dense, marks, before=False)
-    for user, index in uses:
-        user.replace_input_with(index, corrected)
+    append(output, shrink.scaled(output, now, dense, marks, behind=True))

@@ -17,6 +17,7 @@ from obs_onnx.passes.atoms import Labels
 from obs_onnx.passes.concrete import Concrete
 from obs_onnx.passes.fold import Array
 from obs_onnx.passes.names import Names
+from obs_onnx.passes.writer import Writer, take_over
 
 __all__ = ["Shrink"]
 
@@ -26,6 +27,7 @@ class Shrink:
 
     Attributes:
         alive: for labels of an axis, which elements stay (bool, one per element).
+        write: makes new nodes in front of this one.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class Shrink:
         concrete: Concrete,
         alive: Callable[[Labels], NDArray[np.bool_]],
     ) -> None:
-        self.names, self.node, self.concrete, self.alive = names, node, concrete, alive
+        self.write, self.node, self.concrete, self.alive = Writer(names, node), node, concrete, alive
 
     def count(self, labels: Labels) -> int:
         """Elements that stay."""
@@ -88,68 +90,33 @@ class Shrink:
         elif one_free and marks.sum() == 1 and -1 not in wanted[~marks]:
             self._insert(slot, np.where(marks, np.array(-1, dense.dtype), wanted))
         else:
-            self.node.replace_input_with(slot, self.scaled(value, dense, wanted, marks, before=True))
+            self.node.replace_input_with(slot, self.scaled(value, dense, wanted, marks))
 
     def scaled(
-        self, value: ir.Value, now: Array, wanted: Array, marks: NDArray[np.bool_], before: bool
+        self, value: ir.Value, now: Array, wanted: Array, marks: NDArray[np.bool_], behind: bool = False
     ) -> ir.Value:
         """A value that is ``wanted`` where ``value`` is ``now``: scaled, or replaced where it is static."""
+        ratio = marks & (now != wanted)
         common = np.maximum(np.gcd(wanted, now), 1)
-        times, over = np.where(marks, wanted // common, 0), np.where(marks, now // common, 1)
-        out = value
-        for op_type, operand in (("Mul", times), ("Div", over), ("Add", np.where(marks, 0, wanted))):
-            if (operand == (0 if op_type == "Add" else 1)).all():
-                continue
-            node = ir.Node("", op_type, [out, self.constant(operand.astype(now.dtype))], num_outputs=1)
-            node.outputs[0].type = ir.TensorType(ir.DataType.from_numpy(now.dtype))
-            self._place(node, before, out)
-            out = node.outputs[0]
-        return out
+        times = np.where(ratio, wanted // common, np.where(marks, 1, 0))
+        over, plus = np.where(ratio, now // common, 1), np.where(marks, 0, wanted)
+        for op_type, operand in (("Mul", times), ("Div", over), ("Add", plus)):
+            if (operand != (0 if op_type == "Add" else 1)).any():
+                by = self.write.constant(operand.astype(now.dtype))
+                value = self.write.op(op_type, [value, by], behind=behind)
+        return value
 
     def gather(self, slot: int, axis: int, index: NDArray[np.int64]) -> None:
         """Put a Gather of constant ``index`` before input ``slot``."""
-        value = self.node.inputs[slot]
-        assert value is not None
-        node = ir.Node(
-            "", "Gather", [value, self.constant(index)], [ir.AttrInt64("axis", axis)], num_outputs=1
-        )
-        node.outputs[0].type = value.type
-        self._place(node, before=True, after=value)
-        self.node.replace_input_with(slot, node.outputs[0])
-
-    def new(self, op_type: str, inputs: Sequence[ir.Value], *attributes: ir.Attr) -> ir.Value:
-        """The output of a new node before this one."""
-        node = ir.Node("", op_type, inputs, attributes, num_outputs=1)
-        node.outputs[0].type = inputs[0].type
-        self._place(node, before=True, after=inputs[0])
-        return node.outputs[0]
+        picked = [self.node.inputs[slot], self.write.constant(index)]
+        self.node.replace_input_with(slot, self.write.op("Gather", picked, ir.AttrInt64("axis", axis)))
 
     def replace(self, value: ir.Value) -> None:
         """Let ``value`` serve in place of the node's first output, and drop the node."""
-        output = self.node.outputs[0]
-        if output.is_graph_output():
-            value = self.new("Identity", [value])
-        ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-        self._graph.remove(self.node, safe=True)
-
-    def constant(self, array: Array) -> ir.Value:
-        """A new initializer."""
-        return self.names.initializer(f"{self.node.name}.size", ir.Tensor(np.array(array, order="C")))
+        take_over(self.node.outputs[0], value)
+        self.write.graph.remove(self.node, safe=True)
 
     def _insert(self, slot: int, array: Array) -> None:
         if slot >= len(self.node.inputs):
             self.node.resize_inputs(slot + 1)
-        self.node.replace_input_with(slot, self.constant(array))
-
-    @property
-    def _graph(self) -> ir.Graph:
-        assert isinstance(self.node.graph, ir.Graph)
-        return self.node.graph
-
-    def _place(self, node: ir.Node, before: bool, after: ir.Value) -> None:
-        if before:
-            self._graph.insert_before(self.node, node)
-        else:
-            producer = after.producer()
-            assert producer is not None
-            self._graph.insert_after(producer, node)
+        self.node.replace_input_with(slot, self.write.constant(array))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.coupling import Coupling, Keep, couple
 from obs_onnx.passes.names import Names
 from obs_onnx.passes.relation import Mix
+from obs_onnx.passes.writer import Writer, append, take_over
 
 __all__ = ["silence"]
 
@@ -35,11 +36,12 @@ def silence(model: ir.Model, keep: Keep) -> ir.Model:
         ValueError: a mask does not fit its group.
     """
     copy = model.clone()
+    names = Names(copy)
     coupling = couple(copy)
     if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
         removed = coupling.keep_indices(keep)
         for node in skips:
-            _unfuse(copy, node)
+            _unfuse(names, node)
         coupling = couple(copy)
         keep = coupling.keep_from(removed)
     alive = coupling.alive(keep)
@@ -47,30 +49,25 @@ def silence(model: ir.Model, keep: Keep) -> ir.Model:
     for mix in coupling.graph.mixes:
         if not (stays := alive(mix.labels)).all():
             found[mix.node, mix.slot].append((mix, stays))
-    names = Names(copy)
     for (node, slot), mixes in found.items():
-        _Silencer(copy, names, coupling, node, slot, mixes).run()
+        _Silencer(Writer(names, node), coupling, node, slot, mixes).run()
     return copy
 
 
-def _unfuse(model: ir.Model, node: ir.Node) -> None:
+def _unfuse(names: Names, node: ir.Node) -> None:
     """Skip normalisation as an addition and a normalisation."""
     x, skip, scale, *rest = node.inputs
     shift = [] if node.op_type == "SkipSimplifiedLayerNormalization" else rest[:1]
     bias = rest[len(shift) : len(shift) + 1]
-    made = [ir.Node("", "Add", [x, skip], num_outputs=1)]
+    write = Writer(names, node)
+    total = write.op("Add", [x, skip])
     if bias and bias[0] is not None:
-        made.append(ir.Node("", "Add", [made[0].outputs[0], bias[0]], num_outputs=1))
-    total = made[-1].outputs[0]
+        total = write.op("Add", [total, bias[0]])
     attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
-    made.append(ir.Node("", _SKIPS[node.op_type], [total, scale, *shift], attributes, num_outputs=1))
-    for one in made:
-        one.outputs[0].type = node.outputs[0].type
-    model.graph.insert_before(node, made)
-    node.outputs[0].replace_all_uses_with(made[-1].outputs[0])
+    take_over(node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
     if len(node.outputs) > 3:
-        node.outputs[3].replace_all_uses_with(total)
-    model.graph.remove(node, safe=True)
+        take_over(node.outputs[3], total)
+    write.graph.remove(node, safe=True)
 
 
 class _Silencer:
@@ -78,14 +75,13 @@ class _Silencer:
 
     def __init__(
         self,
-        model: ir.Model,
-        names: Names,
+        write: Writer,
         coupling: Coupling,
         node: ir.Node,
         slot: int,
         mixes: list[tuple[Mix, NDArray[np.bool_]]],
     ) -> None:
-        self.graph, self.names = model.graph, names
+        self.write, self.opset = write, write.graph.opset_imports.get("") or 18
         self.node, self.slot, self.mixes = node, slot, mixes
         value = node.inputs[slot]
         assert value is not None
@@ -106,53 +102,34 @@ class _Silencer:
             fill = self._mean_of_others()
         else:
             limit = np.finfo(self.dtype.numpy()).max if kind in ("low", "high") else 0
-            fill = self._constant(np.array({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0))))
+            fill = self._constant({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0)))
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
-            self._after(1 / self.share)
+            output = self.node.outputs[0]
+            append(output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
         elif kind in ("normalize", "rms"):
             epsilon = self.node.attributes.get_float("epsilon", 1e-5)
             self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
             scale = self.node.inputs[1]
             assert scale is not None
-            factor = self._constant(np.array(math.sqrt(self.share)))
-            self.node.replace_input_with(1, self._before("Mul", [scale, factor]))
+            factor = self._constant(math.sqrt(self.share))
+            self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
 
     def _masked(self, fill: ir.Value) -> ir.Value:
         """The input with ``fill`` in place of removed elements."""
-        if (self.graph.opset_imports.get("") or 18) >= 9:
-            return self._before("Where", [self._constant(self.mask, ir.DataType.BOOL), self.value, fill])
-        kept = self._before("Mul", [self.value, self._constant(self.mask)])
-        return self._before("Add", [kept, self._before("Mul", [fill, self._constant(~self.mask)])])
+        if self.opset >= 9:
+            return self.write.op("Where", [self.write.constant(self.mask), self.value, fill])
+        kept = self.write.op("Mul", [self.value, self._constant(self.mask)])
+        return self.write.op("Add", [kept, self.write.op("Mul", [fill, self._constant(~self.mask)])])
 
     def _mean_of_others(self) -> ir.Value:
         """Mean over all normalised axes of the elements that stay."""
-        zero = self._constant(np.array(0.0))
-        kept = self._masked(zero)
-        axes = self._constant(np.array(self.all_axes), ir.DataType.INT64)
-        if (self.graph.opset_imports.get("") or 18) >= 18:
-            mean = self._before("ReduceMean", [kept, axes])
+        kept = self._masked(self._constant(0.0))
+        if self.opset >= 18:
+            mean = self.write.op("ReduceMean", [kept, self.write.constant(np.array(self.all_axes))])
         else:
-            mean = self._before("ReduceMean", [kept], [ir.AttrInt64s("axes", self.all_axes)])
-        return self._before("Mul", [mean, self._constant(np.array(1 / self.share))])
+            mean = self.write.op("ReduceMean", [kept], ir.AttrInt64s("axes", self.all_axes))
+        return self.write.op("Mul", [mean, self._constant(1 / self.share)])
 
-    def _constant(self, array: NDArray[np.generic], dtype: ir.DataType | None = None) -> ir.Value:
-        dtype = dtype or self.dtype
-        return self.names.initializer("silence", ir.Tensor(array.astype(dtype.numpy()), dtype=dtype))
-
-    def _before(
-        self, op_type: str, inputs: list[ir.Value], attributes: list[ir.Attr] | None = None
-    ) -> ir.Value:
-        node = ir.Node("", op_type, inputs, attributes or [], num_outputs=1)
-        node.outputs[0].type = ir.TensorType(self.dtype)
-        self.graph.insert_before(self.node, node)
-        return node.outputs[0]
-
-    def _after(self, factor: float) -> None:
-        output = self.node.outputs[0]
-        uses = list(output.uses())
-        node = ir.Node("", "Mul", [output, self._constant(np.array(factor))], num_outputs=1)
-        node.outputs[0].type = output.type
-        self.graph.insert_after(self.node, node)
-        for user, index in uses:
-            user.replace_input_with(index, node.outputs[0])
+    def _constant(self, array: NDArray[np.generic] | float) -> ir.Value:
+        return self.write.constant(np.asarray(array), self.dtype)

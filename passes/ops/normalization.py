@@ -155,11 +155,11 @@ def _shrink_local(s: Shrink, channels: Labels, rank: int) -> None:
     near_CC = (offset_CC >= -((size - 1) // 2)) & (offset_CC <= size // 2)
     alive = s.alive(channels)
     weight = near_CC[np.ix_(alive, alive)] * (attributes.get_float("alpha", 1e-4) / size)
-    kernel = s.constant(weight.reshape(*weight.shape, *(1,) * (rank - 2)).astype(kind))
-    base = s.new("Conv", [s.new("Mul", [value, value]), kernel])
-    base = s.new("Add", [base, s.constant(np.array(attributes.get_float("bias", 1.0), kind))])
-    power = s.new("Pow", [base, s.constant(np.array(attributes.get_float("beta", 0.75), kind))])
-    s.replace(s.new("Div", [value, power]))
+    kernel = s.write.constant(weight.reshape(*weight.shape, *(1,) * (rank - 2)).astype(kind))
+    base = s.write.op("Conv", [s.write.op("Mul", [value, value]), kernel])
+    base = s.write.op("Add", [base, s.write.constant(np.array(attributes.get_float("bias", 1.0), kind))])
+    power = s.write.op("Pow", [base, s.write.constant(np.array(attributes.get_float("beta", 0.75), kind))])
+    s.replace(s.write.op("Div", [value, power]))
 
 
 def _relate_norm(r: Relation) -> None:
