@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -49,8 +50,11 @@ def silence(model: ir.Model, keep: Keep) -> ir.Model:
     for mix in coupling.graph.mixes:
         if not (stays := alive(mix.labels)).all():
             found[mix.node, mix.slot].append((mix, stays))
-    for (node, slot), mixes in found.items():
-        _Silencer(Writer(names, node), coupling, node, slot, mixes).run()
+    silencers = [
+        _Silencer(Writer(names, node), coupling, node, slot, mixes) for (node, slot), mixes in found.items()
+    ]
+    for silencer in silencers:
+        silencer.run()
     return copy
 
 
@@ -85,7 +89,6 @@ class _Silencer:
         self.node, self.slot, self.mixes = node, slot, mixes
         value = node.inputs[slot]
         assert value is not None
-        self.value = value
         shape = coupling.graph.concrete.shapes[value]
         self.mask = np.ones((1,) * len(shape), bool)
         for mix, stays in mixes:
@@ -95,13 +98,20 @@ class _Silencer:
         self.dtype = tensor.dtype if tensor is not None else value.dtype or ir.DataType.FLOAT
         self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
 
+    @property
+    def value(self) -> ir.Value:
+        """The input as it is by now."""
+        value = self.node.inputs[self.slot]
+        assert value is not None
+        return value
+
     def run(self) -> None:
         """Insert the mask, and correct what counts the elements."""
         kind = self.mixes[0][0].kind
         if kind == "normalize":
             fill = self._mean_of_others()
         else:
-            limit = np.finfo(self.dtype.numpy()).max if kind in ("low", "high") else 0
+            limit = float(ml_dtypes.finfo(self.dtype.numpy()).max) if kind in ("low", "high") else 0
             fill = self._constant({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0)))
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":

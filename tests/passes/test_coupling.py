@@ -14,6 +14,7 @@ from test_remove_channels import random_keep, run
 
 from obs_onnx.passes.coupling import Coupling, couple
 from obs_onnx.passes.keep_file import keep_file, replay
+from obs_onnx.passes.layers import find_layers
 from obs_onnx.passes.macs import MacCounter, count_macs
 from obs_onnx.passes.ops import (
     attention,
@@ -28,6 +29,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
+from obs_onnx.passes.places import consumed, produced
 from obs_onnx.passes.prepare import prepare
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.silence import silence
@@ -348,3 +350,43 @@ def test_the_scale_of_attention_stays_when_it_is_computed_from_a_shape() -> None
     weights = {"w": normal(6, 8), "v": normal(8, 4), "last": np.array([-1]), "end": np.array([9])}
     coupling = check(model(nodes, weights, x=("N", "T", 6)), x=(7, 6))
     assert sizes(coupling) == [8]
+
+
+def test_columns_and_rows_of_the_canonical_weight() -> None:
+    """Silencing a channel's columns in w_GOI is what removing it does to the consumer's weight."""
+    nodes = [
+        node("Conv", "x a", "s"),
+        node("Conv", "s b", "t", group=2),
+        node("ConvTranspose", "t c", "u"),
+        node("Flatten", "u", "f"),
+        node("Gemm", "f d", "g", transB=1, alpha=0.5),
+        node("MatMul", "g e", "y"),
+    ]
+    weights = {"a": normal(8, 3, 1, 1), "b": normal(6, 4, 3, 3), "c": normal(6, 4, 2, 2)}
+    weights |= {"d": normal(5, 4 * 16), "e": normal(5, 3)}
+    coupling = found(model(nodes, weights))
+    layers, _ = find_layers(coupling.model)
+    seen = set()
+    for layer in layers:
+        tensor = coupling.model.graph.initializers[layer.name].const_value.numpy()
+        groups, outputs, inputs = layer.layout.goi
+        for group in coupling.groups:
+            columns, rows = consumed(coupling, group, layer), produced(coupling, group, layer)
+            for channel in range(group.n):
+                gone = {g.id: np.arange(g.n) != channel for g in [group]}
+                alive = coupling.alive(gone)
+                axes = coupling.axes(coupling.model.graph.initializers[layer.name])
+                kept = tensor.copy()
+                for axis, labels in enumerate(axes):
+                    kept[(slice(None),) * axis + (~alive(labels),)] = 0
+                matrix = layer.layout.to_matrix(tensor)
+                if columns is not None:
+                    dead = columns.toarray()[channel].reshape(groups, 1, inputs)
+                    matrix = np.where(dead, 0, matrix)
+                    seen.add((layer.name, "columns"))
+                if rows is not None:
+                    dead = rows.toarray()[channel].reshape(groups, outputs, 1)
+                    matrix = np.where(dead, 0, matrix)
+                    seen.add((layer.name, "rows"))
+                np.testing.assert_allclose(matrix, layer.layout.to_matrix(kept))
+    assert seen == {(name, "columns") for name in "bcde"} | {(name, "rows") for name in "abcd"}
