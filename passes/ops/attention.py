@@ -26,6 +26,29 @@ def _linear(node: ir.Node) -> str | None:
     return f"{node.op_type} is not pruned; export without runtime fusions" if held is not None else None
 
 
+def _dims(node: ir.Node, index: int) -> list[int]:
+    return [dim or 1 for dim in facts.dims(facts.input_of(node, index)) or ()]
+
+
+def _macs_packed(node: ir.Node) -> int:
+    """The projection, and two products of tokens with tokens."""
+    x, weight = _dims(node, 0), _dims(node, 1)
+    sizes = facts.ints_attribute(node, "qkv_hidden_sizes") or (weight[1] // 3,) * 3
+    return x[0] * x[1] * (x[2] * weight[1] + x[1] * (sizes[0] + sizes[2]))
+
+
+def _macs_products(node: ir.Node) -> int:
+    """Every query meets every key, and every weight every value."""
+    query, key = _dims(node, 0), _dims(node, 1)
+    if len(query) != len(key) or not key:
+        return 0
+    tokens = key[-2]
+    value = _dims(node, 2) or key
+    heads = query[1] if len(query) == 4 else 1
+    width = value[-1] if heads > 1 or len(query) == 4 else query[-1] * value[-1] // max(1, key[-1])
+    return math.prod(query) * tokens + query[0] * heads * query[-2] * tokens * width
+
+
 def _relate_fused(r: Relation) -> None:
     """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs."""
     if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or r.integer("do_rotary"):
@@ -179,17 +202,18 @@ def _relate_rotary(r: Relation) -> None:
 
 
 _PLAIN = Op(lipschitz=pointwise(None))
+_PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
 TABLE = related(
     {
-        "Attention": _PLAIN,
+        "Attention": _PRODUCTS,
         "RotaryEmbedding": _PLAIN,
-        "com.microsoft::Attention": _WITH_WEIGHTS,
+        "com.microsoft::Attention": Op(linear=_linear, macs=_macs_packed, lipschitz=pointwise(None)),
         "com.microsoft::QAttention": _WITH_WEIGHTS,
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
-        "com.microsoft::MultiHeadAttention": _PLAIN,
-        "com.microsoft::GroupQueryAttention": _PLAIN,
+        "com.microsoft::MultiHeadAttention": _PRODUCTS,
+        "com.microsoft::GroupQueryAttention": _PRODUCTS,
         "com.microsoft::RotaryEmbedding": _PLAIN,
     },
     {

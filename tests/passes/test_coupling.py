@@ -390,3 +390,30 @@ def test_columns_and_rows_of_the_canonical_weight() -> None:
                     seen.add((layer.name, "rows"))
                 np.testing.assert_allclose(matrix, layer.layout.to_matrix(kept))
     assert seen == {(name, "columns") for name in "bcde"} | {(name, "rows") for name in "abcd"}
+
+
+def test_old_forms_of_operators() -> None:
+    """Slices, pads, splits and axes given as attributes."""
+    nodes = [
+        node("Conv", "x a", "s"),
+        node("Slice", "s", "t", axes=[1, 2], starts=[2, 0], ends=[-1, 3]),
+        node("Pad", "t", "u", pads=[0, 1, 0, 0, 0, 2, 0, 0]),
+        node("Conv", "u b", "v"),
+        node("Split", "v", "p q r", axis=1, split=[3, 2, 3]),
+        node("Mul", "p r", "w"),
+        node("Concat", "w q", "z", axis=1),
+        node("ReduceMean", "z", "m", axes=[2, 3], keepdims=1),
+        node("Squeeze", "m", "o", axes=[2, 3]),
+        node("Softmax", "o", "e"),
+        node("Unsqueeze", "o", "f", axes=[2, 3]),
+        node("Upsample", "f scales", "g"),
+        node("Flatten", "g", "h"),
+        node("Gemm", "h c d", "i", transB=1),
+        node("Sum", "i e e", "y"),
+    ]
+    weights = {"a": normal(9, 3, 1, 1), "b": normal(8, 9, 1, 1), "c": normal(5, 20), "d": normal(5)}
+    nodes, weights = nodes[:9] + nodes[10:14], weights | {"scales": np.array([1, 1, 2, 2], np.float32)}
+    nodes[-1] = node("Gemm", "h c d", "y", transB=1)
+    coupling = check(model(nodes, weights, opset=9, ir_version=4))
+    assert {"Softmax", "Gemm"} & {f.op_type for f in coupling.frozen}
+    assert sum(sizes(coupling)) >= 9
