@@ -111,7 +111,7 @@ class _Silencer:
         if kind == "normalize":
             fill = self._mean_of_others()
         else:
-            limit = float(ml_dtypes.finfo(self.dtype.numpy()).max) if kind in ("low", "high") else 0
+            limit = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call] if kind in ("low", "high") else 0
             fill = self._constant({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0)))
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":

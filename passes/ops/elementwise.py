@@ -113,6 +113,12 @@ def _relate_first(r: Relation) -> None:
         r.give(r.axes(0), index)
 
 
+def _relate_cast_like(r: Relation) -> None:
+    """Of the second input only the type matters."""
+    r.axes(1)
+    r.give(r.axes(0))
+
+
 def _relate_quantize(r: Relation) -> None:
     """Scale and zero point lie along one axis of the tensor."""
     axes = r.axes(0)
@@ -215,7 +221,8 @@ TABLE = related(
     },
     {
         _relate: _BROADCAST,
-        _relate_first: "Dropout CastLike Bernoulli",
+        _relate_first: "Dropout Bernoulli",
+        _relate_cast_like: "CastLike",
         _relate_quantize: "QuantizeLinear DequantizeLinear",
     },
 )

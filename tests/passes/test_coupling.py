@@ -417,3 +417,39 @@ def test_old_forms_of_operators() -> None:
     coupling = check(model(nodes, weights, opset=9, ir_version=4))
     assert {"Softmax", "Gemm"} & {f.op_type for f in coupling.frozen}
     assert sum(sizes(coupling)) >= 9
+
+
+def test_without_normalization_removal_is_zeroing_the_consumers() -> None:
+    """Zeroed input columns of every consumer give what the smaller model gives."""
+    nodes = [
+        node("Conv", "x a a1", "s", pads=[1] * 4),
+        node("Sigmoid", "s", "s1"),
+        node("Conv", "s1 b b1", "t", pads=[1] * 4, group=2),
+        node("Tanh", "t", "t1"),
+        node("ConvTranspose", "t1 c", "u", pads=[1] * 4),
+        node("Add", "u s", "v"),
+        node("Flatten", "v", "f"),
+        node("Gemm", "f d d1", "g"),
+        node("Exp", "g", "h"),
+        node("MatMul", "h e", "y"),
+    ]
+    weights = {"a": normal(8, 3, 3, 3), "a1": normal(8), "b": normal(6, 4, 3, 3), "b1": normal(6)}
+    weights |= {"c": normal(6, 8, 3, 3), "d": normal(200, 7) / 20, "d1": normal(7), "e": normal(7, 3)}
+    coupling = check(model(nodes, weights))
+    layers, _ = find_layers(coupling.model)
+    for seed in range(3):
+        keep = random_keep(coupling, seed)
+        zeroed, small = coupling.model.clone(), coupling.model.clone()
+        for layer in layers:
+            value = zeroed.graph.initializers[layer.name]
+            matrix = layer.layout.to_matrix(value.const_value.numpy())
+            groups, _, inputs = layer.layout.goi
+            for group in coupling.groups:
+                columns = consumed(coupling, group, layer)
+                if columns is not None:
+                    dead = columns.toarray()[~keep[group.id]].any(0).reshape(groups, 1, inputs)
+                    matrix = np.where(dead, 0, matrix)
+            value.const_value = ir.tensor(layer.layout.to_tensor(matrix).astype(np.float32), name=layer.name)
+        RemoveChannels(keep).call(small)
+        values = normal(2, 3, 5, 5)
+        np.testing.assert_allclose(run(small, values), run(zeroed, values), 1e-4, 1e-4)
