@@ -158,13 +158,17 @@ class Coupling:
     def keep_from(self, kept: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[int, NDArray[np.bool_]]:
         """Inverse of :meth:`keep_indices`; the names may be those of any values.
 
-        A channel stays unless all of its elements are gone somewhere. Axes that are not as they are here are
-        passed over.
+        A channel stays unless all of its elements are gone somewhere; axes that are fixed here do not count.
+
+        Raises:
+            ValueError: an index lies outside its axis.
         """
         stays = np.ones(self.graph.atoms.count, bool)
         for value, axes in self._resolved.items():
             for axis, indices in kept.get(str(value.name), {}).items():
                 if int(axis) < len(axes) and (labels := axes[int(axis)]).shape[1]:
+                    if any(not 0 <= i < len(labels) for i in indices):
+                        raise ValueError(f"axis {axis} of {value.name} has {len(labels)} elements, not more")
                     here = np.zeros(len(stays), bool)
                     here[labels[list(indices)]] = True
                     stays[labels] &= here[labels]

@@ -127,7 +127,7 @@ class Relation:
         if not self.has(slot):
             return None
         if (constant := self.constant(slot)) is not None:
-            return constant, constant != constant
+            return constant, np.zeros(constant.shape, bool)
         concrete, value = self.graph.concrete, self.value(slot)
         return (concrete.values[value], concrete.marks[value]) if value in concrete.values else None
 

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from obs_onnx.passes.atoms import fixed, joined, product
+from obs_onnx.passes.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise
 from obs_onnx.passes.ops.registry import Op, related
 from obs_onnx.passes.relation import Freeze, Relation
@@ -29,6 +29,8 @@ def _relate_reshape(r: Relation) -> None:
     x = r.axes(0)
     y = r.regroup(x, r.shape())
     r.give(y)
+    if r.node.op_type == "Squeeze" and not r.has(1) and r.integers("axes") is None:
+        r.shrink(lambda s: _name_axes(s, x, r.opset))
     if r.node.op_type != "Reshape" or not r.has(1):
         return
     known = r.known(1)
@@ -46,6 +48,16 @@ def _relate_reshape(r: Relation) -> None:
         s.operand(1, np.where(kept, target, after), one_free=-1 not in target)
 
     r.shrink(shrink)
+
+
+def _name_axes(s: Shrink, x: list[Labels], opset: int) -> None:
+    """Squeeze goes on dropping the same axes, not one that has but one element left."""
+    ones = [axis for axis, labels in enumerate(x) if len(labels) == 1]
+    if 1 in s.shape([labels for labels in x if len(labels) > 1]):
+        if opset < 13:
+            s.attribute("axes", ones)
+        else:
+            s.operand(1, np.array(ones))
 
 
 def _relate_transpose(r: Relation) -> None:

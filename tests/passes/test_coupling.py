@@ -453,3 +453,27 @@ def test_without_normalization_removal_is_zeroing_the_consumers() -> None:
         RemoveChannels(keep).call(small)
         values = normal(2, 3, 5, 5)
         np.testing.assert_allclose(run(small, values), run(zeroed, values), 1e-4, 1e-4)
+
+
+def test_squeeze_without_axes_drops_no_channel_axis_of_one_element() -> None:
+    for opset in (11, 18):
+        nodes = [
+            node("Conv", "x a", "s"),
+            node("GlobalAveragePool", "s", "p"),
+            node("Squeeze", "p", "q"),
+            node("Gemm", "q b", "y", transB=1),
+        ]
+        proto = model(nodes, {"a": normal(6, 3, 1, 1), "b": normal(4, 6)}, x=("N", 3, 5, 5), opset=opset)
+        coupling = found(proto)
+        keep = {0: np.arange(6) == 4}
+        small = coupling.model.clone()
+        RemoveChannels(keep).call(small)
+        values = normal(3, 3, 5, 5)
+        np.testing.assert_allclose(run(small, values), run(silence(coupling.model, keep), values), 1e-5, 1e-5)
+
+
+def test_indices_of_another_model_are_refused() -> None:
+    nodes = [node("Conv", "x a", "s"), node("Conv", "s b", "y")]
+    proto = model(nodes, {"a": normal(6, 3, 1, 1), "b": normal(4, 6, 1, 1)})
+    with pytest.raises(ValueError, match="6 elements"):
+        replay(ir.from_proto(proto), {"a": {"0": [0, 6]}})
