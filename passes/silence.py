@@ -27,7 +27,6 @@ _SKIPS = {
     "SkipLayerNormalization": "LayerNormalization",
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
 }
-_FILL = {"sum": 0.0, "mean": 0.0, "rms": 0.0, "one": 1.0}
 
 
 def silence(model: ir.Model, keep: Keep) -> ir.Model:
@@ -111,8 +110,7 @@ class _Silencer:
         if kind == "normalize":
             fill = self._mean_of_others()
         else:
-            limit = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call] if kind in ("low", "high") else 0
-            fill = self._constant({"low": -limit, "high": limit}.get(kind, _FILL.get(kind, 0.0)))
+            fill = self._constant(self._neutral(kind))
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
@@ -124,6 +122,12 @@ class _Silencer:
             assert scale is not None
             factor = self._constant(math.sqrt(self.share))
             self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
+
+    def _neutral(self, kind: str) -> float:
+        if kind in ("low", "high"):
+            largest = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call]
+            return largest if kind == "high" else -largest
+        return 1.0 if kind == "one" else 0.0
 
     def _masked(self, fill: ir.Value) -> ir.Value:
         """The input with ``fill`` in place of removed elements."""
