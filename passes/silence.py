@@ -107,10 +107,7 @@ class _Silencer:
     def run(self) -> None:
         """Insert the mask, and correct what counts the elements."""
         kind = self.mixes[0][0].kind
-        if kind == "normalize":
-            fill = self._mean_of_others()
-        else:
-            fill = self._constant(self._neutral(kind))
+        fill = self._mean_of_others() if kind == "normalize" else self._constant(self._neutral(kind))
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
