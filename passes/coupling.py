@@ -8,6 +8,7 @@ a group: convolution filters, heads, widths of heads, hidden units.
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -82,18 +83,49 @@ class Coupling:
         self.frozen = [
             Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
         ]
+        while True:
+            self._resolve()
+            self.groups = self._find_groups()
+            if not (holed := self._holed()):
+                break
+            for labels in holed:
+                graph.atoms.freeze(labels)
+
+    def _resolve(self) -> None:
+        """Final labels, equal ones held once."""
         same: dict[bytes, Labels] = {}
+        atoms = self.graph.atoms
         self._resolved = {
             value: [
                 same.setdefault(final.tobytes() + bytes(final.shape[1]), final) if final.size else final
-                for final in (graph.atoms.resolve(labels) for labels in axes)
+                for final in (atoms.resolve(labels) for labels in axes)
             ]
-            for value, axes in graph.labels.items()
+            for value, axes in self.graph.labels.items()
         }
         self._named = {str(value.name): value for value in self._resolved}
-        self._group_of = np.full(graph.atoms.count, -1)  # of each atom
-        self._channel_of = np.full(graph.atoms.count, -1)
-        self.groups = self._find_groups()
+        self._group_of = np.full(atoms.count, -1)  # of each atom
+        self._channel_of = np.full(atoms.count, -1)
+
+    def _holed(self) -> list[Labels]:
+        """Rows that are part of a product of groups but not all of it.
+
+        Keeping one channel of each group would not keep an element there, and which channels have gone could
+        not be told from the elements.
+        """
+        found = []
+        for labels in {id(one): one for axes in self._resolved.values() for one in axes}.values():
+            groups = np.sort(self._group_of[labels], axis=1)
+            several = (groups >= 0).sum(1) > 1 if labels.shape[1] > 1 else np.zeros(0, bool)
+            if not several.any():
+                continue
+            rows, where = labels[several], np.unique(groups[several], axis=0, return_inverse=True)
+            for k, members in enumerate(where[0]):
+                mine = rows[where[1].reshape(-1) == k]
+                free = np.where(self._group_of[mine] >= 0, mine, 0)
+                whole = math.prod(self.groups[g].n for g in members if g >= 0)
+                if len(np.unique(np.sort(free, axis=1), axis=0)) != whole:
+                    found.append(free)
+        return found
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of the axes of ``value``, or None for one of unknown shape."""

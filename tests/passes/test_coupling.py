@@ -477,3 +477,19 @@ def test_indices_of_another_model_are_refused() -> None:
     proto = model(nodes, {"a": normal(6, 3, 1, 1), "b": normal(4, 6, 1, 1)})
     with pytest.raises(ValueError, match="6 elements"):
         replay(ir.from_proto(proto), {"a": {"0": [0, 6]}})
+
+
+def test_part_of_a_product_is_frozen() -> None:
+    """A slice through (group, channel of the group) could be left without any element."""
+    nodes = [
+        node("Conv", "x a", "s"),
+        node("Conv", "s b", "t", group=3),
+        node("Slice", "s from to axis", "u"),
+        node("Conv", "u c", "v"),
+        node("GlobalMaxPool", "v", "w"),
+        node("GlobalMaxPool", "t", "z"),
+        node("Concat", "w z", "y", axis=1),
+    ]
+    weights = {"a": normal(6, 3, 1, 1), "b": normal(3, 2, 1, 1), "c": normal(2, 4, 1, 1)}
+    weights |= {"from": np.array([1]), "to": np.array([5]), "axis": np.array([1])}
+    check(model(nodes, weights))
