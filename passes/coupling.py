@@ -80,16 +80,18 @@ class Coupling:
 
     def __init__(self, model: ir.Model, graph: Graph) -> None:
         self.model, self.graph = model, graph
-        self.frozen = [
-            Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
-        ]
         while True:
             self._resolve()
             self.groups = self._find_groups()
             if not (holed := self._holed()):
                 break
-            for labels in holed:
-                graph.atoms.freeze(labels)
+            for node, labels in holed:
+                graph.fix(
+                    node, [labels], "it takes a part of a product of channels, which could be left empty"
+                )
+        self.frozen = [
+            Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
+        ]
 
     def _resolve(self) -> None:
         """Final labels, equal ones held once."""
@@ -106,14 +108,15 @@ class Coupling:
         self._group_of = np.full(atoms.count, -1)  # of each atom
         self._channel_of = np.full(atoms.count, -1)
 
-    def _holed(self) -> list[Labels]:
-        """Rows that are part of a product of groups but not all of it.
+    def _holed(self) -> list[tuple[ir.Node, Labels]]:
+        """Nodes and rows of labels that are part of a product of groups but not all of it.
 
         Keeping one channel of each group would not keep an element there, and which channels have gone could
         not be told from the elements.
         """
         found = []
-        for labels in {id(one): one for axes in self._resolved.values() for one in axes}.values():
+        held = {id(labels): (value, labels) for value, axes in self._resolved.items() for labels in axes}
+        for value, labels in held.values():
             groups = np.sort(self._group_of[labels], axis=1)
             several = (groups >= 0).sum(1) > 1 if labels.shape[1] > 1 else np.zeros(0, bool)
             if not several.any():
@@ -124,7 +127,8 @@ class Coupling:
                 free = np.where(self._group_of[mine] >= 0, mine, 0)
                 whole = math.prod(self.groups[g].n for g in members if g >= 0)
                 if len(np.unique(np.sort(free, axis=1), axis=0)) != whole:
-                    found.append(free)
+                    node = value.producer() or next(use.node for use in value.uses())
+                    found.append((node, free))
         return found
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
