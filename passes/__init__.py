@@ -9,31 +9,52 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from obs_onnx.passes.canonical import canonicalize
+    from obs_onnx.passes.coupling import Coupling, Group, couple
+    from obs_onnx.passes.keep_file import keep_file, replay
     from obs_onnx.passes.layers import Layer, find_layers
     from obs_onnx.passes.macs import count_macs, macs_per_node
+    from obs_onnx.passes.prepare import prepare
+    from obs_onnx.passes.remove_channels import RemoveChannels
     from obs_onnx.passes.segments import extract, plan_stages
     from obs_onnx.passes.set_weights import SetWeights
+    from obs_onnx.passes.silence import silence
 
 __all__ = [
+    "Coupling",
+    "Group",
     "Layer",
+    "RemoveChannels",
     "SetWeights",
     "canonicalize",
     "count_macs",
+    "couple",
     "extract",
     "find_layers",
+    "keep_file",
     "macs_per_node",
     "plan_stages",
+    "prepare",
+    "replay",
+    "silence",
 ]
 
 _HOMES = {
+    "Coupling": "coupling",
+    "Group": "coupling",
     "Layer": "layers",
+    "RemoveChannels": "remove_channels",
     "SetWeights": "set_weights",
     "canonicalize": "canonical",
     "count_macs": "macs",
+    "couple": "coupling",
     "extract": "segments",
     "find_layers": "layers",
+    "keep_file": "keep_file",
     "macs_per_node": "macs",
     "plan_stages": "segments",
+    "prepare": "prepare",
+    "replay": "keep_file",
+    "silence": "silence",
 }
 
 

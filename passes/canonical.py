@@ -21,7 +21,7 @@ from obs_onnx.passes.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.weight_expressions import FoldWeightExpressions
 
-__all__ = ["canonicalize"]
+__all__ = ["canonicalize", "plain"]
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -31,11 +31,8 @@ def canonicalize(model: ir.Model) -> ir.Model:
         ModelError: functions of the model call each other in a circle or use another opset than the model, or
             its shapes contradict each other.
     """
-    copy = model.clone()
-    _inline(copy)
-    NameFixPass(_NamesByOperator())(copy)
+    copy = plain(model)
     for step in (
-        LiftConstants(),
         FoldConstantViews(),
         InferShapes(),
         FoldWeightExpressions(),
@@ -46,13 +43,26 @@ def canonicalize(model: ir.Model) -> ir.Model:
     return copy
 
 
+def plain(model: ir.Model) -> ir.Model:
+    """A copy of ``model`` without functions and Constant nodes, everything named; weights stay as they are.
+
+    Raises:
+        ModelError: functions call each other in a circle or use another opset than the model.
+    """
+    copy = model.clone()
+    _inline(copy)
+    NameFixPass(_NamesByOperator())(copy)
+    LiftConstants().call(copy)
+    return copy
+
+
 def _inline(model: ir.Model) -> None:
     if not model.functions:
         return
-    inline = InlinePass()
+    step = InlinePass()
     try:
-        inline.requires(model)
-        inline.call(model)
+        step.requires(model)
+        step.call(model)
     except (ValueError, ir.passes.PreconditionError) as error:
         raise ModelError(f"the functions of the model cannot be inlined: {error}") from error
 

@@ -14,6 +14,7 @@ from obs_onnx.passes.ops import (
     pool,
     recurrent,
     reduce,
+    select,
     shape,
 )
 from obs_onnx.passes.ops.registry import Op, key
@@ -30,6 +31,7 @@ TABLE: dict[str, Op] = {
     **pool.TABLE,
     **recurrent.TABLE,
     **reduce.TABLE,
+    **select.TABLE,
     **shape.TABLE,
 }
 

@@ -1,12 +1,22 @@
-"""Fused attention operators; their projections hold weights that stay as they are."""
+"""Fused attention operators; their projections hold weights that stay as they are.
+
+An axis of queries, keys or values is (head, width of the head). A head goes from all of them; a width goes
+from queries and keys alike, or from the values alone. The scale stays that of the dense width.
+"""
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.shrink import Shrink
 
 __all__ = ["TABLE"]
 
@@ -16,16 +26,201 @@ def _linear(node: ir.Node) -> str | None:
     return f"{node.op_type} is not pruned; export without runtime fusions" if held is not None else None
 
 
+def _dims(node: ir.Node, index: int) -> list[int]:
+    return [dim or 1 for dim in facts.dims(facts.input_of(node, index)) or ()]
+
+
+def _macs_packed(node: ir.Node) -> int:
+    """The projection, and two products of tokens with tokens."""
+    x, weight = _dims(node, 0), _dims(node, 1)
+    sizes = facts.ints_attribute(node, "qkv_hidden_sizes") or (weight[1] // 3,) * 3
+    return x[0] * x[1] * (x[2] * weight[1] + x[1] * (sizes[0] + sizes[2]))
+
+
+def _macs_products(node: ir.Node) -> int:
+    """Every query meets every key, and every weight every value."""
+    query, key = _dims(node, 0), _dims(node, 1)
+    if len(query) != len(key) or not key:
+        return 0
+    tokens = key[-2]
+    value = _dims(node, 2) or key
+    heads = query[1] if len(query) == 4 else 1
+    width = value[-1] if heads > 1 or len(query) == 4 else query[-1] * value[-1] // max(1, key[-1])
+    return math.prod(query) * tokens + query[0] * heads * query[-2] * tokens * width
+
+
+def _relate_fused(r: Relation) -> None:
+    """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs."""
+    if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or r.integer("do_rotary"):
+        raise Freeze("it keeps a state, adds a bias or rotates")
+    if any(output.uses() for output in r.node.outputs[1:]):
+        raise Freeze("it keeps a state")
+    x, weight, heads = r.axes(0), r.axes(1), r.integer("num_heads", 1)
+    sizes = r.integers("qkv_hidden_sizes") or (len(weight[1]) // 3,) * 3
+    r.tie(x[2], weight[0])
+    pieces = np.split(weight[1], np.cumsum(sizes)[:-1])
+    parts = [r.atoms.split(piece, [heads, len(piece) // heads]) for piece in pieces]
+    for part in parts[1:]:
+        r.tie(parts[0][0], part[0])
+    for part in parts[1:2] if r.integers("qkv_hidden_sizes") else parts[1:]:
+        r.tie(parts[0][1], part[1])
+    if r.has(2):
+        r.tie(r.axes(2)[0], weight[1])
+        r.mix(2, 0)
+    if r.has(3):
+        r.axes(3)
+    r.mix(1, 0)
+    r.mix(1, 1)
+    r.give([x[0], x[1], r.atoms.resolve(pieces[2])])
+
+    def shrink(s: Shrink) -> None:
+        s.attribute("num_heads", s.count(parts[0][0]))
+        if r.integers("qkv_hidden_sizes"):
+            s.attribute("qkv_hidden_sizes", s.shape(pieces))
+        _keep_scale(s, parts[0][1])
+
+    r.shrink(shrink)
+
+
+def _keep_scale(s: Shrink, width: Labels) -> None:
+    if s.changed(width) and not s.node.attributes.get_float("scale", 0.0):
+        s.attribute("scale", 1 / math.sqrt(len(width)))
+
+
+def _relate_heads(r: Relation) -> None:
+    """com.microsoft MultiHeadAttention: queries, keys, values of shape (batch, tokens, heads * width)."""
+    if not (r.has(1) and r.has(2)) or any(len(r.axes(slot)) != 3 for slot in range(3)):
+        raise Freeze("its inputs are packed")
+    if any(r.has(slot) for slot in range(6, len(r.node.inputs))) or any(o.uses() for o in r.node.outputs[1:]):
+        raise Freeze("it keeps a state")
+    heads = r.integer("num_heads", 1)
+    query, key, value = (r.axes(slot)[2] for slot in range(3))
+    parts = [r.atoms.split(labels, [heads, len(labels) // heads]) for labels in (query, key, value)]
+    _tie_heads(r, parts)
+    if r.has(3):
+        r.tie(r.axes(3)[0], joined([r.atoms.resolve(labels) for labels in (query, key, value)]))
+        r.mix(3, 0)
+    if r.has(4):
+        r.fix(r.axes(4))
+    if r.has(5) and len((bias := r.axes(5))[1]) > 1:
+        r.tie(bias[1], parts[0][0])
+    r.mix(0, 2)
+    r.give([r.axes(0)[0], r.axes(0)[1], r.atoms.resolve(value)])
+
+    def shrink(s: Shrink) -> None:
+        s.attribute("num_heads", s.count(parts[0][0]))
+        _keep_scale(s, parts[0][1])
+
+    r.shrink(shrink)
+
+
+def _tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
+    """Query heads are (key head, repetition); queries and keys are equally wide."""
+    (query, query_width), (key, key_width), (value, _) = parts
+    r.tie(key, value)
+    r.tie(query_width, key_width)
+    if len(query) % len(key):
+        raise Freeze("its query heads do not share key heads evenly")
+    shared, _ = r.atoms.split(query, [len(key), len(query) // len(key)])
+    r.tie(shared, key)
+
+
+def _relate_standard(r: Relation) -> None:
+    """Attention of the default domain: (batch, heads, tokens, width), or (batch, tokens, heads * width)."""
+    if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or any(o.uses() for o in r.node.outputs[1:]):
+        raise Freeze("it keeps a state")
+    axes = [r.axes(slot) for slot in range(3)]
+    flat = len(axes[0]) == 3
+    if flat:
+        heads = [r.integer("q_num_heads", 1), *(r.integer("kv_num_heads", 1),) * 2]
+        parts = [r.atoms.split(x[2], [n, len(x[2]) // n]) for x, n in zip(axes, heads, strict=True)]
+    else:
+        parts = [[x[1], x[3]] for x in axes]
+    _tie_heads(r, parts)
+    if r.has(3):
+        mask = r.axes(3)
+        r.fix([*mask[:-3], *mask[-2:]])
+        if len(mask) > 2 and len(mask[-3]) > 1:
+            r.tie(mask[-3], parts[0][0])
+    r.mix(0, 2 if flat else 3)
+    head, width = r.atoms.resolve(parts[0][0]), r.atoms.resolve(parts[2][1])
+    x = axes[0]
+    r.give([x[0], x[1], product([head, width])] if flat else [x[0], head, x[2], width])
+
+    def shrink(s: Shrink) -> None:
+        if flat:
+            s.attribute("q_num_heads", s.count(parts[0][0]))
+            s.attribute("kv_num_heads", s.count(parts[1][0]))
+        _keep_scale(s, parts[0][1])
+
+    r.shrink(shrink)
+
+
+def _relate_grouped(r: Relation) -> None:
+    """com.microsoft GroupQueryAttention: the cache has (batch, key heads, tokens, width); widths stay."""
+    if not (r.has(1) and r.has(2)):
+        raise Freeze("its inputs are packed")
+    query, key, value = (r.axes(slot) for slot in range(3))
+    heads, shared = r.integer("num_heads", 1), r.integer("kv_num_heads", 1)
+    parts = [
+        r.atoms.split(x[2], [n, len(x[2]) // n])
+        for x, n in zip((query, key, value), (heads, shared, shared), strict=True)
+    ]
+    _tie_heads(r, parts)
+    r.fix([part[1] for part in parts], "its widths are laid out in the cache")
+    present = parts[1][0]
+    for slot in (3, 4):
+        if r.has(slot):
+            r.tie(r.axes(slot)[1], present)
+    r.give([query[0], query[1], r.atoms.resolve(query[2])])
+    for index in (1, 2):
+        if index < len(r.node.outputs):
+            tokens = r.axes(2 + index)[2] if r.has(2 + index) else key[1]
+            shape = r.graph.concrete.shapes.get(r.node.outputs[index])
+            length = shape[2] if shape is not None else len(tokens)
+            r.give([query[0], r.atoms.resolve(present), fixed(length), fixed(len(parts[1][1]))], index)
+
+    def shrink(s: Shrink) -> None:
+        s.attribute("num_heads", s.count(parts[0][0]))
+        s.attribute("kv_num_heads", s.count(parts[1][0]))
+
+    r.shrink(shrink)
+
+
+def _relate_rotary(r: Relation) -> None:
+    """RotaryEmbedding: heads pass, widths are rotated in pairs and stay."""
+    x, heads = r.axes(0), r.integer("num_heads")
+    if len(x) == 4:
+        r.fix(x[3], "it rotates pairs of widths")
+    elif heads:
+        head, width = r.atoms.split(x[2], [heads, len(x[2]) // heads])
+        r.fix(width, "it rotates pairs of widths")
+        r.shrink(lambda s: s.attribute("num_heads", s.count(head)))
+    else:
+        raise Freeze("the width of its heads is not given")
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
 _PLAIN = Op(lipschitz=pointwise(None))
+_PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
-TABLE = {
-    "Attention": _PLAIN,
-    "RotaryEmbedding": _PLAIN,
-    "com.microsoft::Attention": _WITH_WEIGHTS,
-    "com.microsoft::QAttention": _WITH_WEIGHTS,
-    "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
-    "com.microsoft::MultiHeadAttention": _PLAIN,
-    "com.microsoft::GroupQueryAttention": _PLAIN,
-    "com.microsoft::RotaryEmbedding": _PLAIN,
-}
+TABLE = related(
+    {
+        "Attention": _PRODUCTS,
+        "RotaryEmbedding": _PLAIN,
+        "com.microsoft::Attention": Op(linear=_linear, macs=_macs_packed, lipschitz=pointwise(None)),
+        "com.microsoft::QAttention": _WITH_WEIGHTS,
+        "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
+        "com.microsoft::MultiHeadAttention": _PRODUCTS,
+        "com.microsoft::GroupQueryAttention": _PRODUCTS,
+        "com.microsoft::RotaryEmbedding": _PLAIN,
+    },
+    {
+        _relate_standard: "Attention",
+        _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding",
+        _relate_fused: "com.microsoft::Attention",
+        _relate_heads: "com.microsoft::MultiHeadAttention",
+        _relate_grouped: "com.microsoft::GroupQueryAttention",
+    },
+)

@@ -7,12 +7,15 @@ Both become ``w_GOI`` with kernel offsets outside and input channels inside the 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import fixed, product
 from obs_onnx.passes.layers import ConvGeometry, Linear, WeightLayout
 from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -77,17 +80,69 @@ def _macs_conv_transpose(node: ir.Node) -> int:
     return facts.size(node.inputs[0]) * _per_position(node)
 
 
-def _left_alone(reason: str, weight_input: int = 1) -> Op:
-    return Op(linear=lambda node: reason if facts.constant(node, weight_input) is not None else None)
+def _left_alone(reason: str, weight_input: int = 1, macs: Callable[[ir.Node], int] | None = None) -> Op:
+    return Op(
+        linear=lambda node: reason if facts.constant(node, weight_input) is not None else None, macs=macs
+    )
 
 
-TABLE = {
-    "Conv": Op(linear=_linear_conv, macs=_macs_conv),
-    "ConvTranspose": Op(linear=_linear_conv_transpose, macs=_macs_conv_transpose),
-    "DeformConv": _left_alone("deformable convolutions are not pruned yet"),
-    "ConvInteger": _left_alone("quantized weights are not pruned"),
-    "QLinearConv": _left_alone("quantized weights are not pruned", 3),
-    "com.microsoft::QLinearConv": _left_alone("quantized weights are not pruned", 3),
-    "com.microsoft::FusedConv": _left_alone("convolutions fused with an activation are not pruned"),
-    "com.microsoft::NhwcFusedConv": _left_alone("convolutions fused with an activation are not pruned"),
-}
+def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
+    """Input channels of x and w are one, output channels of w, bias and y are one.
+
+    With groups, the input channels are (group, input of the group) and the output channels (group, output of
+    the group): a group dies on both sides, or the same inputs die in every group.
+    """
+    x, w = r.axes(0), r.axes(1)
+    groups = r.integer("group", 1)
+    inputs, outputs = (w[0], w[1]) if transposed else (w[1], w[0])
+    if len(x[1]) % groups or len(w[0]) % groups:
+        raise Freeze(f"its channels do not split into {groups} groups")
+    x_group, x_inner = r.atoms.split(x[1], [groups, len(x[1]) // groups])
+    w_group, w_inner = r.atoms.split(w[0], [groups, len(w[0]) // groups])
+    r.tie(x_group, w_group)
+    if transposed:
+        r.tie(x_inner, w_inner)
+        y = r.atoms.resolve(product([w_group, outputs]))
+    else:
+        r.tie(x_inner, inputs)
+        y = r.atoms.resolve(outputs)
+    r.mix(1, 0 if transposed else 1)
+    r.fix(x[2:], "it slides along this axis")
+    r.fix(w[2:])
+    if r.has(bias):
+        r.tie(r.axes(bias)[0], y)
+    r.give([r.atoms.resolve(x[0]), y, *(fixed(n) for n in r.shape()[2:])])
+    if groups > 1:
+        r.shrink(lambda s: s.attribute("group", s.count(w_group)))
+
+
+def _relate_transposed(r: Relation) -> None:
+    _relate_conv(r, transposed=True)
+
+
+def _relate_fused(r: Relation) -> None:
+    """Convolution, then optionally the addition of a fourth input, then an activation."""
+    _relate_conv(r)
+    if r.has(3):
+        r.give(r.broadcast([r.graph.labels[r.node.outputs[0]], r.axes(3)]))
+
+
+TABLE = related(
+    {
+        "Conv": Op(linear=_linear_conv, macs=_macs_conv),
+        "ConvTranspose": Op(linear=_linear_conv_transpose, macs=_macs_conv_transpose),
+        "DeformConv": _left_alone("deformable convolutions are not pruned yet"),
+        "ConvInteger": _left_alone("quantized weights are not pruned"),
+        "QLinearConv": _left_alone("quantized weights are not pruned", 3),
+        "com.microsoft::QLinearConv": _left_alone("quantized weights are not pruned", 3),
+        "com.microsoft::FusedConv": _left_alone(
+            "convolutions fused with an activation are not pruned", macs=_macs_conv
+        ),
+        "com.microsoft::NhwcFusedConv": _left_alone("convolutions fused with an activation are not pruned"),
+    },
+    {
+        _relate_conv: "Conv ConvInteger",
+        _relate_transposed: "ConvTranspose",
+        _relate_fused: "com.microsoft::FusedConv",
+    },
+)

@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import broadcast, constant_or, data_only, largest, pointwise
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -95,82 +96,133 @@ _NONE = Op(lipschitz=data_only(None))
 _SUM = Op(lipschitz=pointwise(1.0))
 _DISCRETE = Op(lipschitz=pointwise(None))
 
-TABLE = {
-    # slope one at most
-    "Relu": _ONE,
-    "Tanh": _ONE,
-    "Abs": _ONE,
-    "Neg": _ONE,
-    "Sin": _ONE,
-    "Cos": _ONE,
-    "Atan": _ONE,
-    "Asinh": _ONE,
-    "Softplus": _ONE,
-    "Softsign": _ONE,
-    "Celu": _ONE,
-    "Clip": _ONE,
-    "Identity": _ONE,
-    "Dropout": _ONE,
-    "Shrink": _NONE,
-    "ThresholdedRelu": _NONE,
-    # another slope
-    "LeakyRelu": _alpha(0.01),
-    "Elu": _alpha(1.0),
-    "Selu": Op(lipschitz=data_only(_selu)),
-    "PRelu": Op(lipschitz=_prelu),
-    "Sigmoid": Op(lipschitz=data_only(0.25)),
-    "HardSigmoid": _slope(0.2),
-    "HardSwish": Op(lipschitz=data_only(1.5)),
-    "Swish": Op(lipschitz=data_only(1.0999)),
-    "Mish": Op(lipschitz=data_only(1.0886)),
-    "Gelu": Op(lipschitz=data_only(_TANH_GELU)),
-    "Erf": Op(lipschitz=data_only(2.0 / math.sqrt(math.pi))),
-    "Cast": Op(lipschitz=data_only(_cast)),
-    "CastLike": Op(lipschitz=data_only(_cast)),
-    "com.microsoft::Gelu": Op(lipschitz=data_only(_GELU)),
-    "com.microsoft::QuickGelu": Op(lipschitz=data_only(1.0999)),
-    "com.microsoft::BiasGelu": Op(lipschitz=_bias_gelu),
-    "com.microsoft::FastGelu": Op(lipschitz=_bias_gelu),
-    # two operands and more
-    "Add": _SUM,
-    "Sub": _SUM,
-    "Sum": _SUM,
-    "Max": _SUM,
-    "Min": _SUM,
-    "Mean": Op(lipschitz=_mean),
-    "Mul": Op(lipschitz=_mul),
-    "Div": Op(lipschitz=_div),
-    "Pow": Op(lipschitz=_pow),
-    "Where": Op(lipschitz=_where),
-    # no bound: unbounded slopes, or steps
-    "Exp": _NONE,
-    "Log": _NONE,
-    "Sqrt": _NONE,
-    "Reciprocal": _NONE,
-    "Tan": _NONE,
-    "Asin": _NONE,
-    "Acos": _NONE,
-    "Sinh": _NONE,
-    "Cosh": _NONE,
-    "Acosh": _NONE,
-    "Atanh": _NONE,
-    "Sign": _NONE,
-    "Floor": _NONE,
-    "Ceil": _NONE,
-    "Round": _NONE,
-    "Not": _NONE,
-    "IsNaN": _NONE,
-    "IsInf": _NONE,
-    "Mod": _DISCRETE,
-    "And": _DISCRETE,
-    "Or": _DISCRETE,
-    "Xor": _DISCRETE,
-    "Equal": _DISCRETE,
-    "Less": _DISCRETE,
-    "LessOrEqual": _DISCRETE,
-    "Greater": _DISCRETE,
-    "GreaterOrEqual": _DISCRETE,
-    "QuantizeLinear": _NONE,
-    "DequantizeLinear": _NONE,
-    "DynamicQuantizeLinear": _NONE,
-}
+
+def _relate(r: Relation) -> None:
+    """Axes that are broadcast against each other are one; an axis of size 1 says nothing."""
+    axes = r.broadcast([r.axes(slot) for slot in range(len(r.node.inputs)) if r.has(slot)])
+    for index in range(len(r.node.outputs)):
+        r.give(axes, index)
+
+
+def _relate_first(r: Relation) -> None:
+    """Only the first input matters, the others are parameters without axes."""
+    for slot in range(1, len(r.node.inputs)):
+        if r.has(slot):
+            r.fix(r.axes(slot))
+    for index in range(len(r.node.outputs)):
+        r.give(r.axes(0), index)
+
+
+def _relate_cast_like(r: Relation) -> None:
+    """Of the second input only the type matters."""
+    r.axes(1)
+    r.give(r.axes(0))
+
+
+def _relate_quantize(r: Relation) -> None:
+    """Scale and zero point lie along one axis of the tensor."""
+    axes = r.axes(0)
+    if r.integer("block_size"):
+        raise Freeze("blocks of elements share a scale")
+    for slot in range(1, len(r.node.inputs)):
+        if r.has(slot) and len(parameter := r.axes(slot)) == 1 and len(parameter[0]) > 1:
+            r.tie(axes[r.integer("axis", 1)], parameter[0])
+    r.give(axes)
+
+
+_BROADCAST = """
+Add Sub Mul Div Pow Min Max Mean Sum Mod And Or Xor Not Equal Greater Less GreaterOrEqual LessOrEqual
+BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift Where PRelu Identity Cast Relu LeakyRelu Elu Selu Celu
+Gelu Mish ThresholdedRelu Sigmoid HardSigmoid HardSwish Swish Softplus Softsign Tanh Sin Cos Tan Asin Acos
+Atan Sinh Cosh Asinh Acosh Atanh Exp Log Sqrt Reciprocal Neg Abs Sign Floor Ceil Round Erf IsNaN IsInf Clip
+Shrink com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu com.microsoft::BiasGelu
+com.microsoft::BiasAdd
+"""
+
+TABLE = related(
+    {
+        # slope one at most
+        "Relu": _ONE,
+        "Tanh": _ONE,
+        "Abs": _ONE,
+        "Neg": _ONE,
+        "Sin": _ONE,
+        "Cos": _ONE,
+        "Atan": _ONE,
+        "Asinh": _ONE,
+        "Softplus": _ONE,
+        "Softsign": _ONE,
+        "Celu": _ONE,
+        "Clip": _ONE,
+        "Identity": _ONE,
+        "Dropout": _ONE,
+        "Shrink": _NONE,
+        "ThresholdedRelu": _NONE,
+        # another slope
+        "LeakyRelu": _alpha(0.01),
+        "Elu": _alpha(1.0),
+        "Selu": Op(lipschitz=data_only(_selu)),
+        "PRelu": Op(lipschitz=_prelu),
+        "Sigmoid": Op(lipschitz=data_only(0.25)),
+        "HardSigmoid": _slope(0.2),
+        "HardSwish": Op(lipschitz=data_only(1.5)),
+        "Swish": Op(lipschitz=data_only(1.0999)),
+        "Mish": Op(lipschitz=data_only(1.0886)),
+        "Gelu": Op(lipschitz=data_only(_TANH_GELU)),
+        "Erf": Op(lipschitz=data_only(2.0 / math.sqrt(math.pi))),
+        "Cast": Op(lipschitz=data_only(_cast)),
+        "CastLike": Op(lipschitz=data_only(_cast)),
+        "com.microsoft::Gelu": Op(lipschitz=data_only(_GELU)),
+        "com.microsoft::QuickGelu": Op(lipschitz=data_only(1.0999)),
+        "com.microsoft::BiasGelu": Op(lipschitz=_bias_gelu),
+        "com.microsoft::FastGelu": Op(lipschitz=_bias_gelu),
+        # two operands and more
+        "Add": _SUM,
+        "Sub": _SUM,
+        "Sum": _SUM,
+        "Max": _SUM,
+        "Min": _SUM,
+        "Mean": Op(lipschitz=_mean),
+        "Mul": Op(lipschitz=_mul),
+        "Div": Op(lipschitz=_div),
+        "Pow": Op(lipschitz=_pow),
+        "Where": Op(lipschitz=_where),
+        # no bound: unbounded slopes, or steps
+        "Exp": _NONE,
+        "Log": _NONE,
+        "Sqrt": _NONE,
+        "Reciprocal": _NONE,
+        "Tan": _NONE,
+        "Asin": _NONE,
+        "Acos": _NONE,
+        "Sinh": _NONE,
+        "Cosh": _NONE,
+        "Acosh": _NONE,
+        "Atanh": _NONE,
+        "Sign": _NONE,
+        "Floor": _NONE,
+        "Ceil": _NONE,
+        "Round": _NONE,
+        "Not": _NONE,
+        "IsNaN": _NONE,
+        "IsInf": _NONE,
+        "Mod": _DISCRETE,
+        "And": _DISCRETE,
+        "Or": _DISCRETE,
+        "Xor": _DISCRETE,
+        "Equal": _DISCRETE,
+        "Less": _DISCRETE,
+        "LessOrEqual": _DISCRETE,
+        "Greater": _DISCRETE,
+        "GreaterOrEqual": _DISCRETE,
+        "QuantizeLinear": _NONE,
+        "DequantizeLinear": _NONE,
+        "DynamicQuantizeLinear": _NONE,
+    },
+    {
+        _relate: _BROADCAST,
+        _relate_first: "Dropout Bernoulli",
+        _relate_cast_like: "CastLike",
+        _relate_quantize: "QuantizeLinear DequantizeLinear",
+    },
+)

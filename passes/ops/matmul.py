@@ -7,13 +7,16 @@ stored as (..., O, I). Gemm may transpose either operand and scales the product 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import zip_longest
 
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import Labels
 from obs_onnx.passes.layers import Linear, MatmulGeometry, WeightLayout
 from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -104,32 +107,134 @@ def _macs_matmul(node: ir.Node) -> int:
     return batch * (a_dims[-2] or 1) * (a_dims[-1] or b_dims[-2] or 1) * (b_dims[-1] or 1)
 
 
-def _left_alone(reason: str, *weight_inputs: int) -> Op:
+def _macs_fused(node: ir.Node) -> int:
+    """Elements of the result times what is summed over, whichever operand is transposed."""
+    a_dims = facts.dims(node.inputs[0]) or (1, 1)
+    return facts.size(node.outputs[0]) * (a_dims[-2 if facts.int_attribute(node, "transA") else -1] or 1)
+
+
+def _macs_einsum(node: ir.Node) -> int:
+    """Product of all letters."""
+    left = facts.text_attribute(node, "equation", "").replace(" ", "").partition("->")[0]
+    sizes: dict[str, int] = {}
+    for term, value in zip(left.split(","), node.inputs, strict=False):
+        dims = facts.dims(value)
+        if "." in term or dims is None or len(dims) != len(term):
+            return 0
+        for letter, n in zip(term, dims, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), n or 1)
+    return math.prod(sizes.values())
+
+
+def _left_alone(reason: str, *weight_inputs: int, macs: Callable[[ir.Node], int] | None = None) -> Op:
     def linear(node: ir.Node) -> str | None:
         return reason if any(facts.constant(node, i) is not None for i in weight_inputs) else None
 
-    return Op(linear=linear)
+    return Op(linear=linear, macs=macs)
 
 
 _QUANTIZED = "quantized weights are not pruned"
 
-TABLE = {
-    "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
-    "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
-    "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2),
-    "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
-    "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),
-    "com.microsoft::FusedMatMul": _left_alone(
-        "FusedMatMul is not pruned; export without runtime fusions", 0, 1
-    ),
-    "com.microsoft::FusedGemm": _left_alone("FusedGemm is not pruned; export without runtime fusions", 0, 1),
-    "com.microsoft::GemmFastGelu": _left_alone(
-        "GemmFastGelu is not pruned; export without runtime fusions", 1
-    ),
-    "com.microsoft::MatMulNBits": _left_alone(_QUANTIZED, 1),
-    "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
-    "com.microsoft::MatMulFpQ4": _left_alone(_QUANTIZED, 1),
-    "com.microsoft::MatMulIntegerToFloat": _left_alone(_QUANTIZED, 0, 1),
-    "com.microsoft::DynamicQuantizeMatMul": _left_alone(_QUANTIZED, 1),
-    "com.microsoft::QGemm": _left_alone(_QUANTIZED, 0, 3),
-}
+
+def _contract(r: Relation, slots: tuple[int, int], axes: tuple[int, int]) -> None:
+    """The two axes are one and are summed over; the constant side is the one to silence."""
+    (a, b), (i, j) = slots, axes
+    r.tie(r.axes(a)[i], r.axes(b)[j])
+    if r.graph.concrete.holds(r.value(a)):
+        r.mix(a, i)
+    else:
+        r.mix(b, j)
+
+
+def _swapped(axes: list[Labels], transposed: bool) -> list[Labels]:
+    return [*axes[:-2], axes[-1], axes[-2]] if transposed and len(axes) > 1 else axes
+
+
+def _relate_matmul(r: Relation) -> None:
+    """``(..., m, k) @ (..., k, n)``: k is contracted, leading axes broadcast."""
+    flip_a, flip_b = bool(r.integer("transA")), bool(r.integer("transB"))
+    if r.integer("transBatchA") or r.integer("transBatchB"):
+        raise Freeze("its batch axes are transposed")
+    a, b = _swapped(r.axes(0), flip_a), _swapped(r.axes(1), flip_b)
+    _contract(r, (0, 1), (-2 if flip_a else -1, -1 if flip_b or len(b) == 1 else -2))
+    rows = a[-2:-1]
+    columns = b[-1:] if len(b) > 1 else []
+    r.give([*r.broadcast([a[:-2], b[:-2]]), *rows, *columns])
+
+
+def _relate_gemm(r: Relation) -> None:
+    """``A @ B + C``; C is broadcast to the result."""
+    _relate_matmul(r)
+    if r.has(2):
+        y = r.graph.labels[r.node.outputs[0]]
+        r.give(r.broadcast([y, r.axes(2)]))
+
+
+def _relate_einsum(r: Relation) -> None:
+    """One letter, one axis; a letter that is missing on the right is summed over."""
+    equation = r.node.attributes.get_string("equation", "").replace(" ", "")
+    left, arrow, right = equation.partition("->")
+    terms = left.split(",")
+    if not arrow:
+        right = "".join(sorted(c for c in set(left) - set(",.") if left.count(c) == 1))
+    if any(len(set(term)) != len(term) for term in terms if "." not in term):
+        raise Freeze("it takes a diagonal")
+    if "." in equation:
+        ranks = [len(r.axes(slot)) - len(term.replace("...", "")) for slot, term in enumerate(terms)]
+        if len(set(ranks)) > 1:
+            raise Freeze("its ellipsis stands for different numbers of axes")
+        spare = "".join(chr(0x100 + k) for k in range(ranks[0]))
+        terms, right = [term.replace("...", spare) for term in terms], right.replace("...", spare)
+    letters: dict[str, Labels] = {}
+    held: dict[str, tuple[int, int]] = {}
+    for slot, term in enumerate(terms):
+        for axis, (letter, labels) in enumerate(zip(term, r.axes(slot), strict=True)):
+            if letter in letters and len(labels) > 1 and len(letters[letter]) > 1:
+                r.tie(letters[letter], labels)
+            elif len(labels) > 1 or letter not in letters:
+                letters[letter] = labels
+            if len(labels) > 1 and (letter not in held or r.graph.concrete.holds(r.value(slot))):
+                held[letter] = slot, axis
+    for letter, (slot, axis) in held.items():
+        if letter not in right:
+            r.mix(slot, axis)
+    r.give([r.atoms.resolve(letters[letter]) for letter in right])
+
+
+def _relate_integer(r: Relation) -> None:
+    for slot in range(2, len(r.node.inputs)):
+        if r.has(slot) and any(len(labels) > 1 for labels in r.axes(slot)):
+            raise Freeze("zero points per row or column")
+    _relate_matmul(r)
+
+
+TABLE = related(
+    {
+        "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
+        "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
+        "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2, macs=_macs_einsum),
+        "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
+        "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),
+        "com.microsoft::FusedMatMul": _left_alone(
+            "FusedMatMul is not pruned; export without runtime fusions", 0, 1, macs=_macs_fused
+        ),
+        "com.microsoft::FusedGemm": _left_alone(
+            "FusedGemm is not pruned; export without runtime fusions", 0, 1, macs=_macs_fused
+        ),
+        "com.microsoft::GemmFastGelu": _left_alone(
+            "GemmFastGelu is not pruned; export without runtime fusions", 1, macs=_macs_fused
+        ),
+        "com.microsoft::MatMulNBits": _left_alone(_QUANTIZED, 1),
+        "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
+        "com.microsoft::MatMulFpQ4": _left_alone(_QUANTIZED, 1),
+        "com.microsoft::MatMulIntegerToFloat": _left_alone(_QUANTIZED, 0, 1),
+        "com.microsoft::DynamicQuantizeMatMul": _left_alone(_QUANTIZED, 1),
+        "com.microsoft::QGemm": _left_alone(_QUANTIZED, 0, 3),
+    },
+    {
+        _relate_matmul: "MatMul com.microsoft::FusedMatMul",
+        _relate_gemm: "Gemm com.microsoft::FusedGemm com.microsoft::GemmFastGelu",
+        _relate_einsum: "Einsum",
+        _relate_integer: "MatMulInteger",
+    },
+)

@@ -11,9 +11,12 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import Labels, fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.shrink import Shrink
 
 __all__ = ["TABLE"]
 
@@ -40,21 +43,167 @@ def _log_softmax(node: ir.Node) -> float | None:
 
 _NONE = Op(lipschitz=data_only(None))
 
-TABLE = {
-    "BatchNormalization": Op(lipschitz=data_only(_batch_normalization)),
-    "Softmax": Op(lipschitz=data_only(1.0)),
-    "LogSoftmax": Op(lipschitz=data_only(_log_softmax)),
-    "Hardmax": _NONE,
-    "LayerNormalization": _NONE,
-    "RMSNormalization": _NONE,
-    "GroupNormalization": _NONE,
-    "InstanceNormalization": _NONE,
-    "MeanVarianceNormalization": _NONE,
-    "LpNormalization": _NONE,
-    "LRN": _NONE,
-    "SimplifiedLayerNormalization": _NONE,
-    "com.microsoft::SkipLayerNormalization": _NONE,
-    "com.microsoft::SkipSimplifiedLayerNormalization": _NONE,
-    "com.microsoft::EmbedLayerNormalization": _NONE,
-    "com.microsoft::GroupNorm": _NONE,
-}
+
+def _relate_batch(r: Relation) -> None:
+    """Scale, shift, mean and variance lie along axis 1."""
+    if any(output.uses() for output in r.node.outputs[1:]):
+        raise Freeze("it computes batch statistics")
+    axes = list(r.axes(0))
+    for slot in range(1, 5):
+        r.tie(axes[1], r.axes(slot)[0])
+    for axis in range(len(axes)):
+        if r.integer("training_mode") and axis != 1:
+            r.mix(0, axis, "normalize")
+    axes[1] = r.atoms.resolve(axes[1])
+    r.give(axes)
+
+
+def _relate_instance(r: Relation) -> None:
+    """Scale and shift along axis 1, statistics over all axes behind it."""
+    axes = r.axes(0)
+    for slot in (1, 2):
+        r.tie(axes[1], r.axes(slot)[0])
+    for axis in range(2, len(axes)):
+        r.mix(0, axis, "normalize")
+    r.give([r.atoms.resolve(labels) for labels in axes])
+
+
+def _parameters(r: Relation, x: list[Labels], slots: tuple[int, ...]) -> None:
+    for slot in slots:
+        if r.has(slot):
+            r.broadcast([x, r.axes(slot)])
+
+
+def _relate_layer(r: Relation, kind: str = "normalize", parameters: tuple[int, ...] = (1, 2)) -> None:
+    """Statistics, scale and shift over the last axes, from ``axis`` on."""
+    x = r.axes(0)
+    axis = r.integer("axis", -1) % len(x)
+    _parameters(r, x, parameters)
+    for i in range(axis, len(x)):
+        r.mix(0, i, kind)
+    x = [r.atoms.resolve(labels) for labels in x]
+    r.give(x)
+    for index in range(1, len(r.node.outputs)):
+        if r.node.outputs[index].uses():
+            r.give([*x[:axis], *(fixed(1) for _ in x[axis:])], index)
+
+
+def _relate_rms(r: Relation) -> None:
+    _relate_layer(r, "rms", (1,))
+
+
+def _relate_skip(r: Relation, kind: str = "normalize", parameters: tuple[int, ...] = (2, 3, 4)) -> None:
+    """Sum of two inputs and a bias, normalised over the last axis; the last output is the sum."""
+    x = r.broadcast([r.axes(0), r.axes(1)])
+    _parameters(r, x, parameters)
+    r.mix(0, len(x) - 1, kind)
+    x = [r.atoms.resolve(labels) for labels in x]
+    r.give(x)
+    for index in (1, 2):
+        if index < len(r.node.outputs) and r.node.outputs[index].uses():
+            raise Freeze("its statistics are used")
+    r.give(x, 3)
+
+
+def _relate_skip_rms(r: Relation) -> None:
+    _relate_skip(r, "rms", (2, 3))
+
+
+def _relate_group(r: Relation) -> None:
+    """Channels are (group, channel of the group); whole groups may die."""
+    x = list(r.axes(0))
+    groups = r.integer("num_groups", 1)
+    group, inner = r.atoms.split(x[1], [groups, len(x[1]) // groups])
+    r.fix(inner, "its statistics mix the channels of a group")
+    for slot in (1, 2):
+        parameter = r.axes(slot)[0]
+        r.tie(parameter, x[1] if len(parameter) == len(x[1]) else group)
+    x[1] = r.atoms.resolve(x[1])
+    r.give(x)
+    r.shrink(lambda s: s.attribute("num_groups", s.count(group)))
+
+
+def _relate_softmax(r: Relation) -> None:
+    """Every element along the axis counts for all others."""
+    x = r.axes(0)
+    axis = r.integer("axis", -1 if r.opset >= 13 else 1) % len(x)
+    over = x[axis:] if r.opset < 13 else [x[axis]]
+    r.fix(over, f"{r.node.op_type} over this axis weighs every element against the others")
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _relate_local(r: Relation) -> None:
+    """Neighbouring channels inhibit each other: ``x / (bias + alpha / size * sum of squares) ** beta``.
+
+    Once channels are gone, who was whose neighbour is written into a 1x1 convolution.
+    """
+    x = r.axes(0)
+    r.mix(0, 1)
+    r.shrink(lambda s: _shrink_local(s, x[1], len(x)))
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _shrink_local(s: Shrink, channels: Labels, rank: int) -> None:
+    if not s.changed(channels):
+        return
+    (value,), attributes = s.node.inputs, s.node.attributes
+    assert value is not None
+    size = attributes.get_int("size", 1)
+    kind = (value.dtype or ir.DataType.FLOAT).numpy()
+    n = len(channels)
+    offset_CC = np.arange(n)[None, :] - np.arange(n)[:, None]
+    near_CC = (offset_CC >= -((size - 1) // 2)) & (offset_CC <= size // 2)
+    alive = s.alive(channels)
+    weight = near_CC[np.ix_(alive, alive)] * (attributes.get_float("alpha", 1e-4) / size)
+    kernel = s.write.constant(weight.reshape(*weight.shape, *(1,) * (rank - 2)).astype(kind))
+    base = s.write.op("Conv", [s.write.op("Mul", [value, value]), kernel])
+    base = s.write.op("Add", [base, s.write.constant(np.array(attributes.get_float("bias", 1.0), kind))])
+    power = s.write.op("Pow", [base, s.write.constant(np.array(attributes.get_float("beta", 0.75), kind))])
+    s.replace(s.write.op("Div", [value, power]))
+
+
+def _relate_norm(r: Relation) -> None:
+    r.mix(0, r.integer("axis", -1), "sum")
+    r.give(r.axes(0))
+
+
+def _relate_mean_variance(r: Relation) -> None:
+    x = r.axes(0)
+    for axis in r.integers("axes") or (0, 2, 3):
+        r.fix(x[axis], "its statistics run over this axis")
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+TABLE = related(
+    {
+        "BatchNormalization": Op(lipschitz=data_only(_batch_normalization)),
+        "Softmax": Op(lipschitz=data_only(1.0)),
+        "LogSoftmax": Op(lipschitz=data_only(_log_softmax)),
+        "Hardmax": _NONE,
+        "LayerNormalization": _NONE,
+        "RMSNormalization": _NONE,
+        "GroupNormalization": _NONE,
+        "InstanceNormalization": _NONE,
+        "MeanVarianceNormalization": _NONE,
+        "LpNormalization": _NONE,
+        "LRN": _NONE,
+        "SimplifiedLayerNormalization": _NONE,
+        "com.microsoft::SkipLayerNormalization": _NONE,
+        "com.microsoft::SkipSimplifiedLayerNormalization": _NONE,
+        "com.microsoft::EmbedLayerNormalization": _NONE,
+        "com.microsoft::GroupNorm": _NONE,
+    },
+    {
+        _relate_batch: "BatchNormalization",
+        _relate_instance: "InstanceNormalization",
+        _relate_layer: "LayerNormalization",
+        _relate_rms: "RMSNormalization SimplifiedLayerNormalization",
+        _relate_skip: "com.microsoft::SkipLayerNormalization",
+        _relate_skip_rms: "com.microsoft::SkipSimplifiedLayerNormalization",
+        _relate_group: "GroupNormalization",
+        _relate_norm: "LpNormalization",
+        _relate_mean_variance: "MeanVarianceNormalization",
+        _relate_local: "LRN",
+        _relate_softmax: "Softmax LogSoftmax Hardmax",
+    },
+)

@@ -12,9 +12,11 @@ import math
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -80,13 +82,101 @@ def _lp_pool(node: ir.Node) -> float | None:
     return _max_pool(node) if facts.int_attribute(node, "p", 2) == 2 else None
 
 
-TABLE = {
-    "MaxPool": Op(lipschitz=data_only(_max_pool)),
-    "AveragePool": Op(lipschitz=data_only(_average_pool)),
-    "LpPool": Op(lipschitz=data_only(_lp_pool)),
-    "GlobalMaxPool": Op(lipschitz=data_only(1.0)),
-    "GlobalAveragePool": Op(lipschitz=data_only(_global_average)),
-    "MaxUnpool": Op(lipschitz=data_only(None)),
-    "MaxRoiPool": Op(lipschitz=data_only(None)),
-    "RoiAlign": Op(lipschitz=data_only(None)),
-}
+def _resize(node: ir.Node) -> float | None:
+    """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
+    before, after = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
+    mode = facts.text_attribute(node, "mode", "nearest")
+    if before is None or after is None or facts.int_attribute(node, "antialias"):
+        return None
+    bound = 1.0
+    for length, new in zip(before, after, strict=True):
+        if length == new:
+            continue
+        if not length or not new:
+            return None
+        if mode == "nearest":
+            bound *= math.ceil(new / length) + (1 if new % length else 0)
+        elif mode == "linear":
+            bound *= 1.5 * max(1.0, new / length) + 1.0
+        else:
+            return None
+    return math.sqrt(bound)
+
+
+def _relate_pool(r: Relation) -> None:
+    """Batch and channels pass; positions are mixed."""
+    if any(output.uses() for output in r.node.outputs[1:]):
+        raise Freeze("it returns positions counted over channels")
+    x = r.axes(0)
+    r.fix(x[2:], "it pools along this axis")
+    r.give([x[0], x[1], *(fixed(n) for n in r.shape()[2:])])
+
+
+def _relate_resize(r: Relation) -> None:
+    """An axis that keeps its size passes; one that is resampled stays. Sizes and scales restate the shape."""
+    x, y = r.axes(0), r.shape()
+    if r.node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
+        raise Freeze("it crops")
+    same = [len(labels) == n and not r.dynamic(0, i) for i, (labels, n) in enumerate(zip(x, y, strict=True))]
+    for labels, kept in zip(x, same, strict=True):
+        if not kept:
+            r.fix(labels, "it is resampled along this axis")
+    r.give([labels if kept else fixed(n) for labels, kept, n in zip(x, same, y, strict=True)])
+    if r.has(3) and (known := r.known(3)) is not None and known[0].size:
+        axes = r.integers("axes") or tuple(range(len(x)))
+        sizes = known[0]
+        r.shrink(
+            lambda s: s.operand(3, [s.count(x[a]) if same[a] else sizes[i] for i, a in enumerate(axes)])  # type: ignore[arg-type]
+        )
+    elif r.has(3) and any(labels.shape[1] for labels in x):
+        raise Freeze("its sizes are computed at run time")
+
+
+def _relate_columns(r: Relation) -> None:
+    """Col2Im: axis 1 is (channel, offset in the block)."""
+    x, y = r.axes(0), r.shape()
+    channel, offset = r.atoms.split(x[1], [y[1], len(x[1]) // y[1]])
+    r.fix([offset, *x[2:]], "its elements are places in a block")
+    r.give([x[0], channel, *(fixed(n) for n in y[2:])])
+
+
+def _relate_sample(r: Relation) -> None:
+    """GridSample: channels pass."""
+    x = r.axes(0)
+    r.fix([*x[2:], *r.axes(1)], "it is sampled along this axis")
+    r.give([x[0], x[1], *(fixed(n) for n in r.shape()[2:])])
+
+
+def _relate_regions(r: Relation) -> None:
+    """Pooling of regions: channels pass."""
+    x = r.axes(0)
+    r.fix([x[0], *x[2:]], "regions are cut out along this axis")
+    r.give([fixed(r.shape()[0]), x[1], *(fixed(n) for n in r.shape()[2:])])
+
+
+_POOLS = ["MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"]
+
+
+TABLE = related(
+    {
+        "MaxPool": Op(lipschitz=data_only(_max_pool)),
+        "AveragePool": Op(lipschitz=data_only(_average_pool)),
+        "LpPool": Op(lipschitz=data_only(_lp_pool)),
+        "GlobalMaxPool": Op(lipschitz=data_only(1.0)),
+        "GlobalAveragePool": Op(lipschitz=data_only(_global_average)),
+        "MaxUnpool": Op(lipschitz=data_only(None)),
+        "MaxRoiPool": Op(lipschitz=data_only(None)),
+        "Resize": Op(lipschitz=data_only(_resize)),
+        "Upsample": Op(lipschitz=data_only(_resize)),
+        "Col2Im": Op(lipschitz=data_only(None)),
+        "GridSample": Op(lipschitz=data_only(None)),
+        "RoiAlign": Op(lipschitz=data_only(None)),
+    },
+    {
+        _relate_pool: "MaxPool AveragePool LpPool GlobalMaxPool GlobalAveragePool GlobalLpPool",
+        _relate_resize: "Resize Upsample",
+        _relate_columns: "Col2Im",
+        _relate_sample: "GridSample",
+        _relate_regions: "RoiAlign MaxRoiPool",
+    },
+)

@@ -9,9 +9,11 @@ import math
 
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import fixed, joined
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -29,4 +31,47 @@ def _macs(node: ir.Node) -> int:
 
 _RECURRENT = Op(linear=_linear, macs=_macs, lipschitz=data_only(None))
 
-TABLE = {"LSTM": _RECURRENT, "GRU": _RECURRENT, "RNN": _RECURRENT}
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def _relate(r: Relation) -> None:
+    """W (directions, gates * hidden, input), R (.., gates * hidden, hidden), B (.., 2 * gates * hidden).
+
+    A hidden unit goes from every gate, from both directions, and from the state.
+    """
+    gates, layout = _GATES[r.node.op_type], r.integer("layout")
+    if r.node.attributes.get_float("clip", None) is not None and r.integer("input_forget"):
+        raise Freeze("coupled gates")
+    x, w, rec = r.axes(0), r.axes(1), r.axes(2)
+    hidden = rec[2]
+    r.fix([w[0], rec[0]])
+    r.tie(w[1], joined([hidden] * gates))
+    r.tie(rec[1], joined([hidden] * gates))
+    if r.has(3):
+        r.fix(r.axes(3)[0])
+        r.tie(r.axes(3)[1], joined([hidden] * (2 * gates)))
+    for slot in (5, 6):
+        if r.has(slot):
+            state = r.axes(slot)
+            r.fix(state[1 if layout else 0])
+            r.tie(state[-1], hidden)
+    if r.has(7):
+        r.fix(r.axes(7)[0])
+        r.tie(r.axes(7)[1], joined([hidden] * 3))
+    r.tie(x[2], w[2])
+    r.mix(1, 2)
+    r.mix(2, 2)
+    hidden = r.atoms.resolve(hidden)
+    for index in range(len(r.node.outputs)):
+        if r.node.outputs[index].uses() or r.node.outputs[index].is_graph_output():
+            r.give([*(fixed(n) for n in r.shape(index)[:-1]), hidden], index)
+    r.shrink(lambda s: s.attribute("hidden_size", s.count(hidden)))
+
+
+TABLE = related(
+    {"LSTM": _RECURRENT, "GRU": _RECURRENT, "RNN": _RECURRENT},
+    {
+        _relate: "LSTM GRU RNN",
+    },
+)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import onnx_ir as ir
 
+from obs_onnx.passes.atoms import fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -53,19 +56,78 @@ _ONE = Op(lipschitz=data_only(1.0))
 _SUM = Op(lipschitz=data_only(_sum))
 _NONE = Op(lipschitz=data_only(None))
 
-TABLE = {
-    "ReduceMean": Op(lipschitz=data_only(_mean)),
-    "ReduceSum": _SUM,
-    "ReduceL1": _SUM,
-    "ReduceL2": _ONE,
-    "ReduceMax": _ONE,
-    "ReduceMin": _ONE,
-    "ReduceLogSumExp": _ONE,
-    "ReduceProd": _NONE,
-    "ReduceLogSum": _NONE,
-    "ReduceSumSquare": _NONE,
-    "CumSum": Op(lipschitz=data_only(_cumulative_sum)),
-    "ArgMax": _NONE,
-    "ArgMin": _NONE,
-    "Det": _NONE,
-}
+
+def _relate(r: Relation, kind: str) -> None:
+    """The reduced axes go (or shrink to 1), the others pass; removed elements do not count."""
+    x = r.axes(0)
+    axes = r.integers("axes")
+    if axes is None and r.has(1):
+        given = r.constant(1)
+        if given is None:
+            raise Freeze("its axes are computed at run time")
+        axes = tuple(int(i) for i in given)
+    if not axes:
+        axes = () if r.integer("noop_with_empty_axes") else tuple(range(len(x)))
+    over = {axis % len(x) for axis in axes}
+    for axis in sorted(over):
+        r.mix(0, axis, kind)
+    x = [r.atoms.resolve(labels) for labels in x]
+    if r.integer("keepdims", 1):
+        r.give([fixed(1) if i in over else labels for i, labels in enumerate(x)])
+    else:
+        r.give([labels for i, labels in enumerate(x) if i not in over])
+
+
+def _relate_index(r: Relation) -> None:
+    """The result is a position on the axis, which therefore keeps its elements."""
+    x = r.axes(0)
+    axis = r.integer("axis", 0 if r.node.op_type.startswith("Arg") else -1) % len(x)
+    r.fix(x[axis], "its result counts positions on this axis")
+    keep = r.node.op_type in ("TopK", "CumSum") or r.integer("keepdims", 1)
+    shape = iter(r.shape())
+    for index in range(len(r.node.outputs)):
+        shape = iter(r.shape(index))
+        out = []
+        for i, labels in enumerate(x):
+            if i != axis:
+                out.append(labels)
+                next(shape)
+            elif keep:
+                out.append(fixed(next(shape)))
+        r.give(out, index)
+
+
+_relate_sum = partial(_relate, kind="sum")
+_relate_mean = partial(_relate, kind="mean")
+_relate_high = partial(_relate, kind="low")
+_relate_low = partial(_relate, kind="high")
+_relate_product = partial(_relate, kind="one")
+
+
+TABLE = related(
+    {
+        "ReduceMean": Op(lipschitz=data_only(_mean)),
+        "ReduceSum": _SUM,
+        "ReduceL1": _SUM,
+        "ReduceL2": _ONE,
+        "ReduceMax": _ONE,
+        "ReduceMin": _ONE,
+        "ReduceLogSumExp": _ONE,
+        "ReduceProd": _NONE,
+        "ReduceLogSum": _NONE,
+        "ReduceSumSquare": _NONE,
+        "TopK": _ONE,
+        "CumSum": Op(lipschitz=data_only(_cumulative_sum)),
+        "ArgMax": _NONE,
+        "ArgMin": _NONE,
+        "Det": _NONE,
+    },
+    {
+        _relate_sum: "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum",
+        _relate_mean: "ReduceMean",
+        _relate_high: "ReduceMax ReduceLogSumExp",
+        _relate_low: "ReduceMin",
+        _relate_product: "ReduceProd",
+        _relate_index: "ArgMax ArgMin TopK CumSum",
+    },
+)

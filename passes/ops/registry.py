@@ -7,14 +7,18 @@ A field that is None means *not known*: callers report the operator, they never 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.layers import Linear
 
-__all__ = ["Op", "key"]
+if TYPE_CHECKING:
+    from obs_onnx.passes.relation import Relation
+
+__all__ = ["Op", "key", "related"]
 
 
 @dataclass(frozen=True)
@@ -27,13 +31,22 @@ class Op:
         macs: multiply-accumulates of one run, from the static shapes (a symbolic dimension counts as one).
         lipschitz: for each input, an upper bound of the Lipschitz constant (Euclidean norm of the whole
             tensor) of the outputs with respect to it; None for an input without one.
+        relate: which elements of the axes of inputs and outputs live or die together, which may not die, and
+            how attributes and operands shrink; raises Freeze where it does not know.
     """
 
     linear: Callable[[ir.Node], Linear | str | None] | None = None
     macs: Callable[[ir.Node], int] | None = None
     lipschitz: Callable[[ir.Node], tuple[float | None, ...]] | None = None
+    relate: Callable[[Relation], None] | None = None
 
 
 def key(node: ir.Node) -> str:
     """Name of the node's operator in the tables."""
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def related(table: Mapping[str, Op], rules: Mapping[Callable[[Relation], None], str]) -> dict[str, Op]:
+    """``table`` with ``relate`` set: each rule comes with the names of its operators, separated by blanks."""
+    named = {name: rule for rule, names in rules.items() for name in names.split()}
+    return {name: replace(table.get(name, Op()), relate=named.get(name)) for name in {**table, **named}}

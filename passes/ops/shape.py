@@ -8,141 +8,190 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import onnx_ir as ir
 
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise, repeats
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.atoms import Labels, fixed, joined, product
+from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.shrink import Shrink
 
 __all__ = ["TABLE"]
-
-
-def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
-    """sqrt of how often the most frequent value occurs."""
-    if values.size == 0:
-        return 0.0
-    return math.sqrt(int(np.unique(values, return_counts=True)[1].max()))
-
-
-def _gather(node: ir.Node) -> tuple[float | None, ...]:
-    """Slices along one axis, each as often as its index occurs."""
-    indices, shape = facts.array(node, 1), facts.dims(node.inputs[0])
-    bound = None
-    if indices is not None and shape is not None:
-        length = shape[facts.int_attribute(node, "axis")]
-        negative = bool((indices.astype(np.int64) < 0).any())
-        if length is not None or not negative:
-            bound = _most_often(indices.astype(np.int64) % length if length else indices)
-    elif (
-        indices is None and (index_dims := facts.dims(node.inputs[1])) is not None and None not in index_dims
-    ):
-        bound = math.sqrt(max(1, facts.size(node.inputs[1])))
-    return constant_or(node, 0, bound), constant_or(node, 1, None)
-
-
-def _lookup_table(node: ir.Node) -> str | None:
-    table = facts.constant(node, 0)
-    held = table is not None and facts.is_float(table) and len(table.shape) > 1
-    return "lookup tables are not pruned" if held else None
-
-
-def _gather_anywhere(node: ir.Node) -> tuple[float | None, ...]:
-    """At worst all indices name the same element."""
-    index_dims = facts.dims(node.inputs[1])
-    known = index_dims is not None and None not in index_dims
-    bound = math.sqrt(max(1, facts.size(node.inputs[1]))) if known else None
-    return constant_or(node, 0, bound), constant_or(node, 1, None)
-
-
-def _pad(node: ir.Node) -> float | None:
-    """Zeros add nothing; reflected, repeated and wrapped elements occur several times."""
-    mode = facts.text_attribute(node, "mode", "constant")
-    if mode == "constant":
-        return 1.0
-    shape, pads = facts.dims(node.inputs[0]), facts.ints_attribute(node, "pads") or facts.ints_input(node, 1)
-    if shape is None or not pads or facts.input_of(node, 3) is not None:
-        return None
-    rank, bound = len(shape), 1.0
-    for axis, length in enumerate(shape):
-        before, after = max(0, pads[axis]), max(0, pads[rank + axis])
-        if before + after == 0:
-            continue
-        if length is None or mode not in ("reflect", "edge", "wrap"):
-            return None
-        padded = np.pad(np.arange(length), (before, after), mode=mode)  # type: ignore[call-overload]
-        bound *= _most_often(padded)
-    return bound
-
-
-def _resize(node: ir.Node) -> float | None:
-    """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
-    before, after = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
-    mode = facts.text_attribute(node, "mode", "nearest")
-    if before is None or after is None or facts.int_attribute(node, "antialias"):
-        return None
-    bound = 1.0
-    for length, new in zip(before, after, strict=True):
-        if length == new:
-            continue
-        if not length or not new:
-            return None
-        if mode == "nearest":
-            bound *= math.ceil(new / length) + (1 if new % length else 0)
-        elif mode == "linear":
-            bound *= 1.5 * max(1.0, new / length) + 1.0
-        else:
-            return None
-    return math.sqrt(bound)
 
 
 _ONE = Op(lipschitz=data_only(1.0))
 _ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
 _NONE = Op(lipschitz=pointwise(None))
 _ALL_ONE = Op(lipschitz=lambda node: tuple(constant_or(node, i, 1.0) for i in range(len(node.inputs))))
-_REPEAT = Op(lipschitz=data_only(repeats))
 
-TABLE = {
-    "Reshape": _ONE,
-    "Flatten": _ONE,
-    "Transpose": _ONE,
-    "Squeeze": _ONE,
-    "Unsqueeze": _ONE,
-    "Slice": _ONE,
-    "Split": _ONE,
-    "SpaceToDepth": _ONE,
-    "DepthToSpace": _ONE,
-    "Trilu": _ONE,
-    "Compress": _ONE,
-    "ReverseSequence": _ONE,
-    "TopK": _ONE,
-    "SplitToSequence": _ONE,
-    "SequenceAt": _ONE,
-    "Concat": _ALL_ONE,
-    "SequenceConstruct": _ALL_ONE,
-    "ConcatFromSequence": _ONE,
-    "Pad": Op(lipschitz=data_only(_pad)),
-    "Gather": Op(linear=_lookup_table, lipschitz=_gather),
-    "GatherElements": Op(lipschitz=_gather_anywhere),
-    "GatherND": Op(lipschitz=_gather_anywhere),
-    "Expand": _REPEAT,
-    "Tile": _REPEAT,
-    "Resize": Op(lipschitz=data_only(_resize)),
-    "Upsample": Op(lipschitz=data_only(_resize)),
-    # the outputs do not depend on the values of the inputs
-    "Shape": _ZERO,
-    "Size": _ZERO,
-    "Constant": _ZERO,
-    "ConstantOfShape": _ZERO,
-    "EyeLike": _ZERO,
-    # no bound
-    "Scatter": _NONE,
-    "ScatterElements": _NONE,
-    "ScatterND": _NONE,
-    "NonZero": _NONE,
-    "OneHot": _NONE,
-    "Range": _NONE,
-    "Unique": _NONE,
-    "Col2Im": Op(lipschitz=data_only(None)),
-    "GridSample": _NONE,
-    "NonMaxSuppression": _NONE,
-}
+
+def _relate_reshape(r: Relation) -> None:
+    """Axes are merged and cut; the target follows."""
+    x = r.axes(0)
+    y = r.regroup(x, r.shape())
+    r.give(y)
+    if r.node.op_type == "Squeeze" and not r.has(1) and r.integers("axes") is None:
+        r.shrink(lambda s: _name_axes(s, x, r.opset))
+    if r.node.op_type != "Reshape" or not r.has(1):
+        return
+    known = r.known(1)
+    if known is None:
+        if any(labels.shape[1] for labels in x):
+            raise Freeze("its target shape is computed at run time")
+        return
+    target, free = known[0], not r.integer("allowzero")
+
+    def shrink(s: Shrink) -> None:
+        before, after = s.shape(x), s.shape(y)
+        if after == tuple(len(labels) for labels in y):
+            return
+        kept = [d == -1 or (d == 0 and free and before[i] == after[i]) for i, d in enumerate(target)]
+        s.operand(1, np.where(kept, target, after), one_free=-1 not in target)
+
+    r.shrink(shrink)
+
+
+def _name_axes(s: Shrink, x: list[Labels], opset: int) -> None:
+    """Squeeze goes on dropping the same axes, not one that has but one element left."""
+    ones = [axis for axis, labels in enumerate(x) if len(labels) == 1]
+    if 1 in s.shape([labels for labels in x if len(labels) > 1]):
+        if opset < 13:
+            s.attribute("axes", ones)
+        else:
+            s.operand(1, np.array(ones))
+
+
+def _relate_transpose(r: Relation) -> None:
+    x = r.axes(0)
+    r.give([x[axis] for axis in r.integers("perm") or tuple(reversed(range(len(x))))])
+
+
+def _relate_concat(r: Relation) -> None:
+    """The joined axis is all pieces in a row; the others are one."""
+    pieces = [r.axes(slot) for slot in range(len(r.node.inputs))]
+    axis = r.integer("axis", 0) % len(pieces[0])
+    out = list(pieces[0])
+    for piece in pieces[1:]:
+        for i, labels in enumerate(piece):
+            if i != axis:
+                r.tie(out[i], labels)
+    out = [r.atoms.resolve(labels) for labels in out]
+    out[axis] = joined([r.atoms.resolve(piece[axis]) for piece in pieces])
+    r.give(out)
+
+
+def _relate_split(r: Relation) -> None:
+    x = r.axes(0)
+    axis = r.integer("axis", 0) % len(x)
+    ends = np.cumsum([r.shape(index)[axis] for index in range(len(r.node.outputs))])
+    if ends[-1] != len(x[axis]):
+        raise Freeze("its pieces do not cover the axis")
+    pieces = np.split(x[axis], ends[:-1])
+    for index, piece in enumerate(pieces):
+        r.give([piece if i == axis else labels for i, labels in enumerate(x)], index)
+
+    def shrink(s: Shrink) -> None:
+        if not s.changed(x[axis]):
+            return
+        if r.opset < 13:
+            s.attribute("split", s.shape(pieces))
+        else:
+            s.node.attributes.pop("num_outputs", None)
+            s.operand(1, np.array(s.shape(pieces)))
+
+    if r.has(1) and r.known(1) is None:
+        r.fix(x[axis], "the sizes of its pieces are computed at run time")
+    else:
+        r.shrink(shrink)
+
+
+def _relate_triangle(r: Relation) -> None:
+    """Trilu looks at where elements stand in the last two axes."""
+    r.fix(r.axes(0)[-2:], "it keeps one triangle of this axis")
+    r.give([r.atoms.resolve(labels) for labels in r.axes(0)])
+
+
+def _relate_reversed(r: Relation) -> None:
+    """ReverseSequence turns time around, for each example by itself."""
+    x = r.axes(0)
+    r.fix([x[r.integer("time_axis", 0)], x[r.integer("batch_axis", 1)]], "it reverses this axis")
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _relate_sizes(r: Relation) -> None:
+    """Shape and Size keep telling the dense sizes; removal sees to that."""
+    r.axes(0)
+    r.give([fixed(n) for n in r.shape()])
+
+
+def _relate_depth_to_space(r: Relation) -> None:
+    """Channels are (block, block, channel), or (channel, block, block) in mode CRD; blocks become places."""
+    x, y = r.axes(0), r.shape()
+    block = r.integer("blocksize", 1) ** 2
+    depth = len(x[1]) // block
+    if r.node.attributes.get_string("mode", "DCR") == "CRD":
+        channel, places = r.atoms.split(x[1], [depth, block])
+    else:
+        places, channel = r.atoms.split(x[1], [block, depth])
+    r.fix([places, *x[2:]], "its elements become places")
+    r.give([x[0], r.atoms.resolve(channel), fixed(y[2]), fixed(y[3])])
+
+
+def _relate_space_to_depth(r: Relation) -> None:
+    """Channels become (block, block, channel)."""
+    x, y = r.axes(0), r.shape()
+    r.fix(x[2:], "its places become channels")
+    block = r.integer("blocksize", 1) ** 2
+    r.give([x[0], product([fixed(block), x[1]]), fixed(y[2]), fixed(y[3])])
+
+
+def _relate_whole(r: Relation) -> None:
+    """EyeLike, Range and the like: nothing of it may go."""
+    for slot in range(len(r.node.inputs)):
+        if r.has(slot) and math.prod(len(labels) for labels in r.axes(slot)) > 1:
+            r.fix(r.axes(slot), "it is used as a whole")
+    r.give([fixed(n) for n in r.shape()])
+
+
+TABLE = related(
+    {
+        "Reshape": _ONE,
+        "Flatten": _ONE,
+        "Transpose": _ONE,
+        "Squeeze": _ONE,
+        "Unsqueeze": _ONE,
+        "Split": _ONE,
+        "SpaceToDepth": _ONE,
+        "DepthToSpace": _ONE,
+        "Trilu": _ONE,
+        "Compress": _ONE,
+        "ReverseSequence": _ONE,
+        "SplitToSequence": _ONE,
+        "SequenceAt": _ONE,
+        "Concat": _ALL_ONE,
+        "SequenceConstruct": _ALL_ONE,
+        "ConcatFromSequence": _ONE,
+        # the outputs do not depend on the values of the inputs
+        "Shape": _ZERO,
+        "Size": _ZERO,
+        "Constant": _ZERO,
+        "EyeLike": _ZERO,
+        # no bound
+        "NonZero": _NONE,
+        "OneHot": _NONE,
+        "Range": _NONE,
+        "Unique": _NONE,
+        "NonMaxSuppression": _NONE,
+    },
+    {
+        _relate_reshape: "Reshape Flatten Squeeze Unsqueeze",
+        _relate_transpose: "Transpose",
+        _relate_concat: "Concat",
+        _relate_split: "Split",
+        _relate_depth_to_space: "DepthToSpace",
+        _relate_space_to_depth: "SpaceToDepth",
+        _relate_sizes: "Shape Size",
+        _relate_triangle: "Trilu",
+        _relate_reversed: "ReverseSequence",
+        _relate_whole: "Range EyeLike NonZero OneHot",
+    },
+)

@@ -1,0 +1,65 @@
+"""Output shapes of operators that runtimes add to ONNX, which its own inference does not know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+__all__ = ["ALIASES", "SHAPES"]
+
+Shape = tuple[int, ...]
+
+ALIASES = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
+
+
+def _same(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [shapes[0]]
+
+
+def _skip(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [shapes[0], None, None, shapes[0]]
+
+
+def _matmul(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    a, b = shapes[:2]
+    a = (*a[:-2], a[-1], a[-2]) if node.attributes.get_int("transA", 0) else a
+    b = (*b[:-2], b[-1], b[-2]) if node.attributes.get_int("transB", 0) else b
+    return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+
+
+def _fused_attention(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    sizes = node.attributes.get_ints("qkv_hidden_sizes", None)
+    return [(*shapes[0][:2], sizes[2] if sizes else shapes[1][1] // 3)]
+
+
+def _heads(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [(*shapes[0][:2], shapes[2][-1])] if len(shapes) > 2 else []
+
+
+def _grouped(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [shapes[0]] if len(shapes) > 2 and len(shapes[2]) == 3 else []
+
+
+def _embeddings(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    tables = [shape for shape in shapes if len(shape) == 2][1:]
+    full = (*shapes[0], tables[-1][1])
+    return [full, shapes[0][:1], full]
+
+
+SHAPES: dict[str, Callable[[ir.Node, Sequence[Shape]], list[Shape | None]]] = {
+    **{
+        f"com.microsoft::{name}": _same
+        for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "RotaryEmbedding")
+    },
+    "SimplifiedLayerNormalization": _same,
+    "com.microsoft::SkipLayerNormalization": _skip,
+    "com.microsoft::SkipSimplifiedLayerNormalization": _skip,
+    "com.microsoft::FusedMatMul": _matmul,
+    "com.microsoft::GemmFastGelu": _matmul,
+    "com.microsoft::Attention": _fused_attention,
+    "com.microsoft::MultiHeadAttention": _heads,
+    "com.microsoft::GroupQueryAttention": _grouped,
+    "com.microsoft::EmbedLayerNormalization": _embeddings,
+}

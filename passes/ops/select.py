@@ -1,0 +1,379 @@
+"""Operators that cut out, repeat or add elements.
+
+Selecting distinct elements has norm one; repeating an element r times has norm sqrt(r).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.passes.atoms import Labels, fixed, joined
+from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise, repeats
+from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.shrink import Shrink
+
+__all__ = ["TABLE"]
+
+
+def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
+    """sqrt of how often the most frequent value occurs."""
+    if values.size == 0:
+        return 0.0
+    return math.sqrt(int(np.unique(values, return_counts=True)[1].max()))
+
+
+def _gather(node: ir.Node) -> tuple[float | None, ...]:
+    """Slices along one axis, each as often as its index occurs."""
+    indices, shape = facts.array(node, 1), facts.dims(node.inputs[0])
+    bound = None
+    if indices is not None and shape is not None:
+        length = shape[facts.int_attribute(node, "axis")]
+        negative = bool((indices.astype(np.int64) < 0).any())
+        if length is not None or not negative:
+            bound = _most_often(indices.astype(np.int64) % length if length else indices)
+    elif (
+        indices is None and (index_dims := facts.dims(node.inputs[1])) is not None and None not in index_dims
+    ):
+        bound = math.sqrt(max(1, facts.size(node.inputs[1])))
+    return constant_or(node, 0, bound), constant_or(node, 1, None)
+
+
+def _lookup_table(node: ir.Node) -> str | None:
+    table = facts.constant(node, 0)
+    held = table is not None and facts.is_float(table) and len(table.shape) > 1
+    return "lookup tables are not pruned" if held else None
+
+
+def _gather_anywhere(node: ir.Node) -> tuple[float | None, ...]:
+    """At worst all indices name the same element."""
+    index_dims = facts.dims(node.inputs[1])
+    known = index_dims is not None and None not in index_dims
+    bound = math.sqrt(max(1, facts.size(node.inputs[1]))) if known else None
+    return constant_or(node, 0, bound), constant_or(node, 1, None)
+
+
+def _pad(node: ir.Node) -> float | None:
+    """Zeros add nothing; reflected, repeated and wrapped elements occur several times."""
+    mode = facts.text_attribute(node, "mode", "constant")
+    if mode == "constant":
+        return 1.0
+    shape, pads = facts.dims(node.inputs[0]), facts.ints_attribute(node, "pads") or facts.ints_input(node, 1)
+    if shape is None or not pads or facts.input_of(node, 3) is not None:
+        return None
+    rank, bound = len(shape), 1.0
+    for axis, length in enumerate(shape):
+        before, after = max(0, pads[axis]), max(0, pads[rank + axis])
+        if before + after == 0:
+            continue
+        if length is None or mode not in ("reflect", "edge", "wrap"):
+            return None
+        padded = np.pad(np.arange(length), (before, after), mode=mode)  # type: ignore[call-overload]
+        bound *= _most_often(padded)
+    return bound
+
+
+def _relate_slice(r: Relation) -> None:
+    """A run of elements of each sliced axis; steps other than 1 become a Gather once elements are gone."""
+    x, y = r.axes(0), r.shape()
+    ranges = _ranges(r)
+    out = list(x)
+    for axis, (start, end, step, varies) in ranges.items():
+        n = len(x[axis])
+        whole = step == 1 and start in (0, -n) and end >= n
+        if varies or len(index := np.arange(n)[_slice(start, end, step, n)]) != y[axis]:
+            r.fix(x[axis], "where it cuts is computed at run time")
+            out[axis] = fixed(y[axis])
+        elif not whole:
+            out[axis] = x[axis][index]
+    r.give(out)
+    affected = [axis for axis in ranges if x[axis].shape[1]]
+    if affected and (r.node.op_type != "Slice" or r.opset < 10):
+        r.shrink(lambda s: _shrink_old_slice(s, x, ranges))
+    elif affected:
+        r.shrink(lambda s: _shrink_slice(s, r, x, ranges))
+
+
+def _slice(start: int, end: int, step: int, n: int) -> slice:
+    return slice(start, None if step < 0 and end < -n else end, step)
+
+
+def _ranges(r: Relation) -> dict[int, tuple[int, int, int, bool]]:
+    """Start, end, step of every sliced axis, and whether they vary between runs."""
+    rank = len(r.axes(0))
+    if r.integers("starts") is not None:
+        starts, ends = r.integers("starts") or (), r.integers("ends") or ()
+        axes = r.integers("axes") or tuple(range(len(starts)))
+        return {a % rank: (b, e, 1, False) for a, b, e in zip(axes, starts, ends, strict=True)}
+    axes_steps = [r.constant(slot) if r.has(slot) else None for slot in (3, 4)]
+    if any(r.has(slot) and given is None for slot, given in zip((3, 4), axes_steps, strict=True)):
+        raise Freeze("the axes it cuts are computed at run time")
+    known = r.known(1), r.known(2)
+    count = len(next((pair[0] for pair in known if pair is not None), r.shape()))
+    axes = tuple(range(count)) if axes_steps[0] is None else tuple(int(a) for a in axes_steps[0])
+    steps = [1] * count if axes_steps[1] is None else [int(a) for a in axes_steps[1]]
+    found = {}
+    for i, axis in enumerate(axes):
+        start, end = ((int(pair[0][i]), bool(pair[1][i])) if pair else (0, True) for pair in known)
+        found[axis % rank] = start[0], end[0], steps[i], start[1] or end[1]
+    return found
+
+
+def _moved(s: Shrink, labels: Labels, start: int, end: int) -> tuple[int, int]:
+    alive = s.alive(labels)
+    index = range(len(alive))[start:end]
+    first = int(alive[: index.start].sum())
+    return first, first + int(alive[index.start : max(index.start, index.stop)].sum())
+
+
+def _shrink_slice(
+    s: Shrink, r: Relation, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]
+) -> None:
+    starts, ends = (s.dense(slot).copy() for slot in (1, 2))
+    steps = s.dense(4).copy() if len(s.node.inputs) > 4 and s.node.inputs[4] is not None else None
+    for i, (axis, (start, end, step, _)) in enumerate(ranges.items()):
+        if not s.changed(x[axis]):
+            continue
+        n, alive = len(x[axis]), s.alive(x[axis])
+        if step == 1:
+            starts[i], ends[i] = _moved(s, x[axis], start, end)
+        else:
+            index = np.arange(n)[_slice(start, end, step, n)]
+            s.gather(0, axis, (np.cumsum(alive) - 1)[index[alive[index]]])
+            assert steps is not None
+            starts[i], ends[i], steps[i] = 0, np.iinfo(np.int32).max, 1
+    s.operand(1, starts)
+    s.operand(2, ends)
+    if steps is not None:
+        s.operand(4, steps)
+
+
+def _shrink_old_slice(s: Shrink, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]) -> None:
+    moved = {
+        axis: _moved(s, x[axis], start, end) if s.changed(x[axis]) else (start, end)
+        for axis, (start, end, _, _) in ranges.items()
+    }
+    s.attribute("axes", list(moved))
+    s.attribute("starts", [start for start, _ in moved.values()])
+    s.attribute("ends", [end for _, end in moved.values()])
+
+
+def _relate_gather(r: Relation) -> None:
+    """A constant index picks elements; an index computed at run time keeps the axis whole."""
+    x = r.axes(0)
+    axis = r.integer("axis", 0) % len(x)
+    index = r.constant(1)
+    if index is None:
+        r.fix(x[axis], "it is indexed at run time")
+        r.give([*x[:axis], *r.axes(1), *x[axis + 1 :]])
+        return
+    n = len(x[axis])
+    index = np.where(index < 0, index + n, index).astype(np.int64)
+    picked = x[axis][index.reshape(-1)]
+    if index.ndim == 0:
+        r.fix(picked, "it picks one element of this axis")
+    parts = r.atoms.split(picked, index.shape) if index.ndim else []
+    r.give([*x[:axis], *parts, *x[axis + 1 :]])
+    if not x[axis].shape[1]:
+        return
+
+    def shrink(s: Shrink) -> None:
+        if s.changed(x[axis]):
+            kept = index[np.ix_(*(s.alive(part) for part in parts))] if parts else index
+            s.operand(1, (np.cumsum(s.alive(x[axis])) - 1)[kept])
+
+    r.shrink(shrink)
+
+
+def _relate_gather_elements(r: Relation) -> None:
+    """Indices run along one axis; other axes pass where data and indices are equally long."""
+    x, index = r.axes(0), r.axes(1)
+    axis = r.integer("axis", 0) % len(x)
+    out = []
+    for i, (labels, along) in enumerate(zip(x, index, strict=True)):
+        if i == axis or len(labels) != len(along):
+            r.fix([labels, along], "it is indexed at run time")
+            out.append(fixed(len(along)))
+        else:
+            r.tie(labels, along)
+            out.append(r.atoms.resolve(labels))
+    r.give(out)
+
+
+def _relate_gather_nd(r: Relation) -> None:
+    """The first axes are indexed, the rest pass."""
+    x, index = r.axes(0), r.axes(1)
+    depth, batch = len(index[-1]), r.integer("batch_dims")
+    r.fix([*x[: batch + depth], *index], "it is indexed at run time")
+    r.give([*(fixed(len(labels)) for labels in index[:-1]), *x[batch + depth :]])
+
+
+def _relate_scatter_nd(r: Relation) -> None:
+    """The first axes are indexed, the rest are those of the updates."""
+    x, index, updates = r.axes(0), r.axes(1), r.axes(2)
+    depth = len(index[-1])
+    r.fix([*x[:depth], *index, *updates[: len(index) - 1]], "it is indexed at run time")
+    for labels, along in zip(x[depth:], updates[len(index) - 1 :], strict=True):
+        r.tie(labels, along)
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _relate_scatter_elements(r: Relation) -> None:
+    """Updates run along one axis; other axes pass where all are equally long."""
+    x, axis = r.axes(0), r.integer("axis", 0) % len(r.axes(0))
+    for i, pieces in enumerate(zip(x, r.axes(1), r.axes(2), strict=True)):
+        if i == axis or len({len(piece) for piece in pieces}) > 1:
+            r.fix(pieces, "it is indexed at run time")
+        else:
+            r.tie(pieces[0], pieces[1])
+            r.tie(pieces[0], pieces[2])
+    r.give([r.atoms.resolve(labels) for labels in x])
+
+
+def _relate_pad(r: Relation) -> None:
+    """Added constants may go again; other modes repeat neighbours and need them all."""
+    x, y = r.axes(0), r.shape()
+    attribute, axes = r.integers("pads"), tuple(range(len(x)))
+    if r.has(3) and (given := r.constant(3)) is not None:
+        axes = tuple(int(a) % len(x) for a in given)
+    known = r.known(1) if attribute is None else (np.array(attribute), np.zeros(len(attribute), bool))
+    if known is None or (r.has(3) and r.constant(3) is None):
+        raise Freeze("how much it adds is computed at run time")
+    pads = known[0].reshape(2, -1)
+    varies = np.atleast_1d(known[1].reshape(2, -1).any(0))
+    constant = r.node.attributes.get_string("mode", "constant") == "constant"
+    out = list(x)
+    ends: dict[int, tuple[Labels, Labels]] = {}
+    for i, axis in enumerate(axes):
+        before, after = (int(n) for n in pads[:, i])
+        if not before and not after and not varies[i]:
+            continue
+        if not constant or before < 0 or after < 0 or varies[i] or r.dynamic(0, axis):
+            r.fix(x[axis], "it adds elements that depend on their neighbours, or a varying number")
+            out[axis] = fixed(y[axis])
+        elif r.atoms.resolve(x[axis]).shape[1]:
+            ends[i] = r.atoms.fresh(before), r.atoms.fresh(after)
+            out[axis] = joined([ends[i][0], x[axis], ends[i][1]])
+        else:
+            out[axis] = fixed(y[axis])
+    r.give(out)
+
+    def shrink(s: Shrink) -> None:
+        now = np.array(pads, np.int64)
+        for i, (before, after) in ends.items():
+            now[:, i] = s.count(before), s.count(after)
+        if attribute is None:
+            s.operand(1, now.reshape(-1))
+        else:
+            s.attribute("pads", now.reshape(-1).tolist())
+
+    if ends:
+        r.shrink(shrink)
+
+
+def _relate_expand(r: Relation) -> None:
+    """New elements along an axis are copies, any number of which may go; the shape follows."""
+    x, y = r.axes(0), r.shape()
+    lead = len(y) - len(x)
+    known = r.known(1)
+    out: list[Labels] = []
+    for i, n in enumerate(y):
+        labels = x[i - lead] if i >= lead else fixed(1)
+        if len(labels) == n:
+            out.append(labels)
+        else:
+            out.append(fixed(n) if known is None or r.out_dynamic(i) else r.atoms.fresh(n))
+    r.give(out)
+    if known is None:
+        if any(labels.shape[1] for labels in x):
+            raise Freeze("its shape is computed at run time")
+        return
+    target = known[0]
+
+    def shrink(s: Shrink) -> None:
+        after = s.shape(out)
+        skip = len(y) - len(target)
+        s.operand(1, np.array([1 if d == 1 else after[skip + i] for i, d in enumerate(target)]))
+
+    r.shrink(shrink)
+
+
+def _relate_tile(r: Relation) -> None:
+    """The axis several times over; an axis of one element becomes copies that may go."""
+    x, y = r.axes(0), r.shape()
+    known = r.known(1)
+    out: list[Labels] = []
+    made: dict[int, Labels] = {}
+    for i, (labels, n) in enumerate(zip(x, y, strict=True)):
+        if len(labels) == n:
+            out.append(labels)
+        elif known is None or known[1][i] or r.dynamic(0, i):
+            r.fix(labels, "how often it repeats is computed at run time")
+            out.append(fixed(n))
+        elif len(labels) == 1:
+            made[i] = r.atoms.fresh(n)
+            out.append(made[i])
+        else:
+            out.append(np.tile(labels, (n // len(labels), 1)))
+    r.give(out)
+
+    def shrink(s: Shrink) -> None:
+        repeats = s.dense(1).copy()
+        for i, labels in made.items():
+            repeats[i] = s.count(labels)
+        s.operand(1, repeats)
+
+    if made:
+        r.shrink(shrink)
+
+
+def _relate_fill(r: Relation) -> None:
+    """ConstantOfShape: all elements are alike, any number may go."""
+    y = r.shape()
+    known = r.known(0)
+    free = (
+        known is not None
+        and r.graph.concrete.values.get(r.node.outputs[0], np.zeros(0)).dtype.kind not in "iu"
+    )
+    out = [fixed(n) if r.out_dynamic(i) or not free else r.atoms.fresh(n) for i, n in enumerate(y)]
+    r.give(out)
+    if free:
+        r.shrink(lambda s: s.operand(0, np.array(s.shape(out))))
+
+
+_ONE = Op(lipschitz=data_only(1.0))
+_ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_NONE = Op(lipschitz=pointwise(None))
+_REPEAT = Op(lipschitz=data_only(repeats))
+
+TABLE = related(
+    {
+        "Slice": _ONE,
+        "Pad": Op(lipschitz=data_only(_pad)),
+        "Gather": Op(linear=_lookup_table, lipschitz=_gather),
+        "GatherElements": Op(lipschitz=_gather_anywhere),
+        "GatherND": Op(lipschitz=_gather_anywhere),
+        "Expand": _REPEAT,
+        "Tile": _REPEAT,
+        "ConstantOfShape": _ZERO,
+        "Scatter": _NONE,
+        "ScatterElements": _NONE,
+        "ScatterND": _NONE,
+    },
+    {
+        _relate_slice: "Slice",
+        _relate_gather: "Gather",
+        _relate_gather_elements: "GatherElements",
+        _relate_gather_nd: "GatherND",
+        _relate_scatter_nd: "ScatterND",
+        _relate_scatter_elements: "ScatterElements Scatter",
+        _relate_pad: "Pad",
+        _relate_expand: "Expand",
+        _relate_tile: "Tile",
+        _relate_fill: "ConstantOfShape",
+    },
+)
