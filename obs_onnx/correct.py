@@ -15,11 +15,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.gram import outputs
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import Plan, extract
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.unfold import outputs
 from obs_onnx.walk import Values, Walk, open_part
 
 __all__ = ["correct_statistics", "reestimate_batch_normalization"]

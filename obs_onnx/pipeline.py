@@ -220,7 +220,7 @@ def prune(
         changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
         final = SetWeights(changed)(stored.clone()).model
         notes.append(
-            f"{where.spec} has no kernels for bfloat16: everything was computed and measured on a float32 copy"
+            f"{where.spec} has no kernels for bfloat16: all was computed and measured on a float32 copy"
         )
     with run.stage("verify"):
         masks = {name: solved.solution.mask for name, solved in best.solved.items()}

@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.gram import outputs
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.errors import ModelError, VerificationError
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import extract
 from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.solvers import Pattern, follows
+from obs_onnx.unfold import outputs
 from obs_onnx.walk import Values, open_part
 
 __all__ = ["Measured", "check_model", "check_zeros", "measure"]

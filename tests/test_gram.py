@@ -9,9 +9,10 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from obs_onnx.gram import Moments, conv_output_shape, outputs, unfold
+from obs_onnx.gram import Moments
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers import ConvGeometry, MatmulGeometry
+from obs_onnx.unfold import conv_output_shape, outputs, unfold
 
 PROPERTY = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
