@@ -227,7 +227,8 @@ def damage_curves(
         fit: feeds that the moments come from.
         held_out: feeds on which the outputs are compared with the dense ones.
         levels: sparsities measured first.
-        refinements: further levels per layer, where its curve bends.
+        refinements: further levels per layer, where its curve bends; none for wide layers, which are costly to
+            solve.
         measure: see :class:`~obs_onnx.damage.Damage`.
         options: of the solver.
         budget: bytes of activations in memory.
@@ -279,7 +280,7 @@ def damage_curves(
             if context is not None:
                 ((base, _),) = try_levels([0.0])
                 measured = partial(try_levels, base=base)
-            curves[layer.name] = measure_curve(layer.size, levels, refinements, measured)
+            curves[layer.name] = measure_curve(layer.size, levels, 0 if wide else refinements, measured)
             advance(1)
         fitting.follow(around)
         testing.step(around)
