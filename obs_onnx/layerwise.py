@@ -227,8 +227,8 @@ def damage_curves(
         fit: feeds that the moments come from.
         held_out: feeds on which the outputs are compared with the dense ones.
         levels: sparsities measured first.
-        refinements: further levels per layer, where its curve bends; none for wide layers, which are costly to
-            solve.
+        refinements: further levels per layer, where its curve bends; none for wide layers, which are costly
+            to solve.
         measure: see :class:`~obs_onnx.damage.Damage`.
         options: of the solver.
         budget: bytes of activations in memory.
