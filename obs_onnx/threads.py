@@ -6,7 +6,8 @@ costs more than it gains, and on a busy machine it slows them tenfold.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,8 @@ def _controller() -> Any:
     return ThreadpoolController()
 
 
-def threads_for(columns: int) -> AbstractContextManager[object]:
+@contextmanager
+def threads_for(columns: int) -> Iterator[None]:
     """Limit linear algebra, inside the ``with`` block, to what matrices with so many columns deserve."""
-    return _controller().limit(limits=1 if columns < _LARGE else None, user_api="blas")
+    with _controller().limit(limits=1 if columns < _LARGE else None, user_api="blas"):
+        yield
