@@ -262,7 +262,7 @@ class TestOtherCommands:
         assert words in refused(*arguments)
 
 
-def test_help_names_every_command_and_imports_nothing_heavy() -> None:
+def test_help_names_every_command_and_imports_nothing_heavy(folder: Path) -> None:
     code = (
         "import sys, obs_onnx.cli\n"
         "try: obs_onnx.cli.main(['--help'])\n"
