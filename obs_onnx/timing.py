@@ -9,12 +9,10 @@ rounds, its 95% interval a bootstrap over rounds.
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,7 @@ from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 
-__all__ = ["Benchmark", "Latency", "Ratio", "bench", "compressed_size"]
+__all__ = ["Benchmark", "Latency", "Ratio", "bench"]
 
 _BLOCK_SECONDS = 0.02
 _STABLE = 0.05
@@ -139,18 +137,6 @@ def bench(
     latencies = tuple(_latency(one) for one in rounds)
     environment = {**machine, **where.environment(), "affinity": cores, "batch": batch}
     return Benchmark(latencies, _ratios(rounds), environment, _noise(latencies, machine))
-
-
-def compressed_size(model: bytes | str | PathLike[str]) -> int:
-    """Bytes of a file (or of bytes) after deflate, the compression of zip, read in pieces."""
-    deflate = zlib.compressobj(6, zlib.DEFLATED, -zlib.MAX_WBITS)
-    size = 0
-    if isinstance(model, bytes):
-        return len(deflate.compress(model)) + len(deflate.flush())
-    with Path(model).open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            size += len(deflate.compress(piece))
-    return size + len(deflate.flush())
 
 
 class _Timer:

@@ -21,27 +21,13 @@ from scipy.sparse import coo_array, csr_array
 
 from obs_onnx.passes.atoms import Atoms, Labels, fixed
 from obs_onnx.passes.concrete import captured, concretize
+from obs_onnx.passes.layers import Frozen
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.relation import Freeze, Graph, Relation
 
 __all__ = ["Coupling", "Frozen", "Group", "Keep", "Site", "couple"]
 
 Keep = Mapping[int, NDArray[np.bool_]]
-
-
-@dataclass(frozen=True)
-class Frozen:
-    """A node on account of which something cannot be removed.
-
-    Attributes:
-        node: name of the node.
-        op_type: its operator (with the domain outside the default one).
-        reason: why, as the report prints it.
-    """
-
-    node: str
-    op_type: str
-    reason: str
 
 
 class Site(NamedTuple):

@@ -164,7 +164,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Frozen:
-    """A node that holds weights which cannot be pruned.
+    """A node that is left alone, or on account of which something cannot be removed.
 
     Attributes:
         node: name of the node.

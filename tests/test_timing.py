@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zipfile
 from typing import ClassVar
 
 import numpy as np
@@ -14,7 +13,7 @@ from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.feeds import TensorSpec
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.timing import bench, compressed_size
+from obs_onnx.timing import bench
 
 CORES = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None  # before anything is pinned
 
@@ -197,16 +196,3 @@ def test_the_machine_is_described():
     assert machine["logical_cores"] == os.cpu_count()
     assert machine["os"]
     assert open_runtime(threads=1).environment().keys() == {"runtime", "version", "provider", "threads"}
-
-
-def test_compressed_size_is_what_zip_stores(tmp_path):
-    rng = np.random.default_rng(0)
-    data = (
-        np.where(rng.random(1_500_000) < 0.1, rng.integers(1, 256, 1_500_000), 0).astype(np.uint8).tobytes()
-    )
-    path = tmp_path / "model.onnx"
-    path.write_bytes(data)
-    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.write(path)
-        stored = archive.infolist()[0].compress_size
-    assert compressed_size(path) == compressed_size(data) == stored < len(data)
