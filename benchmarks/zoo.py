@@ -119,12 +119,14 @@ def error(a: dict, b: dict) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--root", default=os.environ.get("OBS_ONNX_DATA", "../shared"))
+    parser.add_argument("--root", default=os.environ.get("OBS_ONNX_DATA"))
     parser.add_argument("--macs", type=float, default=0.5)
     parser.add_argument("--random", type=int, default=None, help="seed of a random selection instead")
     parser.add_argument("--raw", action="store_true", help="without the canonical form")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
+    if options.root is None:
+        parser.error("set OBS_ONNX_DATA to a folder with zoo/, or give --root")
     root = Path(options.root) / "zoo"
     if not root.exists():
         print(f"skipped: no {root}")

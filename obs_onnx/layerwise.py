@@ -47,7 +47,6 @@ class SolveOptions:
         pattern: which weights live or die together.
         damping: relative to the mean of the moment's diagonal.
         compensate: False leaves the kept weights as they are.
-        refit: False leaves lobs at its own update, without the exact refit on its support.
         sequential: moments of the pruned prefix with dense targets, rather than of the dense model.
         seed: of method ``random``.
     """
@@ -56,7 +55,6 @@ class SolveOptions:
     pattern: Pattern = UNSTRUCTURED
     damping: float = 1e-2
     compensate: bool = True
-    refit: bool = True
     sequential: bool = True
     seed: int = 0
 
@@ -110,7 +108,7 @@ class _Solver:
                 options.pattern,
                 options.method,
                 options.seed,
-                refit=options.compensate and options.refit,
+                refit=options.compensate,
                 effort=effort,
             )
         return [self._finished(solution) for solution in solutions]

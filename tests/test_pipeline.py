@@ -120,7 +120,7 @@ class TestDigits:
         assert report.met
         assert report.output_error <= 0.05
         assert np.linalg.norm(pruned - dense) <= 0.06 * np.linalg.norm(dense)
-        assert zero_share(*(weights_of(output)[f"fc{n}.weight"] for n in (1, 2, 3))) > 0.87
+        assert zero_share(*(weights_of(output)[f"fc{n}.weight"] for n in (1, 2, 3))) > 0.88
 
     @pytest.mark.parametrize("pattern", ["2:4", "1x4"])
     def test_patterns_lie_along_the_contracted_axis(self, tmp_path: Path, pattern: str) -> None:
