@@ -15,27 +15,24 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
-import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from obs_onnx.allocate import Curve, measure_curve
 from obs_onnx.damage import Damage
 from obs_onnx.gram import Moments
 from obs_onnx.passes.layers import Layer
-from obs_onnx.passes.segments import Plan, Stage
+from obs_onnx.passes.segments import Plan
 from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.prefixes import LayerProblem, Prefixes, Tensors, bias_of, stored
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, prepare, solve_levels
+from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
 from obs_onnx.threads import threads_for
 from obs_onnx.walk import Values, Walk
 
 __all__ = ["SolveOptions", "Solved", "damage_curves", "solve_layers"]
 
 WIDE = 1024
-Tensors = dict[str, NDArray[np.floating]]
 
 
 @dataclass(frozen=True)
@@ -72,38 +69,19 @@ class Solved:
     tensors: Tensors
 
 
-def bias_of(layer: Layer) -> str | None:
-    """The initializer of the layer's bias, if it can move with the weights."""
-    use = layer.uses[0]
-    return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
-
-
-def _stored(model: ir.Model, name: str) -> NDArray[Any]:
-    tensor = model.graph.initializers[name].const_value
-    assert tensor is not None, name
-    return tensor.numpy()
-
-
 class _Solver:
     """A layer of the dense model with its moments; what several solutions share is computed once."""
 
     def __init__(self, model: ir.Model, layer: Layer, moments: Moments, options: SolveOptions) -> None:
         self._layer, self._options = layer, options
-        self._bias = bias_of(layer)
-        self._w_GOI = layer.layout.to_matrix(_stored(model, layer.name))
-        self._stored_bias = _stored(model, self._bias) if self._bias else None
-        self._moments = moments.centred() if self._bias else moments.raw()
-        with threads_for(layer.layout.goi[2]):
-            self._problem = prepare(
-                self._moments.h, self._w_GOI, self._moments.c, self._moments.energy, options.damping
-            )
+        self._posed = LayerProblem(model, layer, moments, options.damping)
 
     def solve(self, removed: Sequence[int], effort: str | None = None) -> list[Solved]:
         """Solutions with so many weights set to zero; ``effort`` as in the solvers."""
         options, layer = self._options, self._layer
         with threads_for(layer.layout.goi[2]):
             solutions = solve_levels(
-                self._problem,
+                self._posed.problem,
                 [count / layer.size for count in removed],
                 options.pattern,
                 options.method,
@@ -114,88 +92,12 @@ class _Solver:
         return [self._finished(solution) for solution in solutions]
 
     def _finished(self, solution: Solution) -> Solved:
-        layer = self._layer
+        layer, posed = self._layer, self._posed
         if not self._options.compensate:
-            w_GOI = self._w_GOI * solution.mask
-            solution = replace(solution, w=w_GOI, error=self._problem.error(w_GOI))
+            w_GOI = posed.w_GOI * solution.mask
+            solution = replace(solution, w=w_GOI, error=posed.problem.error(w_GOI))
             return Solved(solution, {layer.name: layer.layout.to_tensor(w_GOI)})
-        tensors: Tensors = {layer.name: layer.layout.to_tensor(solution.w)}
-        if self._bias and self._stored_bias is not None:
-            stored, scale = self._stored_bias, layer.uses[0].bias_scale
-            dense_GO = stored.astype(np.float64).reshape(self._w_GOI.shape[:2]) * scale
-            b_GO = self._moments.bias(solution.w, self._w_GOI, dense_GO)
-            tensors[self._bias] = (b_GO / scale).reshape(stored.shape)
-        return Solved(solution, tensors)
-
-
-def _observe(
-    stage: Stage, moments: Mapping[str, Moments], before: Values, tapped: Values, pruned: Values | None
-) -> None:
-    """Add one batch to the moments of a stage's layers.
-
-    Args:
-        stage: its layers.
-        moments: of each layer.
-        before, tapped: live values and tapped values of the dense model.
-        pruned: live values behind the pruned prefix, or None to learn the dense model's own inputs.
-    """
-    for layer in stage.layers:
-        use = layer.uses[0]
-        with threads_for(layer.layout.goi[2]):
-            if len(layer.uses) > 1:
-                for each in layer.uses:
-                    moments[layer.name].update(tapped[each.x], each.geometry)
-            elif pruned is None:
-                moments[layer.name].update(before[use.x], use.geometry)
-            else:
-                target = tapped[use.y]
-                for skip in stage.skips[use.y]:
-                    if before[skip].shape == target.shape:
-                        target = target + (before[skip] - pruned[skip])
-                moments[layer.name].update(pruned[use.x], use.geometry, target)
-
-
-def _moments(stage: Stage, targeted: bool) -> dict[str, Moments]:
-    return {
-        layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
-        for layer in stage.layers
-    }
-
-
-def _taps(stage: Stage, targeted: bool) -> list[str]:
-    shared = [use.x for layer in stage.layers if len(layer.uses) > 1 for use in layer.uses]
-    outputs = [layer.uses[0].y for layer in stage.layers if targeted and len(layer.uses) == 1]
-    return list(dict.fromkeys(shared + outputs))
-
-
-class _Prefixes:
-    """A data set behind the dense prefix, and behind the pruned one if there is a difference."""
-
-    def __init__(
-        self, runtime: Runtime, dense: ir.Model, plan: Plan, fit: Iterable[Values], budget: int, paired: bool
-    ) -> None:
-        self._dense = dense
-        self._walk = Walk(runtime, plan, fit, budget // 2 if paired else budget)
-        self._walk.step(dense)
-        self._pruned: Walk | None = None
-        if paired:
-            self._pruned = Walk(runtime, plan, self._walk, budget // 2)
-            self._pruned.index = self._walk.index
-
-    def observe(self, stage: Stage) -> dict[str, Moments]:
-        """Moments of the stage's layers; the dense walk moves on to the next boundary."""
-        moments = _moments(stage, targeted=self._pruned is not None)
-
-        def visit(number: int, before: Values, tapped: Values) -> None:
-            _observe(stage, moments, before, tapped, self._pruned[number] if self._pruned else None)
-
-        self._walk.step(self._dense, _taps(stage, targeted=self._pruned is not None), visit)
-        return moments
-
-    def follow(self, pruned: ir.Model) -> None:
-        """Let the pruned walk follow to the next boundary."""
-        if self._pruned is not None:
-            self._pruned.step(pruned)
+        return Solved(solution, posed.tensors(solution.w))
 
 
 def damage_curves(
@@ -235,7 +137,7 @@ def damage_curves(
         chosen: names of the layers to measure; by default all.
     """
     around = model if context is None else context
-    fitting = _Prefixes(runtime, model, plan, fit, budget * 3 // 4, paired=context is not None)
+    fitting = Prefixes(runtime, model, plan, fit, budget * 3 // 4, paired=context is not None)
     testing = Walk(runtime, plan, held_out, budget // 4)
     whole = testing.part(model, plan.outputs)
     reference = [whole(batch) for batch in held_out]
@@ -265,7 +167,7 @@ def damage_curves(
                 removed = [round(s * layer.size) for s in sparsities]
                 found = []
                 for solved in solver.solve(removed, "quick" if wide else None):
-                    values = {name: _stored(around, name) for name in fed}
+                    values = {name: stored(around, name) for name in fed}
                     for name, array in solved.tensors.items():
                         values[name] = array.astype(values[name].dtype)
                     damage = Damage(measure, plan.outputs)
@@ -313,7 +215,7 @@ def solve_layers(
         The pruned model, and what became of each layer.
     """
     pruned = model.clone()
-    prefixes = _Prefixes(runtime, model, plan, fit, budget, paired=options.sequential)
+    prefixes = Prefixes(runtime, model, plan, fit, budget, paired=options.sequential)
     results: dict[str, Solved] = {}
     for stage in plan.stages:
         tensors: Tensors = {}

@@ -1,0 +1,162 @@
+"""Second moments of layers behind the dense prefix of a network, or behind a pruned one with dense targets.
+
+A layer sees what the already pruned layers before it really give (``x'``) and is refitted to what the dense
+model would have put out (``t``). Where its output is added to skip connections, the target includes their
+error: ``t = y + (skip - skip')``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.gram import Moments
+from obs_onnx.passes.layers import Layer
+from obs_onnx.passes.segments import Plan, Stage
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.solvers import Problem, prepare
+from obs_onnx.threads import threads_for
+from obs_onnx.walk import Values, Walk
+
+__all__ = ["Cut", "LayerProblem", "Prefixes", "Tensors", "bias_of", "stored"]
+
+Tensors = dict[str, NDArray[np.floating]]
+Cut = Callable[[str, NDArray[Any]], NDArray[Any]]
+
+
+def bias_of(layer: Layer) -> str | None:
+    """The initializer of the layer's bias, if it can move with the weights."""
+    use = layer.uses[0]
+    return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
+
+
+def stored(model: ir.Model, name: str) -> NDArray[Any]:
+    """Contents of an initializer."""
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None, name
+    return tensor.numpy()
+
+
+class LayerProblem:
+    """The least-squares problem of a layer and its moments.
+
+    Attributes:
+        layer: which one.
+        w_GOI: its weight in ``model``.
+        problem: damped, about the mean where the layer has a bias of its own.
+    """
+
+    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, damping: float) -> None:
+        self.layer = layer
+        self._bias = bias_of(layer)
+        self.w_GOI = layer.layout.to_matrix(stored(model, layer.name))
+        self._stored_bias = stored(model, self._bias) if self._bias else None
+        self._moments = moments.centred() if self._bias else moments.raw()
+        with threads_for(layer.layout.goi[2]):
+            self.problem: Problem = prepare(
+                self._moments.h, self.w_GOI, self._moments.c, self._moments.energy, damping
+            )
+
+    def tensors(self, w_GOI: NDArray[np.floating]) -> Tensors:
+        """Initializers (weight, and bias where there is one) that realise a compensated weight."""
+        layer = self.layer
+        tensors: Tensors = {layer.name: layer.layout.to_tensor(w_GOI)}
+        if self._bias and self._stored_bias is not None:
+            scale = layer.uses[0].bias_scale
+            dense_GO = self._stored_bias.astype(np.float64).reshape(self.w_GOI.shape[:2]) * scale
+            b_GO = self._moments.bias(w_GOI, self.w_GOI, dense_GO)
+            tensors[self._bias] = (b_GO / scale).reshape(self._stored_bias.shape)
+        return tensors
+
+
+def _uncut(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
+class Prefixes:
+    """A data set behind the dense prefix, and behind the pruned one if there is a difference.
+
+    Args:
+        runtime: where everything runs.
+        dense: the dense model.
+        plan: its stages.
+        fit: feeds.
+        budget: bytes of activations in memory.
+        paired: follow a pruned model too, whose layers get dense targets.
+        cut: the part of a dense value that the pruned model still has.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        dense: ir.Model,
+        plan: Plan,
+        fit: Iterable[Values],
+        budget: int,
+        paired: bool,
+        cut: Cut = _uncut,
+    ) -> None:
+        self._dense, self._cut = dense, cut
+        self._walk = Walk(runtime, plan, fit, budget // 2 if paired else budget)
+        self._walk.step(dense)
+        self._pruned: Walk | None = None
+        if paired:
+            self._pruned = Walk(runtime, plan, self._walk, budget // 2)
+            self._pruned.index = self._walk.index
+
+    def observe(self, stage: Stage, layers: Iterable[Layer] | None = None) -> dict[str, Moments]:
+        """Moments of the stage's layers; the dense walk moves on to the next boundary.
+
+        Args:
+            stage: the stage at whose boundary both walks stand.
+            layers: the stage's layers as they are in the pruned model, where sizes differ.
+        """
+        layers = list(stage.layers if layers is None else layers)
+        targeted = self._pruned is not None
+        moments = {
+            layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
+            for layer in layers
+        }
+
+        def visit(number: int, before: Values, tapped: Values) -> None:
+            pruned = self._pruned[number] if self._pruned else None
+            for layer in layers:
+                with threads_for(layer.layout.goi[2]):
+                    self._observe(stage, layer, moments[layer.name], before, tapped, pruned)
+
+        shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
+        outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
+        self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
+        return moments
+
+    def _observe(
+        self,
+        stage: Stage,
+        layer: Layer,
+        moments: Moments,
+        before: Values,
+        tapped: Values,
+        pruned: Values | None,
+    ) -> None:
+        use = layer.uses[0]
+        if len(layer.uses) > 1:
+            for each in layer.uses:
+                moments.update(self._cut(each.x, tapped[each.x]), each.geometry)
+        elif pruned is None:
+            moments.update(before[use.x], use.geometry)
+        else:
+            dense = tapped[use.y]
+            target = self._cut(use.y, dense)
+            for skip in stage.skips[use.y]:
+                if before[skip].shape == dense.shape:
+                    target = target + (self._cut(skip, before[skip]) - pruned[skip])
+            moments.update(pruned[use.x], use.geometry, target)
+
+    def follow(self, pruned: ir.Model) -> None:
+        """Let the pruned walk follow to the next boundary."""
+        if self._pruned is not None:
+            self._pruned.step(pruned)
