@@ -134,25 +134,36 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
 @click.option("-o", "--output", metavar="OUT", help="File to write  [default: <stem>.pruned.onnx].")
 @click.option("--calib", metavar="SRC", help="Calibration data  [default: <stem>.calib.npz].")
 @_LABELS
-@click.option("--mode", type=click.Choice(["weights"]), default="weights", show_default=True)
+@click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
 @click.option(
-    "--target", "targets", multiple=True, metavar="KEY=VALUE", help="sparsity, error or drop; repeatable."
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="macs, params, size, error, drop or sparsity; repeatable.",
 )
 @click.option(
     "--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4."
 )
 @click.option(
     "--criterion",
-    type=click.Choice(["auto", "obs", "admm", "lobs", "magnitude", "random"]),
     default="auto",
     show_default=True,
-    help="What chooses the weights that go.",
+    metavar="NAME",
+    help="Of channels: obs, magnitude, l1, l2, mean, std, apoz, mutual-information, random, oracle; "
+    "of weights: obs, admm, lobs, magnitude, random.",
 )
 @click.option("--compensate/--no-compensate", default=True, help="Refit the kept weights.")
 @click.option("--sequential/--no-sequential", default=True, help="Correct each layer for those before it.")
 @click.option("--correct/--no-correct", default=None, help="Try to match output statistics.")
 @click.option(
     "--damping", type=click.FloatRange(0), default=1e-2, show_default=True, help="Relative damping."
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Multiple of kept channels  [default: by runtime].",
 )
 @click.option("--protect", multiple=True, metavar="PATTERN", help="Leave matching layers alone; repeatable.")
 @click.option(

@@ -1,4 +1,4 @@
-"""What the user wants of the result: ``sparsity=0.9``, ``error=0.02``, ``drop=0.5%`` ..."""
+"""What the user wants of the result: ``macs=0.5``, ``sparsity=0.9``, ``error=0.02``, ``drop=0.5%`` ..."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Targets", "parse_bytes", "parse_targets"]
+__all__ = ["COSTS", "Targets", "parse_bytes", "parse_targets"]
 
-_SHARES = ("sparsity", "error", "drop")
-_LATER = ("params", "macs", "latency", "size", "ram")
+SHARES = ("sparsity", "macs", "params", "error", "drop")
+SIZES = ("size",)
+COSTS = ("macs", "params", "size")
+_LATER = ("latency", "ram")
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,22 @@ class Targets:
 
     Attributes:
         sparsity: share of prunable weights that must be zero, in (0, 1).
+        macs, params: multiply-accumulates and parameters kept at most, as shares of the dense model's.
+        size: of the file, at most: bytes, or below 1 a share of the dense file's size.
         error: largest relative output error on held-out calibration data.
         drop: largest loss of accuracy on labelled evaluation data, as a share (0.005 is half a point).
     """
 
     sparsity: float | None = None
+    macs: float | None = None
+    params: float | None = None
+    size: float | None = None
     error: float | None = None
     drop: float | None = None
 
     def as_dict(self) -> dict[str, float]:
         """The limits that are set."""
-        return {name: value for name in _SHARES if (value := getattr(self, name)) is not None}
+        return {name: value for name in (*SHARES, *SIZES) if (value := getattr(self, name)) is not None}
 
 
 def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
@@ -51,12 +58,12 @@ def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
     values: dict[str, float] = {}
     for name, value in pairs:
         if name in _LATER:
-            raise OptionError(f"target {name} needs channel removal, which mode weights does not do")
-        if name not in _SHARES:
-            raise OptionError(f"target {name!r} is unknown: use one of {', '.join(_SHARES)}")
+            raise OptionError(f"target {name} cannot be asked for yet: use one of {', '.join(COSTS)}")
+        if name not in (*SHARES, *SIZES):
+            raise OptionError(f"target {name!r} is unknown: use one of {', '.join((*SHARES, *SIZES))}")
         if name in values:
             raise OptionError(f"target {name} is given twice: give it once")
-        values[name] = _share(name, value)
+        values[name] = _size(value) if name in SIZES else _share(name, value)
     return Targets(**values)
 
 
@@ -68,6 +75,13 @@ def _share(name: str, text: str) -> float:
     if not 0 < value < 1:
         raise OptionError(f"target {name}={text}: give a share between 0 and 1, or a percentage")
     return value
+
+
+def _size(text: str) -> float:
+    """Bytes, or a share."""
+    if re.fullmatch(r"\s*(0?\.[0-9]+|[0-9.]+%)\s*", text):
+        return _share("size", text.strip())
+    return float(parse_bytes(text))
 
 
 def parse_bytes(text: str) -> int:

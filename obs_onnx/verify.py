@@ -11,15 +11,17 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.model_file import serialize
-from obs_onnx.passes.errors import ModelError, VerificationError
+from obs_onnx.passes.coupling import Keep
+from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import extract
+from obs_onnx.passes.silence import silence
 from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.solvers import Pattern, follows
 from obs_onnx.unfold import outputs
 from obs_onnx.walk import Values, open_part
 
-__all__ = ["Measured", "check_model", "check_zeros", "measure"]
+__all__ = ["Measured", "check_batches", "check_model", "check_removal", "check_zeros", "measure"]
 
 
 @dataclass(frozen=True)
@@ -174,3 +176,70 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
             same = bool(np.array_equal(y, reference))
         if not same:
             raise VerificationError(f"output {name} of the written model differs from the measured one")
+
+
+def check_removal(
+    runtime: Runtime, dense: ir.Model, keep: Keep, small: ir.Model, feed: Values
+) -> tuple[float, float]:
+    """Compare a model without channels to the one of full size in which they have no effect.
+
+    Args:
+        runtime: where both run.
+        dense: prepared, with the weights of ``small`` in their places.
+        keep: channels that ``small`` still has.
+        small: without the others.
+        feed: what both get.
+
+    Returns:
+        Largest relative difference of an output (Frobenius norms), and what is allowed.
+
+    Raises:
+        VerificationError: it is larger.
+    """
+    expected = _run(runtime.session(serialize(silence(dense, keep))), feed)
+    found = _run(runtime.session(serialize(small)), feed)
+    worst, tolerance = 0.0, 1e-3
+    for name, reference in expected.items():
+        if found[name].shape != reference.shape:
+            raise VerificationError(
+                f"output {name} has shape {found[name].shape} without the channels, not {reference.shape}"
+            )
+        if reference.dtype.kind in "OSUbiu":
+            continue
+        if reference.dtype.itemsize < 4:
+            tolerance = 3e-2
+        norm = np.sqrt(_energy(_finite(reference))) or 1.0
+        worst = max(worst, float(np.sqrt(_energy(_difference(found[name], reference))) / norm))
+    if not worst <= tolerance:
+        raise VerificationError(
+            f"the smaller model differs by {worst:.1e} from the dense one with the channels silenced"
+        )
+    return worst, tolerance
+
+
+def check_batches(dense: Session, small: Session, feed: Values) -> None:
+    """Run both models on fewer samples, where the dense one takes them: shapes must be equal.
+
+    Raises:
+        VerificationError: the smaller model does not run, or shapes differ.
+    """
+    sizes = {array.shape[0] for array in feed.values() if array.ndim}
+    if len(sizes) != 1 or (most := sizes.pop()) < 2:
+        return
+    for count in {1, min(3, most - 1)}:
+        part = {name: array[:count] for name, array in feed.items()}
+        try:
+            expected = dense.run(part)
+        except (DataError, ModelError):
+            continue
+        try:
+            found = _run(small, part)
+        except ModelError as error:
+            raise VerificationError(
+                f"the smaller model does not run with {count} samples: {error}"
+            ) from error
+        for name, y in found.items():
+            if y.shape != expected[name].shape:
+                raise VerificationError(
+                    f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
+                )

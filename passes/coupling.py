@@ -121,6 +121,14 @@ class Coupling:
         """Labels of the axes of ``value``, or None for one of unknown shape."""
         return self._resolved.get(value)
 
+    def named(self, name: str) -> ir.Value:
+        """The value of a name."""
+        return self._named[name]
+
+    def has(self, group: Group, labels: Labels) -> bool:
+        """Whether an axis with these labels has elements that go with channels of ``group``."""
+        return bool((self._group_of[self.graph.atoms.resolve(labels)] == group.id).any())
+
     def alive(self, keep: Keep) -> _Alive:
         """Which elements of any axis stay under ``keep``.
 
@@ -159,7 +167,7 @@ class Coupling:
 
     def incidence(self, group: Group, value: ir.Value | str, axis: int) -> csr_array:
         """Which elements of an axis of any value go with each channel: bool, (channels, elements)."""
-        labels = self._resolved[self._named[value] if isinstance(value, str) else value][axis]
+        labels = self._resolved[self.named(value) if isinstance(value, str) else value][axis]
         element, place = np.nonzero(self._group_of[labels] == group.id)
         channel = self._channel_of[labels[element, place]]
         shape = (group.n, len(labels))

@@ -9,8 +9,9 @@ from scipy.sparse import csr_array
 
 from obs_onnx.passes.coupling import Coupling, Group
 from obs_onnx.passes.layers import Layer, WeightLayout
+from obs_onnx.passes.relation import Mix
 
-__all__ = ["consumed", "elements_along", "produced"]
+__all__ = ["Mix", "combining", "consumed", "elements_along", "produced", "standing"]
 
 
 def elements_along(layout: WeightLayout, axis: int) -> NDArray[np.int64]:
@@ -52,3 +53,14 @@ def _places(coupling: Coupling, group: Group, layer: Layer, contracted: bool) ->
 
 def _is(value: ir.Value, layer: Layer) -> bool:
     return value.name == layer.name
+
+
+def standing(coupling: Coupling, group: Group, value: ir.Value | str) -> list[int]:
+    """Axes of a value in which channels of a group stand."""
+    axes = coupling.axes(coupling.named(value) if isinstance(value, str) else value) or ()
+    return [axis for axis, labels in enumerate(axes) if coupling.has(group, labels)]
+
+
+def combining(coupling: Coupling, group: Group) -> list[Mix]:
+    """Where elements that go with channels of a group are combined into others."""
+    return [mix for mix in coupling.graph.mixes if coupling.has(group, mix.labels)]

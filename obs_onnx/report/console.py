@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
-from obs_onnx.report.result import Figures, Latency, LayerResult, Report
+from obs_onnx.report.result import Figures, GroupResult, Latency, LayerResult, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +76,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
         reached = "reached" if report.met else "NOT reached"
         out.line(f"target {wanted}: {reached}", style="green" if report.met else "bold red")
     out.line()
+    if report.groups:
+        _print_groups(out, report.groups)
+        out.line()
     if report.layers:
         _print_layers(out, report.layers)
         out.line()
@@ -195,14 +198,26 @@ def _how(report: Report) -> str:
 
 
 def _print_layers(out: _Writer, layers: Sequence[LayerResult]) -> None:
+    measured = any(layer.measured_error is not None for layer in layers)
     wide = out.console.width >= WIDE_ENOUGH_FOR_BARS
     rows = []
     for layer in layers:
         bar = (out.bar(layer.kept),) if wide else ()
-        errors = (fmt.error(layer.predicted_error), fmt.error(layer.measured_error))
+        errors = (fmt.error(layer.predicted_error), fmt.error(layer.measured_error)) if measured else ()
         rows.append((layer.name, _shape(layer.shape), *bar, fmt.percent(layer.kept), *errors))
-    bar_heading = ("",) if wide else ()
-    out.table(("layer", "shape", *bar_heading, "kept", "predicted", "measured"), rows)
+    headings = (*(("",) if wide else ()), "kept", *(("predicted", "measured") if measured else ()))
+    out.table(("layer", "shape", *headings), rows)
+
+
+def _print_groups(out: _Writer, groups: Sequence[GroupResult]) -> None:
+    wide = out.console.width >= WIDE_ENOUGH_FOR_BARS
+    rows = []
+    for group in groups:
+        bar = (out.bar(group.kept / group.channels),) if wide else ()
+        rows.append(
+            (group.name, fmt.count(group.tensors), *bar, fmt.count(group.kept), fmt.count(group.channels))
+        )
+    out.table(("channels of", "tensors", *(("",) if wide else ()), "kept", "of"), rows)
 
 
 def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from obs_onnx.passes.layers import Frozen
 
-__all__ = ["SCHEMA", "BoundLike", "Figures", "Latency", "LayerResult", "Report", "jsonable"]
+__all__ = ["SCHEMA", "BoundLike", "Figures", "GroupResult", "Latency", "LayerResult", "Report", "jsonable"]
 
 SCHEMA = 1
 
@@ -101,6 +101,24 @@ class LayerResult:
 
 
 @dataclass(frozen=True)
+class GroupResult:
+    """What happened to one group of coupled channels.
+
+    Attributes:
+        name: of the first initializer and axis it stands in.
+        channels, kept: number of channels before and after.
+        tensors: how many initializer axes it stands in.
+        expected_damage: what removing its channels alone did to the outputs, in the measure of allocation.
+    """
+
+    name: str
+    channels: int
+    kept: int
+    tensors: int
+    expected_damage: float | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run did and measured.
 
@@ -125,6 +143,7 @@ class Report:
     agreement: float | None = None
     bound: BoundLike | None = None
     layers: tuple[LayerResult, ...] = ()
+    groups: tuple[GroupResult, ...] = ()
     frozen: tuple[Frozen, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     method: str | None = None

@@ -39,10 +39,12 @@ class Runtime(Protocol):
     Attributes:
         spec: as the user wrote it, for example ``onnxruntime:CUDAExecutionProvider``.
         threads: of one operator.
+        quantum: power of two that channel counts should be multiples of, for speed.
     """
 
     spec: str
     threads: int
+    quantum: int
 
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> Session:
         """Load a model from its serialized bytes or from a file.

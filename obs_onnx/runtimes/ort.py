@@ -102,6 +102,9 @@ class OrtSession:
         }
 
 
+_QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
+
+
 class OrtRuntime:
     """onnxruntime with one execution provider (and the CPU for what that one lacks).
 
@@ -131,6 +134,7 @@ class OrtRuntime:
         self._ort = _import_onnxruntime()
         self.provider = _provider(provider, self._ort.get_available_providers())
         self.spec = "onnxruntime" if provider is None else f"onnxruntime:{self.provider}"
+        self.quantum = _QUANTUM
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
         self.optimize = optimize

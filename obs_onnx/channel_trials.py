@@ -1,0 +1,327 @@
+"""Trials of removing channels: allocate, remove, refit, measure, and find the best way within the targets."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.allocate_channels import Allocation, allocate_channels
+from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
+from obs_onnx.evidence import Evidence
+from obs_onnx.model_file import serialize
+from obs_onnx.passes.costs import Cost, Costs
+from obs_onnx.passes.coupling import Coupling, couple
+from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.macs import MacCounter
+from obs_onnx.passes.parameters import float_tensors
+from obs_onnx.passes.remove_channels import RemoveChannels
+from obs_onnx.passes.segments import plan_stages
+from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.prefixes import Tensors
+from obs_onnx.saliency import CRITERIA
+from obs_onnx.search import largest
+from obs_onnx.study import Judged, Study
+from obs_onnx.targets import Targets
+
+__all__ = ["ChannelAttempt", "ChannelOptions", "ChannelTrials", "quanta"]
+
+_LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
+_CORRECTIONS = 6
+_MULTIPLES = 8
+
+Keeps = dict[int, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How channels are chosen.
+
+    Attributes:
+        criterion: name of the criterion that ranks the channels of a group.
+        damping: of the second moments, relative to the mean of their diagonal.
+        compensate: refit what is left.
+        sequential: refit layer by layer on what the smaller model really gives, to the dense outputs.
+        quantum: kept counts are multiples of it; None: of a power of two up to 8 that leaves enough choice.
+        fixed: layers that the user wants left alone.
+    """
+
+    criterion: str = "obs"
+    damping: float = 1e-2
+    compensate: bool = True
+    sequential: bool = True
+    quantum: int | None = None
+    fixed: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class ChannelAttempt(Judged):
+    """A smaller model and how it does.
+
+    Attributes:
+        model: without the removed channels.
+        keep: channels of the dense model that stay, by group.
+        tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
+        expected: damage by group that the curves predict.
+        costs: reached, as shares of the dense model's, and ``size`` in bytes.
+    """
+
+    model: ir.Model
+    keep: Mapping[int, NDArray[np.bool_]]
+    tensors: Tensors
+    expected: Mapping[int, float]
+    costs: Mapping[str, float]
+
+    def met(self, wanted: Targets, dense_bytes: int) -> bool:
+        """Whether all targets hold."""
+        limits = limits_of(wanted, dense_bytes)
+        return self.strain(wanted) <= 1 and all(
+            self.costs[name] <= limit * (1 + 1e-9) for name, limit in limits.items()
+        )
+
+
+def limits_of(wanted: Targets, dense_bytes: int) -> dict[str, float]:
+    """Limits on costs: shares of the dense model's, and bytes."""
+    limits = {name: value for name in ("macs", "params") if (value := getattr(wanted, name)) is not None}
+    if wanted.size is not None:
+        limits["size"] = wanted.size * dense_bytes if wanted.size < 1 else wanted.size
+    return limits
+
+
+def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
+    """What the kept count of each group is a multiple of.
+
+    By default the largest power of two, up to that of the runtime, that leaves a group at least eight counts.
+    """
+    if wanted is not None:
+        return {group.id: wanted for group in coupling.groups}
+    return {
+        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
+        for group in coupling.groups
+    }
+
+
+@dataclass(kw_only=True)
+class ChannelTrials(Study):
+    """Trials of removing channels.
+
+    Attributes:
+        coupling: of ``model``.
+        options: see there.
+        runtime_quantum: multiple of channels that the runtime likes.
+        dense_bytes: size of the dense model's file.
+    """
+
+    coupling: Coupling
+    options: ChannelOptions
+    runtime_quantum: int
+    dense_bytes: int
+
+    def find(self, wanted: Targets, rounds: int) -> ChannelAttempt:
+        """The model that satisfies the targets with the least damage, or the one that comes closest.
+
+        Args:
+            wanted: the targets.
+            rounds: each one estimates everything again around the model of the round before; limits on costs
+                are approached in equal factors.
+        """
+        limits = limits_of(wanted, self.dense_bytes)
+        best: ChannelAttempt | None = None
+        for number in range(1, rounds + 1):
+            part = _Round.of(self, best)
+            if not limits:
+                found = self._search(part, wanted)
+                best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))
+                continue
+            step = {
+                name: limit ** (number / rounds)
+                if name != "size"
+                else self.dense_bytes * (limit / self.dense_bytes) ** (number / rounds)
+                for name, limit in limits.items()
+            }
+            best = part.reach(step)
+        assert best is not None
+        return best
+
+    def _search(self, part: _Round, wanted: Targets) -> ChannelAttempt:
+        """The attempt with the fewest multiply-accumulates within the limits on error and accuracy."""
+        cost = "macs" if part.costs.macs.value({}) else "params"
+        tried: list[ChannelAttempt] = []
+
+        def trial(removed: float) -> tuple[float, ChannelAttempt]:
+            tried.append(part.reach({cost: 1 - removed}))
+            return tried[-1].strain(wanted), tried[-1]
+
+        def predict(removed: float) -> float:
+            damage = part.allocate({cost: 1 - removed}).damage
+            return math.sqrt(damage) / (wanted.error or 0.1)
+
+        found = largest(trial, predict, tolerance=0.01, trials=self.effort.trials)
+        return found.result if found else min(tried, key=lambda attempt: attempt.strain(wanted))
+
+    def attempt(self, keep: Keeps, expected: Mapping[int, float], evidence: Evidence) -> ChannelAttempt:
+        """Remove channels of the dense model, refit, and measure."""
+        options, tensors = self.options, {}
+        with self.stage("remove and refit", len(self.layers)) as advance:
+            if options.compensate and options.sequential:
+                small, refitted = solve_channels(
+                    self.runtime,
+                    self.coupling,
+                    self.plan,
+                    self.fit,
+                    keep,
+                    fixed=options.fixed,
+                    damping=options.damping,
+                    budget=self.budget,
+                    advance=advance,
+                )
+                tensors = spread(self.coupling, keep, refitted)
+            else:
+                if options.compensate:
+                    tensors = solve_alone(evidence, keep)
+                small = SetWeights(tensors)(self.model.clone()).model
+                RemoveChannels(keep).call(small)
+        judged = self.judged(small)
+        return ChannelAttempt(
+            judged.quality, judged.drop, small, keep, tensors, expected, self._costs(small, keep)
+        )
+
+    def _costs(self, small: ir.Model, keep: Keeps) -> dict[str, float]:
+        counter = MacCounter(self.model)
+        dense, now = (counter(self.coupling.shapes(kept, counter.values)) for kept in ({}, keep))
+        before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in (self.model, small))
+        return {
+            "macs": now / dense if dense else 1.0,
+            "params": after / before if before else 1.0,
+            "size": float(len(serialize(small))),
+        }
+
+
+@dataclass
+class _Round:
+    """Groups of the model pruned so far, in order of removal and with their curves."""
+
+    study: ChannelTrials
+    coupling: Coupling
+    kept: Mapping[str, Mapping[str, list[int]]]
+    evidence: Evidence
+    ranked: dict[int, Ranked]
+    costs: Costs
+    quantum: dict[int, int]
+    dense_costs: Mapping[str, float]
+
+    @classmethod
+    def of(cls, study: ChannelTrials, before: ChannelAttempt | None) -> _Round:
+        """Measure around ``before``, or around the dense model."""
+        model = study.model if before is None else before.model
+        coupling = study.coupling if before is None else couple(model)
+        layers = study.layers if before is None else find_layers(model)[0]
+        plan = study.plan if before is None else plan_stages(model, layers)
+        fit, test = study.damage_data()
+        feeds = list(test.limit(study.effort.samples))
+        evidence = Evidence(
+            study.runtime,
+            model,
+            coupling,
+            layers,
+            plan,
+            fit,
+            budget=study.budget,
+            damping=study.options.damping,
+            seed=study.seed,
+        )
+        count = study.effort.levels_for(len(coupling.groups), study.macs)
+        with study.stage("measure damage", len(coupling.groups)) as advance:
+            ranked = group_curves(
+                study.runtime,
+                evidence,
+                plan,
+                Reference(feeds, [study.dense.run(feed) for feed in feeds], study.measure),
+                criterion=CRITERIA[study.options.criterion],
+                levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
+                compensate=study.options.compensate,
+                budget=study.budget,
+                advance=advance,
+                damaged=before is not None,
+            )
+        dense = Costs(study.coupling)
+        return cls(
+            study,
+            coupling,
+            {} if before is None else study.coupling.keep_indices(before.keep),
+            evidence,
+            ranked,
+            Costs(coupling),
+            quanta(coupling, study.options.quantum, study.runtime_quantum),
+            {"macs": dense.macs.value({}), "params": dense.params.value({}), "size": dense.bytes.value({})},
+        )
+
+    def allocate(self, limits: Mapping[str, float]) -> Allocation:
+        """Kept counts under limits as shares of the dense model, and bytes of initializers."""
+        costs: dict[str, Cost] = {
+            "macs": self.costs.macs,
+            "params": self.costs.params,
+            "size": self.costs.bytes,
+        }
+        absolute = [
+            (costs[name], limit if name == "size" else limit * self.dense_costs[name])
+            for name, limit in limits.items()
+        ]
+        return allocate_channels(
+            {group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum
+        )
+
+    def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
+        """The attempt whose real costs stay within the limits, as far as that is possible.
+
+        Predicted costs are exact for nearly all models; where they are not, and for what a file holds beside
+        its initializers, the limits are tightened until the real ones hold.
+        """
+        tight = dict(limits)
+        if "size" in tight:
+            tight["size"] -= max(self.study.dense_bytes - self.dense_costs["size"], 0.0)
+        for _ in range(_CORRECTIONS):
+            allocation = self.allocate(tight)
+            keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
+            expected = {
+                group: float(one.curve.damage(np.array([1 - allocation.kept[group] / one.curve.size]))[0])
+                for group, one in self.ranked.items()
+            }
+            whole = self._in_dense_terms(keep)
+            small = self.study.model.clone()
+            RemoveChannels(whole).call(small)
+            real = self.study._costs(small, whole)
+            over = {name: real[name] / limit for name, limit in limits.items() if real[name] > limit}
+            if not over or not allocation.met:
+                break
+            for name, factor in over.items():
+                tight[name] /= factor * 1.001
+        return self.study.attempt(whole, expected, self.evidence)
+
+    def _in_dense_terms(self, keep: Keeps) -> Keeps:
+        """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""
+        if not self.kept:
+            return keep
+        dense = self.study.coupling
+        here = self.coupling.keep_indices(keep)
+        together: dict[str, dict[str, list[int]]] = {}
+        for name in {*self.kept, *here}:
+            if name not in dense.model.graph.initializers:
+                continue
+            axes = {}
+            for axis in {*self.kept.get(name, {}), *here.get(name, {})}:
+                size = int(dense.model.graph.initializers[name].shape[int(axis)])  # type: ignore[index, arg-type]
+                before = np.array(self.kept.get(name, {}).get(axis, range(size)))
+                axes[axis] = before[here.get(name, {}).get(axis, range(len(before)))].tolist()
+            together[name] = axes
+        return dense.keep_from(together)
+
+
+def _rank(attempt: ChannelAttempt, wanted: Targets) -> tuple[bool, float]:
+    """Sorts attempts: those that hold by their costs, then the others by their strain."""
+    strain = attempt.strain(wanted)
+    return (True, strain) if strain > 1 else (False, attempt.costs["macs"])

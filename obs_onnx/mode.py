@@ -1,0 +1,99 @@
+"""What the two modes of pruning have in common, as the pipeline sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from obs_onnx.opened import Opened
+from obs_onnx.passes.layers import Frozen
+from obs_onnx.report.result import BoundLike, GroupResult, LayerResult
+from obs_onnx.study import Study
+from obs_onnx.targets import Targets
+
+__all__ = ["Finished", "Mode", "Options"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of :func:`obs_onnx.pipeline.prune` that say how to choose and compensate; see there."""
+
+    pattern: str | None
+    criterion: str
+    compensate: bool
+    sequential: bool
+    correct: bool | None
+    damping: float
+    protect: Sequence[str]
+    layer_sparsity: Mapping[str, float]
+    round_to: int | None
+    seed: int
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A result, checked.
+
+    Attributes:
+        model: to be written.
+        met: whether all targets hold.
+        copied: all was measured on a float32 copy of a bfloat16 model.
+        layers, groups, bound, damping: for the report.
+        keep: contents of ``keep.json``, where channels were removed.
+        notes: for the report.
+    """
+
+    model: ir.Model
+    met: bool
+    copied: bool = False
+    layers: tuple[LayerResult, ...] = ()
+    groups: tuple[GroupResult, ...] = ()
+    bound: BoundLike | None = None
+    damping: float | None = None
+    keep: Mapping[str, object] | None = None
+    notes: tuple[str, ...] = field(default=())
+
+
+class Mode(Protocol):
+    """A way of pruning; made from the targets and options, which it checks.
+
+    Attributes:
+        name: of the mode.
+        bound_by_default: whether the default target applies when none is given.
+        model: in the form that is calibrated; known once opened.
+        frozen: what is left alone.
+    """
+
+    name: str
+    bound_by_default: bool
+    model: ir.Model
+    frozen: tuple[Frozen, ...]
+
+    def open(self, opened: Opened) -> None:
+        """Find what can be removed.
+
+        Raises:
+            OptionError: nothing can.
+        """
+
+    def study(self, shared: Mapping[str, Any], wanted: Targets) -> Any:
+        """Everything that trials share, of which ``shared`` are the fields of :class:`Study`."""
+
+    def cost_note(self, study: Study) -> str | None:
+        """What measuring will cost."""
+
+    def finish(self, study: Any, best: Any, wanted: Targets) -> Finished:
+        """Check the promises.
+
+        Raises:
+            VerificationError: one is broken.
+        """
+
+    def advice(self, before: int | None, after: int | None) -> Sequence[str]:
+        """Notes for the reader, from the compressed sizes in bytes."""
+
+    def runnable(self, model: ir.Model) -> ir.Model:
+        """A written model, in the form that the runtime takes."""

@@ -1,0 +1,23 @@
+"""The exhaustive oracle (Molchanov et al. 2017, section 2.1): remove one channel, measure, put it back."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from obs_onnx.evidence import Evidence
+from obs_onnx.passes.coupling import Group
+
+__all__ = ["oracle"]
+
+
+def oracle(evidence: Evidence, group: Group) -> NDArray[np.float64]:
+    """Damage to the outputs when one channel alone is removed without compensation.
+
+    Raises:
+        ValueError: the evidence cannot measure damage.
+    """
+    if evidence.damage is None:
+        raise ValueError("the evidence has no way to measure damage")
+    masks = ~np.eye(group.n, dtype=bool)
+    return np.array([evidence.damage(group, mask) for mask in masks])

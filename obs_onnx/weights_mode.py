@@ -1,0 +1,146 @@
+"""Mode ``weights``: single weights (or N:M and block patterns of them) become zero."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from obs_onnx.bound import network_bound
+from obs_onnx.figures import layer_line
+from obs_onnx.layerwise import SolveOptions
+from obs_onnx.mode import Finished, Options
+from obs_onnx.opened import Opened, runnable
+from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.segments import plan_stages
+from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.prunable import choose_layers, layer_sparsities
+from obs_onnx.report.advice import advice
+from obs_onnx.solvers import METHODS, UNSTRUCTURED, parse_pattern
+from obs_onnx.study import Study
+from obs_onnx.targets import COSTS, Targets
+from obs_onnx.trials import Attempt, Trials
+from obs_onnx.verify import check_zeros, measure
+
+__all__ = ["WeightsMode"]
+
+
+class WeightsMode:
+    """Prunes single weights; see :class:`obs_onnx.mode.Mode`."""
+
+    name = "weights"
+
+    def __init__(self, wanted: Targets, options: Options) -> None:
+        self.pattern = parse_pattern(options.pattern)
+        for cost in COSTS:
+            if getattr(wanted, cost) is not None:
+                raise OptionError(f"target {cost} needs channel removal: use --mode channels")
+        if options.criterion not in METHODS:
+            raise OptionError(
+                f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(METHODS)}"
+            )
+        if options.criterion == "lobs" and self.pattern.kind != "unstructured":
+            raise OptionError(
+                f"criterion lobs removes single weights, not {self.pattern}: use obs, admm or auto"
+            )
+        if self.pattern.kind == "nm":
+            if options.layer_sparsity:
+                raise OptionError(
+                    f"pattern {self.pattern} fixes the sparsity of every layer: leave out --layer"
+                )
+            if wanted.sparsity is not None:
+                raise OptionError(
+                    f"pattern {self.pattern} fixes the sparsity by itself: leave out the target sparsity"
+                )
+        if options.round_to is not None:
+            raise OptionError("--round-to is about channels: use --mode channels")
+        self.bound_by_default = self.pattern.kind != "nm"
+        self._options = options
+
+    def open(self, opened: Opened) -> None:
+        """Find the layers."""
+        self._opened = opened
+        self._stored = canonicalize(opened.model)
+        self.model, self._copied = runnable(opened.runtime, self._stored)
+        layers, frozen = find_layers(self.model)
+        self._choice = choose_layers(layers, self._options.protect, self.pattern)
+        if not self._choice.pruned:
+            raise OptionError(
+                f"{opened.name} has no layer to prune: run inspect to see why each was left alone"
+            )
+        self._fixed = layer_sparsities(self._choice.pruned, self._options.layer_sparsity)
+        self._layers = [layer for layer in layers if layer not in self._choice.kept]
+        self.frozen = (*frozen, *self._choice.reasons)
+
+    def study(self, shared: Mapping[str, Any], wanted: Targets) -> Trials:
+        """Everything that trials share."""
+        options = self._options
+        sequential = options.sequential and options.compensate
+        correct = not options.sequential if options.correct is None else options.correct
+        return Trials(
+            model=self.model,
+            layers=self._layers,
+            plan=plan_stages(self.model, self._layers),
+            choice=self._choice,
+            options=SolveOptions(
+                options.criterion,
+                self.pattern,
+                options.damping,
+                options.compensate,
+                sequential=sequential,
+                seed=options.seed,
+            ),
+            fixed=self._fixed,
+            correct=options.compensate and correct,
+            **shared,
+        )
+
+    def cost_note(self, study: Study) -> str | None:
+        """What measuring will cost."""
+        return study.cost_note("layers", len(self._layers)) if self.pattern.kind != "nm" else None
+
+    def finish(self, study: Study, best: Attempt, wanted: Targets) -> Finished:
+        """Check the zeros, measure layer by layer, bound the error."""
+        where, pruned = study.runtime, self._choice.pruned
+        final, notes = best.model, []
+        if self._copied:
+            changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
+            final = SetWeights(changed)(self._stored.clone()).model
+            notes.append(
+                f"{where.spec} has no kernels for bfloat16: all was computed and measured on a float32 copy"
+            )
+        masks = {name: solved.solution.mask for name, solved in best.solved.items()}
+        counts = check_zeros(best.model, pruned, masks, self.pattern)
+        measured = measure(where, self.model, best.model, self._layers, study.held_out)
+        bound = None
+        if not best.renormalised:
+            bound = network_bound(
+                best.model, self._layers, measured.isolated_errors, {}, measured.output_norms
+            )
+        prunable = sum(layer.size for layer in pruned)
+        reached = 1 - sum(layer.size - counts[layer.name] for layer in pruned) / prunable
+        return Finished(
+            model=final,
+            met=best.strain(wanted) <= 1 and reached >= (wanted.sparsity or 0.0) - 1e-12,
+            copied=self._copied,
+            layers=tuple(layer_line(layer, best, counts, measured.layer_errors) for layer in self._layers),
+            bound=bound,
+            damping=max((solved.solution.damping for solved in best.solved.values()), default=None),
+            notes=tuple(notes),
+        )
+
+    def advice(self, before: int | None, after: int | None) -> Sequence[str]:
+        """Notes for the reader, from the compressed sizes."""
+        return advice(
+            self.name,
+            None if self.pattern == UNSTRUCTURED else str(self.pattern),
+            compressed_before=before,
+            compressed_after=after,
+        )
+
+    def runnable(self, model: ir.Model) -> ir.Model:
+        """A written model, in the form that the runtime takes."""
+        return runnable(self._opened.runtime, model)[0]
