@@ -235,15 +235,25 @@ class Emitter:
 
     def sum(self, value: ir.Value, axes: Sequence[int] | None = None, keepdims: bool = False) -> ir.Value:
         """Sum over ``axes``; over all of them when None, over none when empty."""
-        return self._reduce("ReduceSum", value, axes, keepdims)
+        return self.reduce("ReduceSum", value, axes, keepdims)
 
     def mean(self, value: ir.Value, axes: Sequence[int] | None = None, keepdims: bool = False) -> ir.Value:
         """Mean over ``axes``."""
-        return self._reduce("ReduceMean", value, axes, keepdims)
+        return self.reduce("ReduceMean", value, axes, keepdims)
 
     def max(self, value: ir.Value, axes: Sequence[int] | None = None, keepdims: bool = False) -> ir.Value:
         """Maximum over ``axes``."""
-        return self._reduce("ReduceMax", value, axes, keepdims)
+        return self.reduce("ReduceMax", value, axes, keepdims)
+
+    def reduce(
+        self, op_type: str, value: ir.Value, axes: Sequence[int] | None = None, keepdims: bool = False
+    ) -> ir.Value:
+        """Any of the reductions over ``axes``; over all of them when None, ``value`` itself when empty."""
+        if axes is None:
+            return self.op(op_type, value, keepdims=int(keepdims))
+        if not axes:
+            return value
+        return self._with_axes(op_type, value, axes, keepdims=int(keepdims))
 
     def sum_to(self, grad: ir.Value, value: ir.Value) -> ir.Value:
         """Undo the broadcast of ``value``: sum ``grad``, of the broadcast shape, to the shape of ``value``.
@@ -288,16 +298,10 @@ class Emitter:
 
     def _binary(self, op_type: str, a: Operand, b: Operand) -> ir.Value:
         if not isinstance(a, ir.Value):
-            assert isinstance(b, ir.Value) and a is not None
+            assert isinstance(b, ir.Value)
+            assert a is not None
             a = self.constant(a, b)
         return self.op(op_type, a, b)
-
-    def _reduce(self, op_type: str, value: ir.Value, axes: Sequence[int] | None, keepdims: bool) -> ir.Value:
-        if axes is None:
-            return self.op(op_type, value, keepdims=int(keepdims))
-        if not axes:
-            return value
-        return self._with_axes(op_type, value, axes, keepdims=int(keepdims))
 
     def _with_axes(self, op_type: str, value: ir.Value, axes: Sequence[int], **attributes: int) -> ir.Value:
         if self.opset >= _AXES_INPUT.get(op_type, 18):
@@ -343,7 +347,8 @@ def same_shape(a: ir.Value, b: ir.Value) -> bool:
 def _equal_axes(a: ir.Value, b: ir.Value) -> list[bool]:
     """For each of the trailing axes that both have, whether the sizes are surely equal."""
     a_shape, b_shape = _shape(a), _shape(b)
-    assert a_shape is not None and b_shape is not None
+    assert a_shape is not None
+    assert b_shape is not None
     count = min(len(a_shape), len(b_shape))
     pairs = zip(a_shape[len(a_shape) - count :], b_shape[len(b_shape) - count :], strict=True)
     return [

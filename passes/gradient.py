@@ -1,14 +1,14 @@
 """Reverse-mode differentiation of a graph into a graph.
 
-The gradient dL/dv of every value v between the wanted ones and the loss L is the sum, over the nodes that use v,
-of what their ``vjp`` gives. The backward nodes are appended to the graph and read the activations of the
-forward pass directly; they are standard operators of the model's own opset, each with a ``vjp`` of its own, so that
-the result can be differentiated again. That gives exact products with the Hessian:
+The gradient dL/dv of every value v between the wanted ones and the loss L is the sum, over the nodes that
+use v, of what their ``vjp`` gives. The backward nodes are appended to the graph and read the activations of
+the forward pass directly; they are standard operators of the model's own opset, each with a ``vjp`` of its
+own, so that the result can be differentiated again. That gives exact products with the Hessian:
 
     H v = d/dw <dL/dw, v>      (Pearlmutter, Fast exact multiplication by the Hessian, 1994)
 
-A value whose type is not floating-point has no gradient. An operator without a rule between a wanted value and the
-loss is an error, never a zero.
+A value whose type is not floating-point has no gradient. An operator without a rule between a wanted value
+and the loss is an error, never a zero.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Gradient(ir.passes.InPlacePass):
 class HessianVectorProduct(ir.passes.InPlacePass):
     """Add inputs ``<name>.v`` and outputs ``<name>.hvp``: the product of the Hessian of the loss with all v.
 
-    Outputs ``<name>.grad`` come with it. A value that only influences the loss linearly has zeros for a product.
+    Outputs ``<name>.grad`` come with it. The product is zero for a value on which the loss depends linearly.
 
     Attributes:
         loss: name of a value with one element.
@@ -93,10 +93,8 @@ class HessianVectorProduct(ir.passes.InPlacePass):
         grads = find(model, [f"{name}.grad" for name in self.wrt])
         seeds = {}
         for value, grad in zip(wrt, grads, strict=True):
-            shape = value.shape if value.const_value is None else value.const_value.shape
-            vector = ir.Value(
-                name=emitter.names.fresh(f"{value.name}.v"), shape=shape, type=ir.TensorType(_kind(value))
-            )
+            vector = ir.Value(name=emitter.names.fresh(f"{value.name}.v"))
+            vector.shape, vector.type = grad.shape, grad.type
             model.graph.inputs.append(vector)
             seeds[grad] = vector
         products = backpropagate(emitter, seeds, wrt)
@@ -157,8 +155,9 @@ def modernize(model: ir.Model) -> ir.Model:
     try:
         proto = onnx.version_converter.convert_version(ir.to_proto(model), _NEW_ENOUGH)
     except Exception as error:  # the C++ side raises several kinds
+        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"gradients need opset {OLDEST} and the model cannot be converted: {' '.join(str(error).split())[:300]}"
+            f"gradients need opset {OLDEST} and the model cannot be converted: {reason}"
         ) from error
     newer = ir.from_proto(proto)
     InferShapes().call(newer)

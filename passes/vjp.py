@@ -1,8 +1,8 @@
 """What a rule may use to differentiate one node: the vocabulary of ``vjp``.
 
-For ``y = f(x)`` and a loss L, a rule turns dL/dy into dL/dx = (dy/dx)^T dL/dy: it asks for the gradients of the
-outputs with :meth:`Vjp.gy`, writes nodes with the methods of :class:`Emitter`, and hands each gradient of
-an input to :meth:`Vjp.give`. A rule for ``Mul``::
+For ``y = f(x)`` and a loss L, a rule turns dL/dy into dL/dx = (dy/dx)^T dL/dy: it asks for the gradients of
+the outputs with :meth:`Vjp.gy`, writes nodes with the methods of :class:`Emitter`, and hands each gradient
+of an input to :meth:`Vjp.give`. A rule for ``Mul``::
 
     def _mul(v: Vjp) -> None:
         (a, b), gy = v.two(), v.gy()
@@ -16,7 +16,7 @@ What a rule must know:
 * It is called only when a gradient arrives at one output at least; ``gy()`` of an operator with one output is
   never None there.
 * Every input that is wanted must be given a gradient, or be stopped: :meth:`Vjp.stop` says that no gradient
-  flows there by definition (a scale of Resize, an integer). Doing neither is an error that names node and input.
+  flows there by definition (a scale of Resize, an integer). Doing neither is an error that names both.
 * Everything a rule writes must have a rule of its own, so that the graph can be differentiated again; write
   in terms of ``y`` where that is cheaper than ``x`` (``1 - y * y`` for Tanh).
 * A given gradient has the shape of its input: broadcasts are undone with ``sum_to``.

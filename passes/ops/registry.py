@@ -34,7 +34,7 @@ class Op:
             tensor) of the outputs with respect to it; None for an input without one.
         relate: which elements of the axes of inputs and outputs live or die together, which may not die, and
             how attributes and operands shrink; raises Freeze where it does not know.
-        vjp: vector-Jacobian product: from the gradients of the outputs, nodes for the gradients of the inputs.
+        vjp: vector-Jacobian product: from the gradients of the outputs, nodes for those of the inputs;
             :func:`nothing` where no gradient flows by definition.
     """
 
