@@ -107,9 +107,7 @@ class Emitter:
             return self.constant(np.full([dim or 0 for dim in dims], number), like)
         assert like.dtype is not None
         tensor = ir.Tensor(np.array([number], like.dtype.numpy()), dtype=like.dtype)
-        made = self.op("ConstantOfShape", self.shape_of(like), value=tensor)
-        made.shape = _shape(like)
-        return made
+        return self.shaped(self.op("ConstantOfShape", self.shape_of(like), value=tensor), like)
 
     # shapes
 
@@ -123,6 +121,12 @@ class Emitter:
     def rank(self, value: ir.Value) -> int:
         """Number of axes; GradientError when unknown."""
         return len(self.dims(value))
+
+    def shaped(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        """``value``, now known to have the shape of ``like``."""
+        if value.const_value is None and _shape(like) is not None:
+            value.shape = _shape(like)
+        return value
 
     def shape_of(self, value: ir.Value) -> ir.Value:
         """The shape as a vector of int64: a constant where it is static."""
@@ -140,7 +144,12 @@ class Emitter:
 
     def reshape(self, value: ir.Value, shape: ir.Value | Sequence[int]) -> ir.Value:
         """Reshape to a vector of int64 or to numbers, of which one may be -1 and 0 copies."""
-        return self.op("Reshape", value, shape if isinstance(shape, ir.Value) else self.ints(shape))
+        target = shape if isinstance(shape, ir.Value) else self.ints(shape)
+        made = self.op("Reshape", value, target)
+        lengths = facts.dims(target)
+        if made.shape is None and lengths is not None and lengths[0] is not None:
+            made.shape = ir.Shape([None] * lengths[0])
+        return made
 
     def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Reshape to the shape of ``like``, with a constant target where one axis at most is unknown."""
@@ -149,17 +158,13 @@ class Emitter:
             target: ir.Value | Sequence[int] = [-1 if dim is None else dim for dim in dims]
         else:
             target = self.shape_of(like)
-        made = self.reshape(value, target)
-        made.shape = _shape(like)
-        return made
+        return self.shaped(self.reshape(value, target), like)
 
     def expand_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Broadcast to the shape of ``like``."""
         if same_shape(value, like):
             return value
-        made = self.op("Expand", value, self.shape_of(like))
-        made.shape = _shape(like)
-        return made
+        return self.shaped(self.op("Expand", value, self.shape_of(like)), like)
 
     def squeeze(self, value: ir.Value, axes: Sequence[int]) -> ir.Value:
         """Drop axes of length one."""
@@ -292,9 +297,7 @@ class Emitter:
         aligned = self.op("Concat", ones, target, axis=0)
         axes = self.squeeze(self.op("NonZero", self.op("Equal", aligned, 1)), [0])
         summed = self.op("ReduceSum", grad, axes, keepdims=1, noop_with_empty_axes=1)
-        made = self.op("Reshape", summed, target)
-        made.shape = _shape(value)
-        return made
+        return self.shaped(self.op("Reshape", summed, target), value)
 
     def _binary(self, op_type: str, a: Operand, b: Operand) -> ir.Value:
         if not isinstance(a, ir.Value):
