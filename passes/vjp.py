@@ -98,6 +98,7 @@ class Vjp(Emitter):
         """Add ``grad``, of the shape of input ``index``, to its gradient; ignored when that is not wanted."""
         if index not in self.wanted:
             return
+        self._check(index, grad)
         before = self.given.get(index)
         self.given[index] = grad if before is None else self.add(before, grad)
 
@@ -105,6 +106,17 @@ class Vjp(Emitter):
         """No gradient flows into these inputs, by definition."""
         for index in indices:
             self.given.setdefault(index, None)
+
+    def _check(self, index: int, grad: ir.Value) -> None:
+        """The shapes agree where they are known; from then on ``grad`` has the shape of its input."""
+        x = self.x(index)
+        dims, expected = facts.dims(grad), facts.dims(x)
+        if dims is not None and expected is not None:
+            pairs = list(zip(dims, expected, strict=False))
+            if len(dims) != len(expected) or any(m != n and None not in (m, n) for m, n in pairs):
+                self.refuse(f"the rule gave shape {dims} for input {index} of shape {expected}")
+        if expected is not None:
+            self.shaped(grad, x)
 
     def refuse(self, reason: str) -> NoReturn:
         """Say that this node cannot be differentiated, and why."""
