@@ -1,7 +1,8 @@
 """Gradients of the elementwise operators.
 
-Functions of one input are given by their derivative, in terms of x or, where that is cheaper, of y = f(x);
-the rule multiplies it with the gradient of y. At kinks the derivative of one side is taken (zero for Relu).
+Functions of one input are given by their derivative, in terms of x or of y = f(x); the rule multiplies it
+with the gradient of y. Where y will do, x need not be kept, and runtimes can still fuse f with the operator in
+front of it. At kinks the derivative of one side is taken (zero for Relu and Clip).
 """
 
 from __future__ import annotations
@@ -114,13 +115,14 @@ def _neg(v: Vjp) -> None:
 
 
 def _relu(v: Vjp) -> ir.Value:
-    return _mask(v, "Greater", v.x(), 0.0)
+    return _mask(v, "Greater", v.y(), 0.0)
 
 
 def _leaky(v: Vjp) -> ir.Value:
     """Slope 1 on the right of zero and alpha on the left."""
     alpha = _attribute(v, 0.01)
-    return v.add(v.mul(_relu(v), 1.0 - alpha), alpha)
+    right = _mask(v, "Greater", v.y() if alpha >= 0.0 else v.x(), 0.0)
+    return v.add(v.mul(right, 1.0 - alpha), alpha)
 
 
 def _exponential(v: Vjp, right: float, left: ir.Value) -> ir.Value:
@@ -211,7 +213,11 @@ def _prelu(v: Vjp) -> None:
 
 def _clip(v: Vjp) -> None:
     """A bound gets the gradient where it holds."""
-    v.give(0, v.mul(v.gy(), _mask(v, "Equal", v.x(), v.y())))
+    if v.wants(0):
+        above = v.op("Greater", v.y(), v.x(1)) if v.has(1) else None
+        below = v.op("Less", v.y(), v.x(2)) if v.has(2) else None
+        inside = v.op("And", above, below) if above and below else above or below
+        v.give(0, v.mul(v.gy(), v.cast(inside, v.x())) if inside else v.gy())
     for index, comparison in ((1, "Less"), (2, "Greater")):
         if v.wants(index):
             beyond = _mask(v, comparison, v.x(0), v.x(index))
