@@ -29,15 +29,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.emitter import Emitter
 from obs_onnx.passes.errors import GradientError
+from obs_onnx.passes.fold import Array, evaluate
 from obs_onnx.passes.ops import facts
 
 __all__ = ["Vjp"]
 
-_ABSENT: Mapping[int, ir.Value] = {}
+_SMALL = 1024  # elements of a constant from which integers may be computed
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,25 @@ class Vjp(Emitter):
         value = facts.input_of(self.node, index)
         assert value is not None, f"input {index} of {self.node.op_type} is absent"
         return value
+
+    def ints_of(self, index: int) -> tuple[int, ...] | None:
+        """Integers of an input that is constant, or computed from constants alone; else None."""
+        if (found := facts.ints_input(self.node, index)) is not None:
+            return found
+        value = facts.input_of(self.node, index)
+        cone = facts.constant_cone(value)
+        if value is None or cone is None:
+            return None
+        known: dict[ir.Value, Array] = {}
+        for node in reversed(cone):
+            held = [None if x is None else _held(x, known) for x in node.inputs]
+            if any(x is not None and h is None for x, h in zip(node.inputs, held, strict=True)):
+                return None
+            result = evaluate(node, held, [None if h is None else np.zeros(h.shape, bool) for h in held])
+            if result is None:
+                return None
+            known[node.outputs[0]] = result[0]
+        return tuple(int(n) for n in known[value].reshape(-1))
 
     def two(self) -> tuple[ir.Value, ir.Value]:
         """The first two inputs."""
@@ -121,3 +142,9 @@ class Vjp(Emitter):
     def refuse(self, reason: str) -> NoReturn:
         """Say that this node cannot be differentiated, and why."""
         raise GradientError(f"no gradient for node {self.node.name!r} ({self.node.op_type}): {reason}")
+
+
+def _held(value: ir.Value, known: Mapping[ir.Value, Array]) -> Array | None:
+    if value.const_value is not None and value.const_value.size <= _SMALL:
+        return value.const_value.numpy()
+    return known.get(value)

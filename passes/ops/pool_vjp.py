@@ -203,8 +203,8 @@ def _resize(v: Vjp) -> None:
 def _columns(v: Vjp) -> None:
     """Col2Im sums blocks into an image; its transpose cuts the blocks out again."""
     v.stop(1, 2)
-    block = facts.ints_input(v.node, 2)
-    image = facts.ints_input(v.node, 1)
+    block = v.ints_of(2)
+    image = v.ints_of(1)
     if block is None or image is None:
         v.refuse("the shapes of image and block are computed at run time")
     n = len(block)

@@ -28,7 +28,7 @@ def _slice(v: Vjp) -> None:
     """Zeros between the elements for a step, then before and after them."""
     v.stop(1, 2, 3, 4)
     x = v.x()
-    rank, starts, ends = v.rank(x), facts.ints_input(v.node, 1), facts.ints_input(v.node, 2)
+    rank, starts, ends = v.rank(x), v.ints_of(1), v.ints_of(2)
     axes, steps = _constants(v, 3), _constants(v, 4)
     count = len(starts) if starts is not None else (v.dims(v.x(1))[0] or rank)
     axes = [axis % rank for axis in (range(count) if axes is None else axes)]
@@ -59,7 +59,7 @@ def _constants(v: Vjp, slot: int) -> list[int] | None:
     """Integers of an optional input."""
     if not v.has(slot):
         return None
-    found = facts.ints_input(v.node, slot)
+    found = v.ints_of(slot)
     if found is None:
         v.refuse(f"its input {slot} is computed at run time")
     return list(found)
@@ -132,7 +132,7 @@ def _pad(v: Vjp) -> None:
     """Cut off what was added; copies of elements are summed into them."""
     v.stop(1, 3)
     x, mode = v.x(), facts.text_attribute(v.node, "mode", "constant")
-    rank, axes, pads = v.rank(x), _constants(v, 3), facts.ints_input(v.node, 1)
+    rank, axes, pads = v.rank(x), _constants(v, 3), v.ints_of(1)
     axes = list(range(rank)) if axes is None else [axis % rank for axis in axes]
     if mode != "constant":
         v.give(0, _sum_of_copies(v, axes, pads, mode))

@@ -64,7 +64,7 @@ def _expand(v: Vjp) -> None:
 def _tile(v: Vjp) -> None:
     """Axis i is (repetition, element): sum over all repetitions."""
     v.stop(1)
-    dims, repeats = v.dims(v.x()), facts.ints_input(v.node, 1)
+    dims, repeats = v.dims(v.x()), v.ints_of(1)
     pairs: ir.Value | list[int]
     if repeats is not None and None not in dims:
         pairs = [n for pair in zip(repeats, dims, strict=True) for n in pair if n is not None]

@@ -127,3 +127,10 @@ def test_scatters(reduction):
     check("ScatterElements", [normal(3, 3), index, normal(3, 2)], (0, 2), axis=1, reduction=reduction)
     places = np.array([[0], [2]])
     check("ScatterND", [normal(3, 2), places, normal(2, 2)], (0, 2), reduction=reduction)
+
+
+@pytest.mark.parametrize("inverse", [0, 1])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_fourier(parts, inverse):
+    check("DFT", [normal(2, 5, 3, parts)], axis=1, inverse=inverse)
+    check("DFT", [normal(2, 5, 3, parts), None, np.array(2)], opset=20, inverse=inverse)
