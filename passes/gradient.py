@@ -21,9 +21,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.complete_shapes import CompleteShapes
 from obs_onnx.passes.emitter import OLDEST, Emitter
 from obs_onnx.passes.errors import GradientError, ModelError
-from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.names import Names
 from obs_onnx.passes.ops import facts, lookup
 from obs_onnx.passes.ops.registry import nothing
@@ -58,6 +59,7 @@ class Gradient(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
+        CompleteShapes().call(model)
         emitter = Emitter(model, Names(model), "gradient")
         loss, wrt = find(model, [self.loss])[0], find(model, self.wrt)
         if any(dim != 1 for dim in emitter.dims(loss)):
@@ -159,9 +161,7 @@ def modernize(model: ir.Model) -> ir.Model:
         raise ModelError(
             f"gradients need opset {OLDEST} and the model cannot be converted: {reason}"
         ) from error
-    newer = ir.from_proto(proto)
-    InferShapes().call(newer)
-    return newer
+    return canonicalize(ir.from_proto(proto))
 
 
 def find(model: ir.Model, names: Sequence[str]) -> list[ir.Value]:

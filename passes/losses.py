@@ -80,8 +80,8 @@ def _cross_entropy(e: Emitter, y: ir.Value) -> ir.Value:
     shape = None if logits.shape is None else ir.Shape(list(logits.shape)[:-1])
     labels = _input(e, "labels", shape, ir.DataType.INT64)
     log_p = e.op("LogSoftmax", logits, axis=-1)
-    chosen = e.op("GatherElements", log_p, e.unsqueeze(labels, [e.rank(labels)]), axis=-1)
-    return e.neg(e.mean(chosen))
+    chosen = e.op("OneHot", labels, e.squeeze(e.size_of(y, 1), [0]), e.ints([0, 1]), axis=-1)
+    return e.neg(e.mean(e.sum(e.mul(log_p, e.cast(chosen, y)), [-1])))
 
 
 def _kl(e: Emitter, y: ir.Value) -> ir.Value:

@@ -96,11 +96,10 @@ def _geometry(v: Vjp, large: ir.Value, small: ir.Value) -> _Geometry:
             begins[i], ends[i] = (shorter, longer) if auto == "SAME_UPPER" else (longer, shorter)
     elif auto == "VALID":
         begins, ends = [0] * rank, [0] * rank
+    unknown = 0 if node.op_type == "Conv" else None  # a stride of one leaves nothing over
     tail = [
-        (0 if strides[i] == 1 and node.op_type == "Conv" else None)
-        if spans[i] is None
-        else spans[i] + begins[i] + ends[i]
-        for i in range(rank)
+        span + b + e if span is not None else unknown if s == 1 else None
+        for span, b, e, s in zip(spans, begins, ends, strides, strict=True)
     ]
     groups = facts.int_attribute(node, "group", 1)
     return _Geometry(kernel, strides, dilations, tuple(begins), tuple(ends), tuple(tail), groups)

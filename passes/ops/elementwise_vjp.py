@@ -1,8 +1,8 @@
 """Gradients of the elementwise operators.
 
 Functions of one input are given by their derivative, in terms of x or of y = f(x); the rule multiplies it
-with the gradient of y. Where y will do, x need not be kept, and runtimes can still fuse f with the operator in
-front of it. At kinks the derivative of one side is taken (zero for Relu and Clip).
+with the gradient of y. Where y will do, x need not be kept, and runtimes can still fuse f with the operator
+in front of it. At kinks the derivative of one side is taken (zero for Relu and Clip).
 """
 
 from __future__ import annotations
