@@ -3,6 +3,7 @@
 * ObsOnnxError
     * InputError              bad input or usage: one clear line, exit code 2
         * ModelError          the file is no usable ONNX model
+            * GradientError   the model cannot be differentiated as asked
         * DataError           calibration, evaluation or label arrays do not fit the model
         * OptionError         an option or a combination of options makes no sense
         * MissingRuntimeError the command needs a package that is not installed
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 __all__ = [
     "DataError",
+    "GradientError",
     "InputError",
     "MissingRuntimeError",
     "ModelError",
@@ -32,6 +34,10 @@ class InputError(ObsOnnxError):
 
 class ModelError(InputError):
     """The file is no usable ONNX model."""
+
+
+class GradientError(ModelError):
+    """The model cannot be differentiated as asked; the message names the node or the value."""
 
 
 class DataError(InputError):

@@ -9,13 +9,14 @@ __all__ = ["Names", "add_initializer", "named", "remove_if_unused"]
 
 
 class Names:
-    """All value names of a model; hands out new ones and registers initializers under them."""
+    """All names of values and nodes of a model; hands out new ones and registers initializers under them."""
 
     def __init__(self, model: ir.Model) -> None:
         self._model = model
         self._used = {str(value.name) for graph in model.graphs() for value in graph.inputs}
         self._used.update(name for graph in model.graphs() for name in graph.initializers)
         for node in RecursiveGraphIterator(model.graph):
+            self._used.add(str(node.name))
             self._used.update(str(output.name) for output in node.outputs)
 
     def fresh(self, base: str) -> str:

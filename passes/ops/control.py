@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.ops.registry import Op, nothing
 
 __all__ = ["TABLE"]
 
 _NONE = Op(lipschitz=pointwise(None))
-_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs), vjp=nothing)
 
 TABLE = {
     "If": _NONE,

@@ -14,7 +14,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import fixed, product
 from obs_onnx.passes.layers import ConvGeometry, Linear, WeightLayout
 from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.conv_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -127,7 +128,7 @@ def _relate_fused(r: Relation) -> None:
         r.give(r.broadcast([r.graph.labels[r.node.outputs[0]], r.axes(3)]))
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "Conv": Op(linear=_linear_conv, macs=_macs_conv),
         "ConvTranspose": Op(linear=_linear_conv_transpose, macs=_macs_conv_transpose),
@@ -146,3 +147,5 @@ TABLE = related(
         _relate_fused: "com.microsoft::FusedConv",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

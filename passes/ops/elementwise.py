@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import broadcast, constant_or, data_only, largest, pointwise
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.elementwise_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -139,7 +140,7 @@ Shrink com.microsoft::Gelu com.microsoft::FastGelu com.microsoft::QuickGelu com.
 com.microsoft::BiasAdd
 """
 
-TABLE = related(
+_KNOWN = related(
     {
         # slope one at most
         "Relu": _ONE,
@@ -226,3 +227,5 @@ TABLE = related(
         _relate_quantize: "QuantizeLinear DequantizeLinear",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

@@ -15,7 +15,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import Labels
 from obs_onnx.passes.layers import Linear, MatmulGeometry, WeightLayout
 from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.matmul_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -208,7 +209,7 @@ def _relate_integer(r: Relation) -> None:
     _relate_matmul(r)
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
         "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
@@ -238,3 +239,5 @@ TABLE = related(
         _relate_integer: "MatMulInteger",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

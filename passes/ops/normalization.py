@@ -14,7 +14,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import Labels, fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.normalization_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 from obs_onnx.passes.shrink import Shrink
 
@@ -174,7 +175,7 @@ def _relate_mean_variance(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in x])
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "BatchNormalization": Op(lipschitz=data_only(_batch_normalization)),
         "Softmax": Op(lipschitz=data_only(1.0)),
@@ -207,3 +208,5 @@ TABLE = related(
         _relate_softmax: "Softmax LogSoftmax Hardmax",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

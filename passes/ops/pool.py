@@ -15,7 +15,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.pool_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -157,7 +158,7 @@ def _relate_regions(r: Relation) -> None:
 _POOLS = ["MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"]
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "MaxPool": Op(lipschitz=data_only(_max_pool)),
         "AveragePool": Op(lipschitz=data_only(_average_pool)),
@@ -180,3 +181,5 @@ TABLE = related(
         _relate_regions: "RoiAlign MaxRoiPool",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import fixed, joined
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.recurrent_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -69,9 +70,11 @@ def _relate(r: Relation) -> None:
     r.shrink(lambda s: s.attribute("hidden_size", s.count(hidden)))
 
 
-TABLE = related(
+_KNOWN = related(
     {"LSTM": _RECURRENT, "GRU": _RECURRENT, "RNN": _RECURRENT},
     {
         _relate: "LSTM GRU RNN",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

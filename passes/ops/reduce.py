@@ -10,7 +10,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import fixed
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.reduce_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -104,7 +105,7 @@ _relate_low = partial(_relate, kind="high")
 _relate_product = partial(_relate, kind="one")
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "ReduceMean": Op(lipschitz=data_only(_mean)),
         "ReduceSum": _SUM,
@@ -131,3 +132,5 @@ TABLE = related(
         _relate_index: "ArgMax ArgMin TopK CumSum",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

@@ -17,8 +17,9 @@ from obs_onnx.passes.layers import Linear
 
 if TYPE_CHECKING:
     from obs_onnx.passes.relation import Relation
+    from obs_onnx.passes.vjp import Vjp
 
-__all__ = ["Op", "key", "related"]
+__all__ = ["Op", "differentiable", "key", "nothing", "related"]
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,15 @@ class Op:
             tensor) of the outputs with respect to it; None for an input without one.
         relate: which elements of the axes of inputs and outputs live or die together, which may not die, and
             how attributes and operands shrink; raises Freeze where it does not know.
+        vjp: vector-Jacobian product: from the gradients of the outputs, nodes for those of the inputs;
+            :func:`nothing` where no gradient flows by definition.
     """
 
     linear: Callable[[ir.Node], Linear | str | None] | None = None
     macs: Callable[[ir.Node], int] | None = None
     lipschitz: Callable[[ir.Node], tuple[float | None, ...]] | None = None
     relate: Callable[[Relation], None] | None = None
+    vjp: Callable[[Vjp], None] | None = None
 
 
 def key(node: ir.Node) -> str:
@@ -46,7 +50,17 @@ def key(node: ir.Node) -> str:
     return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
 
 
+def nothing(v: Vjp) -> None:
+    """The ``vjp`` of operators whose outputs are integers, truth values, or constant almost everywhere."""
+
+
 def related(table: Mapping[str, Op], rules: Mapping[Callable[[Relation], None], str]) -> dict[str, Op]:
     """``table`` with ``relate`` set: each rule comes with the names of its operators, separated by blanks."""
     named = {name: rule for rule, names in rules.items() for name in names.split()}
     return {name: replace(table.get(name, Op()), relate=named.get(name)) for name in {**table, **named}}
+
+
+def differentiable(table: Mapping[str, Op], rules: Mapping[Callable[[Vjp], None], str]) -> dict[str, Op]:
+    """``table`` with ``vjp`` set: each rule comes with the names of its operators, separated by blanks."""
+    named = {name: rule for rule, names in rules.items() for name in names.split()}
+    return {name: replace(table.get(name, Op()), vjp=named.get(name)) for name in {**table, **named}}

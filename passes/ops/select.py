@@ -13,7 +13,8 @@ import onnx_ir as ir
 from obs_onnx.passes.atoms import Labels, fixed, joined
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise, repeats
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.registry import Op, differentiable, related
+from obs_onnx.passes.ops.select_vjp import RULES
 from obs_onnx.passes.relation import Freeze, Relation
 from obs_onnx.passes.shrink import Shrink
 
@@ -350,9 +351,10 @@ _ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
 _NONE = Op(lipschitz=pointwise(None))
 _REPEAT = Op(lipschitz=data_only(repeats))
 
-TABLE = related(
+_KNOWN = related(
     {
         "Slice": _ONE,
+        "Compress": _ONE,
         "Pad": Op(lipschitz=data_only(_pad)),
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
@@ -377,3 +379,5 @@ TABLE = related(
         _relate_fill: "ConstantOfShape",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

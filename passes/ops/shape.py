@@ -11,7 +11,8 @@ import numpy as np
 
 from obs_onnx.passes.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.registry import Op, differentiable, related
+from obs_onnx.passes.ops.shape_vjp import RULES
 from obs_onnx.passes.relation import Freeze, Relation
 from obs_onnx.passes.shrink import Shrink
 
@@ -152,7 +153,7 @@ def _relate_whole(r: Relation) -> None:
     r.give([fixed(n) for n in r.shape()])
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "Reshape": _ONE,
         "Flatten": _ONE,
@@ -163,7 +164,6 @@ TABLE = related(
         "SpaceToDepth": _ONE,
         "DepthToSpace": _ONE,
         "Trilu": _ONE,
-        "Compress": _ONE,
         "ReverseSequence": _ONE,
         "SplitToSequence": _ONE,
         "SequenceAt": _ONE,
@@ -195,3 +195,5 @@ TABLE = related(
         _relate_whole: "Range EyeLike NonZero OneHot",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

@@ -1,0 +1,237 @@
+"""Gradients and Hessian-vector products over a folder of models, against central differences in float64.
+
+The gradient graph of each model (loss: a random linear form of its outputs plus half of their squares) is
+copied to float64 and evaluated by onnx's reference evaluator with the kernels of tests/passes/float64.py. Its
+derivative along a random direction of all float weights is compared with the central difference of the
+loss, the Hessian-vector product with that of the gradients. The same graph in float32 runs on onnxruntime.
+
+    python benchmarks/gradient.py [NAME ...] [--root DIR] [--verbose] [--batch 2] [--no-hvp]
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import math
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+
+from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.decompose import Decompose
+from obs_onnx.passes.emitter import Emitter
+from obs_onnx.passes.gradient import Gradient, HessianVectorProduct, modernize, weights
+from obs_onnx.passes.names import Names
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "passes"))
+from float64 import double, evaluator, feeds_in_double
+
+STEPS = (1e-7, 1e-6, 1e-8)  # in units of the weights: rounding wants large ones, kinks small ones
+HESSIAN_STEP = 1e-8
+
+
+def with_loss(model: ir.Model, rng: np.random.Generator) -> str:
+    """Add ``loss``: the mean over elements of r y + y^2 / 2, summed over the float outputs y; r is noise."""
+    emit, terms = Emitter(model, Names(model), "loss"), []
+    for y in list(model.graph.outputs):
+        if y.dtype is None or not y.dtype.is_floating_point():
+            continue
+        wide = (
+            y
+            if y.dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+            else emit.op("Cast", y, to=int(ir.DataType.FLOAT))
+        )
+        last = (emit.dims(y) or (None,))[-1] or 1
+        noise = emit.constant(rng.standard_normal(last), wide)
+        terms.append(emit.mean(emit.mul(wide, emit.add(noise, emit.mul(wide, 0.5)))))
+    loss = terms[0] if len(terms) == 1 else emit.op("Sum", *terms)
+    loss.name = emit.names.fresh("loss")
+    loss.shape = ir.Shape([])
+    for y in list(model.graph.outputs):
+        model.graph.outputs.remove(y)
+    model.graph.outputs.append(loss)
+    return str(loss.name)
+
+
+class Point:
+    """Evaluates a float64 copy of a graph at shifted weights."""
+
+    def __init__(self, proto: onnx.ModelProto, feeds: dict, moved: list[str], outputs: list[str]) -> None:
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        _only(copy, outputs)
+        copy = double(copy)
+        held = {t.name: t for t in copy.graph.initializer}
+        self.at = {name: onnx.numpy_helper.to_array(held[name]) for name in moved if name in held}
+        self.feeds, self.outputs = feeds_in_double(feeds), outputs
+        inputs = {info.name for info in copy.graph.input}
+        for name, array in self.at.items():
+            copy.graph.initializer.remove(held[name])
+            if name not in inputs:
+                info = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.DOUBLE, array.shape)
+                copy.graph.input.append(info)
+        self.run = evaluator(copy)
+        self.names = {info.name for info in copy.graph.input}
+
+    def __call__(self, direction: dict | None = None, step: float = 0.0, extra: dict | None = None) -> list:
+        moved = {n: a if direction is None else a + step * direction[n] for n, a in self.at.items()}
+        feeds = {n: a for n, a in {**self.feeds, **moved, **(extra or {})}.items() if n in self.names}
+        with np.errstate(all="ignore"):
+            return self.run.run(self.outputs, feeds)
+
+
+def _only(proto: onnx.ModelProto, outputs: list[str]) -> None:
+    """Drop the nodes that ``outputs`` do not need."""
+    wanted, kept = set(outputs), []
+    for node in reversed(proto.graph.node):
+        if wanted.intersection(node.output):
+            kept.append(node)
+            wanted.update(node.input)
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    wanted.update(name for inner in attribute.g.node for name in inner.input)
+    del proto.graph.node[:]
+    proto.graph.node.extend(reversed(kept))
+    del proto.graph.output[:]
+    proto.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+    del proto.graph.value_info[:]
+    unused = [t for t in proto.graph.initializer if t.name not in wanted]
+    for tensor in unused:
+        proto.graph.initializer.remove(tensor)
+    for info in [i for i in proto.graph.input if i.name not in wanted]:
+        proto.graph.input.remove(info)
+
+
+def relative(a: float, b: float, floor: float) -> float:
+    error = abs(a - b) / max(abs(a), abs(b), floor)
+    return error if math.isfinite(error) else math.inf
+
+
+def dot(a: list, b: list) -> float:
+    return sum(float(np.vdot(x, y)) for x, y in zip(a, b, strict=True))
+
+
+def norm(arrays: list) -> float:
+    return math.sqrt(sum(float(np.vdot(a, a)) for a in arrays))
+
+
+def one(zoo, path: Path, options) -> dict:
+    row = {"gradient": math.inf, "hessian": math.nan, "float32": math.nan, "nodes": 0, "wrt": 0, "note": ""}
+    start = time.time()
+    try:
+        proto = zoo.load(path)
+        feeds = zoo.inputs(proto, options.batch)
+        rng = np.random.default_rng(0)
+        model = modernize(canonicalize(ir.from_proto(proto)))
+        Decompose().call(model)
+        loss = with_loss(model, rng)
+        wrt = weights(model, loss)
+        grads = [f"{name}.grad" for name in wrt]
+        before = len(list(model.graph))
+        second = None if options.no_hvp else model.clone()
+        Gradient(loss, wrt, unconnected="zeros").call(model)
+        row["nodes"], row["wrt"] = len(list(model.graph)) / before, len(wrt)
+        first = ir.to_proto(model)
+        held = {t.name: onnx.numpy_helper.to_array(t) for t in first.graph.initializer}
+        direction = {}
+        for name in wrt:
+            w = np.asarray(held[name], np.float64)
+            scale = math.sqrt(float((w**2).mean())) if w.size else 0.0
+            direction[name] = rng.standard_normal(w.shape) * (scale or 0.01)
+        v = [direction[name] for name in wrt]
+
+        value = Point(first, feeds, wrt, [loss])
+        both = Point(first, feeds, wrt, [loss, *grads])
+        at, *g = both()
+        slope = dot(g, v)
+        for h in STEPS:
+            difference = (float(value(direction, h)[0]) - float(value(direction, -h)[0])) / (2 * h)
+            error = relative(slope, difference, 1e-9 * norm(g) * norm(v))
+            row["gradient"] = min(row["gradient"], error)
+            if error < 1e-5:
+                break
+        row["seconds"] = time.time() - start
+        row["float32"] = on_runtime(first, feeds, wrt, loss, grads, direction, at, slope, norm(g) * norm(v))
+        if second is not None:
+            HessianVectorProduct(loss, wrt).call(second)
+            products = [f"{name}.hvp" for name in wrt]
+            curve = Point(ir.to_proto(second), feeds, wrt, products)
+            hv = curve(extra={f"{name}.v": direction[name] for name in wrt})
+            h = HESSIAN_STEP
+            plus, minus = both(direction, h)[1:], both(direction, -h)[1:]
+            numeric = [(a - b) / (2 * h) for a, b in zip(plus, minus, strict=True)]
+            off = norm([a - b for a, b in zip(hv, numeric, strict=True)])
+            noise = 1e-15 * norm(g) / h
+            row["hessian"] = max(0.0, off - noise) / max(norm(numeric), 1e-30)
+    except Exception as problem:
+        row["note"] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:250]}"
+        if options.verbose:
+            traceback.print_exc()
+    row["seconds"] = time.time() - start
+    return row
+
+
+def on_runtime(proto, feeds, wrt, loss, grads, direction, at, slope, size) -> float:
+    """Largest relative error of loss and slope of the float32 graph on onnxruntime."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    settings.intra_op_num_threads = 1
+    session = ort.InferenceSession(proto.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    value, *g = session.run([loss, *grads], feeds)
+    found = sum(float(np.vdot(a.astype(np.float64), direction[n])) for n, a in zip(wrt, g, strict=True))
+    return max(relative(float(value), float(at), 1e-6), relative(found, slope, 1e-3 * size))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--root", default=os.environ.get("OBS_ONNX_DATA"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--no-hvp", action="store_true")
+    parser.add_argument("--part", default="0/1", help="k/n: every n-th model from the k-th on")
+    parser.add_argument("--verbose", action="store_true")
+    options = parser.parse_args()
+    if options.root is None:
+        parser.error("set OBS_ONNX_DATA to a folder with zoo/, or give --root")
+    root = Path(options.root) / "zoo"
+    if not root.exists():
+        print(f"skipped: no {root}")
+        return 0
+    spec = importlib.util.spec_from_file_location("model_zoo", root / "zoo.py")
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)
+
+    paths = sorted([*root.glob("skeletons/*.onnx"), *root.glob("real/*.onnx")])
+    if options.names:
+        paths = [path for path in paths if path.stem in options.names]
+    first, every = map(int, options.part.split("/"))
+    paths = paths[first::every]
+    rows = []
+    print(f"{'model':36} weights nodes  gradient  hvp      float32  seconds")
+    for path in paths:
+        row = one(zoo, path, options)
+        rows.append(row)
+        print(
+            f"{path.stem:36} {row['wrt']:7d} {row['nodes']:5.1f}  {row['gradient']:.1e}   "
+            f"{row['hessian']:.1e}  {row['float32']:.1e} {row['seconds']:7.1f}  {row['note']}",
+            flush=True,
+        )
+    good = sum(row["gradient"] < 1e-4 for row in rows)
+    curved = sum(row["hessian"] < 1e-3 for row in rows)
+    single = sum(row["float32"] < 1e-2 for row in rows)
+    print(
+        f"{len(rows)} models: gradient within 1e-4 {good}, Hessian-vector product within 1e-3 {curved}, "
+        f"float32 on onnxruntime within 1e-2 {single}, {sum(row['seconds'] for row in rows):.0f} s"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
