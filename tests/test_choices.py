@@ -26,6 +26,15 @@ class TestTargets:
         assert parse_targets({"sparsity": 0.9, "drop": "0.5%"}) == expected
         assert parse_targets([]).as_dict() == {}
         assert expected.as_dict() == {"sparsity": 0.9, "drop": 0.005}
+        costs = Targets(macs=0.5, params=0.25, error=0.02)
+        assert parse_targets(["macs=50%", "params=.25", "error=2%"]) == costs
+
+    @pytest.mark.parametrize(
+        ("text", "size"),
+        [("500KB", 500_000), ("4096", 4096), ("1.5 MiB", 3 << 19), ("0.5", 0.5), (".25", 0.25), ("30%", 0.3)],
+    )
+    def test_a_size_is_a_number_of_bytes_or_a_share(self, text: str, size: float) -> None:
+        assert parse_targets({"size": text}) == Targets(size=size)
 
     @pytest.mark.parametrize(
         "text",
@@ -42,9 +51,12 @@ class TestTargets:
             "speed=2",
             "=0.5",
             "latency=4ms",
-            "size=500KB",
-            "params=0.5",
-            "macs=0.5",
+            "macs=0",
+            "macs=2x",
+            "params=1",
+            "params=-10%",
+            "size=200%",
+            "size=0%",
         ],
     )
     def test_nonsense(self, text: str) -> None:

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 from obs_onnx.cli import main
 
 MODELS = Path(__file__).parents[1] / "models"
-QUICK = ["--effort", "quick", "--threads", "1", "-q"]
+QUICK = ["--mode", "weights", "--effort", "quick", "--threads", "1", "-q"]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from obs_onnx.passes.errors import OptionError
 
 MODELS = Path(__file__).parents[1] / "models"
 MLP = MODELS / "digits_mlp.onnx"
-FAST = {"effort": "quick", "threads": 1, "latency": False}
+FAST = {"mode": "weights", "effort": "quick", "threads": 1, "latency": False}
 HALF = {"sparsity": 0.5}
 
 
@@ -113,7 +113,7 @@ class TestDigits:
 
     def test_error_holds_on_unseen_data(self, tmp_path: Path, run_model) -> None:
         output = tmp_path / "out.onnx"
-        report = prune(MLP, output, effort="normal", threads=1, latency=False).report
+        report = prune(MLP, output, **{**FAST, "effort": "normal"}).report
         x = np.load(MODELS / "digits_mlp.test.npz")["input"]
         dense, pruned = (run_model(onnx.load(path), {"input": x})["logits"] for path in (MLP, output))
         assert report.targets == {"error": 0.05}
