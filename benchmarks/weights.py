@@ -51,7 +51,7 @@ def run(root: Path, net: str, target: str, options: dict[str, object], queue: mu
         test = {"input": x, "labels": y}
         model, out = root / "models" / f"{net}.onnx", Path(folder, "pruned.onnx")
         start = time.perf_counter()
-        what = {"targets": [target]} if "=" in target else {"pattern": target}
+        what = {"mode": "weights", **({"targets": [target]} if "=" in target else {"pattern": target})}
         result = prune(model, out, calib=Path(folder, "calib.npz"), latency=False, **what, **options)
         seconds = time.perf_counter() - start
         dense = evaluate(model, test, batch_size=250)
