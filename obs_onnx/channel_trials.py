@@ -187,17 +187,39 @@ class ChannelTrials(Study):
                 RemoveChannels(keep).call(small)
         judged = self.judged(small)
         return ChannelAttempt(
-            judged.quality, judged.drop, small, keep, tensors, expected, self._costs(small, keep)
+            judged.quality,
+            judged.drop,
+            small,
+            keep,
+            tensors,
+            expected,
+            {**self.costs_of(keep), "size": float(len(serialize(small)))},
         )
 
-    def _costs(self, small: ir.Model, keep: Keeps) -> dict[str, float]:
+    def smaller(self, keep: Keeps) -> ir.Model:
+        """The dense model without the channels, weights as they are."""
+        small = self.model.clone()
+        RemoveChannels(keep).call(small)
+        return small
+
+    def costs_of(self, keep: Keeps) -> dict[str, float]:
+        """Costs without the channels: shares of the dense model's, and bytes of the file.
+
+        The bytes are those of the dense file less what its initializers lose; what removal adds to follow sizes
+        is not among them.
+        """
         counter = MacCounter(self.model)
         dense, now = (counter(self.coupling.shapes(kept, counter.values)) for kept in ({}, keep))
-        before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in (self.model, small))
+        params, lost, lost_bytes = sum(tensor.size for tensor in float_tensors(self.model)), 0, 0.0
+        held = {v: v.const_value for v in self.model.graph.initializers.values() if v.const_value is not None}
+        for value, shape in self.coupling.shapes(keep, held).items():
+            tensor, gone = held[value], held[value].size - math.prod(shape)
+            lost += gone if tensor.dtype.is_floating_point() else 0
+            lost_bytes += tensor.nbytes * gone / max(tensor.size, 1)
         return {
             "macs": now / dense if dense else 1.0,
-            "params": after / before if before else 1.0,
-            "size": float(len(serialize(small))),
+            "params": (params - lost) / params if params else 1.0,
+            "size": self.dense_bytes - lost_bytes,
         }
 
 
@@ -292,9 +314,9 @@ class _Round:
                 for group, one in self.ranked.items()
             }
             whole = self._in_dense_terms(keep)
-            small = self.study.model.clone()
-            RemoveChannels(whole).call(small)
-            real = self.study._costs(small, whole)
+            real = self.study.costs_of(whole)
+            if "size" in limits:
+                real["size"] = float(len(serialize(self.study.smaller(whole))))
             over = {name: real[name] / limit for name, limit in limits.items() if real[name] > limit}
             if not over or not allocation.met:
                 break

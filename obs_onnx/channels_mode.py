@@ -36,6 +36,7 @@ class ChannelsMode:
 
     name = "channels"
     bound_by_default = True
+    leaves_zeros = False
 
     def __init__(self, wanted: Targets, options: Options) -> None:
         if wanted.sparsity is not None:

@@ -71,14 +71,16 @@ def compensated(evidence: Evidence, reading: Sequence[Consumption], keep: Mask, 
     """Weights and biases of the layers that read a group, without the columns of removed channels."""
     tensors: Tensors = {}
     for one in reading:
+        layer = one.layer
         gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
-        posed = evidence.posed(one.layer)
-        groups, _, columns = posed.w_GOI.shape
         if not compensate:
-            w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, posed.w_GOI)
-            tensors[one.layer.name] = one.layer.layout.to_tensor(w_GOI)
+            w_GOI = layer.layout.to_matrix(stored(evidence.model, layer.name))
+            groups, _, columns = w_GOI.shape
+            w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, w_GOI)
+            tensors[layer.name] = layer.layout.to_tensor(w_GOI)
             continue
-        with threads_for(columns):
+        posed = evidence.posed(layer)
+        with threads_for(layer.layout.goi[2]):
             tensors.update(posed.tensors(refit_columns(posed.problem, ~gone)))
     return tensors
 
@@ -101,7 +103,7 @@ class _Probe:
         reference: Reference,
     ) -> None:
         self._testing, self._model, self._group, self._plan = testing, model, group, plan
-        self._reference = reference
+        self._reference, self._coupling = reference, coupling
         self._clean = is_clean(coupling, group, reading)
         layers = [one.layer for one in reading]
         self._fed = [name for layer in layers for name in (layer.name, bias_of(layer)) if name]
@@ -116,8 +118,7 @@ class _Probe:
                 for name, dense in self._dense.items()
             }
             return self._damage(self._run, values)
-        changed = SetWeights(tensors)(self._model.clone()).model
-        silenced = silence(changed, {self._group.id: keep})
+        silenced = SetWeights(tensors)(silence(self._model, {self._group.id: keep}, self._coupling)).model
         return self._damage(self._testing.part(silenced, self._plan.outputs), {})
 
     def base(self) -> float:

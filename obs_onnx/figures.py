@@ -38,8 +38,10 @@ def _is_tensor(value: ir.Value) -> bool:
     return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))
 
 
-def figures(model: ir.Model, path: Path | None, accuracy: float | None, macs: int | None) -> Figures:
-    """Sizes of a model and of its files."""
+def figures(
+    model: ir.Model, path: Path | None, accuracy: float | None, macs: int | None, compressed: bool = True
+) -> Figures:
+    """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
     parameters = nonzero = 0
     for tensor in float_tensors(model):
         parameters += tensor.size
@@ -50,7 +52,7 @@ def figures(model: ir.Model, path: Path | None, accuracy: float | None, macs: in
         nonzero=nonzero,
         macs=macs,
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
-        compressed_bytes=compressed_bytes(files) if files else None,
+        compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,
     )
 

@@ -63,12 +63,14 @@ class Mode(Protocol):
     Attributes:
         name: of the mode.
         bound_by_default: whether the default target applies when none is given.
+        leaves_zeros: whether what is removed still lies in the file, as zeros.
         model: in the form that is calibrated; known once opened.
         frozen: what is left alone.
     """
 
     name: str
     bound_by_default: bool
+    leaves_zeros: bool
     model: ir.Model
     frozen: tuple[Frozen, ...]
 

@@ -201,7 +201,7 @@ def prune(
     if note := way.cost_note(run):
         progress.say(note)
     if dry_run:
-        size = figures(original, path, accuracy, macs)
+        size = figures(original, path, accuracy, macs, way.leaves_zeros)
         report = Report(
             model=name,
             output=None,
@@ -239,8 +239,9 @@ def prune(
             if finished.keep is not None:
                 write_json(destination.with_suffix(".keep.json"), finished.keep)
     reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
-    before = figures(original, path, accuracy, macs)
-    after = figures(final, destination, reached_accuracy, measured_macs(where, best.model, sample))
+    before = figures(original, path, accuracy, macs, way.leaves_zeros)
+    macs_after = measured_macs(where, best.model, sample)
+    after = figures(final, destination, reached_accuracy, macs_after, way.leaves_zeros)
     if latency and not finished.copied:
         with run.stage("latency"):
             before, after = timed(

@@ -32,6 +32,7 @@ class WeightsMode:
     """Prunes single weights; see :class:`obs_onnx.mode.Mode`."""
 
     name = "weights"
+    leaves_zeros = True
 
     def __init__(self, wanted: Targets, options: Options) -> None:
         self.pattern = parse_pattern(options.pattern)

@@ -29,28 +29,37 @@ _SKIPS = {
 }
 
 
-def silence(model: ir.Model, keep: Keep) -> ir.Model:
+def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir.Model:
     """A copy of a prepared ``model`` in which the channels that ``keep`` drops have no effect.
 
+    Args:
+        model: stays as it is.
+        keep: for groups by id, a bool for each channel.
+        coupling: of ``model``, when it is at hand.
+
     Raises:
-        ValueError: a mask does not fit its group.
+        ValueError: a mask does not fit its group, or the coupling is that of another model.
     """
+    coupling = couple(model) if coupling is None else coupling
+    if coupling.model is not model:
+        raise ValueError("the coupling belongs to another model")
     copy = model.clone()
     names = Names(copy)
-    coupling = couple(copy)
+    twins = dict(zip(model.graph, copy.graph, strict=True))
     if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
         removed = coupling.keep_indices(keep)
         for node in skips:
             _unfuse(names, node)
         coupling = couple(copy)
-        keep = coupling.keep_from(removed)
+        keep, twins = coupling.keep_from(removed), {node: node for node in copy.graph}
     alive = coupling.alive(keep)
     found: dict[tuple[ir.Node, int], list[tuple[Mix, NDArray[np.bool_]]]] = defaultdict(list)
     for mix in coupling.graph.mixes:
         if not (stays := alive(mix.labels)).all():
             found[mix.node, mix.slot].append((mix, stays))
     silencers = [
-        _Silencer(Writer(names, node), coupling, node, slot, mixes) for (node, slot), mixes in found.items()
+        _Silencer(Writer(names, twins[node]), coupling, node, slot, mixes)
+        for (node, slot), mixes in found.items()
     ]
     for silencer in silencers:
         silencer.run()
@@ -74,7 +83,7 @@ def _unfuse(names: Names, node: ir.Node) -> None:
 
 
 class _Silencer:
-    """Masks one input of one node."""
+    """Masks one input of the writer's node, the twin of ``node`` in the coupled model."""
 
     def __init__(
         self,
@@ -85,7 +94,7 @@ class _Silencer:
         mixes: list[tuple[Mix, NDArray[np.bool_]]],
     ) -> None:
         self.write, self.opset = write, write.graph.opset_imports.get("") or 18
-        self.node, self.slot, self.mixes = node, slot, mixes
+        self.node, self.slot, self.mixes = write.node, slot, mixes
         value = node.inputs[slot]
         assert value is not None
         shape = coupling.graph.concrete.shapes[value]
