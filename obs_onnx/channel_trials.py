@@ -15,7 +15,7 @@ from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, s
 from obs_onnx.evidence import Evidence
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.costs import Cost, Costs
-from obs_onnx.passes.coupling import Coupling, couple
+from obs_onnx.passes.coupling import Coupling
 from obs_onnx.passes.layers import find_layers
 from obs_onnx.passes.macs import MacCounter
 from obs_onnx.passes.parameters import float_tensors
@@ -184,7 +184,7 @@ class ChannelTrials(Study):
                 if options.compensate:
                     tensors = solve_alone(evidence, keep)
                 small = SetWeights(tensors)(self.model.clone()).model
-                RemoveChannels(keep).call(small)
+                RemoveChannels(keep, self.coupling.of(small)).call(small)
         judged = self.judged(small)
         return ChannelAttempt(
             judged.quality,
@@ -199,7 +199,7 @@ class ChannelTrials(Study):
     def smaller(self, keep: Keeps) -> ir.Model:
         """The dense model without the channels, weights as they are."""
         small = self.model.clone()
-        RemoveChannels(keep).call(small)
+        RemoveChannels(keep, self.coupling.of(small)).call(small)
         return small
 
     def costs_of(self, keep: Keeps) -> dict[str, float]:
@@ -240,7 +240,7 @@ class _Round:
     def of(cls, study: ChannelTrials, before: ChannelAttempt | None) -> _Round:
         """Measure around ``before``, or around the dense model."""
         model = study.model if before is None else before.model
-        coupling = study.coupling if before is None else couple(model)
+        coupling = study.coupling if before is None else study.coupling.of(model)
         layers = study.layers if before is None else find_layers(model)[0]
         plan = study.plan if before is None else plan_stages(model, layers)
         fit, test = study.damage_data()

@@ -105,7 +105,9 @@ class ChannelsMode:
         """Compare with the dense model in which the removed channels are silenced."""
         compensated = SetWeights(best.tensors)(self.model.clone()).model
         feed = next(iter(study.held_out))
-        deviation, tolerance = check_removal(study.runtime, compensated, best.keep, best.model, feed)
+        deviation, tolerance = check_removal(
+            study.runtime, self._coupling.of(compensated), best.keep, best.model, feed
+        )
         notes = [
             f"outputs equal those of the dense model with the same weights and {_count(best)} channels "
             f"silenced: relative difference {deviation:.1e}, allowed {tolerance:.0e}"

@@ -289,7 +289,7 @@ def solve_channels(
     """
     dense = coupling.model
     small = dense.clone()
-    RemoveChannels(keep).call(small)
+    RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)
     prefixes = Prefixes(runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.model_file import serialize
-from obs_onnx.passes.coupling import Keep
+from obs_onnx.passes.coupling import Coupling, Keep
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import extract
@@ -179,13 +179,13 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
 
 
 def check_removal(
-    runtime: Runtime, dense: ir.Model, keep: Keep, small: ir.Model, feed: Values
+    runtime: Runtime, dense: Coupling, keep: Keep, small: ir.Model, feed: Values
 ) -> tuple[float, float]:
     """Compare a model without channels to the one of full size in which they have no effect.
 
     Args:
         runtime: where both run.
-        dense: prepared, with the weights of ``small`` in their places.
+        dense: of the prepared model with the weights of ``small`` in their places.
         keep: channels that ``small`` still has.
         small: without the others.
         feed: what both get.
@@ -196,7 +196,7 @@ def check_removal(
     Raises:
         VerificationError: it is larger.
     """
-    expected = _run(runtime.session(serialize(silence(dense, keep))), feed)
+    expected = _run(runtime.session(serialize(silence(dense.model, keep, dense))), feed)
     found = _run(runtime.session(serialize(small)), feed)
     worst, tolerance = 0.0, 1e-3
     for name, reference in expected.items():

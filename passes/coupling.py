@@ -59,13 +59,14 @@ class Coupling:
 
     Attributes:
         model: the model, unchanged; values and nodes below are its own.
+        protect: patterns of names whose axes stay as they are.
         graph: labels of all axes, and what operators said about them.
         groups: prunable channels.
         frozen: nodes that keep something from being pruned.
     """
 
-    def __init__(self, model: ir.Model, graph: Graph) -> None:
-        self.model, self.graph = model, graph
+    def __init__(self, model: ir.Model, graph: Graph, protect: Sequence[str] = ()) -> None:
+        self.model, self.graph, self.protect = model, graph, tuple(protect)
         while True:
             self._resolve()
             self.groups = self._find_groups()
@@ -78,6 +79,10 @@ class Coupling:
         self.frozen = [
             Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
         ]
+
+    def of(self, model: ir.Model) -> Coupling:
+        """That of another ``model`` with the same protected names; for a clone the groups are the same."""
+        return couple(model, self.protect)
 
     def _resolve(self) -> None:
         """Final labels, equal ones held once."""
@@ -290,7 +295,7 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
         if any(fnmatch.filter(names, pattern) for pattern in protect):
             for value in own:
                 graph.fix(node, graph.axes(value) or [], "protected")
-    return Coupling(model, graph)
+    return Coupling(model, graph, protect)
 
 
 def _relate(node: ir.Node, graph: Graph) -> None:
