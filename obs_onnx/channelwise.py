@@ -148,7 +148,8 @@ def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Cons
     """
     names = {one.layer.name for one in reading}
     if is_clean(coupling, group, reading):
-        return next(i for i, stage in enumerate(plan.stages) if any(y.name in names for y in stage.layers))
+        there = (i for i, stage in enumerate(plan.stages) if any(y.name in names for y in stage.layers))
+        return next(there, -1)
     for index in range(len(plan.stages)):
         if any(standing(coupling, group, name) for name in plan.boundary(index)):
             return index - 1
@@ -292,7 +293,7 @@ def solve_channels(
     RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)
-    prefixes = Prefixes(runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep))
+    prefixes = Prefixes(runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small)
     refitted: Tensors = {}
     for stage in plan.stages:
         solved = [

@@ -72,7 +72,7 @@ class Evidence:
         runtime: where the model runs.
         model: prepared.
         coupling: its channels.
-        layers: its layers.
+        layers: its layers; those that no output needs are not in the plan and do not count.
         plan: stages of these layers.
         fit: feeds.
         budget: bytes of activations in memory.
@@ -98,7 +98,9 @@ class Evidence:
         damage: Callable[[Group, NDArray[np.bool_]], float] | None = None,
         row_weights: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
-        self.model, self.coupling, self.layers = model, coupling, tuple(layers)
+        planned = {layer.name for stage in plan.stages for layer in stage.layers}
+        self.model, self.coupling = model, coupling
+        self.layers = tuple(layer for layer in layers if layer.name in planned)
         self.seed, self.damage, self.row_weights = seed, damage, row_weights or {}
         self._runtime, self._plan, self._fit = runtime, plan, fit
         self._budget, self._damping = budget, damping

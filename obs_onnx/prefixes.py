@@ -88,6 +88,7 @@ class Prefixes:
         budget: bytes of activations in memory.
         paired: follow a pruned model too, whose layers get dense targets.
         cut: the part of a dense value that the pruned model still has.
+        start: the pruned model, where it differs from the dense one before the first stage.
     """
 
     def __init__(
@@ -99,14 +100,18 @@ class Prefixes:
         budget: int,
         paired: bool,
         cut: Cut = _uncut,
+        start: ir.Model | None = None,
     ) -> None:
         self._dense, self._cut = dense, cut
         self._walk = Walk(runtime, plan, fit, budget // 2 if paired else budget)
         self._walk.step(dense)
         self._pruned: Walk | None = None
         if paired:
-            self._pruned = Walk(runtime, plan, self._walk, budget // 2)
-            self._pruned.index = self._walk.index
+            self._pruned = Walk(runtime, plan, self._walk if start is None else fit, budget // 2)
+            if start is None:
+                self._pruned.index = self._walk.index
+            else:
+                self._pruned.step(start)
 
     def observe(self, stage: Stage, layers: Iterable[Layer] | None = None) -> dict[str, Moments]:
         """Moments of the stage's layers; the dense walk moves on to the next boundary.

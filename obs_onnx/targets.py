@@ -81,7 +81,10 @@ def _size(text: str) -> float:
     """Bytes, or a share."""
     if re.fullmatch(r"\s*(0?\.[0-9]+|[0-9.]+%)\s*", text):
         return _share("size", text.strip())
-    return float(parse_bytes(text))
+    size = parse_bytes(text)
+    if size < 1:
+        raise OptionError(f"target size={text}: give bytes such as 500KB, or a share between 0 and 1")
+    return float(size)
 
 
 def parse_bytes(text: str) -> int:
