@@ -321,7 +321,10 @@ class _Round:
             if not over or not allocation.met:
                 break
             for name, factor in over.items():
-                tight[name] /= factor * 1.001
+                if name == "size":
+                    tight[name] -= real[name] - limits[name]
+                else:
+                    tight[name] /= factor * 1.001
         return self.study.attempt(whole, expected, self.evidence)
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
