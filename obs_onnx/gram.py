@@ -47,6 +47,7 @@ __all__ = ["LayerMoments", "Moments"]
 _SLICE_BYTES = 64 << 20
 _MIN_LAG_CHANNELS = 16
 _SHIFT_RATIO = 25.0
+_ROUNDING = 1e-11  # of the second moment: a variance that float32 gives a constant
 
 
 @dataclass(frozen=True)
@@ -194,16 +195,21 @@ class Moments:
     def centred(self) -> LayerMoments:
         """The problem of a layer with bias: the bias is the weight of an input that is always one.
 
-        Eliminating it leaves the moments about the mean, and the bias mean(t) - W mean(x).
+        Eliminating it leaves the moments about the mean, and the bias mean(t) - W mean(x). Inputs that only
+        vary by rounding count as constant, or their weights would be fitted to noise.
         """
         count = max(1, self.count)
         mean_x, mean_t = self.sum_x / count, self.sum_t / count
         h = self.xx - self.sum_x[:, :, None] * mean_x[:, None, :]
         diagonal = np.einsum("gii->gi", h)
         np.maximum(diagonal, 0.0, out=diagonal)
+        constant = diagonal <= _ROUNDING * np.einsum("gii->gi", self.xx)
+        if constant.any():
+            h[constant[:, :, None] | constant[:, None, :]] = 0.0
         if not self.targeted:
             return LayerMoments(h, None, None, self.count, mean_x, None)
         c = self.xt - self.sum_x[:, :, None] * mean_t[:, None, :]
+        c[constant] = 0.0
         energy = np.maximum(self.tt - self.sum_t * mean_t, 0.0)
         return LayerMoments(h, c, energy, self.count, mean_x, mean_t)
 
