@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from obs_onnx.cli import main
 
 MODELS = Path(__file__).parents[1] / "models"
-QUICK = ["--mode", "weights", "--effort", "quick", "--threads", "1", "-q"]
+DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
+QUICK = ["--mode", "weights", *DEFAULT]
 
 
 @pytest.fixture
@@ -196,6 +197,102 @@ class TestPrune:
         arguments += ["--batch", "4", "--memory", "1MB", "--seed", "3", "--damping", "0.1", "--loss", "error"]
         assert run("prune", "digits_mlp.onnx", *arguments, *QUICK).exit_code == 0
         assert Path("o.onnx").exists()
+
+
+@pytest.mark.usefixtures("folder")
+class TestChannels:
+    """The default mode."""
+
+    def test_report_and_files(self) -> None:
+        arguments = ["--target", "macs=0.3", "--eval", "digits_mlp.test.npz", "--json", "r.json"]
+        result = run("prune", "digits_mlp.onnx", *arguments, "--report", "r.html", *DEFAULT)
+        assert result.exit_code == 0
+        assert result.stderr == ""
+        assert "fc1.weight" in result.stdout
+        assert {path.name for path in Path().iterdir()} == {
+            *(f"digits_mlp.{end}" for end in ("onnx", "calib.npz", "test.npz")),
+            "digits_mlp.pruned.onnx",
+            "digits_mlp.pruned.keep.json",
+            "r.json",
+            "r.html",
+        }
+        report = json.loads(Path("r.json").read_text())
+        assert (report["schema"], report["mode"], report["criterion"]) == (1, "channels", "auto")
+        assert report["met"] is True
+        assert report["targets"] == {"macs": 0.3}
+        shapes = {
+            tensor.name: list(tensor.dims) for tensor in onnx.load("digits_mlp.pruned.onnx").graph.initializer
+        }
+        first, second = shapes["fc1.bias"][0], shapes["fc2.bias"][0]
+        assert shapes["fc1.weight"] == [first, 64]
+        assert shapes["fc2.weight"] == [second, first]
+        assert shapes["fc3.weight"] == [10, second]
+        assert report["before"]["macs"] == 64 * 300 + 300 * 100 + 100 * 10
+        assert report["after"]["macs"] == 64 * first + first * second + second * 10
+        assert report["after"]["macs"] <= 0.3 * report["before"]["macs"]
+        assert report["after"]["parameters"] == report["after"]["macs"] + first + second + 10
+        assert report["after"]["file_bytes"] == Path("digits_mlp.pruned.onnx").stat().st_size
+        assert report["after"]["accuracy"] > report["before"]["accuracy"] - 0.03
+        assert 0 < report["output_error"] < 0.2
+        keep = json.loads(Path("digits_mlp.pruned.keep.json").read_text())["tensors"]
+        assert len(keep["fc1.weight"]["0"]) == len(keep["fc2.weight"]["1"]) == first
+        assert len(keep["fc2.weight"]["0"]) == len(keep["fc3.weight"]["1"]) == second
+
+    def test_a_target_that_cannot_be_met(self) -> None:
+        targets = ["--target", "macs=0.05", "--target", "error=0.001"]
+        result = run("prune", "digits_mlp.onnx", *targets, "--json", "r.json", *DEFAULT)
+        assert result.exit_code == 3
+        assert result.stderr == "obs-onnx: a target could not be met; the report says what was reached\n"
+        report = json.loads(Path("r.json").read_text())
+        assert report["met"] is False
+        assert report["output_error"] > 0.001
+
+    def test_dry_run_writes_only_the_report(self) -> None:
+        before = {path.name for path in Path().iterdir()}
+        assert run("prune", "digits_mlp.onnx", "--dry-run", "--json", "r.json", *DEFAULT).exit_code == 0
+        assert {path.name for path in Path().iterdir()} == before | {"r.json"}
+        notes = json.loads(Path("r.json").read_text())["notes"]
+        assert any("measuring 2 groups of channels" in note for note in notes)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--target", "sparsity=0.5"], "target sparsity is about single weights: use --mode weights"),
+            (["--pattern", "2:4"], "--pattern is about single weights: use --mode weights"),
+            (["--layer", "fc1*=0.5"], "--layer is about single weights: use --mode weights"),
+            (["--correct"], "--correct is about single weights: use --mode weights"),
+            (["--criterion", "taylor"], "criterion 'taylor' does not rank channels"),
+            (["--protect", "conv*"], "--protect 'conv*' matches no node or weight"),
+            (["--protect", "*"], "no channels that can be removed"),
+            (["--target", "size=0KB"], "target size=0KB"),
+            (["--target", "latency=4ms"], "target latency cannot be asked for yet"),
+            (["--target", "drop=1%"], "needs labelled data"),
+            (["--calib", "none.npz"], "none.npz: no such file"),
+            (["-o", "digits_mlp.onnx"], "given twice"),
+        ],
+    )
+    def test_usage(self, arguments: list[str], words: str) -> None:
+        assert words in refused("prune", "digits_mlp.onnx", *arguments, *DEFAULT)
+
+    def test_every_option_of_the_contract(self) -> None:
+        arguments = [
+            "-o",
+            "o.onnx",
+            "--calib",
+            "digits_mlp.calib.npz",
+            "--mode",
+            "channels",
+            "--round-to",
+            "5",
+        ]
+        arguments += ["--target", "params=0.5", "--target", "size=100KB", "--criterion", "apoz"]
+        arguments += ["--no-compensate", "--protect", "fc3*", "--rounds", "2", "--runtime", "onnxruntime"]
+        arguments += ["--batch", "4", "--memory", "1MB", "--seed", "3", "--damping", "0.1", "--loss", "error"]
+        assert run("prune", "digits_mlp.onnx", *arguments, *DEFAULT).exit_code == 0
+        assert Path("o.onnx").stat().st_size <= 100_000
+        keep = json.loads(Path("o.keep.json").read_text())["tensors"]
+        assert set(keep) == {"fc1.weight", "fc1.bias", "fc2.weight"}
+        assert len(keep["fc1.bias"]["0"]) % 5 == 0
 
 
 @pytest.mark.usefixtures("folder")

@@ -319,3 +319,19 @@ def test_errors() -> None:
         moments.merge(Moments((1, 3, 9)))
     with pytest.raises(DataError, match="does not fit"):
         Moments((1, 3, 4), targeted=True).update(np.zeros((5, 4)), MatmulGeometry(), np.zeros((5, 2)))
+
+
+def test_inputs_that_vary_by_rounding_alone_are_constant() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1, 200, 3))
+    x[..., 1] = 0.3 + 1e-7 * rng.standard_normal(200)
+    x[..., 2] = 0.3 + 1e-3 * rng.standard_normal(200)
+    moments = Moments((1, 2, 3), targeted=True)
+    moments.update(x, MatmulGeometry(-1), rng.standard_normal((200, 2)))
+    found = moments.centred()
+    assert (found.h[0, 1] == 0).all()
+    assert (found.h[0, :, 1] == 0).all()
+    assert (found.c[0, 1] == 0).all()
+    assert (found.h[0][np.ix_([0, 2], [0, 2])] != 0).all()
+    assert (found.c[0, [0, 2]] != 0).all()
+    assert found.mean_x[0, 1] == pytest.approx(0.3)
