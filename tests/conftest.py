@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
+from nets import run_proto
 
 Arrays = Mapping[str, Any]
 
@@ -24,17 +24,6 @@ def build_model(text: str, initializers: Arrays | None = None, *, opset: int = 1
         onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (initializers or {}).items()
     )
     return proto
-
-
-def run_proto(proto: onnx.ModelProto, feeds: Arrays) -> dict[str, np.ndarray]:
-    """Outputs by name on onnxruntime's CPU provider, without fusions, on one thread."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 
@@ -233,3 +235,14 @@ def params(proto: onnx.ModelProto) -> int:
     """Elements of all floating-point initializers."""
     arrays = [numpy_helper.to_array(tensor) for tensor in proto.graph.initializer]
     return sum(array.size for array in arrays if array.dtype.kind not in "iub")
+
+
+def run_proto(proto: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Outputs by name on onnxruntime's CPU provider, without fusions, on one thread."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feeds)), strict=True))

@@ -12,9 +12,9 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from conftest import run_proto
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nets import run_proto
 from onnx import numpy_helper
 from random_graphs import BUILDERS, SIZE, build
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import run_proto
+from nets import run_proto
 
 from obs_onnx.channelwise import (
     Ranked,

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import run_proto
+from nets import run_proto
 from test_channelwise import named, opened, tensors_of
 
 from obs_onnx.evidence import Evidence
