@@ -37,6 +37,7 @@ from obs_onnx.walk import Values, Walk
 __all__ = ["Ranked", "Reference", "compensated", "group_curves", "solve_channels", "spread"]
 
 Mask = NDArray[np.bool_]
+_RUINED = 1e9  # damage of outputs that are no numbers any more
 
 
 @dataclass(frozen=True)
@@ -60,10 +61,10 @@ class Ranked:
 
 @dataclass(frozen=True)
 class Reference:
-    """Held-out feeds, and the dense model's outputs for them."""
+    """Held-out feeds, and the dense model's outputs for them, to be gone through again and again."""
 
     feeds: Sequence[Values]
-    outputs: Sequence[Values]
+    outputs: Iterable[Values]
     measure: str
 
 
@@ -129,7 +130,7 @@ class _Probe:
         damage = Damage(self._reference.measure, self._plan.outputs)
         for number, expected in enumerate(self._reference.outputs):
             damage.update(expected, run({**self._testing[number], **values}))
-        return damage.value
+        return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
 
 
 def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> bool:
@@ -301,10 +302,10 @@ def solve_channels(
             for layer in stage.layers
             if layer.name in layers and layer.name not in spared and not _is_depthwise(layer)
         ]
-        moments = prefixes.observe(stage, solved)
+        moments = prefixes.pose(stage, solved, small, damping)
         tensors: Tensors = {}
         for layer in solved:
-            posed = LayerProblem(small, layer, moments.pop(layer.name), damping)
+            posed = LayerProblem(small, layer, *moments.pop(layer.name))
             with threads_for(layer.layout.goi[2]):
                 tensors.update(posed.tensors(posed.problem.optimum))
         SetWeights(tensors)(small)

@@ -121,7 +121,7 @@ class Evidence:
     def posed(self, layer: Layer) -> LayerProblem:
         """The least-squares problem of a layer on the model's own inputs."""
         if layer.name not in self._posed:
-            self._posed[layer.name] = LayerProblem(self.model, layer, self.moments[layer.name], self._damping)
+            self._posed[layer.name] = LayerProblem(self.model, layer, *self.moments[layer.name])
         return self._posed[layer.name]
 
     def forget(self, group: Group) -> None:
@@ -130,13 +130,14 @@ class Evidence:
             self._posed.pop(consumption.layer.name, None)
 
     @cached_property
-    def moments(self) -> dict[str, Moments]:
-        """Second moments of the inputs of all layers that read channels, from one pass over the data."""
+    def moments(self) -> dict[str, tuple[Moments, float]]:
+        """Second moments of the inputs of all layers that read channels, and damping: one pass over the data."""
         reading = {c.layer.name for group in self.coupling.groups for c in self.consumers(group)}
         prefixes = Prefixes(self._runtime, self.model, self._plan, self._fit, self._budget, paired=False)
-        found: dict[str, Moments] = {}
+        found: dict[str, tuple[Moments, float]] = {}
         for stage in self._plan.stages:
-            found.update(prefixes.observe(stage, [layer for layer in stage.layers if layer.name in reading]))
+            layers = [layer for layer in stage.layers if layer.name in reading]
+            found.update(prefixes.pose(stage, layers, self.model, self._damping))
         return found
 
     def signal(self, group: Group) -> list[tuple[Signal, csr_array]]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from obs_onnx.gram import Moments
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import Plan, Stage
+from obs_onnx.ridge import cross_validated
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.solvers import Problem, prepare
 from obs_onnx.threads import threads_for
@@ -120,18 +121,47 @@ class Prefixes:
             stage: the stage at whose boundary both walks stand.
             layers: the stage's layers as they are in the pruned model, where sizes differ.
         """
-        layers = list(stage.layers if layers is None else layers)
+        return self._gather(stage, list(stage.layers if layers is None else layers), 1)[0]
+
+    def pose(
+        self, stage: Stage, layers: Iterable[Layer], model: ir.Model, damping: float
+    ) -> dict[str, tuple[Moments, float]]:
+        """Like :meth:`observe`, with the damping that cross-validation chooses for each layer.
+
+        Args:
+            stage, layers: see there.
+            model: holds the layers' present weights.
+            damping: the least one.
+        """
+        layers = list(layers)
+        first, second = self._gather(stage, layers, 2)
+        found = {}
+        for layer in layers:
+            halves = first[layer.name], second.pop(layer.name)
+            with threads_for(layer.layout.goi[2]):
+                posed = [half.centred() if bias_of(layer) else half.raw() for half in halves]
+                w_GOI = layer.layout.to_matrix(stored(model, layer.name))
+                best = cross_validated((posed[0], posed[1]), w_GOI, damping)
+            halves[0].merge(halves[1])
+            found[layer.name] = halves[0], best
+        return found
+
+    def _gather(self, stage: Stage, layers: list[Layer], parts: int) -> list[dict[str, Moments]]:
+        """Moments of every ``parts``-th batch, from each of the first ``parts`` ones on."""
         targeted = self._pruned is not None
-        moments = {
-            layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
-            for layer in layers
-        }
+        moments = [
+            {
+                layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
+                for layer in layers
+            }
+            for _ in range(parts)
+        ]
 
         def visit(number: int, before: Values, tapped: Values) -> None:
             pruned = self._pruned[number] if self._pruned else None
             for layer in layers:
                 with threads_for(layer.layout.goi[2]):
-                    self._observe(stage, layer, moments[layer.name], before, tapped, pruned)
+                    self._observe(stage, layer, moments[number % parts][layer.name], before, tapped, pruned)
 
         shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
         outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
