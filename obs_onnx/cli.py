@@ -207,8 +207,9 @@ def prune(
     from obs_onnx.report import print_report, terminal_progress, write_html, write_json
     from obs_onnx.targets import parse_bytes
 
-    default = f"{os.path.splitext(model)[0]}.pruned.onnx"
-    _distinct(model, options["output"] or default, json_path, html_path)
+    output = options["output"] or f"{os.path.splitext(model)[0]}.pruned.onnx"
+    keep = f"{os.path.splitext(output)[0]}.keep.json" if options["mode"] == "channels" else None
+    _distinct(model, output, keep, json_path, html_path)
     result = run(
         model,
         targets=targets,

@@ -16,7 +16,7 @@ from obs_onnx.passes.errors import ModelError, OptionError
 from obs_onnx.passes.upcast import Upcast, uses_bfloat16
 from obs_onnx.runtimes import Runtime
 
-__all__ = ["Opened", "calibration_of", "destination_of", "open_model", "runnable"]
+__all__ = ["Opened", "calibration_of", "destination_of", "keep_path", "open_model", "runnable"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> 
     if path is not None and destination.resolve() == path.resolve():
         raise OptionError(f"{destination} is the model itself: choose another output")
     return destination
+
+
+def keep_path(destination: Path) -> Path:
+    """Where the removed channels of a result are written."""
+    return destination.with_suffix(".keep.json")
 
 
 def calibration_of(calib: Any, path: Path | None) -> Any:

@@ -24,9 +24,9 @@ from obs_onnx.evaluation import evaluate_sessions
 from obs_onnx.figures import figures, measured_macs, timed
 from obs_onnx.mode import Mode, Options
 from obs_onnx.model_file import load_model, save_model, serialize
-from obs_onnx.opened import Opened, calibration_of, destination_of, open_model
+from obs_onnx.opened import Opened, calibration_of, destination_of, keep_path, open_model
 from obs_onnx.passes.errors import DataError, OptionError
-from obs_onnx.report.files import write_json
+from obs_onnx.report.files import check_writable, write_json
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.report.result import Report
 from obs_onnx.runtimes import open_runtime
@@ -156,6 +156,8 @@ def prune(
 
     original, name, path = open_model(model, custom_domains)
     destination = destination_of(output, path)
+    if destination is not None and mode == "channels":
+        check_writable(keep_path(destination))
     where = open_runtime(runtime, threads, custom_ops, spinning=False)
     way.open(Opened(original, name, path, where))
 
@@ -237,7 +239,7 @@ def prune(
         with run.stage("write"):
             save_model(final, destination, check)
             if finished.keep is not None:
-                write_json(destination.with_suffix(".keep.json"), finished.keep)
+                write_json(keep_path(destination), finished.keep)
     reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
     before = figures(original, path, accuracy, macs, way.leaves_zeros)
     macs_after = measured_macs(where, best.model, sample)
