@@ -1,10 +1,10 @@
 """Channel pruning of a folder of models: valid, equivalent, MACs reached, seconds.
 
 Every model goes through ``prune()`` as a user would run it: a file, random calibration data, a target, no
-retraining. What was written is then checked by code of its own: the full ONNX checker, onnxruntime, the outputs
-against the dense model in which the channels missing from ``keep.json`` are silenced (for another batch and other
-lengths too), and the multiply-accumulates of a run. Each model has a process of its own, so that a crash or a
-hang counts as one.
+retraining. What was written is then checked by code of its own: the full ONNX checker, onnxruntime, the
+outputs against the dense model in which the channels missing from ``keep.json`` are silenced (for another
+batch and other lengths too), and the multiply-accumulates of a run. Each model has a process of its own, so
+that a crash or a hang counts as one.
 
     python benchmarks/zoo.py [NAME ...] [--root DIR] [--macs 0.5] [--criterion magnitude] [--compensate]
                              [--effort normal] [--samples 64] [--timeout 600] [--random SEED] [--verbose]
@@ -214,12 +214,13 @@ def pruned(
 
 
 def write_calibration(zoo: ModuleType, proto: onnx.ModelProto, folder: Path, samples: int) -> Path:
-    """An npz where the first axis of all inputs is the same free one, a folder of complete feeds otherwise."""
+    """An npz where the first axis of all inputs is the same free one, else a folder of complete feeds."""
     firsts = {
         value.type.tensor_type.shape.dim[0].dim_param if value.type.tensor_type.shape.dim else ""
         for value in zoo.input_values(proto)
     }
-    if len(firsts) == 1 and all(firsts) and not zoo.metadata(proto, "inputs", {}).get("dims", {}).get(*firsts):
+    given = zoo.metadata(proto, "inputs", {}).get("dims", {})
+    if len(firsts) == 1 and all(firsts) and not firsts & set(given):
         file = folder / "calib.npz"
         np.savez(file, **zoo.inputs(proto, samples))
         return file

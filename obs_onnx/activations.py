@@ -54,7 +54,7 @@ class Activations:
         return iter(self._batches)
 
     def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
-        if self._held + array.nbytes <= self._budget or array.nbytes == 0:
+        if self._held + array.nbytes <= self._budget or array.nbytes == 0 or array.dtype.hasobject:
             self._held += array.nbytes
             return array
         with tempfile.TemporaryFile() as file:

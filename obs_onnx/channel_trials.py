@@ -10,14 +10,15 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.activations import Activations
 from obs_onnx.allocate_channels import Allocation, allocate_channels
 from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
 from obs_onnx.evidence import Evidence
+from obs_onnx.figures import measured_macs
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.costs import Cost, Costs
 from obs_onnx.passes.coupling import Coupling
 from obs_onnx.passes.layers import find_layers
-from obs_onnx.passes.macs import MacCounter
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.segments import plan_stages
@@ -183,7 +184,8 @@ class ChannelTrials(Study):
             else:
                 if options.compensate:
                     tensors = solve_alone(evidence, keep)
-                small = SetWeights(tensors)(self.model.clone()).model
+                small = self.model.clone()
+                SetWeights(tensors)(small)
                 RemoveChannels(keep, self.coupling.of(small)).call(small)
         judged = self.judged(small)
         return ChannelAttempt(
@@ -193,7 +195,7 @@ class ChannelTrials(Study):
             keep,
             tensors,
             expected,
-            {**self.costs_of(keep), "size": float(len(serialize(small)))},
+            self.costs_of(small),
         )
 
     def smaller(self, keep: Keeps) -> ir.Model:
@@ -202,24 +204,14 @@ class ChannelTrials(Study):
         RemoveChannels(keep, self.coupling.of(small)).call(small)
         return small
 
-    def costs_of(self, keep: Keeps) -> dict[str, float]:
-        """Costs without the channels: shares of the dense model's, and bytes of the file.
-
-        The bytes are those of the dense file less what its initializers lose; what removal adds to follow sizes
-        is not among them.
-        """
-        counter = MacCounter(self.model)
-        dense, now = (counter(self.coupling.shapes(kept, counter.values)) for kept in ({}, keep))
-        params, lost, lost_bytes = sum(tensor.size for tensor in float_tensors(self.model)), 0, 0.0
-        held = {v: v.const_value for v in self.model.graph.initializers.values() if v.const_value is not None}
-        for value, shape in self.coupling.shapes(keep, held).items():
-            tensor, gone = held[value], held[value].size - math.prod(shape)
-            lost += gone if tensor.dtype.is_floating_point() else 0
-            lost_bytes += tensor.nbytes * gone / max(tensor.size, 1)
+    def costs_of(self, small: ir.Model) -> dict[str, float]:
+        """What a smaller model really costs: shares of the dense model's, and bytes of its file."""
+        macs = measured_macs(self.runtime, small, next(iter(self.held_out.rebatch(1))))
+        before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in (self.model, small))
         return {
-            "macs": now / dense if dense else 1.0,
-            "params": (params - lost) / params if params else 1.0,
-            "size": self.dense_bytes - lost_bytes,
+            "macs": macs / self.macs if self.macs else 1.0,
+            "params": after / before if before else 1.0,
+            "size": float(len(serialize(small))),
         }
 
 
@@ -244,7 +236,12 @@ class _Round:
         layers = study.layers if before is None else find_layers(model)[0]
         plan = study.plan if before is None else plan_stages(model, layers)
         fit, test = study.damage_data()
-        feeds = list(test.limit(study.effort.samples))
+        count, samples = study.effort.bounded(
+            len(coupling.groups), study.macs, len(model.graph), test.count or study.effort.samples
+        )
+        feeds, outputs = list(test.limit(samples)), Activations(study.budget // 4)
+        for feed in feeds:
+            outputs.append(study.dense.run(feed))
         evidence = Evidence(
             study.runtime,
             model,
@@ -256,13 +253,12 @@ class _Round:
             damping=study.options.damping,
             seed=study.seed,
         )
-        count = study.effort.levels_for(len(coupling.groups), study.macs)
         with study.stage("measure damage", len(coupling.groups)) as advance:
             ranked = group_curves(
                 study.runtime,
                 evidence,
                 plan,
-                Reference(feeds, [study.dense.run(feed) for feed in feeds], study.measure),
+                Reference(feeds, outputs, study.measure),
                 criterion=CRITERIA[study.options.criterion],
                 levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
                 compensate=study.options.compensate,
@@ -300,8 +296,8 @@ class _Round:
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
-        Predicted costs are exact for nearly all models; where they are not, and for what a file holds beside
-        its initializers, the limits are tightened until the real ones hold.
+        Predicted costs are exact for nearly all models; where they are not, for what removal adds to a graph,
+        and for what a file holds beside its initializers, the limits are tightened until the real ones hold.
         """
         tight = dict(limits)
         if "size" in tight:
@@ -314,9 +310,7 @@ class _Round:
                 for group, one in self.ranked.items()
             }
             whole = self._in_dense_terms(keep)
-            real = self.study.costs_of(whole)
-            if "size" in limits:
-                real["size"] = float(len(serialize(self.study.smaller(whole))))
+            real = self.study.costs_of(self.study.smaller(whole))
             over = {name: real[name] / limit for name, limit in limits.items() if real[name] > limit}
             if not over or not allocation.met:
                 break

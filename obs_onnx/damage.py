@@ -36,15 +36,18 @@ class Damage:
     _sums: dict[str, list[float]] = field(default_factory=dict)
 
     def update(self, dense: Outputs, changed: Outputs) -> None:
-        """Add one batch; both have arrays of equal shapes for every name."""
+        """Add one batch; an output whose size follows from the data and differs counts as all wrong."""
         for name in self.names:
             y, z = dense[name], changed[name]
+            if y.shape != z.shape:
+                self._add_lost(name, y, z)
+                continue
             if self.measure == "changed":
                 total = self._sums.setdefault(name, [0.0, 0.0])
                 total[0] += float(np.count_nonzero(y != z))
                 total[1] += y.size
                 continue
-            if y.dtype.kind in "iub" or y.dtype == object:
+            if y.dtype.kind in "iubOSU":
                 continue
             y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
@@ -58,6 +61,19 @@ class Damage:
                 difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
                 total[0] += float(np.sum(difference**2))
                 total[1] += float(np.sum(y[np.isfinite(y)] ** 2))
+
+    def _add_lost(self, name: str, y: NDArray[Any], z: NDArray[Any]) -> None:
+        total = self._sums.setdefault(name, [0.0, 0.0])
+        if self.measure == "changed":
+            whole = float(max(y.size, z.size))
+        elif y.dtype.kind in "iubOSU":
+            return
+        elif self.measure == "kl":
+            whole = float(y[..., 0].size) * float(np.log(max(y.shape[-1], 2)))
+        else:
+            whole = float(np.sum(y[np.isfinite(y)].astype(np.float64) ** 2))
+        total[0] += whole
+        total[1] += y[..., 0].size if self.measure == "kl" else whole
 
     @property
     def value(self) -> float:

@@ -12,7 +12,7 @@ so that one output gives its relative error and no output drowns another by its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -66,7 +66,11 @@ class Tally:
         self._energies: dict[str, float] = {}
 
     def add(
-        self, outputs: Feed, labels: NDArray[np.int64] | None = None, reference: Feed | None = None
+        self,
+        outputs: Feed,
+        labels: NDArray[np.int64] | None = None,
+        reference: Feed | None = None,
+        free: Collection[str] = (),
     ) -> None:
         """Count one batch.
 
@@ -74,6 +78,7 @@ class Tally:
             outputs: of the model, output name -> array.
             labels: one class per sample, or None.
             reference: outputs of the reference under the same names, or None.
+            free: outputs whose size may follow from the data: another one counts as all wrong.
 
         Raises:
             DataError: labels or reference outputs that do not fit.
@@ -85,11 +90,14 @@ class Tally:
             self._add_labels(labels, classes, scores)
         if reference is not None:
             for name, output in outputs.items():
+                if name in free and output.shape != reference[name].shape:
+                    output = np.zeros_like(reference[name])
                 self._add_error(name, output, reference[name])
             theirs = _classes(reference, _scores(reference))
             if classes is not None and theirs is not None:
-                self._same += int((classes == theirs).sum())
-                self._compared += len(classes)
+                both = min(len(classes), len(theirs))
+                self._same += int((classes[:both] == theirs[:both]).sum())
+                self._compared += max(len(classes), len(theirs))
 
     def result(self) -> Evaluation:
         """What all batches so far amount to."""
@@ -192,13 +200,14 @@ def evaluate_sessions(
     """
     pairs = _paired(session, reference) if reference is not None else {}
     tally = Tally()
+    free = set() if reference is None else _free(session, reference)
     for number, (feed, labels) in enumerate(source.batches(), start=1):
         if reference is None:
             tally.add(session.run(feed), labels)
         else:
             outputs = session.run(feed, list(pairs))
             theirs = reference.run(feed, list(pairs.values()))
-            tally.add(outputs, labels, {name: theirs[other] for name, other in pairs.items()})
+            tally.add(outputs, labels, {name: theirs[other] for name, other in pairs.items()}, free)
         if progress is not None:
             progress(number)
     return tally.result()
@@ -220,6 +229,18 @@ def _paired(session: Session, reference: Session) -> dict[str, str]:
         f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
         "only models with the same can be compared"
     )
+
+
+def _free(session: Session, reference: Session) -> set[str]:
+    """Outputs of one name and one declared shape, of which not all sizes are given."""
+    shapes = {spec.name: spec.shape for spec in reference.outputs}
+    return {
+        spec.name
+        for spec in session.outputs
+        if spec.name in shapes
+        and spec.shape == shapes[spec.name]
+        and (spec.shape is None or not all(isinstance(size, int) for size in spec.shape))
+    }
 
 
 def _scores(outputs: Feed) -> Array | None:

@@ -32,7 +32,7 @@ from obs_onnx.report.result import Report
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.study import EFFORTS
 from obs_onnx.targets import parse_targets
-from obs_onnx.verify import check_batches, check_model
+from obs_onnx.verify import check_batches, check_model, decided_outputs
 from obs_onnx.weights_mode import WeightsMode
 
 __all__ = ["Pruned", "prune"]
@@ -227,7 +227,7 @@ def prune(
         session = where.session(serialize(best.model))
         expected = session.run(first)
         check_model(where, best.model, first, expected)
-        check_batches(dense, session, first)
+        check_batches(dense, session, first, decided_outputs(best.model))
     final = finished.model
     notes += finished.notes
     if destination is not None:

@@ -23,6 +23,9 @@ __all__ = ["DAMAGE_SHARE", "EFFORTS", "Effort", "Judged", "Study"]
 MOST_LEVELS = 8
 DAMAGE_SHARE = 0.3
 LEAST_SAMPLES = 8
+_FEWEST_LEVELS = 2
+_HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
+_MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,21 @@ class Effort:
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
         return max(self.levels, min(int(self.affordable(parts, macs)), MOST_LEVELS))
+
+    def bounded(self, parts: int, macs: int, nodes: int, samples: int) -> tuple[int, int]:
+        """Levels per part, and samples: even a huge model with many parts is measured in limited time.
+
+        Args:
+            parts: layers or groups.
+            macs: multiply-accumulates of the model per sample.
+            nodes: of the model.
+            samples: that there are.
+        """
+        levels, samples = self.levels_for(parts, macs), min(samples, self.samples)
+        most = _HEADROOM * self.macs / max(parts, 1)  # for each part; half of a model lies behind it
+        samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
+        once = samples * macs / 2 + nodes * _MACS_PER_NODE
+        return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
 
 
 EFFORTS = {
@@ -151,10 +169,10 @@ class Study:
         self.dense.run(feed)
         rows = max((array.shape[0] for array in feed.values() if array.ndim), default=1)
         per_sample = (time.perf_counter() - start) / max(rows, 1)
-        levels = self.effort.levels_for(parts, self.macs)
         samples = self.effort.samples
         if self.fit.count is not None:
             samples = min(samples, int(self.fit.count * DAMAGE_SHARE))
+        levels, samples = self.effort.bounded(parts, self.macs, len(self.model.graph), samples)
         runs = parts * levels * samples / 2 + 4 * (self.fit.count or samples)
         return (
             f"measuring {parts} {what} at {levels} levels or more on {samples} samples: "

@@ -59,14 +59,17 @@ class Trials(Study):
     def curves(self, center: float, context: ir.Model | None) -> dict[str, Curve]:
         """Damage curves around a wanted sparsity, measured on a part of the data to fit on."""
         fit, test = self.damage_data()
+        count, samples = self.effort.bounded(
+            len(self.layers), self.macs, len(self.model.graph), test.count or self.effort.samples
+        )
         with self.stage("measure damage", len(self.layers)) as advance:
             return damage_curves(
                 self.runtime,
                 self.model,
                 self.plan,
                 fit,
-                list(test.limit(self.effort.samples)),
-                levels=sparsity_levels(center, self.effort.levels_for(len(self.layers), self.macs)),
+                list(test.limit(samples)),
+                levels=sparsity_levels(center, count),
                 refinements=self.effort.refinements,
                 measure=self.measure,
                 options=self.options,

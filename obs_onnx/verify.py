@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.model_file import serialize
+from obs_onnx.passes.concrete import captured
 from obs_onnx.passes.coupling import Coupling, Keep
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.passes.layers import Layer
@@ -21,7 +22,38 @@ from obs_onnx.solvers import Pattern, follows
 from obs_onnx.unfold import outputs
 from obs_onnx.walk import Values, open_part
 
-__all__ = ["Measured", "check_batches", "check_model", "check_removal", "check_zeros", "measure"]
+__all__ = [
+    "Measured",
+    "check_batches",
+    "check_model",
+    "check_removal",
+    "check_zeros",
+    "decided_outputs",
+    "measure",
+]
+
+_DECISIONS = {
+    "ArgMax",
+    "ArgMin",
+    "Bernoulli",
+    "Ceil",
+    "Compress",
+    "DynamicQuantizeLinear",
+    "Equal",
+    "Floor",
+    "Greater",
+    "GreaterOrEqual",
+    "Hardmax",
+    "Less",
+    "LessOrEqual",
+    "NonMaxSuppression",
+    "NonZero",
+    "QuantizeLinear",
+    "Round",
+    "Sign",
+    "TopK",
+    "Unique",
+}
 
 
 @dataclass(frozen=True)
@@ -163,25 +195,32 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
         session = open_part(runtime, model.clone())
     except ModelError as error:
         raise VerificationError(f"the pruned model does not load: {error}") from error
-    for name, y in _run(session, feed).items():
-        reference = expected[name]
-        if y.dtype.kind == "f":
-            finite = np.abs(reference[np.isfinite(reference)]).astype(np.float64)
-            scale = float(np.max(finite, initial=0.0)) or 1.0
-            tolerance = 1e-4 if y.dtype.itemsize >= 4 else 1e-2
-            same = y.shape == reference.shape and np.allclose(
-                y.astype(np.float64), reference, rtol=0, atol=tolerance * scale, equal_nan=True
-            )
-        else:
-            same = bool(np.array_equal(y, reference))
-        if not same:
-            raise VerificationError(f"output {name} of the written model differs from the measured one")
+    found = _run(session, feed)
+    if wrong := [name for name, y in found.items() if not _same(y, expected[name])]:
+        again = _run(session, feed)
+        for name in wrong:
+            if _same(found[name], again[name]):  # otherwise it differs from run to run
+                raise VerificationError(f"output {name} of the written model differs from the measured one")
+
+
+def _same(y: NDArray[Any], reference: NDArray[Any]) -> bool:
+    if y.dtype.kind != "f":
+        return bool(np.array_equal(y, reference))
+    finite = np.abs(reference[np.isfinite(reference)]).astype(np.float64)
+    scale = float(np.max(finite, initial=0.0)) or 1.0
+    tolerance = 1e-4 if y.dtype.itemsize >= 4 else 1e-2
+    return y.shape == reference.shape and np.allclose(
+        y.astype(np.float64), reference, rtol=0, atol=tolerance * scale, equal_nan=True
+    )
 
 
 def check_removal(
     runtime: Runtime, dense: Coupling, keep: Keep, small: ir.Model, feed: Values
 ) -> tuple[float, float]:
     """Compare a model without channels to the one of full size in which they have no effect.
+
+    Outputs that differ from run to run are left out. Behind a decision (the largest score, what lies over a
+    threshold) rounding may turn the outputs into others: then the decisions have to rest on equal numbers.
 
     Args:
         runtime: where both run.
@@ -196,20 +235,26 @@ def check_removal(
     Raises:
         VerificationError: it is larger.
     """
-    expected = _run(runtime.session(serialize(silence(dense.model, keep, dense))), feed)
+    silenced = silence(dense.model, keep, dense)
+    reference = runtime.session(serialize(silenced))
+    expected = _run(reference, feed)
     found = _run(runtime.session(serialize(small)), feed)
-    worst, tolerance = 0.0, 1e-3
-    for name, reference in expected.items():
-        if found[name].shape != reference.shape:
-            raise VerificationError(
-                f"output {name} has shape {found[name].shape} without the channels, not {reference.shape}"
-            )
-        if reference.dtype.kind in "OSUbiu":
-            continue
-        if reference.dtype.itemsize < 4:
-            tolerance = 3e-2
-        norm = np.sqrt(_energy(_finite(reference))) or 1.0
-        worst = max(worst, float(np.sqrt(_energy(_difference(found[name], reference))) / norm))
+    tolerance = 3e-2 if any(_is_short(y) for y in expected.values()) else 1e-3
+    off = {name: _relative(found[name], y) for name, y in expected.items()}
+    if wrong := {name for name, difference in off.items() if not difference <= tolerance}:
+        again = _run(reference, feed)
+        excused = {name for name in wrong if not _relative(again[name], expected[name]) <= tolerance / 10}
+        decided = decided_outputs(silenced) & wrong
+        if decided and _decide_alike(runtime, silenced, small, feed, tolerance):
+            excused |= decided
+        for name in wrong - excused:
+            if found[name].shape != expected[name].shape:
+                raise VerificationError(
+                    f"output {name} has shape {found[name].shape} without the channels, "
+                    f"not {expected[name].shape}"
+                )
+        off = {name: difference for name, difference in off.items() if name not in excused}
+    worst = max(off.values(), default=0.0)
     if not worst <= tolerance:
         raise VerificationError(
             f"the smaller model differs by {worst:.1e} from the dense one with the channels silenced"
@@ -217,13 +262,66 @@ def check_removal(
     return worst, tolerance
 
 
-def check_batches(dense: Session, small: Session, feed: Values) -> None:
+def _is_short(y: NDArray[Any]) -> bool:
+    return y.dtype.kind not in "OSUbiu" and y.dtype.itemsize < 4
+
+
+def _relative(y: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Relative difference (Frobenius norms); 0 of what holds no fractions, inf between different shapes."""
+    if y.shape != reference.shape:
+        return float("inf")
+    if reference.dtype.kind in "OSUbiu":
+        return 0.0
+    a, b = y.astype(np.float64), reference.astype(np.float64)
+    norm = np.sqrt(_energy(_finite(b))) or 1.0
+    return float(np.sqrt(_energy(np.where(np.isnan(a) & np.isnan(b), 0.0, _difference(a, b)))) / norm)
+
+
+def _decide_alike(
+    runtime: Runtime, silenced: ir.Model, small: ir.Model, feed: Values, tolerance: float
+) -> bool:
+    """Whether all that decisions rest on is equal in both models, as far as both have it."""
+    here, there = ({str(v.name) for node in model.graph for v in node.outputs} for model in (silenced, small))
+    inputs = [str(value.name) for value in silenced.graph.inputs if not value.is_initializer()]
+    wanted = dict.fromkeys(
+        str(value.name)
+        for node in silenced.graph
+        if node.op_type in _DECISIONS
+        for value in node.inputs
+        if value is not None
+        and str(value.name) in here & there
+        and (value.dtype is None or value.dtype.is_floating_point())
+    )
+    if not wanted:
+        return False
+    first, second = (
+        _run(open_part(runtime, extract(model, inputs, wanted)), feed) for model in (silenced, small)
+    )
+    return all(_relative(second[name], y) <= tolerance for name, y in first.items())
+
+
+def decided_outputs(model: ir.Model) -> set[str]:
+    """Outputs that follow from a decision taken on numbers: an index, a comparison, a rounded number."""
+    behind: set[ir.Value] = set()
+    for node in model.graph:
+        if node.op_type in _DECISIONS or any(value in behind for value in (*node.inputs, *captured(node))):
+            behind.update(node.outputs)
+    return {str(value.name) for value in model.graph.outputs if value in behind}
+
+
+def check_batches(dense: Session, small: Session, feed: Values, free: Collection[str] = ()) -> None:
     """Run both models on fewer samples, where the dense one takes them: shapes must be equal.
+
+    Args:
+        dense: the model as it was.
+        small: the smaller one.
+        feed: of several samples.
+        free: outputs whose sizes may follow from the data.
 
     Raises:
         VerificationError: the smaller model does not run, or shapes differ.
     """
-    sizes = {array.shape[0] for array in feed.values() if array.ndim}
+    sizes = {array.shape[0] if array.ndim else 0 for array in feed.values()}
     if len(sizes) != 1 or (most := sizes.pop()) < 2:
         return
     for count in {1, min(3, most - 1)}:
@@ -239,7 +337,7 @@ def check_batches(dense: Session, small: Session, feed: Values) -> None:
                 f"the smaller model does not run with {count} samples: {error}"
             ) from error
         for name, y in found.items():
-            if y.shape != expected[name].shape:
+            if y.shape != expected[name].shape and (name not in free or y.ndim != expected[name].ndim):
                 raise VerificationError(
                     f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
                 )

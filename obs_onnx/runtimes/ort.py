@@ -73,7 +73,7 @@ class OrtSession:
             arrays = self._session.run(names, dict(feed))
         except Exception as error:
             raise _run_error(error) from error
-        return dict(zip(names, arrays, strict=True))
+        return dict(zip(names, map(_array, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; the feed is bound once, outputs stay in the runtime."""
@@ -248,6 +248,17 @@ def _spec(value: Any, role: str) -> TensorSpec:
 
 def _is_bfloat16(array: NDArray[Any]) -> bool:
     return bool(array.dtype == ml_dtypes.bfloat16)
+
+
+def _array(value: Any) -> NDArray[Any]:
+    """A tensor as it is; of a sequence or a map all numbers in a row, by key; of an absent optional none."""
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, dict):
+        value = [value[key] for key in sorted(value)]
+    if isinstance(value, list) and value:
+        return np.concatenate([_array(part).reshape(-1) for part in value])
+    return np.asarray([] if value is None else value, np.float32 if not value else None)
 
 
 def _to_numpy(value: Any) -> NDArray[Any]:
