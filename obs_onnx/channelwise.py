@@ -294,7 +294,9 @@ def solve_channels(
     RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)
-    prefixes = Prefixes(runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small)
+    prefixes = Prefixes(
+        runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small
+    )
     refitted: Tensors = {}
     for stage in plan.stages:
         solved = [
