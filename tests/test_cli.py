@@ -269,10 +269,17 @@ class TestChannels:
             (["--target", "drop=1%"], "needs labelled data"),
             (["--calib", "none.npz"], "none.npz: no such file"),
             (["-o", "digits_mlp.onnx"], "given twice"),
+            (["--json", "digits_mlp.pruned.keep.json"], "digits_mlp.pruned.keep.json is given twice"),
+            (["-o", "o.onnx", "--json", "o.keep.json"], "o.keep.json is given twice"),
         ],
     )
     def test_usage(self, arguments: list[str], words: str) -> None:
         assert words in refused("prune", "digits_mlp.onnx", *arguments, *DEFAULT)
+
+    def test_no_place_for_the_indices(self) -> None:
+        Path("digits_mlp.pruned.keep.json").mkdir()
+        line = refused("prune", "digits_mlp.onnx", *DEFAULT)
+        assert "cannot write digits_mlp.pruned.keep.json" in line
 
     def test_every_option_of_the_contract(self) -> None:
         arguments = [
