@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from obs_onnx.differentiate import gradient
     from obs_onnx.evaluation import evaluate
     from obs_onnx.inspection import inspect
     from obs_onnx.pipeline import Pruned, prune
@@ -18,12 +19,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-__all__ = ["Pruned", "__version__", "bench", "evaluate", "inspect", "prune"]
+__all__ = ["Pruned", "__version__", "bench", "evaluate", "gradient", "inspect", "prune"]
 
 _HOMES = {
     "Pruned": "pipeline",
     "bench": "timing",
     "evaluate": "evaluation",
+    "gradient": "differentiate",
     "inspect": "inspection",
     "prune": "pipeline",
 }

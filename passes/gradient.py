@@ -13,7 +13,7 @@ and the loss is an error, never a zero.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,8 +146,8 @@ def weights(model: ir.Model, loss: str) -> list[str]:
     return [str(value.name) for value in candidates if value in wanted]
 
 
-def modernize(model: ir.Model) -> ir.Model:
-    """``model`` itself, or where its opset is older than 11 a copy in opset 13.
+def modernize(model: ir.Model, form: Callable[[ir.Model], ir.Model] = canonicalize) -> ir.Model:
+    """``model`` itself, or where its opset is older than 11 a copy in opset 13, brought to ``form``.
 
     Raises:
         ModelError: the converter of ONNX does not know one of its operators.
@@ -161,7 +161,7 @@ def modernize(model: ir.Model) -> ir.Model:
         raise ModelError(
             f"gradients need opset {OLDEST} and the model cannot be converted: {reason}"
         ) from error
-    return canonicalize(ir.from_proto(proto))
+    return form(ir.from_proto(proto))
 
 
 def find(model: ir.Model, names: Sequence[str]) -> list[ir.Value]:

@@ -23,7 +23,13 @@ from obs_onnx.passes.names import Names
 __all__ = ["LOSSES", "append_loss"]
 
 
-def append_loss(model: ir.Model, kind: str, output: str | None = None, name: str = "loss") -> str:
+def append_loss(
+    model: ir.Model,
+    kind: str,
+    output: str | None = None,
+    name: str = "loss",
+    target: str | None = None,
+) -> str:
     """Append a loss to ``model`` and make it an output.
 
     Args:
@@ -32,10 +38,11 @@ def append_loss(model: ir.Model, kind: str, output: str | None = None, name: str
         output: what is compared, the first output of the model by default. For ``cross_entropy`` and
             ``kl`` it has shape (N, C) or (N, C, d1, ...).
         name: of the new output.
+        target: name of the new input; by default ``teacher`` for ``kl`` and ``labels`` for the others.
 
     Returns:
-        The name of the loss. New inputs are ``labels`` (integers (N, d1, ...) for ``cross_entropy``, the
-        shape of the output for ``mse`` and ``relative_error``) or ``teacher`` (logits) for ``kl``.
+        The name of the loss. The new input is for ``cross_entropy`` integers (N, d1, ...), for ``kl`` logits
+        and for ``mse`` and ``relative_error`` numbers of the shape of the output.
 
     Raises:
         GradientError: no such value or loss, a name is taken, or the output does not fit.
@@ -50,7 +57,9 @@ def append_loss(model: ir.Model, kind: str, output: str | None = None, name: str
         return kind
     emitter = Emitter(model, Names(model), "loss")
     (y,) = find(model, [output or str(model.graph.outputs[0].name)])
-    loss = emitter.op("Identity", LOSSES[kind](emitter, y))
+    loss = emitter.op(
+        "Identity", LOSSES[kind](emitter, y, target or ("teacher" if kind == "kl" else "labels"))
+    )
     if (taken := emitter.names.fresh(name)) != name:
         raise GradientError(f"the name {name!r} is taken in the model")
     loss.name = taken
@@ -75,38 +84,38 @@ def _classes_last(emitter: Emitter, logits: ir.Value) -> ir.Value:
     return emitter.transpose(logits, [0, *range(2, rank), 1])
 
 
-def _cross_entropy(e: Emitter, y: ir.Value) -> ir.Value:
+def _cross_entropy(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     logits = _classes_last(e, y)
     shape = None if logits.shape is None else ir.Shape(list(logits.shape)[:-1])
-    labels = _input(e, "labels", shape, ir.DataType.INT64)
+    labels = _input(e, target, shape, ir.DataType.INT64)
     log_p = e.op("LogSoftmax", logits, axis=-1)
     chosen = e.op("OneHot", labels, e.squeeze(e.size_of(y, 1), [0]), e.ints([0, 1]), axis=-1)
     return e.neg(e.mean(e.sum(e.mul(log_p, e.cast(chosen, y)), [-1])))
 
 
-def _kl(e: Emitter, y: ir.Value) -> ir.Value:
-    teacher = _input(e, "teacher", y.shape, y.dtype)
+def _kl(e: Emitter, y: ir.Value, target: str) -> ir.Value:
+    teacher = _input(e, target, y.shape, y.dtype)
     log_p = e.op("LogSoftmax", _classes_last(e, teacher), axis=-1)
     log_q = e.op("LogSoftmax", _classes_last(e, y), axis=-1)
     return e.mean(e.sum(e.mul(e.op("Exp", log_p), e.sub(log_p, log_q)), [-1]))
 
 
-def _mse(e: Emitter, y: ir.Value) -> ir.Value:
-    difference = e.sub(y, _input(e, "labels", y.shape, y.dtype))
+def _mse(e: Emitter, y: ir.Value, target: str) -> ir.Value:
+    difference = e.sub(y, _input(e, target, y.shape, y.dtype))
     return e.mean(e.mul(difference, difference))
 
 
-def _relative_error(e: Emitter, y: ir.Value) -> ir.Value:
-    labels = _input(e, "labels", y.shape, y.dtype)
+def _relative_error(e: Emitter, y: ir.Value, target: str) -> ir.Value:
+    labels = _input(e, target, y.shape, y.dtype)
     difference = e.sub(y, labels)
     return e.div(e.sum(e.mul(difference, difference)), e.sum(e.mul(labels, labels)))
 
 
-def _sum_of_squares(e: Emitter, y: ir.Value) -> ir.Value:
+def _sum_of_squares(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     return e.mul(e.sum(e.mul(y, y)), 0.5)
 
 
-LOSSES: dict[str, Callable[[Emitter, ir.Value], ir.Value]] = {
+LOSSES: dict[str, Callable[[Emitter, ir.Value, str], ir.Value]] = {
     "cross_entropy": _cross_entropy,
     "mse": _mse,
     "sum_of_squares": _sum_of_squares,
