@@ -15,6 +15,7 @@ from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise, repeats
 from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.ops.select_vjp import RULES
+from obs_onnx.passes.ops.shape_vjp import REPEATS
 from obs_onnx.passes.relation import Freeze, Relation
 from obs_onnx.passes.shrink import Shrink
 
@@ -380,4 +381,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **REPEATS})

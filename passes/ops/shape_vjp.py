@@ -128,8 +128,6 @@ RULES: Mapping[Callable[[Vjp], None], str] = {
     _transpose: "Transpose",
     _concat: "Concat",
     _split: "Split",
-    _expand: "Expand",
-    _tile: "Tile",
     _depth_to_space: "DepthToSpace",
     _space_to_depth: "SpaceToDepth",
     _triangle: "Trilu",
@@ -137,3 +135,4 @@ RULES: Mapping[Callable[[Vjp], None], str] = {
     _one_hot: "OneHot",
     nothing: "Shape Size EyeLike NonZero NonMaxSuppression",
 }
+REPEATS: Mapping[Callable[[Vjp], None], str] = {_expand: "Expand", _tile: "Tile"}
