@@ -11,7 +11,7 @@ from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.registry import nothing
 from obs_onnx.passes.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = ["REPEATS", "RULES"]
 
 
 def _reshape(v: Vjp) -> None:
