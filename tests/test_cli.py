@@ -261,7 +261,7 @@ class TestChannels:
             (["--pattern", "2:4"], "--pattern is about single weights: use --mode weights"),
             (["--layer", "fc1*=0.5"], "--layer is about single weights: use --mode weights"),
             (["--correct"], "--correct is about single weights: use --mode weights"),
-            (["--criterion", "taylor"], "criterion 'taylor' does not rank channels"),
+            (["--criterion", "entropy"], "criterion 'entropy' does not rank channels"),
             (["--protect", "conv*"], "--protect 'conv*' matches no node or weight"),
             (["--protect", "*"], "no channels that can be removed"),
             (["--target", "size=0KB"], "target size=0KB"),
