@@ -411,7 +411,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ({"criterion": "entropy"}, "criterion 'entropy' does not rank channels: use auto, obs, magnitude"),
+            ({"criterion": "entropy"}, "criterion 'entropy' does not rank channels: use auto, obs"),
             ({"criterion": "admm"}, "criterion 'admm' does not rank channels"),
             ({"targets": {"sparsity": 0.5}}, "sparsity is about single weights: use --mode weights"),
             ({"pattern": "2:4"}, "--pattern is about single weights: use --mode weights"),
