@@ -32,6 +32,7 @@ __all__ = [
     "measure",
 ]
 
+_LATER_DECISION = 0.1  # relative difference of what a decision rests on that has others before it
 _DECISIONS = {
     "ArgMax",
     "ArgMin",
@@ -280,33 +281,42 @@ def _relative(y: NDArray[Any], reference: NDArray[Any]) -> float:
 def _decide_alike(
     runtime: Runtime, silenced: ir.Model, small: ir.Model, feed: Values, tolerance: float
 ) -> bool:
-    """Whether all that decisions rest on is equal in both models, as far as both have it."""
+    """Whether what decisions rest on is equal in both models, as far as both have it.
+
+    Behind a first decision that turned out otherwise, the next ones need only be much the same.
+    """
     here, there = ({str(v.name) for node in model.graph for v in node.outputs} for model in (silenced, small))
     inputs = [str(value.name) for value in silenced.graph.inputs if not value.is_initializer()]
-    wanted = dict.fromkeys(
-        str(value.name)
+    behind = _behind_decisions(silenced)
+    limits = {
+        str(value.name): _LATER_DECISION if value in behind else tolerance
         for node in silenced.graph
         if node.op_type in _DECISIONS
         for value in node.inputs
         if value is not None
         and str(value.name) in here & there
         and (value.dtype is None or value.dtype.is_floating_point())
-    )
-    if not wanted:
+    }
+    if not limits:
         return False
     first, second = (
-        _run(open_part(runtime, extract(model, inputs, wanted)), feed) for model in (silenced, small)
+        _run(open_part(runtime, extract(model, inputs, limits)), feed) for model in (silenced, small)
     )
-    return all(_relative(second[name], y) <= tolerance for name, y in first.items())
+    return all(_relative(second[name], y) <= limits[name] for name, y in first.items())
 
 
 def decided_outputs(model: ir.Model) -> set[str]:
     """Outputs that follow from a decision taken on numbers: an index, a comparison, a rounded number."""
+    behind = _behind_decisions(model)
+    return {str(value.name) for value in model.graph.outputs if value in behind}
+
+
+def _behind_decisions(model: ir.Model) -> set[ir.Value]:
     behind: set[ir.Value] = set()
     for node in model.graph:
         if node.op_type in _DECISIONS or any(value in behind for value in (*node.inputs, *captured(node))):
             behind.update(node.outputs)
-    return {str(value.name) for value in model.graph.outputs if value in behind}
+    return behind
 
 
 def check_batches(dense: Session, small: Session, feed: Values, free: Collection[str] = ()) -> None:

@@ -44,6 +44,7 @@ class OwnConstants(ir.passes.InPlacePass):
     1. The first use keeps the name; the names of the others are the same every time.
     2. Larger tensors stay shared: tied weights shrink alike or not at all.
     3. Defaults of graph inputs stay as they are, and so do graph outputs.
+    4. Whoever asks for a shape is no use: it stays with the first one.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -56,7 +57,8 @@ class OwnConstants(ir.passes.InPlacePass):
             wide = sum(dim > 1 for dim in tensor.shape.numpy()) > 1
             if wide and tensor.size >= _SMALL:  # 2.
                 continue
-            for node, index in list(value.uses())[1:]:
+            uses = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]  # 4.
+            for node, index in uses[1:]:
                 own = names.initializer(str(value.name), tensor)  # 1.
                 own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)
                 node.replace_input_with(index, own)
