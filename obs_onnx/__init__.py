@@ -13,18 +13,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from obs_onnx.differentiate import gradient
     from obs_onnx.evaluation import evaluate
+    from obs_onnx.finetuning import Finetuned, finetune
     from obs_onnx.inspection import inspect
     from obs_onnx.pipeline import Pruned, prune
     from obs_onnx.timing import bench
 
 __version__ = "0.1.0"
 
-__all__ = ["Pruned", "__version__", "bench", "evaluate", "gradient", "inspect", "prune"]
+__all__ = [
+    "Finetuned",
+    "Pruned",
+    "__version__",
+    "bench",
+    "evaluate",
+    "finetune",
+    "gradient",
+    "inspect",
+    "prune",
+]
 
 _HOMES = {
+    "Finetuned": "finetuning",
     "Pruned": "pipeline",
     "bench": "timing",
     "evaluate": "evaluation",
+    "finetune": "finetuning",
     "gradient": "differentiate",
     "inspect": "inspection",
     "prune": "pipeline",

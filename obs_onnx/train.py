@@ -1,0 +1,375 @@
+"""The training loop around the graph of one step.
+
+Weights and slots stay in the runtime (:mod:`obs_onnx.runtimes.resident`); the loop draws batches, asks the
+teacher, sets the learning rate, and now and then measures the loss on held-out data. The weights that did
+best there are the result, the first ones included: training never leaves a model worse than it found it, as far as
+the held-out data can tell.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.checkpoint import Arrays, Checkpoint
+from obs_onnx.feeds import Feed
+from obs_onnx.model_file import serialize
+from obs_onnx.objective import LABELS, Objective, Teacher
+from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.optimizers import OPTIMIZERS, Optimizer
+from obs_onnx.passes.training_step import loss_graph, trained_weights, training_step
+from obs_onnx.report.progress import Progress, quiet
+from obs_onnx.runtimes.base import Session
+from obs_onnx.runtimes.ort import OrtRuntime
+from obs_onnx.runtimes.resident import Measured, Resident
+from obs_onnx.schedule import Schedule
+from obs_onnx.shuffle import TrainingBatch, shuffled
+from obs_onnx.sources import SampleSource, Source
+
+__all__ = ["RATES", "Point", "Settings", "Trained", "train", "zero_masks"]
+
+RATES = {"sgd": 1e-2, "adam": 5e-4, "adamw": 5e-4}
+_TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train.
+
+    Attributes:
+        steps: updates.
+        batch: samples of one.
+        optimizer: a name in :data:`obs_onnx.passes.optimizers.OPTIMIZERS`.
+        rate: largest learning rate; None for that of the optimizer in :data:`RATES`.
+        warmup: steps in which it rises; None for a tenth of the steps, 100 at most.
+        momentum: of SGD.
+        decay: of weights with two axes or more; None for 1e-2 with AdamW, else 0.
+        seed: of the order of the samples.
+        evaluations: how often the held-out loss is measured.
+        patience: evaluations without a better one after which training stops.
+    """
+
+    steps: int
+    batch: int = 64
+    optimizer: str = "adamw"
+    rate: float | None = None
+    warmup: int | None = None
+    momentum: float = 0.9
+    decay: float | None = None
+    seed: int = 0
+    evaluations: int = 20
+    patience: int = 10
+
+    def __post_init__(self) -> None:
+        if self.optimizer not in OPTIMIZERS:
+            raise OptionError(f"optimizer {self.optimizer!r} is unknown: use {', '.join(OPTIMIZERS)}")
+        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("evaluations", 1), ("patience", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise OptionError(f"{name} {value}: use at least {least}")
+        if not 0 <= self.momentum < 1:
+            raise OptionError(f"momentum {self.momentum}: give a number from 0 to below 1")
+        if self.rate is not None and not 0 < self.rate < math.inf:
+            raise OptionError(f"learning rate {self.rate}: give a positive number")
+        if self.decay is not None and not 0 <= self.decay < math.inf:
+            raise OptionError(f"weight decay {self.decay}: give 0 or more")
+
+    def rule(self) -> Optimizer:
+        """The optimizer."""
+        options = {} if self.decay is None else {"decay": self.decay}
+        if self.optimizer == "sgd":
+            options["momentum"] = self.momentum
+        return OPTIMIZERS[self.optimizer](**options)
+
+    def schedule(self) -> Schedule:
+        """The learning rate over time."""
+        warmup = min(self.steps // 10, 100) if self.warmup is None else min(self.warmup, self.steps)
+        return Schedule(RATES[self.optimizer] if self.rate is None else self.rate, self.steps, warmup)
+
+
+@dataclass(frozen=True)
+class Point:
+    """How the model did after so many steps.
+
+    Attributes:
+        step: done.
+        loss: on held-out data; without such, mean on the batches since the point before.
+        accuracy: share of samples classified as the labels (without labels: the teacher) say.
+    """
+
+    step: int
+    loss: float
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The result.
+
+    Attributes:
+        weights: initializer -> trained array.
+        before, after: at the start, and with the weights that are the result.
+        history: all points.
+        steps: done, fewer than asked for if training stopped early.
+        seconds: of all steps, without measuring.
+        masked: number of weights that are zero and stay so.
+    """
+
+    weights: Arrays
+    before: Point
+    after: Point
+    history: tuple[Point, ...]
+    steps: int
+    seconds: float
+    masked: int = 0
+
+
+def zero_masks(model: ir.Model, names: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
+    """For the weights of layers that hold zeros: True where they are not zero."""
+    masks = {}
+    for name in {layer.name for layer in find_layers(model)[0]} & set(names):
+        tensor = model.graph.initializers[name].const_value
+        assert tensor is not None
+        mask = tensor.numpy() != 0
+        if not mask.all():
+            masks[name] = mask
+    return masks
+
+
+def train(
+    runtime: OrtRuntime,
+    model: ir.Model,
+    objective: Objective,
+    data: Source,
+    settings: Settings,
+    *,
+    held_out: Source | None = None,
+    teacher: Session | None = None,
+    keep_zeros: bool = True,
+    progress: Progress = quiet,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+) -> Trained:
+    """Train the weights of a model.
+
+    Args:
+        runtime: where it runs.
+        model: canonical or plain, with inferred shapes, of opset 11 or later; not changed.
+        objective: the loss.
+        data: to learn from.
+        settings: how.
+        held_out: to measure on, and to stop by; without it the last weights are the result.
+        teacher: whose outputs ``objective`` asks for.
+        keep_zeros: weights of layers that are zero stay zero.
+        progress: shows a stage.
+        checkpoint: file in which the run is saved at every evaluation.
+        resume: go on from there, if it exists.
+
+    Raises:
+        GradientError: the model cannot be differentiated.
+        OptionError: a weight is of a type that is not trained, or the checkpoint is of another run.
+        DataError: labels are missing.
+    """
+    names = trained_weights(model, objective.terms)
+    start = _start(model, names)
+    masks = zero_masks(model, names) if keep_zeros else {}
+    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, names, start, masks)
+    about = {**asdict(settings), "model": _fingerprint(start, objective)}
+    saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
+    loop.begin(saved)
+    every = max(1, math.ceil(settings.steps / settings.evaluations))
+    batches = shuffled(data, settings.batch, settings.seed, loop.step)
+    with progress.stage("finetune", settings.steps) as advance:
+        advance(loop.step)
+        while loop.step < settings.steps and not loop.stopped:
+            loop.learn(next(batches))
+            advance(1)
+            if loop.step % every == 0 or loop.step == settings.steps:
+                progress.say(_line(loop.measure()))
+                if checkpoint is not None:
+                    loop.checkpoint(about).save(checkpoint)
+    masked = sum(int((~mask).sum()) for mask in masks.values())
+    return Trained(
+        loop.best, loop.history[0], loop.best_point, tuple(loop.history), loop.step, loop.seconds, masked
+    )
+
+
+@dataclass
+class _Loop:
+    """A run and where it is."""
+
+    runtime: OrtRuntime
+    model: ir.Model
+    objective: Objective
+    data: Source
+    settings: Settings
+    held_out: Source | None
+    teacher: Session | None
+    names: Sequence[str]
+    start: Arrays
+    masks: Mapping[str, NDArray[np.bool_]]
+    step: int = 0
+    seconds: float = 0.0
+    history: list[Point] = field(default_factory=list)
+    best: Arrays = field(default_factory=dict)
+    stale: int = 0
+    stopped: bool = False
+
+    def __post_init__(self) -> None:
+        rule = self.settings.rule()
+        self._rule, self._schedule = rule, self.settings.schedule()
+        terms, shown = self.objective.terms, [self.objective.scores] if self.objective.scores else []
+        self._graph = training_step(self.model, terms, self.names, rule, self.masks, shown)
+        self._losses: list[float] = []
+        self._right = [0, 0]
+        rows = self.data.indices.max() + 1 if isinstance(self.data, SampleSource) else None
+        self._teach = None if self.teacher is None else Teacher(self.teacher, self.objective, rows)
+        self._measuring: Measured | None = None
+        if self.held_out is not None:
+            graph, self._loss_name = loss_graph(self.model, terms, self.names, shown)
+            self._measuring = Measured(self.runtime, serialize(graph))
+            self._asked = None if self.teacher is None else Teacher(self.teacher, self.objective)
+
+    def begin(self, saved: Checkpoint | None) -> None:
+        """Start, or go on."""
+        zeros = {slot: np.zeros_like(self.start[name]) for slot, name in self._graph.slots.items()}
+        state = {**self.start, **zeros} if saved is None else saved.state
+        graph = self._graph
+        self._session = Resident(self.runtime, serialize(graph.model), graph.carried, state)
+        if saved is None:
+            self.best = dict(self.start)
+            self.history = [self._point()]
+            return
+        self.step, self.best = saved.step, saved.best
+        self.history = [Point(*point) for point in saved.progress["history"]]
+        self.stale, self.stopped = saved.progress["stale"], saved.progress["stopped"]
+        self.seconds = saved.progress["seconds"]
+
+    def learn(self, batch: TrainingBatch) -> None:
+        """One step."""
+        before = time.perf_counter()
+        numbers = self._rule.numbers(self.step + 1, self._schedule(self.step))
+        like = next(iter(self.start.values())).dtype
+        feed = {self._graph.scalars[name]: np.array(number, like) for name, number in numbers.items()}
+        targets = self._targets(batch, self._teach)
+        found = self._session.run({**batch.feed, **targets, **feed})
+        self.step += 1
+        self._losses.append(float(found[self._graph.loss]))
+        self._count(found, targets, self._right)
+        self.seconds += time.perf_counter() - before
+
+    def measure(self) -> Point:
+        """Measure, keep the weights if they are the best so far, and decide whether to stop."""
+        point, best = self._point(), self.best_point
+        self.history.append(point)
+        self._losses, self._right = [], [0, 0]
+        if not math.isfinite(point.loss):
+            self.stopped = True
+        elif self.held_out is None or point.loss < best.loss:
+            self.best, self.stale = self._session.state(self.names), 0
+        else:
+            self.stale += 1
+            self.stopped = self.stale >= self.settings.patience
+        return point
+
+    @property
+    def best_point(self) -> Point:
+        """The point of the best weights."""
+        points = [point for point in self.history if math.isfinite(point.loss)]
+        if not points:
+            return self.history[0]
+        return points[-1] if self.held_out is None else min(points, key=lambda point: point.loss)
+
+    def checkpoint(self, settings: Mapping[str, Any]) -> Checkpoint:
+        """Everything that the rest of the run depends on."""
+        progress = {
+            "history": [[point.step, point.loss, point.accuracy] for point in self.history],
+            "stale": self.stale,
+            "stopped": self.stopped,
+            "seconds": self.seconds,
+        }
+        state = self._session.state(self._graph.carried.values())
+        return Checkpoint(settings, self.step, state, self.best, progress)
+
+    def _point(self) -> Point:
+        if self._measuring is None or self.held_out is None:
+            loss = float(np.mean(self._losses)) if self._losses else math.nan
+            return Point(self.step, loss, self._right[0] / self._right[1] if self._right[1] else None)
+        weights = self._session.shared(self.names)
+        total, samples, right = 0.0, 0, [0, 0]
+        for batch in _whole(self.held_out):
+            targets = self._targets(batch, self._asked)
+            found = self._measuring.run({**batch.feed, **targets}, weights)
+            rows = max((array.shape[0] for array in batch.feed.values() if array.ndim), default=1)
+            total += float(found[self._loss_name]) * rows
+            samples += rows
+            self._count(found, {**targets, **_labels(batch)}, right)
+        return Point(self.step, total / max(samples, 1), right[0] / right[1] if right[1] else None)
+
+    def _targets(self, batch: TrainingBatch, teacher: Teacher | None) -> Feed:
+        targets = {} if teacher is None else teacher(batch)
+        if self.objective.labelled:
+            if batch.labels is None:
+                raise DataError("the data has no labels to train on: give some, or a teacher")
+            targets.update(_labels(batch))
+        return targets
+
+    def _count(self, found: Feed, targets: Feed, right: list[int]) -> None:
+        """Add right answers and answers."""
+        scores = found.get(self.objective.scores or "")
+        if scores is None:
+            return
+        wanted = targets.get(LABELS)
+        if wanted is None and self.objective.as_scores:
+            wanted = next(iter(targets.values())).argmax(axis=1)
+        if wanted is not None and len(wanted) == len(scores):
+            right[0] += int((scores.argmax(axis=1) == wanted).sum())
+            right[1] += len(wanted)
+
+
+def _labels(batch: TrainingBatch) -> Feed:
+    return {} if batch.labels is None else {LABELS: batch.labels}
+
+
+def _whole(source: Source) -> Iterator[TrainingBatch]:
+    for feed, labels in source.batches():
+        yield TrainingBatch(feed, labels, None)
+
+
+def _start(model: ir.Model, names: Sequence[str]) -> Arrays:
+    if not names:
+        raise OptionError("the model has no weights to train")
+    start: Arrays = {}
+    for name in names:
+        tensor = model.graph.initializers[name].const_value
+        assert tensor is not None
+        if tensor.dtype not in _TRAINED_TYPES:
+            raise OptionError(
+                f"weight {name!r} is of type {tensor.dtype.name}: only float32 and float64 are trained, "
+                "convert the model first"
+            )
+        start[name] = np.array(tensor.numpy())
+    return start
+
+
+def _fingerprint(start: Arrays, objective: Objective) -> str:
+    digest = hashlib.sha256(repr(objective).encode())
+    for name, array in start.items():
+        digest.update(name.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _line(point: Point) -> str:
+    accuracy = "" if point.accuracy is None else f", accuracy {100 * point.accuracy:.2f}%"
+    return f"step {point.step}: loss {point.loss:.4g}{accuracy}"
