@@ -1,4 +1,4 @@
-"""Where a training run was: weights, slots and progress in one npz file without pickle, written atomically."""
+"""Where a training run was: weights, slots and progress in one npz file without pickle, written whole."""
 
 from __future__ import annotations
 

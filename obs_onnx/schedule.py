@@ -13,7 +13,8 @@ class Schedule:
     """Rate at step k = 0, 1, ..., steps - 1.
 
     ``peak (k + 1) / warmup`` during the warm-up, then
-    ``peak (1 + cos(pi (k - warmup) / (steps - warmup))) / 2`` (Loshchilov and Hutter, SGDR, 2017, eq. 5, without restarts).
+    ``peak (1 + cos(pi (k - warmup) / (steps - warmup))) / 2``
+    (Loshchilov and Hutter, SGDR, 2017, eq. 5, without restarts).
 
     Attributes:
         peak: largest rate.

@@ -2,8 +2,8 @@
 
 Weights and slots stay in the runtime (:mod:`obs_onnx.runtimes.resident`); the loop draws batches, asks the
 teacher, sets the learning rate, and now and then measures the loss on held-out data. The weights that did
-best there are the result, the first ones included: training never leaves a model worse than it found it, as far as
-the held-out data can tell.
+best there are the result, the first ones included: as far as the held-out data can tell, training never leaves
+a model worse than it found it.
 """
 
 from __future__ import annotations
