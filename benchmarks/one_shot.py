@@ -43,6 +43,7 @@ def run(root: Path, net: str, options: dict[str, object], queue: multiprocessing
         dense = evaluate(model, test, batch_size=250)
         pruned = evaluate(out, test, batch_size=250, against=model)
         before, after = report.before, report.after
+        kept = sum(layer.kept * layer.weights for layer in report.layers)
         queue.put(
             {
                 "dense": 100 * dense.accuracy,
