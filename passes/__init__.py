@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from obs_onnx.passes.canonical import canonicalize
     from obs_onnx.passes.coupling import Coupling, Group, couple
+    from obs_onnx.passes.gates import insert_gate
+    from obs_onnx.passes.gradient import Gradient, HessianVectorProduct
     from obs_onnx.passes.keep_file import keep_file, replay
     from obs_onnx.passes.layers import Layer, find_layers
+    from obs_onnx.passes.losses import append_loss
     from obs_onnx.passes.macs import count_macs, macs_per_node
     from obs_onnx.passes.prepare import prepare
     from obs_onnx.passes.remove_channels import RemoveChannels
@@ -21,15 +24,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Coupling",
+    "Gradient",
     "Group",
+    "HessianVectorProduct",
     "Layer",
     "RemoveChannels",
     "SetWeights",
+    "append_loss",
     "canonicalize",
     "count_macs",
     "couple",
     "extract",
     "find_layers",
+    "insert_gate",
     "keep_file",
     "macs_per_node",
     "plan_stages",
@@ -40,15 +47,19 @@ __all__ = [
 
 _HOMES = {
     "Coupling": "coupling",
+    "Gradient": "gradient",
     "Group": "coupling",
+    "HessianVectorProduct": "gradient",
     "Layer": "layers",
     "RemoveChannels": "remove_channels",
     "SetWeights": "set_weights",
+    "append_loss": "losses",
     "canonicalize": "canonical",
     "count_macs": "macs",
     "couple": "coupling",
     "extract": "segments",
     "find_layers": "layers",
+    "insert_gate": "gates",
     "keep_file": "keep_file",
     "macs_per_node": "macs",
     "plan_stages": "segments",

@@ -33,6 +33,7 @@ from obs_onnx.passes.vjp import Vjp
 __all__ = ["Gradient", "HessianVectorProduct", "modernize", "weights"]
 
 _NEW_ENOUGH = 13
+_DIFFERENTIABLE_INPUTS = {"Resize": 1, "CastLike": 1}  # the others are floats that say sizes and types
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ def weights(model: ir.Model, loss: str) -> list[str]:
     wanted: set[ir.Value] = {target}
     for node in reversed(list(model.graph)):
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
-            wanted.update(x for x in (*node.inputs, *_captured(node)) if x is not None and _floating(x))
+            inputs = node.inputs[: _DIFFERENTIABLE_INPUTS.get(node.op_type)]
+            wanted.update(x for x in (*inputs, *_captured(node)) if x is not None and _floating(x))
     return [str(value.name) for value in candidates if value in wanted]
 
 

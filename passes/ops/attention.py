@@ -13,8 +13,9 @@ import onnx_ir as ir
 
 from obs_onnx.passes.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.attention_vjp import RULES
 from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.registry import Op, related
+from obs_onnx.passes.ops.registry import Op, differentiable, related
 from obs_onnx.passes.relation import Freeze, Relation
 from obs_onnx.passes.shrink import Shrink
 
@@ -205,7 +206,7 @@ _PLAIN = Op(lipschitz=pointwise(None))
 _PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
-TABLE = related(
+_KNOWN = related(
     {
         "Attention": _PRODUCTS,
         "RotaryEmbedding": _PLAIN,
@@ -224,3 +225,5 @@ TABLE = related(
         _relate_grouped: "com.microsoft::GroupQueryAttention",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

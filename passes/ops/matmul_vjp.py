@@ -7,12 +7,13 @@ of two axes is broadcast are folded into its rows, so that dB is one product.
 from __future__ import annotations
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.composite import composite
 
 if TYPE_CHECKING:
     from obs_onnx.passes.vjp import Vjp
@@ -136,7 +137,24 @@ def _terms(v: Vjp) -> tuple[list[str], str]:
     return terms, right.replace("...", spare)
 
 
+def _activated_gemm(v: Vjp, inputs: Sequence[ir.Value | None]) -> list[ir.Value | None]:
+    """com.microsoft FusedGemm: an activation of Gemm."""
+    activation = facts.text_attribute(v.node, "activation", "")
+    if activation not in ("Relu", "Tanh", "Sigmoid"):
+        v.refuse(f"its activation is {activation!r}")
+    product = v.op(
+        "Gemm",
+        *inputs,
+        alpha=facts.float_attribute(v.node, "alpha", 1.0),
+        beta=facts.float_attribute(v.node, "beta", 1.0),
+        transA=facts.int_attribute(v.node, "transA"),
+        transB=facts.int_attribute(v.node, "transB"),
+    )
+    return [v.op(activation, product)]
+
+
 RULES: dict[Callable[[Vjp], None], str] = {
+    composite(_activated_gemm): "com.microsoft::FusedGemm",
     _matmul: "MatMul",
     _gemm: "Gemm",
     _fused: "com.microsoft::FusedMatMul",

@@ -294,6 +294,14 @@ class Pad(SlowPad):
         return SlowPad._run(self, x[tuple(cut)], np.maximum(pads, 0), value, np.array(axes), mode=mode)
 
 
+class BatchNormalization(OpRun):
+    def _run(self, x, scale, shift, mean, variance, epsilon=None, momentum=None, training_mode=None):
+        scale, shift, mean, variance = (
+            p.reshape(-1, *(1,) * (x.ndim - 2)) for p in (scale, shift, mean, variance)
+        )
+        return ((x - mean) / np.sqrt(variance + epsilon) * scale + shift,)
+
+
 class LRN(OpRun):
     def _run(self, x, alpha=None, beta=None, bias=None, size=None):
         squares, c = np.zeros_like(x), x.shape[1]

@@ -304,7 +304,8 @@ def test_a_gate_on_an_output_keeps_its_name(make_model, run_model, rng):
 def test_old_opsets_are_converted(make_model, run_model, rng):
     text = """g (float[2, 3] x) => (float loss) {
         s = Slice <starts = [0], ends = [1], axes = [0]> (x)
-        t = Mul(s, s)  loss = ReduceSum <keepdims = 0> (t)
+        t = Mul(s, s)
+        loss = ReduceSum <keepdims = 0> (t)
     }"""
     model = modernize(canonicalize(make_model(text, opset=9)))
     Gradient("loss", ["x"]).call(model)

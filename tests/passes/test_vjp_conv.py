@@ -19,7 +19,7 @@ def normal(*shape):
 def convolutions(draw):
     """Shapes of x and w, and attributes, of a convolution with one output position at least."""
     n = draw(st.integers(1, 3))
-    lengths = [draw(st.integers(3, 6 if n < 3 else 4)) for _ in range(n)]
+    lengths = [draw(st.integers(3, 20 if n < 2 else 6 if n < 3 else 4)) for _ in range(n)]
     kernel = [draw(st.integers(1, 3)) for _ in range(n)]
     dilations = [draw(st.integers(1, 2)) for _ in range(n)]
     strides = [draw(st.integers(1, 3)) for _ in range(n)]
@@ -89,3 +89,12 @@ def test_conv_transpose(case):
     check(
         "ConvTranspose", [normal(*x), normal(*w), normal(w[1] * attributes["group"])], (0, 1, 2), **attributes
     )
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("shape", [(2, 3, 30), (2, 2, 3, 30)])
+def test_long_rows_are_shifted_in_memory(group, shape):
+    n = len(shape) - 1
+    attributes = {"pads": [1] * (2 * n - 1) + [0], "dilations": [2, *[1] * (n - 1)]}
+    check("Conv", [normal(2, *shape), normal(4, 2 // group, *[2] * n)], (0, 1), group=group, **attributes)
+    check("Conv", [normal(2, *shape), normal(2, 1, *[2] * n)], (0, 1), group=2, **attributes)

@@ -1,0 +1,178 @@
+"""Fused attention written out, which is how it is differentiated.
+
+``softmax(scale Q K^T + masks) V`` for each head, with arrays of shape (batch, heads, tokens, width). Heads of
+keys and values that are shared by several heads of queries are repeated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.passes.ops import facts
+from obs_onnx.passes.ops.composite import composite
+from obs_onnx.passes.vjp import Vjp
+
+__all__ = ["RULES"]
+
+Inputs = Sequence[ir.Value | None]
+
+
+def _heads(v: Vjp, value: ir.Value, count: int) -> ir.Value:
+    """(B, T, H * W) as (B, H, T, W)."""
+    width = v.dims(value)[2]
+    if width is None:
+        v.refuse("the width of its heads is unknown")
+    return v.transpose(v.reshape(value, [0, 0, count, width // count]), [0, 2, 1, 3])
+
+
+def _joined(v: Vjp, value: ir.Value) -> ir.Value:
+    """(B, H, T, W) as (B, T, H * W)."""
+    _, heads, _, width = v.dims(value)
+    if heads is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    return v.reshape(v.transpose(value, [0, 2, 1, 3]), [0, 0, heads * width])
+
+
+def _repeated(v: Vjp, value: ir.Value, times: int) -> ir.Value:
+    """Each head ``times`` over."""
+    if times == 1:
+        return value
+    _, heads, _, width = v.dims(value)
+    if heads is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    copies = v.op("Concat", *[v.unsqueeze(value, [2])] * times, axis=2)
+    return v.reshape(copies, [0, heads * times, -1, width])
+
+
+def _attend(
+    v: Vjp,
+    q: ir.Value,
+    k: ir.Value,
+    values: ir.Value,
+    scale: float,
+    masks: Sequence[ir.Value] = (),
+    causal: bool = False,
+    softcap: float = 0.0,
+) -> ir.Value:
+    scores = v.mul(v.op("MatMul", q, v.transpose(k, [0, 1, 3, 2])), scale)
+    for mask in masks:
+        scores = v.add(scores, mask)
+    if softcap:
+        scores = v.mul(v.op("Tanh", v.div(scores, softcap)), softcap)
+    if causal:
+        square = v.op("Concat", v.size_of(q, 2), v.size_of(k, 2), axis=0)
+        ones = v.op("ConstantOfShape", square, value=ir.Tensor(np.ones(1, np.float32)))
+        seen = v.op("Greater", v.op("Trilu", ones, upper=0), 0.5)
+        scores = v.where(seen, scores, _lowest(scores))
+    return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
+
+
+def _lowest(like: ir.Value) -> float:
+    return -1e4 if like.dtype == ir.DataType.FLOAT16 else -1e30
+
+
+def _additive(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
+    """A mask to add: truth values say what is seen."""
+    if mask.dtype == ir.DataType.BOOL:
+        return v.where(mask, v.constant(0.0, like), v.constant(_lowest(like), like))
+    return mask
+
+
+def _padding(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
+    """(B, S) of ones and zeros as a mask to add to (B, H, T, S)."""
+    if v.rank(mask) != 2:
+        v.refuse("its mask is no matrix of ones and zeros")
+    value = facts.float_attribute(v.node, "mask_filter_value", -10000.0)
+    return v.unsqueeze(v.mul(v.sub(1.0, v.cast(mask, like)), value), [1, 2])
+
+
+def _split(v: Vjp, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+    """Pieces of the last axis."""
+    ends, axis = [sum(sizes[: i + 1]) for i in range(len(sizes))], v.rank(value) - 1
+    return [v.slice(value, [end - n], [end], [axis]) for end, n in zip(ends, sizes, strict=True)]
+
+
+def _given(v: Vjp, inputs: Inputs, used: int) -> list[ir.Value | None]:
+    """The first ``used`` inputs, None where absent; there must be no other."""
+    if any(x is not None for x in inputs[used:]):
+        v.refuse("it keeps a state, or has an input that is not known here")
+    return [*inputs, *[None] * used][:used]
+
+
+def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """Attention of the default domain."""
+    q, k, values, mask = _given(v, inputs, 4)
+    assert q is not None
+    assert k is not None
+    assert values is not None
+    softcap = facts.float_attribute(v.node, "softcap", 0.0)
+    if softcap and mask is not None:
+        v.refuse("it has both a mask and a soft cap, whose order changed between opsets")
+    flat = v.rank(q) == 3
+    if flat:
+        shared = facts.int_attribute(v.node, "kv_num_heads", 1)
+        q = _heads(v, q, facts.int_attribute(v.node, "q_num_heads", 1))
+        k, values = _heads(v, k, shared), _heads(v, values, shared)
+    heads, shared_heads, width = v.dims(q)[1], v.dims(k)[1], v.dims(q)[3]
+    if heads is None or shared_heads is None or width is None:
+        v.refuse("the number or width of its heads is unknown")
+    k, values = (_repeated(v, x, heads // shared_heads) for x in (k, values))
+    scale = facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    masks = [] if mask is None else [_additive(v, mask, q)]
+    causal = bool(facts.int_attribute(v.node, "is_causal"))
+    y = _attend(v, q, k, values, scale, masks, causal, softcap)
+    return [_joined(v, y) if flat else y]
+
+
+def _multi_head(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft MultiHeadAttention: queries, keys and values of shape (batch, tokens, heads * width)."""
+    q, k, values, bias, padding, mask = _given(v, inputs, 6)
+    if q is None or k is None or values is None or {v.rank(q), v.rank(k), v.rank(values)} != {3}:
+        v.refuse("its inputs are packed")
+    if bias is not None:
+        sizes = [v.dims(x)[2] or 0 for x in (q, k, values)]
+        b_q, b_k, b_v = _split(v, bias, sizes)
+        q, k, values = v.add(q, b_q), v.add(k, b_k), v.add(values, b_v)
+    return [_fused(v, q, k, values, padding, mask)]
+
+
+def _packed(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft Attention: the projections to queries, keys and values are part of it."""
+    x, weight, bias, padding, past, mask = _given(v, inputs, 6)
+    if past is not None or facts.int_attribute(v.node, "do_rotary"):
+        v.refuse("it keeps a state or rotates")
+    assert x is not None
+    assert weight is not None
+    width = v.dims(weight)[1] or 0
+    sizes = facts.ints_attribute(v.node, "qkv_hidden_sizes") or (width // 3,) * 3
+    projected = v.op("MatMul", x, weight)
+    if bias is not None:
+        projected = v.add(projected, bias)
+    q, k, values = _split(v, projected, sizes)
+    return [_fused(v, q, k, values, padding, mask)]
+
+
+def _fused(
+    v: Vjp, q: ir.Value, k: ir.Value, values: ir.Value, padding: ir.Value | None, mask: ir.Value | None
+) -> ir.Value:
+    count = facts.int_attribute(v.node, "num_heads", 1)
+    q, k, values = (_heads(v, x, count) for x in (q, k, values))
+    width = v.dims(q)[3]
+    assert width is not None
+    scale = facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    masks = [] if mask is None else [mask]
+    if padding is not None:
+        masks.append(_padding(v, padding, q))
+    causal = bool(facts.int_attribute(v.node, "unidirectional"))
+    return _joined(v, _attend(v, q, k, values, scale, masks, causal))
+
+
+RULES: Mapping[Callable[[Vjp], None], str] = {
+    composite(_standard): "Attention",
+    composite(_multi_head): "com.microsoft::MultiHeadAttention",
+    composite(_packed): "com.microsoft::Attention",
+}
