@@ -48,10 +48,7 @@ def run(root: Path, net: str, options: dict[str, object], queue: multiprocessing
             {
                 "dense": 100 * dense.accuracy,
                 "pruned": 100 * pruned.accuracy,
-                "zeros": 100
-                - 100
-                * sum(x.kept * x.weights for x in report.layers)
-                / sum(x.weights for x in report.layers),
+                "zeros": 100 * (1 - kept / sum(layer.weights for layer in report.layers)),
                 "macs": 100 * after.macs / before.macs,
                 "params": 100 * after.parameters / before.parameters,
                 "held": report.output_error,
