@@ -53,6 +53,7 @@ def test_a_bfloat16_model_is_pruned_and_stays_one(bfloat16_model: ir.Model, tmp_
         tmp_path / "m.onnx",
         calib=MODELS / "digits_mlp.calib.npz",
         evaluation=MODELS / "digits_mlp.test.npz",
+        mode="weights",
         targets={"sparsity": 0.8},
         effort="quick",
     )
