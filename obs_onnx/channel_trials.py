@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -28,6 +28,7 @@ from obs_onnx.saliency import CRITERIA
 from obs_onnx.search import largest
 from obs_onnx.study import Judged, Study
 from obs_onnx.targets import Targets
+from obs_onnx.train import Trained
 
 __all__ = ["ChannelAttempt", "ChannelOptions", "ChannelTrials", "quanta"]
 
@@ -69,6 +70,7 @@ class ChannelAttempt(Judged):
         tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
         expected: damage by group that the curves predict.
         costs: reached, as shares of the dense model's, and ``size`` in bytes.
+        training: what retraining did, if there was any.
     """
 
     model: ir.Model
@@ -76,6 +78,7 @@ class ChannelAttempt(Judged):
     tensors: Tensors
     expected: Mapping[int, float]
     costs: Mapping[str, float]
+    training: Trained | None = None
 
     def met(self, wanted: Targets, dense_bytes: int) -> bool:
         """Whether all targets hold."""
@@ -127,15 +130,15 @@ class ChannelTrials(Study):
 
         Args:
             wanted: the targets.
-            rounds: each one estimates everything again around the model of the round before; limits on costs
-                are approached in equal factors.
+            rounds: each one estimates everything again around the model of the round before, retrained where
+                that is wanted; limits on costs are approached in equal factors.
         """
         limits = limits_of(wanted, self.dense_bytes)
         best: ChannelAttempt | None = None
         for number in range(1, rounds + 1):
             part = _Round.of(self, best)
             if not limits:
-                found = self._search(part, wanted)
+                found = self.retrained(self._search(part, wanted), wanted)
                 best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))
                 continue
             step = {
@@ -144,7 +147,7 @@ class ChannelTrials(Study):
                 else self.dense_bytes * (limit / self.dense_bytes) ** (number / rounds)
                 for name, limit in limits.items()
             }
-            best = part.reach(step)
+            best = self.retrained(part.reach(step), wanted)
         assert best is not None
         return best
 
@@ -162,11 +165,17 @@ class ChannelTrials(Study):
             return math.sqrt(damage) / (wanted.error or 0.1)
 
         found = largest(trial, predict, tolerance=0.01, trials=self.effort.trials)
-        return found.result if found else min(tried, key=lambda attempt: attempt.strain(wanted))
+        if found is not None:
+            return found.result
+        tried.append(part.reach({cost: 1.0}))  # nothing can go: that holds, unless refitting breaks it
+        return min(tried, key=lambda attempt: attempt.strain(wanted))
 
-    def attempt(self, keep: Keeps, expected: Mapping[int, float], evidence: Evidence) -> ChannelAttempt:
-        """Remove channels of the dense model, refit, and measure."""
-        options, tensors = self.options, {}
+    def attempt(
+        self, keep: Keeps, expected: Mapping[int, float], evidence: Evidence, start: Tensors | None = None
+    ) -> ChannelAttempt:
+        """Remove channels of the dense model (with weights ``start``, where given), refit, and measure."""
+        options = self.options
+        tensors: Tensors = dict(start or {})
         with self.stage("remove and refit", len(self.layers)) as advance:
             if options.compensate and options.sequential:
                 small, refitted = solve_channels(
@@ -179,11 +188,12 @@ class ChannelTrials(Study):
                     damping=options.damping,
                     budget=self.budget,
                     advance=advance,
+                    start=start,
                 )
-                tensors = spread(self.coupling, keep, refitted)
+                tensors.update(spread(self.coupling, keep, refitted))
             else:
                 if options.compensate:
-                    tensors = solve_alone(evidence, keep)
+                    tensors.update(solve_alone(evidence, keep))
                 small = self.model.clone()
                 SetWeights(tensors)(small)
                 RemoveChannels(keep, self.coupling.of(small)).call(small)
@@ -196,6 +206,25 @@ class ChannelTrials(Study):
             tensors,
             expected,
             self.costs_of(small),
+        )
+
+    def retrained(self, attempt: ChannelAttempt, wanted: Targets) -> ChannelAttempt:
+        """The attempt after retraining, if there is any; as it was where that broke a limit that it held."""
+        if self.retraining is None:
+            return attempt
+        fixed = [layer for layer in self.layers if layer.name in self.options.fixed]
+        frozen = {layer.name for layer in fixed} | {use.bias for layer in fixed for use in layer.uses}
+        small, training = self.trained(attempt.model, {name for name in frozen if name}, keep_zeros=False)
+        judged = self.judged(small)
+        if judged.strain(wanted) > 1 >= attempt.strain(wanted):
+            return attempt
+        return replace(
+            attempt,
+            quality=judged.quality,
+            drop=judged.drop,
+            model=small,
+            tensors={**attempt.tensors, **spread(self.coupling, attempt.keep, training.weights)},
+            training=training,
         )
 
     def smaller(self, keep: Keeps) -> ir.Model:
@@ -227,6 +256,7 @@ class _Round:
     costs: Costs
     quantum: dict[int, int]
     dense_costs: Mapping[str, float]
+    start: Tensors | None = None
 
     @classmethod
     def of(cls, study: ChannelTrials, before: ChannelAttempt | None) -> _Round:
@@ -276,6 +306,7 @@ class _Round:
             Costs(coupling),
             quanta(coupling, study.options.quantum, study.runtime_quantum),
             {"macs": dense.macs.value({}), "params": dense.params.value({}), "size": dense.bytes.value({})},
+            None if before is None or before.training is None else before.tensors,
         )
 
     def allocate(self, limits: Mapping[str, float]) -> Allocation:
@@ -319,7 +350,7 @@ class _Round:
                     tight[name] -= real[name] - limits[name]
                 else:
                     tight[name] /= factor * 1.001
-        return self.study.attempt(whole, expected, self.evidence)
+        return self.study.attempt(whole, expected, self.evidence, self.start)
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""

@@ -35,6 +35,7 @@ class ChannelsMode:
     """Removes channels; see :class:`obs_onnx.mode.Mode`."""
 
     name = "channels"
+    measure = "soft"
     bound_by_default = True
     leaves_zeros = False
 
@@ -143,6 +144,7 @@ class ChannelsMode:
                 for group in self._coupling.groups
             ),
             damping=self._options.damping,
+            training=best.training,
             keep=keep_file(self._opened.model, self._coupling, best.keep),
             notes=tuple(notes),
         )

@@ -270,6 +270,7 @@ def solve_channels(
     damping: float,
     budget: int,
     advance: Callable[[int], None],
+    start: Tensors | None = None,
 ) -> tuple[ir.Model, Tensors]:
     """Remove channels and refit what is left, layer by layer.
 
@@ -285,12 +286,13 @@ def solve_channels(
         damping: of the second moments, relative.
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
+        start: initializers of the dense model that the smaller one starts from instead of the dense ones.
 
     Returns:
         The smaller model, and the initializers of it that were refitted.
     """
     dense = coupling.model
-    small = dense.clone()
+    small = SetWeights(start or {})(dense.clone()).model
     RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)

@@ -171,6 +171,14 @@ def _pairs(texts: Sequence[str], option: str) -> dict[str, float]:
 )
 @click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Iterations.")
 @click.option(
+    "--finetune",
+    type=click.IntRange(0),
+    default=0,
+    metavar="STEPS",
+    help="Updates after each round, taught by MODEL (and by --labels).",
+)
+@click.option("--lr", type=float, help="Largest learning rate of --finetune.")
+@click.option(
     "--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True
 )
 @click.option("--loss", type=click.Choice(["auto", "kl", "error"]), default="auto", show_default=True)

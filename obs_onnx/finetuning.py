@@ -19,22 +19,21 @@ import onnx_ir as ir
 
 from obs_onnx.data import open_source, split
 from obs_onnx.model_file import load_model, save_model, serialize
-from obs_onnx.objective import Objective, choose_objective
+from obs_onnx.objective import choose_objective
 from obs_onnx.opened import open_model, runnable
-from obs_onnx.passes.canonical import canonicalize, plain
-from obs_onnx.passes.errors import DataError, ModelError, OptionError, VerificationError
-from obs_onnx.passes.gradient import modernize
-from obs_onnx.passes.infer_shapes import InferShapes
+from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.errors import DataError, OptionError, VerificationError
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.report.files import check_writable
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.report.result import jsonable
+from obs_onnx.retraining import retrain, unfolded
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.sources import Source
-from obs_onnx.train import Point, Settings, Trained, train, zero_masks
+from obs_onnx.train import Point, Settings, zero_masks
 
-__all__ = ["FinetuneReport", "Finetuned", "finetune", "retrain"]
+__all__ = ["FinetuneReport", "Finetuned", "finetune"]
 
 HELD_OUT = 0.125
 _LEAST_HELD_OUT = 16  # samples or feeds in all, from which on some are held out
@@ -222,39 +221,8 @@ def finetune(
     return Finetuned(result, report)
 
 
-def retrain(
-    runtime: OrtRuntime,
-    model: ir.Model,
-    objective: Objective,
-    data: Source,
-    settings: Settings,
-    **options: Any,
-) -> Trained:
-    """:func:`obs_onnx.train.train` for a model of any opset.
-
-    Raises:
-        ModelError: the model is too old to be differentiated and cannot be converted.
-    """
-    folded = all(node.op_type != "BatchNormalization" for node in model.graph)
-    modern = modernize(model, canonicalize if folded else _unfolded)
-    found = train(runtime, modern, objective, data, settings, **options)
-    for name, array in found.weights.items():
-        held = model.graph.initializers.get(name)
-        if held is None or held.const_value is None or tuple(held.const_value.shape.numpy()) != array.shape:
-            raise ModelError(
-                f"weight {name!r} is another one in a newer opset: convert the model to opset 13 first"
-            )
-    return found
-
-
 def _formed(original: ir.Model, fold: bool) -> ir.Model:
-    return canonicalize(original) if fold else _unfolded(original)
-
-
-def _unfolded(model: ir.Model) -> ir.Model:
-    stored = plain(model)
-    InferShapes().call(stored)
-    return stored
+    return canonicalize(original) if fold else unfolded(original)
 
 
 def _parts(

@@ -13,6 +13,7 @@ from obs_onnx.passes.layers import Frozen
 from obs_onnx.report.result import BoundLike, GroupResult, LayerResult
 from obs_onnx.study import Study
 from obs_onnx.targets import Targets
+from obs_onnx.train import Trained
 
 __all__ = ["Finished", "Mode", "Options"]
 
@@ -43,6 +44,7 @@ class Finished:
         copied: all was measured on a float32 copy of a bfloat16 model.
         layers, groups, bound, damping: for the report.
         keep: contents of ``keep.json``, where channels were removed.
+        training: what retraining did.
         notes: for the report.
     """
 
@@ -54,6 +56,7 @@ class Finished:
     bound: BoundLike | None = None
     damping: float | None = None
     keep: Mapping[str, object] | None = None
+    training: Trained | None = None
     notes: tuple[str, ...] = field(default=())
 
 
@@ -62,6 +65,7 @@ class Mode(Protocol):
 
     Attributes:
         name: of the mode.
+        measure: damage that allocation minimises for class scores.
         bound_by_default: whether the default target applies when none is given.
         leaves_zeros: whether what is removed still lies in the file, as zeros.
         model: in the form that is calibrated; known once opened.
@@ -69,6 +73,7 @@ class Mode(Protocol):
     """
 
     name: str
+    measure: str
     bound_by_default: bool
     leaves_zeros: bool
     model: ir.Model

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,12 @@ from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.report.files import check_writable, write_json
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.report.result import Report
+from obs_onnx.retraining import Retraining
 from obs_onnx.runtimes import open_runtime
+from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.study import EFFORTS
 from obs_onnx.targets import parse_targets
+from obs_onnx.train import Settings, Trained
 from obs_onnx.verify import check_batches, check_model, decided_outputs
 from obs_onnx.weights_mode import WeightsMode
 
@@ -69,6 +72,8 @@ def prune(
     round_to: int | None = None,
     layer_sparsity: Mapping[str, float] | None = None,
     rounds: int = 1,
+    finetune: int = 0,
+    lr: float | None = None,
     effort: str = "normal",
     loss: str = "auto",
     runtime: str = "onnxruntime",
@@ -111,8 +116,12 @@ def prune(
             runtime, smaller in groups of few channels.
         layer_sparsity: shell pattern -> sparsity for layers that allocation may not choose for.
         rounds: iterations; each one measures again around the model pruned so far.
+        finetune: updates of retraining after each round, on the dense model's outputs for the calibration
+            data (and on its labels, where ``labels`` is given); zeros stay zeros.
+        lr: largest learning rate of retraining.
         effort: quick, normal or thorough.
-        loss: damage that allocation minimises: ``kl``, ``error``, or ``auto`` (kl for class scores).
+        loss: damage that allocation minimises: ``kl``, ``soft``, ``error`` (see :mod:`obs_onnx.damage`), or
+            ``auto``: for class scores ``soft`` for channels and ``kl`` for weights.
         runtime, threads: where models run, see :func:`obs_onnx.runtimes.open_runtime`.
         batch: samples per run when latency is measured.
         memory: bytes that activations may take; by default half of what is free.
@@ -133,7 +142,7 @@ def prune(
     """
     start = time.perf_counter()
     wanted = parse_targets(targets or {})
-    _check_options(effort, rounds, seed)
+    _check_options(effort, rounds, seed, finetune)
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
     if memory is not None and memory <= 0:
@@ -172,6 +181,14 @@ def prune(
     accuracy = None if judged is None else evaluate_sessions(dense, judged).accuracy
     if wanted.drop is not None and accuracy is None:
         raise DataError("target drop needs labelled data: give --eval with labels")
+    retraining = None
+    if finetune:
+        if not isinstance(where, OrtRuntime):
+            raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
+        settings = Settings(finetune, rate=lr, seed=seed)
+        learnt = labels is not None and source.has_labels
+        retraining = Retraining(where, dense, fit, held_out, settings, learnt, progress)
+        retraining.check(way.model)
     first = next(iter(held_out))
     answer = dense.run(first)
     if wanted.error is not None and choose_measure("error", answer) != "error":
@@ -187,7 +204,9 @@ def prune(
             "fit": fit,
             "held_out": held_out,
             "effort": EFFORTS[effort],
-            "measure": choose_measure("error" if loss == "auto" and not limited else loss, answer),
+            "measure": choose_measure(
+                "error" if loss == "auto" and not limited else loss, answer, way.measure
+            ),
             "budget": memory or psutil.virtual_memory().available // 2,
             "progress": progress,
             "dense": dense,
@@ -195,6 +214,7 @@ def prune(
             "dense_accuracy": accuracy,
             "macs": macs,
             "seed": seed,
+            "retraining": retraining,
         },
         wanted,
     )
@@ -269,6 +289,7 @@ def prune(
         method=criterion,
         pattern=pattern,
         damping=finished.damping,
+        finetune=_trained(finished.training, finetune),
         seed=seed,
         environment={key: str(value) for key, value in where.environment().items()},
         notes=tuple(notes),
@@ -276,7 +297,22 @@ def prune(
     return Pruned(final, report)
 
 
-def _check_options(effort: str, rounds: int, seed: int) -> None:
+def _trained(training: Trained | None, steps: int) -> dict[str, object] | None:
+    """What retraining did, for the report; no steps where its result was not better."""
+    if training is None:
+        return {"steps": 0} if steps else None
+    return {
+        "steps": training.steps,
+        "before": asdict(training.before),
+        "after": asdict(training.after),
+        "masked": training.masked,
+        "ms_per_step": 1000 * training.seconds / max(training.steps, 1),
+    }
+
+
+def _check_options(effort: str, rounds: int, seed: int, finetune: int) -> None:
+    if finetune < 0:
+        raise OptionError(f"{finetune} steps of retraining: use 0 or more")
     if effort not in EFFORTS:
         raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
     if rounds < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -13,10 +13,13 @@ from obs_onnx.evaluation import Evaluation, evaluate_sessions
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import Plan
+from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.report.progress import Advance, Progress
+from obs_onnx.retraining import Retraining
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.sources import Source
 from obs_onnx.targets import Targets
+from obs_onnx.train import Trained
 
 __all__ = ["DAMAGE_SHARE", "EFFORTS", "Effort", "Judged", "Study"]
 
@@ -114,6 +117,7 @@ class Study:
         dense_accuracy: of ``model`` on it.
         macs: multiply-accumulates of one run on one sample.
         seed: of everything random.
+        retraining: what follows each round of pruning, if anything.
         seconds: of every stage so far.
     """
 
@@ -132,6 +136,7 @@ class Study:
     dense_accuracy: float | None
     macs: int
     seed: int
+    retraining: Retraining | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -161,6 +166,13 @@ class Study:
                 accuracy = evaluate_sessions(session, self.evaluation).accuracy
                 drop = None if accuracy is None else self.dense_accuracy - accuracy
         return Judged(quality, drop)
+
+    def trained(self, model: ir.Model, frozen: Collection[str], keep_zeros: bool) -> tuple[ir.Model, Trained]:
+        """A copy of a pruned model, retrained."""
+        assert self.retraining is not None
+        with self.stage("retrain"):
+            found = self.retraining(model, frozen, keep_zeros)
+        return SetWeights(found.weights)(model.clone()).model, found
 
     def cost_note(self, what: str, parts: int) -> str:
         """What measuring so many parts of the model will cost, from one timed batch."""

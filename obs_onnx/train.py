@@ -2,8 +2,8 @@
 
 Weights and slots stay in the runtime (:mod:`obs_onnx.runtimes.resident`); the loop draws batches, asks the
 teacher, sets the learning rate, and now and then measures the loss on held-out data. The weights that did
-best there are the result, the first ones included: as far as the held-out data can tell, training never leaves
-a model worse than it found it.
+best there are the result, the first ones included: as far as the held-out data can tell, training never
+leaves a model worse than it found it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,7 +36,7 @@ from obs_onnx.schedule import Schedule
 from obs_onnx.shuffle import TrainingBatch, shuffled
 from obs_onnx.sources import SampleSource, Source
 
-__all__ = ["RATES", "Point", "Settings", "Trained", "train", "zero_masks"]
+__all__ = ["RATES", "Point", "Settings", "Trained", "check_trainable", "train", "zero_masks"]
 
 RATES = {"sgd": 1e-2, "adam": 5e-4, "adamw": 5e-4}
 _TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
@@ -146,6 +146,17 @@ def zero_masks(model: ir.Model, names: Sequence[str]) -> dict[str, NDArray[np.bo
     return masks
 
 
+def check_trainable(model: ir.Model, objective: Objective, settings: Settings) -> None:
+    """Build the graph of a step and throw it away.
+
+    Raises:
+        GradientError, OptionError: see :func:`train`.
+    """
+    names = trained_weights(model, objective.terms)
+    _start(model, names)
+    training_step(model, objective.terms, names, settings.rule())
+
+
 def train(
     runtime: OrtRuntime,
     model: ir.Model,
@@ -156,6 +167,7 @@ def train(
     held_out: Source | None = None,
     teacher: Session | None = None,
     keep_zeros: bool = True,
+    frozen: Collection[str] = (),
     progress: Progress = quiet,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -171,6 +183,7 @@ def train(
         held_out: to measure on, and to stop by; without it the last weights are the result.
         teacher: whose outputs ``objective`` asks for.
         keep_zeros: weights of layers that are zero stay zero.
+        frozen: weights that are not trained.
         progress: shows a stage.
         checkpoint: file in which the run is saved at every evaluation.
         resume: go on from there, if it exists.
@@ -180,7 +193,7 @@ def train(
         OptionError: a weight is of a type that is not trained, or the checkpoint is of another run.
         DataError: labels are missing.
     """
-    names = trained_weights(model, objective.terms)
+    names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
     start = _start(model, names)
     masks = zero_masks(model, names) if keep_zeros else {}
     loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, names, start, masks)

@@ -16,6 +16,7 @@ from obs_onnx.prunable import Choice
 from obs_onnx.search import largest
 from obs_onnx.study import Judged, Study
 from obs_onnx.targets import Targets
+from obs_onnx.train import Trained
 
 __all__ = ["Attempt", "Trials"]
 
@@ -32,12 +33,14 @@ class Attempt(Judged):
         solved: what became of each layer.
         removed: weights set to zero, by layer name.
         renormalised: BatchNormalization statistics were estimated anew.
+        training: what retraining did, if there was any.
     """
 
     model: ir.Model
     solved: Mapping[str, Solved]
     removed: Mapping[str, int]
     renormalised: bool = False
+    training: Trained | None = None
 
 
 @dataclass(kw_only=True)
@@ -134,28 +137,44 @@ class Trials(Study):
 
         Args:
             wanted: the targets.
-            rounds: each one measures the damage again around the model of the round before; a wanted sparsity
-                is approached in equal factors of the kept share.
+            rounds: each one measures the damage again around the model of the round before, and goes on from
+                its weights where they were retrained; a wanted sparsity is approached in equal factors of the
+                kept share.
         """
         pattern = self.options.pattern
         if pattern.kind == "nm":
             share = 1 - pattern.rows / pattern.columns
-            return self.attempt({layer.name: math.floor(share * layer.size) for layer in self.choice.pruned})
+            removed = {layer.name: math.floor(share * layer.size) for layer in self.choice.pruned}
+            return self.retrained(self.attempt(removed), wanted)
         best: Attempt | None = None
         for number in range(1, rounds + 1):
+            here = self if best is None or best.training is None else replace(self, model=best.model)
             if wanted.sparsity is None:
-                found = self._search(wanted, best)
+                found = here.retrained(here._search(wanted, best), wanted)
                 best = found if best is None else self._better(found, best, wanted)
                 continue
             sparsity = 1 - (1 - wanted.sparsity) ** (number / rounds)
-            curves = self.curves(sparsity, None if best is None else best.model)
-            best = self.attempt(self.shares(curves, sparsity))
-        if wanted.sparsity is not None and best is not None and self._is_cheap():
-            curves = self.curves(wanted.sparsity, best.model)
-            other = self.attempt(self.shares(curves, wanted.sparsity))
-            best = min(best, other, key=lambda attempt: attempt.quality.output_error or 0.0)
+            curves = here.curves(sparsity, None if best is None else best.model)
+            best = here.attempt(here.shares(curves, sparsity))
+            if number == rounds and self._is_cheap():
+                curves = here.curves(wanted.sparsity, best.model)
+                other = here.attempt(here.shares(curves, wanted.sparsity))
+                best = min(best, other, key=lambda attempt: attempt.quality.output_error or 0.0)
+            best = here.retrained(best, wanted)
         assert best is not None
         return best
+
+    def retrained(self, attempt: Attempt, wanted: Targets) -> Attempt:
+        """The attempt after retraining, if there is any; as it was where that broke a limit that it held."""
+        if self.retraining is None:
+            return attempt
+        kept = {layer.name for layer in self.choice.kept}
+        kept |= {use.bias for layer in self.choice.kept for use in layer.uses if use.bias is not None}
+        model, training = self.trained(attempt.model, kept, keep_zeros=True)
+        judged = self.judged(model)
+        if judged.strain(wanted) > 1 >= attempt.strain(wanted):
+            return attempt
+        return replace(attempt, quality=judged.quality, drop=judged.drop, model=model, training=training)
 
     def _better(self, found: Attempt, before: Attempt, wanted: Targets) -> Attempt:
         """The one that holds with more zeros; if only one or none holds, the one under less strain."""

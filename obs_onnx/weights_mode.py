@@ -109,6 +109,7 @@ class WeightsMode:
         final, notes = best.model, []
         if self._copied:
             changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
+            changed.update({} if best.training is None else best.training.weights)
             final = SetWeights(changed)(self._stored.clone()).model
             notes.append(
                 f"{where.spec} has no kernels for bfloat16: all was computed and measured on a float32 copy"
@@ -130,6 +131,7 @@ class WeightsMode:
             layers=tuple(layer_line(layer, best, counts, measured.layer_errors) for layer in self._layers),
             bound=bound,
             damping=max((solved.solution.damping for solved in best.solved.values()), default=None),
+            training=best.training,
             notes=tuple(notes),
         )
 

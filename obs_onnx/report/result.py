@@ -127,6 +127,7 @@ class Report:
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
         output_error: relative error of the model's outputs on held-out calibration data.
         agreement: share of held-out samples with the same top-1 class.
+        finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it.
         seconds: wall-clock time of every stage.
         notes: advice for the reader.
     """
@@ -149,6 +150,7 @@ class Report:
     method: str | None = None
     pattern: str | None = None
     damping: float | None = None
+    finetune: Mapping[str, object] | None = None
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

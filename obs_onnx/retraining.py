@@ -1,0 +1,112 @@
+"""Retraining: a model in whatever form, taught by a dense one, on data that is already open."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from obs_onnx.objective import Objective, choose_objective
+from obs_onnx.passes.canonical import canonicalize, plain
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.gradient import modernize
+from obs_onnx.passes.infer_shapes import InferShapes
+from obs_onnx.report.progress import Progress, quiet
+from obs_onnx.runtimes import Session
+from obs_onnx.runtimes.ort import OrtRuntime
+from obs_onnx.sources import Source
+from obs_onnx.train import Settings, Trained, check_trainable, train
+
+__all__ = ["Retraining", "retrain", "unfolded"]
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Trains pruned models to give the dense one's outputs.
+
+    Attributes:
+        runtime: where it runs.
+        teacher: session of the dense model.
+        fit, held_out: to learn from, and to stop by.
+        settings: of each run.
+        labels: learn the labels, too.
+        progress: shows a stage.
+    """
+
+    runtime: OrtRuntime
+    teacher: Session
+    fit: Source
+    held_out: Source
+    settings: Settings
+    labels: bool = False
+    progress: Progress = quiet
+
+    def __call__(self, model: ir.Model, frozen: Collection[str], keep_zeros: bool) -> Trained:
+        """Train all weights but ``frozen`` ones of a model, which is not changed.
+
+        Raises:
+            GradientError: it cannot be differentiated.
+        """
+        objective = self.objective(model)
+        return retrain(
+            self.runtime,
+            model,
+            objective,
+            self.fit,
+            self.settings,
+            held_out=self.held_out,
+            teacher=self.teacher,
+            keep_zeros=keep_zeros,
+            frozen=frozen,
+            progress=self.progress,
+        )
+
+    def check(self, model: ir.Model) -> None:
+        """Fail now rather than after hours if a model cannot be trained.
+
+        Raises:
+            GradientError: an operator on the way has no rule.
+            OptionError: the weights are of a type that is not trained.
+        """
+        folded = all(node.op_type != "BatchNormalization" for node in model.graph)
+        modern = modernize(model, canonicalize if folded else unfolded)
+        check_trainable(modern, self.objective(model), self.settings)
+
+    def objective(self, model: ir.Model) -> Objective:
+        """What is minimised for a model."""
+        answer = self.teacher.run(next(iter(self.held_out)))
+        return choose_objective(model, answer, labels=self.labels, teacher=True)
+
+
+def retrain(
+    runtime: OrtRuntime,
+    model: ir.Model,
+    objective: Objective,
+    data: Source,
+    settings: Settings,
+    **options: Any,
+) -> Trained:
+    """:func:`obs_onnx.train.train` for a model of any opset.
+
+    Raises:
+        ModelError: the model is too old to be differentiated and cannot be converted.
+    """
+    folded = all(node.op_type != "BatchNormalization" for node in model.graph)
+    modern = modernize(model, canonicalize if folded else unfolded)
+    found = train(runtime, modern, objective, data, settings, **options)
+    for name, array in found.weights.items():
+        held = model.graph.initializers.get(name)
+        if held is None or held.const_value is None or tuple(held.const_value.shape.numpy()) != array.shape:
+            raise ModelError(
+                f"weight {name!r} is another one in a newer opset: convert the model to opset 13 first"
+            )
+    return found
+
+
+def unfolded(model: ir.Model) -> ir.Model:
+    """A copy without functions and Constant nodes, with shapes, and nothing folded."""
+    stored = plain(model)
+    InferShapes().call(stored)
+    return stored

@@ -1,0 +1,86 @@
+"""Retraining inside pruning: zeros and removed channels stay away, rounds go on from trained weights."""
+
+from __future__ import annotations
+
+import nets
+import numpy as np
+import onnx
+import pytest
+
+from obs_onnx import prune
+from obs_onnx.passes.errors import OptionError
+
+OPTIONS = {"effort": "quick", "latency": False, "lr": 3e-3, "finetune": 100}
+
+
+@pytest.fixture(scope="module")
+def net():
+    return nets.mlp()
+
+
+@pytest.fixture(scope="module")
+def calib(net):
+    return {net.graph.input[0].name: nets.data(1, 512, 12, factors=12)}
+
+
+def arrays(model):
+    model = onnx.load(model) if not isinstance(model, onnx.ModelProto) else model
+    return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_zeros_of_weights_stay(net, calib, tmp_path, rounds):
+    options = {"calib": calib, "mode": "weights", "targets": {"sparsity": 0.85}, "rounds": rounds}
+    report = prune(net, tmp_path / "out.onnx", **options, **OPTIONS).report
+    assert report.met
+    assert report.finetune["after"]["loss"] < report.finetune["before"]["loss"]
+    weights = {name: array for name, array in arrays(tmp_path / "out.onnx").items() if array.ndim > 1}
+    zeros, size = (sum(f(w) for w in weights.values()) for f in (lambda w: (w == 0).sum(), np.size))
+    assert zeros >= 0.85 * size
+    assert report.finetune["masked"] == zeros
+
+
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_channels_stay_removed(net, calib, tmp_path, rounds):
+    options = {"calib": calib, "targets": {"macs": 0.4}, "rounds": rounds, "round_to": 1}
+    report = prune(net, tmp_path / "out.onnx", **options, **OPTIONS).report
+    assert report.met
+    assert report.finetune["after"]["loss"] < report.finetune["before"]["loss"]
+    assert nets.macs(onnx.load(tmp_path / "out.onnx")) <= 0.4 * nets.macs(net)
+
+
+def test_rounds_go_on_from_trained_weights(net, calib):
+    options = {**OPTIONS, "calib": calib, "targets": {"macs": 0.4}, "round_to": 1, "rounds": 2}
+    options["compensate"] = False  # a refit would make up for most of it
+    losses = [prune(net, **{**options, "finetune": k}).report.finetune["before"]["loss"] for k in (1, 200)]
+    assert losses[1] < losses[0]
+
+
+@pytest.mark.parametrize(("mode", "target"), [("weights", {"sparsity": 0.5}), ("channels", {"macs": 0.7})])
+def test_protected_layers_are_not_trained(net, calib, mode, target):
+    last = [name for name, array in arrays(net).items() if array.ndim > 1][-1]
+    found = prune(net, calib=calib, mode=mode, targets=target, protect=[last], round_to=None, **OPTIONS)
+    free = prune(net, calib=calib, mode=mode, targets=target, **OPTIONS)
+    after, trained = (m.model.graph.initializers[last].const_value.numpy() for m in (found, free))
+    before = arrays(net)[last]
+    if after.shape == before.shape:
+        assert np.array_equal(after, before)
+    else:
+        assert set(after.reshape(-1)) <= set(before.reshape(-1))
+    assert not set(trained.reshape(-1)) <= set(before.reshape(-1))
+
+
+def test_labels_are_learnt_where_they_are_named(net, calib):
+    classes = nets.run_proto(net, calib)[net.graph.output[0].name].argmax(axis=1)
+    options = {"calib": {**calib, "labels": classes}, "mode": "weights", "targets": {"sparsity": 0.8}}
+    both, taught = prune(net, labels="labels", **options, **OPTIONS), prune(net, **options, **OPTIONS)
+    assert both.report.finetune["before"]["loss"] != taught.report.finetune["before"]["loss"]
+
+
+def test_without_steps_nothing_is_reported(net, calib):
+    assert prune(net, calib=calib, effort="quick", latency=False).report.finetune is None
+
+
+def test_negative_steps_are_refused(net, calib):
+    with pytest.raises(OptionError, match="retraining"):
+        prune(net, calib=calib, finetune=-1)
