@@ -9,11 +9,14 @@ from typing import Any
 
 from obs_onnx.model_file import load_model
 from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.costs import Costs
+from obs_onnx.passes.coupling import couple
 from obs_onnx.passes.layers import Frozen, find_layers
 from obs_onnx.passes.macs import macs_per_node
 from obs_onnx.passes.parameters import float_tensors
+from obs_onnx.passes.prepare import prepare
 
-__all__ = ["InspectedLayer", "Inspection", "inspect"]
+__all__ = ["InspectedGroup", "InspectedLayer", "Inspection", "inspect"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,36 @@ class InspectedLayer:
 
 
 @dataclass(frozen=True)
+class InspectedGroup:
+    """Channels that can be removed, each along with all that it is coupled to.
+
+    Attributes:
+        name: of the first initializer and axis they stand in.
+        channels: how many.
+        tensors: all initializers and axes they stand in.
+        macs: multiply-accumulates of one example that all but one of them take.
+    """
+
+    name: str
+    channels: int
+    tensors: tuple[tuple[str, int], ...]
+    macs: int
+
+
+@dataclass(frozen=True)
 class Inspection:
-    """Layers in topological order, and nodes whose weights are left alone, with the reason."""
+    """Layers in topological order, groups of channels, and what is left alone, with the reason.
+
+    Attributes:
+        frozen: nodes whose weights mode ``weights`` leaves alone.
+        frozen_channels: nodes that keep channels from being removed.
+    """
 
     model: str
     layers: tuple[InspectedLayer, ...]
+    groups: tuple[InspectedGroup, ...]
     frozen: tuple[Frozen, ...]
+    frozen_channels: tuple[Frozen, ...]
     parameters: int
     macs: int
 
@@ -59,13 +86,15 @@ class Inspection:
             "schema": 1,
             "model": self.model,
             "layers": self.layers,
+            "groups": self.groups,
             "frozen": self.frozen,
+            "frozen_channels": self.frozen_channels,
             **self.totals,
         }
 
 
 def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ()) -> Inspection:
-    """Layers of a model file, and what is left alone and why.
+    """Layers and channels of a model file, and what is left alone and why.
 
     Raises:
         ModelError: see :func:`obs_onnx.model_file.load_model`.
@@ -91,4 +120,24 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
                 nodes,
             )
         )
-    return Inspection(str(path), tuple(found), tuple(frozen), parameters, sum(macs.values()))
+    coupling = couple(prepare(model))
+    cost = Costs(coupling).macs
+    scale = sum(macs.values()) / max(cost.value({}), 1)
+    groups = tuple(
+        InspectedGroup(
+            group.name,
+            group.n,
+            tuple((site.initializer, site.axis) for site in group.sites),
+            round(float(cost.saving({}, group.id, 1)) * scale),
+        )
+        for group in coupling.groups
+    )
+    return Inspection(
+        str(path),
+        tuple(found),
+        groups,
+        tuple(frozen),
+        tuple(coupling.frozen),
+        parameters,
+        sum(macs.values()),
+    )

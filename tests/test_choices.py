@@ -150,7 +150,15 @@ def test_inspect_and_figures(make_proto, tmp_path: Path) -> None:
     ]
     assert found.totals == {"parameters": 128 + 16 + 64 + 160, "prunable": 192, "macs": 192}
     assert [(one.op_type, one.reason) for one in found.frozen] == [("Gather", "lookup tables are not pruned")]
-    assert set(found.to_json()) == {"schema", "model", "layers", "frozen", "parameters", "prunable", "macs"}
+    keys = {"schema", "model", "layers", "frozen", "parameters", "prunable", "macs"}
+    assert set(found.to_json()) == keys | {"groups", "frozen_channels"}
+    assert [(one.channels, set(one.tensors), one.macs) for one in found.groups] == [
+        (16, {("w1", 1), ("b1", 0), ("table", 1), ("w2", 0)}, 180)
+    ]
+    assert {(one.op_type, one.reason) for one in found.frozen_channels} == {
+        ("Gather", "it is indexed at run time"),
+        ("MatMul", "an output of the model keeps its shape"),
+    }
     size = figures(ir.from_proto(proto), tmp_path / "m.onnx", 0.5, 192)
     assert (size.parameters, size.nonzero, size.macs, size.accuracy) == (368, 320, 192, 0.5)
     assert size.file_bytes == (tmp_path / "m.onnx").stat().st_size

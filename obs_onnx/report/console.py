@@ -18,6 +18,7 @@ __all__ = [
     "print_evaluation",
     "print_inspection",
     "print_report",
+    "print_scores",
     "quality_lines",
     "total_rows",
 ]
@@ -105,6 +106,9 @@ def print_inspection(
     frozen: Iterable[object] = (),
     totals: Mapping[str, int | None] | None = None,
     console: Console | None = None,
+    *,
+    groups: Iterable[object] = (),
+    frozen_channels: Iterable[object] = (),
 ) -> None:
     """What a model holds.
 
@@ -115,6 +119,8 @@ def print_inspection(
         frozen: dicts or dataclasses with ``node``, ``op_type``, ``reason``.
         totals: figures by name (``parameters``, ``macs``, ``file_bytes`` ...).
         console: default stdout.
+        groups: dicts or dataclasses with ``name``, ``channels``, ``tensors``, ``macs``.
+        frozen_channels: like ``frozen``, for channels.
     """
     out = _Writer(console)
     out.line(model, style="bold")
@@ -128,7 +134,23 @@ def print_inspection(
     if totals:
         out.line()
         out.table(("", "total"), [(_label(key), _figure(key, value)) for key, value in totals.items()])
+    coupled = [_fields(group) for group in groups]
+    if coupled:
+        out.line()
+        out.table(
+            ("channels of", "channels", "tensors", "MACs"),
+            [
+                (
+                    group["name"],
+                    fmt.count(group["channels"]),
+                    fmt.count(len(group["tensors"])),
+                    fmt.count(group["macs"]),
+                )
+                for group in coupled
+            ],
+        )
     _print_frozen(out, frozen)
+    _print_frozen(out, frozen_channels, "keeps channels from being removed")
 
 
 def print_bench(results: Iterable[object], console: Console | None = None) -> None:
@@ -178,6 +200,46 @@ def print_evaluation(result: object, console: Console | None = None) -> None:
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         rows += [(f"{_label(key)} {name}".rstrip(), _figure(key, part)) for name, part in parts]
     out.table(("", ""), rows)
+
+
+def print_scores(result: Mapping[str, Any], console: Console | None = None) -> None:
+    """One line per group of channels, and the agreement with the oracle where it was measured.
+
+    Args:
+        result: as :meth:`obs_onnx.scoring.Scores.to_json` gives it.
+        console: default stdout.
+    """
+    out = _Writer(console)
+    groups, spearman = result["groups"], result.get("spearman")
+    judged = ("Spearman",) if spearman else ()
+    out.table(
+        ("channels of", "count", f"{result['criterion']}: least", "median", "most", *judged),
+        [
+            (
+                str(group["name"]),
+                fmt.count(group["channels"]),
+                *(f"{value:.3g}" for value in _quantiles(group["scores"])),
+                *((_correlation(group["spearman"]),) if spearman else ()),
+            )
+            for group in groups
+        ],
+    )
+    if spearman:
+        out.line()
+        out.line(f"Spearman with the oracle, mean over groups: {_correlation(spearman['per_layer_mean'])}")
+        for key, what in (("all", "all channels"), ("convolutions", "channels of convolutions")):
+            if (found := spearman[key]) is not None:
+                raw, normalised = _correlation(found["raw"]), _correlation(found["normalised"])
+                out.line(f"{what}: raw {raw}, normalised by group {normalised}")
+
+
+def _quantiles(scores: Sequence[float]) -> tuple[float, float, float]:
+    ordered = sorted(scores)
+    return ordered[0], ordered[len(ordered) // 2], ordered[-1]
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _speed_up(first: Mapping[str, Any], row: Mapping[str, Any]) -> str:
@@ -266,15 +328,15 @@ def quality_lines(report: Report) -> list[str]:
     return lines
 
 
-def _print_frozen(out: _Writer, frozen: Iterable[object]) -> None:
-    """Left-alone nodes, grouped by their reason."""
+def _print_frozen(out: _Writer, frozen: Iterable[object], heading: str = "left alone") -> None:
+    """Nodes under a heading, grouped by their reason."""
     reasons: dict[str, list[str]] = {}
     for item in map(_fields, frozen):
         reasons.setdefault(item["reason"], []).append(f"{item['node']} ({item['op_type']})")
     if not reasons:
         return
     out.line()
-    out.line("left alone:", style="bold")
+    out.line(f"{heading}:", style="bold")
     for reason, nodes in reasons.items():
         out.line(f"{', '.join(nodes)}: {reason}", indent=2)
 
