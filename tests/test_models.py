@@ -38,6 +38,17 @@ def test_digits_mlp_reaches_its_accuracy_on_images_it_has_never_seen() -> None:
     assert np.mean(predicted == test["labels"]) >= 0.97
 
 
+@pytest.mark.parametrize(("name", "least"), [("digits_lenet", 0.98), ("digits_resnet", 0.975)])
+def test_convolutional_models_reach_their_accuracy(name: str, least: float) -> None:
+    model = onnx.load(FOLDER / f"{name}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("BatchNormalization") == (10 if name == "digits_resnet" else 0)
+    test = np.load(FOLDER / f"{name}.test.npz")
+    predicted = logits_of(FOLDER / f"{name}.onnx", test["input"]).argmax(axis=1)
+    assert np.mean(predicted == test["labels"]) >= least
+
+
 @pytest.mark.slow
 def test_making_the_models_again_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -50,7 +61,7 @@ def test_making_the_models_again_gives_the_same_bytes(
     spec.loader.exec_module(script)
     written = []
     for run in ("first", "second"):
-        monkeypatch.setattr(sys, "argv", ["make_models.py", "--output", str(tmp_path / run)])
+        monkeypatch.setattr(sys, "argv", ["make_models.py", "digits_mlp", "--output", str(tmp_path / run)])
         script.main()
         written.append([(tmp_path / run / name).read_bytes() for name in FILES])
     assert written[0] == written[1]
