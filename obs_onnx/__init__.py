@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from obs_onnx.finetuning import Finetuned, finetune
     from obs_onnx.inspection import inspect
     from obs_onnx.pipeline import Pruned, prune
+    from obs_onnx.scoring import Scores, score
     from obs_onnx.timing import bench
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Finetuned",
     "Pruned",
+    "Scores",
     "__version__",
     "bench",
     "evaluate",
@@ -30,17 +32,20 @@ __all__ = [
     "gradient",
     "inspect",
     "prune",
+    "score",
 ]
 
 _HOMES = {
     "Finetuned": "finetuning",
     "Pruned": "pipeline",
+    "Scores": "scoring",
     "bench": "timing",
     "evaluate": "evaluation",
     "finetune": "finetuning",
     "gradient": "differentiate",
     "inspect": "inspection",
     "prune": "pipeline",
+    "score": "scoring",
 }
 
 

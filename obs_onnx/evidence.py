@@ -11,6 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from obs_onnx.gate_sensitivities import GateSensitivities
 from obs_onnx.gram import Moments
 from obs_onnx.passes.coupling import Coupling, Group
 from obs_onnx.passes.layers import Layer
@@ -18,7 +19,9 @@ from obs_onnx.passes.places import consumed, standing
 from obs_onnx.passes.segments import Plan, extract
 from obs_onnx.prefixes import LayerProblem, Prefixes, stored
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.teachers import Lessons
 from obs_onnx.walk import Values, open_part
+from obs_onnx.weight_sensitivities import WeightSensitivities
 
 __all__ = ["Consumption", "Evidence", "Signal"]
 
@@ -74,7 +77,7 @@ class Evidence:
         coupling: its channels.
         layers: its layers; those that no output needs are not in the plan and do not count.
         plan: stages of these layers.
-        fit: feeds.
+        fit: feeds; labels count for criteria of the loss where a source has them.
         budget: bytes of activations in memory.
         damping: of the second moments, relative.
         seed: of what is random.
@@ -106,6 +109,8 @@ class Evidence:
         self._budget, self._damping = budget, damping
         self._posed: dict[str, LayerProblem] = {}
         self._columns: dict[int, list[Consumption]] = {}
+        self._lessons = Lessons(runtime, model, fit, seed)
+        self._changes: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def consumers(self, group: Group) -> list[Consumption]:
         """Layers that read channels of ``group``, each column for one channel only."""
@@ -131,7 +136,7 @@ class Evidence:
 
     @cached_property
     def moments(self) -> dict[str, tuple[Moments, float]]:
-        """Second moments of the inputs of all layers that read channels, and damping: one pass over the data."""
+        """Second moments of the inputs of all layers that read channels, and damping; one pass of data."""
         reading = {c.layer.name for group in self.coupling.groups for c in self.consumers(group)}
         prefixes = Prefixes(self._runtime, self.model, self._plan, self._fit, self._budget, paired=False)
         found: dict[str, tuple[Moments, float]] = {}
@@ -180,6 +185,40 @@ class Evidence:
                 return None
             found.append(scores.argmax(1))
         return np.concatenate(found)
+
+    @cached_property
+    def gates(self) -> GateSensitivities:
+        """Derivatives of the loss with respect to gates of the channels."""
+        return GateSensitivities(self._lessons, self.model, self.coupling, self._plan, self._budget)
+
+    def weight_changes(self, kind: str, group: Group) -> NDArray[np.float64]:
+        """(channels,) absolute change of the loss by all weights that go with a channel, mean over batches.
+
+        Args:
+            kind: of the terms that are summed, see :mod:`obs_onnx.weight_sensitivities`.
+            group: which one.
+
+        Raises:
+            GradientError: the model cannot be differentiated.
+        """
+        if kind not in self._changes:
+            names = {layer.name for layer in self.layers}
+            names.update(site.initializer for one in self.coupling.groups for site in one.sites)
+            terms = WeightSensitivities(self._lessons, sorted(names), self.seed)
+            self._changes[kind] = terms.mean_absolute(kind, self._by_channel)
+        return self._changes[kind][str(group.id)]
+
+    def _by_channel(self, terms: Mapping[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+        """Sums over all that goes with each channel, by the number of its group."""
+        found = {}
+        for group in self.coupling.groups:
+            found[str(group.id)] = np.zeros(group.n)
+            for site in group.sites:
+                if site.initializer in terms:
+                    rows = np.moveaxis(terms[site.initializer], site.axis, 0)
+                    incidence = self.coupling.incidence(group, site.initializer, site.axis)
+                    found[str(group.id)] += incidence @ rows.reshape(len(rows), -1).sum(1)
+        return found
 
     def weights(self, group: Group) -> list[tuple[NDArray[np.float64], csr_array]]:
         """Floating-point initializers the group stands in: (elements, rest) and (channels, elements)."""

@@ -29,6 +29,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
 from obs_onnx.threads import threads_for
 from obs_onnx.walk import Values, Walk
+from obs_onnx.weight_sensitivities import WeightScores
 
 __all__ = ["SolveOptions", "Solved", "damage_curves", "solve_layers"]
 
@@ -40,12 +41,13 @@ class SolveOptions:
     """How layers are solved.
 
     Attributes:
-        method: auto, obs, admm, lobs, magnitude or random.
+        method: auto, obs, admm, lobs, magnitude or random, or the name of ``scores``.
         pattern: which weights live or die together.
         damping: relative to the mean of the moment's diagonal.
         compensate: False leaves the kept weights as they are.
         sequential: moments of the pruned prefix with dense targets, rather than of the dense model.
         seed: of method ``random``.
+        scores: what the weights of a layer are worth, where that decides which of them go.
     """
 
     method: str = "auto"
@@ -54,6 +56,7 @@ class SolveOptions:
     compensate: bool = True
     sequential: bool = True
     seed: int = 0
+    scores: WeightScores | None = None
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class _Solver:
                 options.seed,
                 refit=options.compensate,
                 effort=effort,
+                scores=None if options.scores is None else options.scores(layer),
             )
         return [self._finished(solution) for solution in solutions]
 

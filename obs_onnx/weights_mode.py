@@ -22,8 +22,10 @@ from obs_onnx.report.advice import advice
 from obs_onnx.solvers import METHODS, UNSTRUCTURED, parse_pattern
 from obs_onnx.study import Study
 from obs_onnx.targets import COSTS, Targets
+from obs_onnx.teachers import Lessons
 from obs_onnx.trials import Attempt, Trials
 from obs_onnx.verify import check_zeros, measure
+from obs_onnx.weight_sensitivities import KINDS, WeightScores, WeightSensitivities
 
 __all__ = ["WeightsMode"]
 
@@ -39,9 +41,10 @@ class WeightsMode:
         for cost in COSTS:
             if getattr(wanted, cost) is not None:
                 raise OptionError(f"target {cost} needs channel removal: use --mode channels")
-        if options.criterion not in METHODS:
+        if options.criterion not in (*METHODS, *KINDS):
             raise OptionError(
-                f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(METHODS)}"
+                f"criterion {options.criterion!r} does not rank weights: "
+                f"use one of {', '.join((*METHODS, *KINDS))}"
             )
         if options.criterion == "lobs" and self.pattern.kind != "unstructured":
             raise OptionError(
@@ -93,11 +96,18 @@ class WeightsMode:
                 options.compensate,
                 sequential=sequential,
                 seed=options.seed,
+                scores=self._scores(shared) if options.criterion in KINDS else None,
             ),
             fixed=self._fixed,
             correct=options.compensate and correct,
             **shared,
         )
+
+    def _scores(self, shared: Mapping[str, Any]) -> WeightScores:
+        """What gradients say about every weight; computed when the first layer is solved."""
+        lessons = Lessons(shared["runtime"], self.model, shared["fit"], self._options.seed)
+        names = [layer.name for layer in self._layers]
+        return WeightScores(WeightSensitivities(lessons, names, self._options.seed), self._options.criterion)
 
     def cost_note(self, study: Study) -> str | None:
         """What measuring will cost."""

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from obs_onnx.report.advice import advice
-from obs_onnx.report.console import print_bench, print_evaluation, print_inspection, print_report
+from obs_onnx.report.console import (
+    print_bench,
+    print_evaluation,
+    print_inspection,
+    print_report,
+    print_scores,
+)
 from obs_onnx.report.files import check_writable, compressed_bytes, write_json
 from obs_onnx.report.html import write_html
 from obs_onnx.report.progress import Advance, Progress, quiet, terminal_progress
@@ -23,6 +29,7 @@ __all__ = [
     "print_evaluation",
     "print_inspection",
     "print_report",
+    "print_scores",
     "quiet",
     "terminal_progress",
     "write_html",

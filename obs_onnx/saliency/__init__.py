@@ -16,10 +16,15 @@ from obs_onnx.evidence import Evidence
 from obs_onnx.passes.coupling import Group
 from obs_onnx.saliency.activations import average, deviation, share_not_zero
 from obs_onnx.saliency.baselines import at_random
+from obs_onnx.saliency.fisher import fisher
+from obs_onnx.saliency.gates import gates
 from obs_onnx.saliency.information import mutual_information
 from obs_onnx.saliency.magnitude import l1, l2
+from obs_onnx.saliency.oba import oba, oba_paper, oba_second
+from obs_onnx.saliency.obd import obd
 from obs_onnx.saliency.oracle import oracle
 from obs_onnx.saliency.surgeon import surgeon
+from obs_onnx.saliency.taylor import taylor
 
 __all__ = ["CRITERIA", "Criterion"]
 
@@ -34,6 +39,13 @@ CRITERIA: Mapping[str, Criterion] = {
     "std": deviation,
     "apoz": share_not_zero,
     "mutual-information": mutual_information,
+    "taylor": taylor,
+    "fisher": fisher,
+    "obd": obd,
+    "gates": gates,
+    "oba": oba,
+    "oba-second": oba_second,
+    "oba-paper": oba_paper,
     "random": at_random,
     "oracle": oracle,
 }

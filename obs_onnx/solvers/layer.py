@@ -13,7 +13,7 @@ from obs_onnx.solvers.baselines import magnitude_mask, random_mask
 from obs_onnx.solvers.least_squares import refit as refit_on
 from obs_onnx.solvers.lobs import lobs_levels
 from obs_onnx.solvers.obs import obs_path
-from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern
+from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, project
 from obs_onnx.solvers.problem import Problem, Solution, prepare
 
 __all__ = ["METHODS", "choose_method", "solve", "solve_layer_levels", "solve_levels"]
@@ -61,8 +61,12 @@ def _masks(
     method: str,
     seed: int,
     effort: str | None,
+    scores: NDArray[np.float64] | None,
 ) -> Iterator[NDArray[np.bool_]]:
-    if method == "obs":
+    if scores is not None:
+        for sparsity in sparsities:
+            yield project(scores, sparsity, pattern)
+    elif method == "obs":
         if pattern not in problem.shared:
             problem.shared[pattern] = obs_path(problem, pattern)
         path = problem.shared[pattern]
@@ -87,9 +91,13 @@ def solve_levels(
     seed: int = 0,
     refit: bool = True,
     effort: str | None = None,
+    scores: NDArray[np.float64] | None = None,
 ) -> list[Solution]:
-    """Solve a prepared problem at several sparsities; arguments as in :func:`solve_layer_levels`."""
-    if method not in METHODS:
+    """Solve a prepared problem at several sparsities; arguments as in :func:`solve_layer_levels`.
+
+    With ``scores`` (G, O, I), not negative, the weights of least score go, and ``method`` is their name.
+    """
+    if scores is None and method not in METHODS:
         raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
     for sparsity in sparsities:
         if not 0 <= sparsity <= 1:
@@ -107,7 +115,7 @@ def solve_levels(
             raise OptionError(f"lobs removes single weights, not {pattern}; use obs or admm")
         return _lobs(problem, sparsities, refit)
     solutions = []
-    for mask in _masks(problem, sparsities, pattern, method, seed, effort):
+    for mask in _masks(problem, sparsities, pattern, method, seed, effort, scores):
         exact = refit or method in ("obs", "admm")
         w = refit_on(problem, mask, 1e-3 if effort == "quick" else 1e-9) if exact else problem.w * mask
         solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, method))

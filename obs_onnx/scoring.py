@@ -1,0 +1,295 @@
+"""score(): what a criterion says about every channel, and how far it agrees with the exhaustive oracle."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import psutil
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from obs_onnx.data import open_source
+from obs_onnx.evidence import Evidence
+from obs_onnx.figures import measured_macs
+from obs_onnx.model_file import serialize
+from obs_onnx.opened import calibration_of, open_model, runnable
+from obs_onnx.passes.costs import Costs
+from obs_onnx.passes.coupling import couple
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.layers import Frozen, find_layers
+from obs_onnx.passes.places import produced
+from obs_onnx.passes.prepare import prepare
+from obs_onnx.passes.segments import plan_stages
+from obs_onnx.report.progress import Progress, quiet
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.saliency import CRITERIA
+
+__all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
+
+Float = NDArray[np.float64]
+
+_BATCH = 128
+_MILLION = 1e6
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group of coupled channels.
+
+    Attributes:
+        name: of the first initializer and axis it stands in.
+        layers: names of the layers that produce its channels.
+        convolution: whether one of them is a convolution.
+        raw: (channels,) scores as the criterion gives them.
+        normalised: divided by their Euclidean norm, minus what regularisation takes off.
+        oracle: (channels,) absolute change of the loss when the channel alone is removed, if it was measured.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    convolution: bool
+    raw: Float
+    normalised: Float
+    oracle: Float | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What :func:`score` returns."""
+
+    model: str
+    criterion: str
+    groups: tuple[ScoredGroup, ...]
+    frozen: tuple[Frozen, ...]
+    regularize: float
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spearman(self) -> dict[str, Any] | None:
+        """Agreement with the oracle, as in the tables of Molchanov et al. 2017; None without an oracle.
+
+        ``per_layer_mean`` is the mean over groups of the correlation within a group; ``all`` is over all
+        channels together, with scores as they are, and normalised by group (criterion and oracle alike);
+        ``convolutions`` is ``all`` for the channels that convolutions produce.
+        """
+        groups = [group for group in self.groups if group.oracle is not None]
+        if not groups:
+            return None
+        within = [spearman(group.raw, group.oracle) for group in groups if group.oracle is not None]
+        known = [value for value in within if value is not None]
+        return {
+            "per_layer_mean": float(np.mean(known)) if known else None,
+            "all": _together(groups),
+            "convolutions": _together([group for group in groups if group.convolution]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        groups = []
+        for group in self.groups:
+            line: dict[str, Any] = {
+                "name": group.name,
+                "layers": group.layers,
+                "channels": len(group.raw),
+                "scores": group.raw.tolist(),
+                "normalised": group.normalised.tolist(),
+            }
+            if group.oracle is not None:
+                line |= {"oracle": group.oracle.tolist(), "spearman": spearman(group.raw, group.oracle)}
+            groups.append(line)
+        found = {
+            "schema": 1,
+            "model": self.model,
+            "criterion": self.criterion,
+            "regularize": {"flops": self.regularize},
+            "groups": groups,
+            "frozen": self.frozen,
+            "seconds": self.seconds,
+            "notes": self.notes,
+        }
+        return found if self.spearman is None else {**found, "spearman": self.spearman}
+
+
+class Scorer:
+    """A model and its data, to be judged by several criteria.
+
+    Args:
+        model: a file, or a model in memory (which is not changed).
+        calib: data, see :func:`obs_onnx.data.open_source`; by default ``<stem>.calib.npz`` beside the model.
+        labels: name of the labels in ``calib``; by default ``labels`` if there are any. Without labels the
+            model is its own teacher, see :mod:`obs_onnx.teachers`.
+        protect: shell patterns of weight or node names whose channels are left alone.
+        damping: of second moments, for criterion ``obs``.
+        runtime, threads: where the model runs, see :func:`obs_onnx.runtimes.open_runtime`.
+        memory: bytes that activations may take; by default half of what is free.
+        custom_ops: libraries with custom operators.
+        custom_domains: domains of operators that those libraries bring.
+        seed: of everything random.
+        progress: see :mod:`obs_onnx.report.progress`.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+        calib: Any = None,
+        *,
+        labels: str | None = None,
+        protect: Sequence[str] = (),
+        damping: float = 1e-2,
+        runtime: str = "onnxruntime",
+        threads: int | None = None,
+        memory: int | None = None,
+        custom_ops: Sequence[str] = (),
+        custom_domains: Sequence[str] = (),
+        seed: int = 0,
+        progress: Progress = quiet,
+    ) -> None:
+        original, self._name, path = open_model(model, custom_domains)
+        where = open_runtime(runtime, threads, custom_ops)
+        dense, copied = runnable(where, prepare(original))
+        self._coupling = couple(dense, protect)
+        if not self._coupling.groups:
+            raise OptionError(
+                f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
+            )
+        source = open_source(
+            calibration_of(calib, path),
+            where.session(serialize(dense)).inputs,
+            batch_size=_BATCH,
+            labels_key=labels,
+            seed=seed,
+        )
+        self._layers, self._progress = find_layers(dense)[0], progress
+        self._evidence = Evidence(
+            where,
+            dense,
+            self._coupling,
+            self._layers,
+            plan_stages(dense, self._layers),
+            source,
+            budget=memory or psutil.virtual_memory().available // 2,
+            damping=damping,
+            seed=seed,
+        )
+        self._macs = measured_macs(where, dense, next(iter(source.rebatch(1))))
+        self._notes = [*source.notes]
+        if not source.has_labels:
+            self._notes.append("no labels: the loss compares with the model's own outputs")
+        if copied:
+            self._notes.append(
+                f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
+            )
+        self._seconds: dict[str, float] = {}
+
+    @cached_property
+    def oracle(self) -> Mapping[int, Float]:
+        """Absolute change of the loss when a channel alone is removed without compensation, by group."""
+        start = time.perf_counter()
+        with self._progress.stage("oracle", sum(group.n for group in self._coupling.groups)) as advance:
+            changes = self._evidence.gates.removals(advance)
+        self._seconds["oracle"] = time.perf_counter() - start
+        return {group: np.abs(change) for group, change in changes.items()}
+
+    def scores(self, criterion: str, *, oracle: bool = False, regularize: float = 0.0) -> Scores:
+        """Scores of all channels; arguments as for :func:`score`."""
+        if criterion not in CRITERIA:
+            raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
+        truth = self.oracle if oracle or criterion == "oracle" else None
+        start = time.perf_counter()
+        macs, found = Costs(self._coupling).macs, []
+        with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
+            for group in self._coupling.groups:
+                if truth is not None and criterion == "oracle":
+                    raw = truth[group.id]
+                else:
+                    raw = CRITERIA[criterion](self._evidence, group)
+                share = float(macs.saving({}, group.id, group.n - 1)) / max(macs.value({}), 1)
+                makers = [y for y in self._layers if produced(self._coupling, group, y) is not None]
+                found.append(
+                    ScoredGroup(
+                        group.name,
+                        tuple(layer.name for layer in makers),
+                        any("Conv" in layer.op_type for layer in makers),
+                        raw,
+                        _unit(raw) - regularize * share * 2 * self._macs / _MILLION,
+                        truth[group.id] if oracle and truth is not None else None,
+                    )
+                )
+                self._evidence.forget(group)
+                advance(1)
+        return Scores(
+            self._name,
+            criterion,
+            tuple(found),
+            tuple(self._coupling.frozen),
+            regularize,
+            {**self._seconds, "criterion": time.perf_counter() - start},
+            tuple(self._notes),
+        )
+
+
+def score(
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+    *,
+    calib: Any = None,
+    criterion: str = "taylor",
+    oracle: bool = False,
+    regularize: float = 0.0,
+    **options: Any,
+) -> Scores:
+    """Score all channels of a model.
+
+    Args:
+        model: a file, or a model in memory (which is not changed).
+        calib: data; by default ``<stem>.calib.npz`` beside the model.
+        criterion: a name in :data:`obs_onnx.saliency.CRITERIA`; ``oracle`` scores by the oracle itself.
+        oracle: also remove every channel by itself, without compensation, and measure the loss (on 2,048
+            samples at most).
+        regularize: taken off a channel's normalised score for every million floating-point operations that go
+            with it (Molchanov et al. 2017, section 2.2).
+        options: labels, protect, runtime ...: see :class:`Scorer`.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input. A criterion that needs gradients
+            of a model that cannot be differentiated is a GradientError that names operator and node.
+    """
+    if criterion not in CRITERIA:
+        raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
+    return Scorer(model, calib, **options).scores(criterion, oracle=oracle, regularize=regularize)
+
+
+def spearman(a: Float, b: Float) -> float | None:
+    """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size > 0 else None
+
+
+def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:
+    judged = [(group, group.oracle) for group in groups if group.oracle is not None]
+    if not judged:
+        return None
+    oracle = np.concatenate([truth for _, truth in judged])
+    relative = np.concatenate([_unit(truth) for _, truth in judged])
+    return {
+        "raw": spearman(np.concatenate([group.raw for group, _ in judged]), oracle),
+        "normalised": spearman(np.concatenate([group.normalised for group, _ in judged]), relative),
+    }
+
+
+def _unit(scores: Float) -> Float:
+    norm = float(np.linalg.norm(scores))
+    return scores / norm if norm > 0 else scores
