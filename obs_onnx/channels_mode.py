@@ -35,7 +35,6 @@ class ChannelsMode:
     """Removes channels; see :class:`obs_onnx.mode.Mode`."""
 
     name = "channels"
-    measure = "soft"
     bound_by_default = True
     leaves_zeros = False
 

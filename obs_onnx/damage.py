@@ -4,9 +4,6 @@
 * ``changed``: share of the numbers that differ, for models without any float output (class numbers).
 * ``kl``: Kullback-Leibler divergence of the class probabilities, mean over samples, in nats (class scores
   are turned into probabilities by softmax).
-* ``soft``: the same of probabilities at temperature 3 (class scores divided by it; Hinton et al. 2015, arXiv
-  1503.02531). On images that it was trained on a model is so sure of its classes that ``kl`` hardly moves
-  before much is broken.
 """
 
 from __future__ import annotations
@@ -22,8 +19,6 @@ from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Damage", "choose_measure"]
 
-_SOFT = 3.0
-
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -32,7 +27,7 @@ class Damage:
     """Damage summed over batches.
 
     Args:
-        measure: ``error``, ``kl``, ``soft`` or ``changed``.
+        measure: ``error``, ``kl`` or ``changed``.
         names: the outputs to compare; only floating-point ones count, for ``changed`` all.
     """
 
@@ -56,9 +51,8 @@ class Damage:
                 continue
             y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
-            if self.measure in ("kl", "soft"):
-                temperature = _SOFT if self.measure == "soft" else 1.0
-                log_p, log_q = (_log_probabilities(scores, temperature) for scores in (y, z))
+            if self.measure == "kl":
+                log_p, log_q = _log_probabilities(y), _log_probabilities(z)
                 p, difference = np.exp(log_p), np.zeros_like(log_p)
                 np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
                 total[0] += float(np.sum(p * difference))
@@ -74,12 +68,12 @@ class Damage:
             whole = float(max(y.size, z.size))
         elif y.dtype.kind in "iubOSU":
             return
-        elif self.measure in ("kl", "soft"):
+        elif self.measure == "kl":
             whole = float(y[..., 0].size) * float(np.log(max(y.shape[-1], 2)))
         else:
             whole = float(np.sum(y[np.isfinite(y)].astype(np.float64) ** 2))
         total[0] += whole
-        total[1] += y[..., 0].size if self.measure in ("kl", "soft") else whole
+        total[1] += y[..., 0].size if self.measure == "kl" else whole
 
     @property
     def value(self) -> float:
@@ -88,10 +82,10 @@ class Damage:
         return float(np.mean(ratios)) if ratios else 0.0
 
 
-def choose_measure(asked: str, outputs: Outputs, usual: str = "kl") -> str:
+def choose_measure(asked: str, outputs: Outputs) -> str:
     """The measure for a model, from what it gives for one batch.
 
-    ``auto`` takes ``usual`` for class scores: a single float output of shape (samples, classes). Without any
+    ``auto`` takes ``kl`` for class scores: a single float output of shape (samples, classes). Without any
     float output it is ``changed``.
 
     Raises:
@@ -102,21 +96,21 @@ def choose_measure(asked: str, outputs: Outputs, usual: str = "kl") -> str:
     if asked in ("auto", "error") and not floats:
         return "changed"
     if asked == "auto":
-        return usual if scores else "error"
-    if asked not in ("kl", "soft", "error"):
-        raise OptionError(f"loss {asked!r} is unknown: use kl, soft, error or auto")
-    if asked in ("kl", "soft") and not scores:
+        return "kl" if scores else "error"
+    if asked not in ("kl", "error"):
+        raise OptionError(f"loss {asked!r} is unknown: use kl, error or auto")
+    if asked == "kl" and not scores:
         raise OptionError(
-            f"loss {asked} needs a model with one output of class scores (samples, classes): use error"
+            "loss kl needs a model with one output of class scores (samples, classes): use error"
         )
     return asked
 
 
-def _log_probabilities(x: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
+def _log_probabilities(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Of class scores; scores that are probabilities already are taken as such."""
     if x.min(initial=0.0) >= 0 and np.allclose(x.sum(axis=-1), 1, atol=1e-3):
-        x = np.log(np.maximum(x, 1e-12))
-    return _log_softmax(x / temperature)
+        return np.log(np.maximum(x, 1e-12))
+    return _log_softmax(x)
 
 
 def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:

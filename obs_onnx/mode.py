@@ -65,7 +65,6 @@ class Mode(Protocol):
 
     Attributes:
         name: of the mode.
-        measure: damage that allocation minimises for class scores.
         bound_by_default: whether the default target applies when none is given.
         leaves_zeros: whether what is removed still lies in the file, as zeros.
         model: in the form that is calibrated; known once opened.
@@ -73,7 +72,6 @@ class Mode(Protocol):
     """
 
     name: str
-    measure: str
     bound_by_default: bool
     leaves_zeros: bool
     model: ir.Model

@@ -120,8 +120,7 @@ def prune(
             data (and on its labels, where ``labels`` is given); zeros stay zeros.
         lr: largest learning rate of retraining.
         effort: quick, normal or thorough.
-        loss: damage that allocation minimises: ``kl``, ``soft``, ``error`` (see :mod:`obs_onnx.damage`), or
-            ``auto``: for class scores ``soft`` for channels and ``kl`` for weights.
+        loss: damage that allocation minimises: ``kl``, ``error``, or ``auto`` (kl for class scores).
         runtime, threads: where models run, see :func:`obs_onnx.runtimes.open_runtime`.
         batch: samples per run when latency is measured.
         memory: bytes that activations may take; by default half of what is free.
@@ -204,9 +203,7 @@ def prune(
             "fit": fit,
             "held_out": held_out,
             "effort": EFFORTS[effort],
-            "measure": choose_measure(
-                "error" if loss == "auto" and not limited else loss, answer, way.measure
-            ),
+            "measure": choose_measure("error" if loss == "auto" and not limited else loss, answer),
             "budget": memory or psutil.virtual_memory().available // 2,
             "progress": progress,
             "dense": dense,
