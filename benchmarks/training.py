@@ -1,0 +1,251 @@
+"""Milliseconds of one training step (forward, backward, update): the graph engine next to others.
+
+    OBS_ONNX_DATA=<folder with models/> python benchmarks/training.py [NET ...] [--threads 2] [--steps 20]
+        [--optimizer adamw|sgd] [--ort-training PYTHON] [--torch PYTHON]
+
+``--ort-training`` and ``--torch`` name Python interpreters with onnxruntime-training-cpu 1.19.2, and with
+torch and onnx. All engines train the same folded model on the same batch in turns, so that a busy machine
+hits all of them, and the fastest and the median step count.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+NETS = {"lenet5": 128, "resnet32": 64, "vgg16": 64}
+RATE = 1e-4
+
+
+def example(path: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of noise, and labels."""
+    dims = onnx.load(path, load_external_data=False).graph.input[0].type.tensor_type.shape.dim
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((batch, *(dim.dim_value for dim in dims[1:]))).astype(np.float32)
+    return x, rng.integers(0, 10, batch)
+
+
+def graph_engine(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
+    """A step of this project's engine; returns the loss."""
+    from obs_onnx.model_file import load_model, serialize
+    from obs_onnx.passes.canonical import canonicalize
+    from obs_onnx.passes.optimizers import OPTIMIZERS
+    from obs_onnx.passes.training_step import Term, trained_weights, training_step
+    from obs_onnx.runtimes.ort import OrtRuntime
+    from obs_onnx.runtimes.resident import Resident
+
+    model = canonicalize(load_model(path))
+    terms = [Term("cross_entropy", str(model.graph.outputs[0].name), "labels")]
+    names, rule = trained_weights(model, terms), OPTIMIZERS[optimizer]()
+    graph = training_step(model, terms, names, rule)
+    start = {name: model.graph.initializers[name].const_value.numpy() for name in names}
+    start.update({slot: np.zeros_like(start[name]) for slot, name in graph.slots.items()})
+    session = Resident(OrtRuntime(None, threads), serialize(graph.model), graph.carried, start)
+    x, labels = example(path, batch)
+    feed, step = {str(model.graph.inputs[0].name): x, "labels": labels}, 0
+
+    def run() -> float:
+        nonlocal step
+        step += 1
+        numbers = {graph.scalars[k]: np.array(n, np.float32) for k, n in rule.numbers(step, RATE).items()}
+        return float(session.run({**feed, **numbers})[graph.loss])
+
+    return run
+
+
+def ort_training(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
+    """A step of onnxruntime-training. Its package is reached without its ``__init__``, which wants torch."""
+    import types
+
+    import onnxruntime
+
+    package = types.ModuleType("onnxruntime.training")
+    package.__path__ = [os.path.join(os.path.dirname(onnxruntime.__file__), "training")]
+    sys.modules["onnxruntime.training"] = package
+    from onnxruntime.training import artifacts
+    from onnxruntime.training.api import CheckpointState, Module, Optimizer
+
+    folder = tempfile.mkdtemp()
+    model = onnx.load(path)
+    model.ir_version = 10
+    tensors = model.graph.initializer
+    learnt = [t.name for t in tensors if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 1]
+    kinds = {"adamw": artifacts.OptimType.AdamW, "sgd": artifacts.OptimType.SGD}
+    artifacts.generate_artifacts(
+        model,
+        requires_grad=learnt,
+        frozen_params=[t.name for t in tensors if t.name not in learnt],
+        loss=artifacts.LossType.CrossEntropyLoss,
+        optimizer=kinds[optimizer],
+        artifact_directory=folder,
+    )
+    rule = onnx.load(f"{folder}/optimizer_model.onnx")
+    rule.ir_version = 10
+    onnx.save(rule, f"{folder}/optimizer_model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    state = CheckpointState.load_checkpoint(f"{folder}/checkpoint")
+    module = Module(f"{folder}/training_model.onnx", state, session_options=options)
+    updater = Optimizer(f"{folder}/optimizer_model.onnx", module)
+    updater.set_learning_rate(RATE)
+    module.train()
+    x, labels = example(path, batch)
+
+    def run() -> float:
+        loss = module(x, labels)
+        updater.step()
+        module.lazy_reset_grad()
+        return float(loss)
+
+    return run
+
+
+def torch_eager(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
+    """A step of PyTorch in eager mode, node by node as in the file."""
+    import torch
+    import torch.nn.functional as F
+
+    torch.set_num_threads(threads)
+    graph = onnx.load(path).graph
+    held = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
+    learnt = [t.requires_grad_() for t in held.values() if t.is_floating_point() and t.numel() > 1]
+    kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+    extra = {"momentum": 0.9} if optimizer == "sgd" else {}
+    updater = kinds[optimizer](learnt, lr=RATE, **extra)
+    x, labels = (torch.from_numpy(array) for array in example(path, batch))
+
+    def node(n: onnx.NodeProto, v: dict[str, Any]) -> Any:
+        a = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in n.attribute}
+        i = [v.get(name) for name in n.input]
+        if n.op_type == "Conv":
+            pads = a.get("pads", [0, 0])[:2]
+            return F.conv2d(i[0], i[1], i[2] if len(i) > 2 else None, a.get("strides", 1), pads)
+        if n.op_type == "Gemm":
+            return F.linear(i[0], i[1] if a.get("transB") else i[1].T, i[2])
+        if n.op_type == "MaxPool":
+            return F.max_pool2d(i[0], a["kernel_shape"], a.get("strides"))
+        if n.op_type in ("GlobalAveragePool", "ReduceMean"):
+            return i[0].mean((2, 3), keepdim=bool(a.get("keepdims", 1)))
+        if n.op_type in ("Flatten", "Reshape"):
+            return i[0].flatten(1)
+        return {"Relu": torch.relu, "Add": torch.add, "Identity": lambda y: y}[n.op_type](*i)
+
+    def run() -> float:
+        values = {graph.input[0].name: x, **held}
+        for n in graph.node:
+            values[n.output[0]] = node(n, values)
+        loss = F.cross_entropy(values[graph.output[0].name], labels)
+        updater.zero_grad(set_to_none=True)
+        loss.backward()
+        updater.step()
+        return float(loss)
+
+    return run
+
+
+ENGINES = {"graph": graph_engine, "ort-training": ort_training, "torch": torch_eager}
+
+
+def serve(arguments: list[str]) -> None:
+    """Worker: one step for every line on stdin; prints milliseconds and loss."""
+    engine, path, batch, threads, optimizer = arguments
+    out = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # libraries may print
+    run = ENGINES[engine](Path(path), int(batch), int(threads), optimizer)
+    for _ in sys.stdin:
+        start = time.perf_counter()
+        loss = run()
+        print(json.dumps([1000 * (time.perf_counter() - start), loss]), file=out, flush=True)
+
+
+def fold(path: Path, folder: Path) -> Path:
+    """The model with BatchNormalization folded, for all engines."""
+    from obs_onnx.model_file import load_model, save_model
+    from obs_onnx.passes.canonical import canonicalize
+
+    save_model(canonicalize(load_model(path)), folder / path.name)
+    return folder / path.name
+
+
+def compare(path: Path, batch: int, pythons: dict[str, str], args: argparse.Namespace) -> None:
+    """Run all engines in turns and print a line for each."""
+    workers = {}
+    for engine, python in pythons.items():
+        command = [python, __file__, "--serve", engine, str(path), str(batch), str(args.threads)]
+        workers[engine] = subprocess.Popen(
+            [*command, args.optimizer],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+    times: dict[str, list[float]] = {engine: [] for engine in workers}
+    losses: dict[str, list[float]] = {engine: [] for engine in workers}
+    for _ in range(args.steps):
+        for engine, worker in workers.items():
+            assert worker.stdin is not None
+            assert worker.stdout is not None
+            try:
+                worker.stdin.write("step\n")
+                worker.stdin.flush()
+                milliseconds, loss = json.loads(worker.stdout.readline())
+            except (BrokenPipeError, ValueError):
+                continue
+            times[engine].append(milliseconds)
+            losses[engine].append(loss)
+    for worker in workers.values():
+        worker.communicate()
+    own = min(times["graph"][2:])
+    for engine, found in times.items():
+        if not found:
+            print(f"{path.stem:10} {batch:5}  {engine:14} failed")
+            continue
+        best, middle = min(found[2:]), statistics.median(found[2:])
+        drift = abs(losses[engine][1] - losses["graph"][1])
+        row = f"{path.stem:10} {batch:5}  {engine:14} {best:9.1f} {middle:9.1f}"
+        print(f"{row}  x{own / best:5.2f}  {drift:.0e}")
+
+
+def main() -> None:
+    """Parse, compare, print."""
+    if sys.argv[1:2] == ["--serve"]:
+        serve(sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("nets", nargs="*", default=list(NETS))
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--optimizer", choices=["adamw", "sgd"], default="adamw")
+    parser.add_argument("--ort-training", metavar="PYTHON")
+    parser.add_argument("--torch", metavar="PYTHON")
+    args = parser.parse_args()
+    root = os.environ.get("OBS_ONNX_DATA")
+    if not root:
+        print("needs outside data: set OBS_ONNX_DATA to the folder with models/")
+        return
+    others = {"ort-training": args.ort_training, "torch": args.torch}
+    pythons = {"graph": sys.executable, **{name: python for name, python in others.items() if python}}
+    for name in others.keys() - pythons.keys():
+        print(f"skipped: {name} (give its interpreter with --{name})")
+    print(f"{'net':10} {'batch':>5}  {'engine':14} {'least ms':>9} {'median':>9}  graph/it  loss difference")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in args.nets:
+            compare(fold(Path(root, "models", f"{name}.onnx"), Path(folder)), NETS[name], pythons, args)
+
+
+if __name__ == "__main__":
+    main()
