@@ -15,7 +15,7 @@ import sys
 import time
 from pathlib import Path
 
-from weights import images
+import numpy as np
 
 CRITERIA = (
     "gates",
@@ -43,6 +43,14 @@ FLOORS = {
 }
 
 
+def images(root: Path, net: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised training images and labels, by the loader that lies beside the data."""
+    sys.path.insert(0, str(root / "data"))
+    import load
+
+    return (load.mnist if net.startswith("lenet") else load.cifar10)("train", count)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(
@@ -63,7 +71,7 @@ def main() -> None:
     print("| net | criterion | raw | at least | normalised | mean of layers | seconds |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for net in args.nets:
-        x, y = images(root, net, "train", args.samples)
+        x, y = images(root, net, args.samples)
         scorer = Scorer(root / "models" / f"{net}.onnx", {"input": x, "labels": y})
         _ = scorer.oracle
         for criterion in args.criterion or CRITERIA:

@@ -180,7 +180,7 @@ class GateSensitivities:
             gate_groups(model, gates)
         Gradient(self._lessons.teacher.append(model), list(gates), unconnected="zeros").call(model)
         wanted = [f"{gate}.grad" for gate in gates]
-        inputs = [str(value.name) for value in model.graph.inputs]
+        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
         constant = {} if by_example else {gate: self._ones(model, gate, n) for gate, (n, _) in gates.items()}
         found = {
             group.id: GateGradients(0.0, *(np.zeros(group.n) for _ in range(3)))

@@ -76,7 +76,7 @@ class WeightSensitivities:
         step = (Gradient if first else HessianVectorProduct)(loss, names)
         step.call(model)
         wanted = [f"{name}.grad" for name in names] + ([] if first else [f"{name}.hvp" for name in names])
-        inputs = [str(value.name) for value in model.graph.inputs]
+        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
         random, session = np.random.default_rng(self._seed), None
         for lesson in self._lessons.batches(_BATCH, _AIMS.get(kind, "exact")):
             fed = {**lesson.feed, **self._compared(lesson, kind)}

@@ -143,10 +143,15 @@ def _per_example(model: ir.Model, node: ir.Node, place: GatePlace) -> bool:
     return batch is not None and isinstance(first, ir.SymbolicDim) and first.value == batch
 
 
+def _inputs(model: ir.Model) -> list[ir.Value]:
+    """Inputs that have to be fed."""
+    return [value for value in model.graph.inputs if not value.is_initializer()]
+
+
 def _batch(model: ir.Model) -> str | None:
     """Symbol of the first axis that all inputs share."""
     symbols = set()
-    for value in model.graph.inputs:
+    for value in _inputs(model):
         first = value.shape[0] if value.shape else None
         symbols.add(first.value if isinstance(first, ir.SymbolicDim) else None)
     return symbols.pop() if len(symbols) == 1 else None
@@ -162,7 +167,7 @@ def _gate(emitter: Emitter, name: str, n: int, like: ir.Value, per_example: bool
         gate = ir.Value(name=name, shape=ir.Shape([n]), type=ir.TensorType(dtype))
         emitter.model.graph.inputs.append(gate)
         return gate
-    first = emitter.model.graph.inputs[0]
+    first = _inputs(emitter.model)[0]
     shape = emitter.op("Concat", emitter.size_of(first, 0), emitter.ints([n]), axis=0)
     gate = emitter.op("ConstantOfShape", shape, value=ir.Tensor(np.ones(1, dtype.numpy()), dtype=dtype))
     assert first.shape is not None

@@ -127,6 +127,21 @@ class TestGates:
                 CRITERIA["taylor"](together, a), CRITERIA["taylor"](alone, b), rtol=1e-3, atol=1e-6
             )
 
+    def test_initializers_that_are_inputs_too(self) -> None:
+        """Files of old IR versions list all weights among their inputs."""
+        proto, x = nets.residual(), nets.data(0, 20, 3, 8, 8)
+        _, coupling, _, plain = opened(proto, x)
+        for tensor in proto.graph.initializer:
+            proto.graph.input.append(
+                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            )
+        _, other, _, listed = opened(proto, x)
+        for name in ("taylor", "oba"):
+            for a, b in zip(coupling.groups, other.groups, strict=True):
+                np.testing.assert_allclose(
+                    CRITERIA[name](plain, a), CRITERIA[name](listed, b), rtol=1e-3, atol=1e-6
+                )
+
     @pytest.mark.parametrize("name", sorted(nets.NETS))
     def test_removals_are_those_of_the_silenced_model(self, name: str) -> None:
         proto = nets.NETS[name]()
