@@ -314,3 +314,24 @@ def test_sequences_and_maps_come_as_numbers(tmp_path: Path) -> None:
     outputs = session.run(images(4))
     left, right = np.split(outputs["y"], 2, axis=1)
     np.testing.assert_array_equal(outputs["z"], np.concatenate([left.ravel(), right.ravel()]))
+
+
+def test_a_tie_that_turns_over_is_no_difference() -> None:
+    """Products of quantized numbers lie halfway between two steps: the order of a sum decides."""
+    proto = net("t = Mul(c2, f)\n i = Round(t)\n s = Relu(i)", "float[N,32,8,8] i", f=np.float32(5))
+    rng = np.random.default_rng(0)
+    for name, shape in (("w1", (32, 3, 3, 3)), ("b1", (32,)), ("w2", (32, 32, 3, 3)), ("b2", (32,))):
+        tensor = next(tensor for tensor in proto.graph.initializer if tensor.name == name)
+        steps = rng.integers(-3, 4, shape).astype(np.float32) * np.float32(0.1)
+        tensor.CopyFrom(numpy_helper.from_array(steps, name))
+    feed = {"x": rng.integers(-3, 4, (4, 3, 8, 8)).astype(np.float32)}
+    model = prepare(ir.from_proto(proto))
+    coupling = couple(model)
+    group = next(g for g in coupling.groups if any(site.initializer == "w1" for site in g.sites))
+    mask = np.arange(group.n) % 2 == 0
+    small = model.clone()
+    RemoveChannels({group.id: mask}).call(small)
+    runtime = open_runtime(threads=1)
+    check_removal(runtime, coupling, {group.id: mask}, small, feed)
+    with pytest.raises(VerificationError, match="differs"):
+        check_removal(runtime, coupling, {group.id: ~mask}, small, feed)
