@@ -244,13 +244,20 @@ def prune(
 @click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of custom operators.")
 @_guarded
 def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> None:
-    """Show the layers of MODEL, and what is left alone and why."""
+    """Show the layers and channels of MODEL, and what is left alone and why."""
     from obs_onnx.inspection import inspect as run
     from obs_onnx.report import print_inspection, write_json
 
     _distinct(model, json_path)
     result = run(model, custom_domains=custom_domain)
-    print_inspection(model, result.layers, result.frozen, result.totals)
+    print_inspection(
+        model,
+        result.layers,
+        result.frozen,
+        result.totals,
+        groups=result.groups,
+        frozen_channels=result.frozen_channels,
+    )
     if json_path:
         write_json(json_path, result.to_json())
 
