@@ -128,7 +128,7 @@ def finetune(
         mix: share of the labels in the loss where there is a teacher, too.
         held_out: data to measure on; by default one sample of eight of ``data``.
         batch: samples of one step, where the model's batch is free.
-        lr: largest learning rate; by default 5e-4, for SGD 1e-2.
+        lr: largest learning rate; by default 2e-4, for SGD 1e-3.
         optimizer: ``sgd``, ``adam`` or ``adamw``.
         warmup: steps until the rate is at its largest; it then falls to zero along a cosine.
         momentum: of SGD.

@@ -38,7 +38,7 @@ from obs_onnx.sources import SampleSource, Source
 
 __all__ = ["RATES", "Point", "Settings", "Trained", "check_trainable", "train", "zero_masks"]
 
-RATES = {"sgd": 1e-2, "adam": 5e-4, "adamw": 5e-4}
+RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4}
 _TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
