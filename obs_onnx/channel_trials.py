@@ -135,8 +135,9 @@ class ChannelTrials(Study):
         """
         limits = limits_of(wanted, self.dense_bytes)
         best: ChannelAttempt | None = None
+        part: _Round | None = None
         for number in range(1, rounds + 1):
-            part = _Round.of(self, best)
+            part = _Round.of(self, best, None if part is None else part.dense_evidence)
             if not limits:
                 found = self.retrained(self._search(part, wanted), wanted)
                 best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))
@@ -173,7 +174,10 @@ class ChannelTrials(Study):
     def attempt(
         self, keep: Keeps, expected: Mapping[int, float], evidence: Evidence, start: Tensors | None = None
     ) -> ChannelAttempt:
-        """Remove channels of the dense model (with weights ``start``, where given), refit, and measure."""
+        """Remove channels of the dense model (``start``: its weights by now), refit, and measure.
+
+        ``evidence`` is that of the dense model.
+        """
         options = self.options
         tensors: Tensors = dict(start or {})
         with self.stage("remove and refit", len(self.layers)) as advance:
@@ -251,7 +255,7 @@ class _Round:
     study: ChannelTrials
     coupling: Coupling
     kept: Mapping[str, Mapping[str, list[int]]]
-    evidence: Evidence
+    dense_evidence: Evidence
     ranked: dict[int, Ranked]
     costs: Costs
     quantum: dict[int, int]
@@ -259,7 +263,9 @@ class _Round:
     start: Tensors | None = None
 
     @classmethod
-    def of(cls, study: ChannelTrials, before: ChannelAttempt | None) -> _Round:
+    def of(
+        cls, study: ChannelTrials, before: ChannelAttempt | None, dense_evidence: Evidence | None
+    ) -> _Round:
         """Measure around ``before``, or around the dense model."""
         model = study.model if before is None else before.model
         coupling = study.coupling if before is None else study.coupling.of(model)
@@ -301,7 +307,7 @@ class _Round:
             study,
             coupling,
             {} if before is None else study.coupling.keep_indices(before.keep),
-            evidence,
+            dense_evidence or evidence,
             ranked,
             Costs(coupling),
             quanta(coupling, study.options.quantum, study.runtime_quantum),
@@ -350,7 +356,7 @@ class _Round:
                     tight[name] -= real[name] - limits[name]
                 else:
                     tight[name] /= factor * 1.001
-        return self.study.attempt(whole, expected, self.evidence, self.start)
+        return self.study.attempt(whole, expected, self.dense_evidence, self.start)
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""

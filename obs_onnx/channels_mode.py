@@ -20,6 +20,7 @@ from obs_onnx.passes.prepare import prepare
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.segments import plan_stages
 from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.prunable import matches
 from obs_onnx.report.result import GroupResult, LayerResult
 from obs_onnx.saliency import CRITERIA
 from obs_onnx.study import Study
@@ -62,7 +63,7 @@ class ChannelsMode:
         self.model, self._copied = runnable(opened.runtime, self._stored)
         self._layers = find_layers(self.model)[0]
         self._protected = frozenset(
-            layer.name for layer in self._layers if any(_matches(layer, p) for p in self._options.protect)
+            layer.name for layer in self._layers if any(matches(layer, p) for p in self._options.protect)
         )
         for pattern in self._options.protect:
             if not _is_name(self.model, pattern):
@@ -155,10 +156,6 @@ class ChannelsMode:
     def runnable(self, model: ir.Model) -> ir.Model:
         """A written model, in the form that the runtime takes."""
         return runnable(self._opened.runtime, model)[0]
-
-
-def _matches(layer: Layer, pattern: str) -> bool:
-    return any(fnmatchcase(name, pattern) for name in (layer.name, *(use.node for use in layer.uses)))
 
 
 def _is_name(model: ir.Model, pattern: str) -> bool:

@@ -324,6 +324,8 @@ def solve_alone(evidence: Evidence, keep: Mapping[int, Mask]) -> Tensors:
     gone: dict[str, NDArray[np.bool_]] = {}
     layers: dict[str, Layer] = {}
     for group in evidence.coupling.groups:
+        if group.id not in keep:
+            continue
         for one in evidence.consumers(group):
             columns = np.asarray(one.columns[~keep[group.id]].sum(axis=0)).reshape(-1) > 0
             gone[one.layer.name] = gone.get(one.layer.name, np.zeros(len(columns), bool)) | columns

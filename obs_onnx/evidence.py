@@ -83,7 +83,6 @@ class Evidence:
         seed: of what is random.
         damage: what removing channels of a group (kept ones as a mask) without compensation does to the
             outputs; for the oracle.
-        row_weights: (G * O,) weights of the squared errors of a layer's outputs, by layer name.
     """
 
     def __init__(
@@ -99,12 +98,11 @@ class Evidence:
         damping: float,
         seed: int = 0,
         damage: Callable[[Group, NDArray[np.bool_]], float] | None = None,
-        row_weights: Mapping[str, NDArray[np.float64]] | None = None,
     ) -> None:
         planned = {layer.name for stage in plan.stages for layer in stage.layers}
         self.model, self.coupling = model, coupling
         self.layers = tuple(layer for layer in layers if layer.name in planned)
-        self.seed, self.damage, self.row_weights = seed, damage, row_weights or {}
+        self.seed, self.damage = seed, damage
         self._runtime, self._plan, self._fit = runtime, plan, fit
         self._budget, self._damping = budget, damping
         self._posed: dict[str, LayerProblem] = {}

@@ -11,7 +11,7 @@ from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers import ConvGeometry, Frozen, Layer
 from obs_onnx.solvers import Pattern
 
-__all__ = ["Choice", "choose_layers", "layer_sparsities"]
+__all__ = ["Choice", "choose_layers", "layer_sparsities", "matches"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class Choice:
     reasons: tuple[Frozen, ...]
 
 
-def _matches(layer: Layer, pattern: str) -> bool:
+def matches(layer: Layer, pattern: str) -> bool:
+    """Whether a shell pattern is that of the layer's weight or of a node that uses it."""
     return any(fnmatchcase(name, pattern) for name in (layer.name, *(use.node for use in layer.uses)))
 
 
@@ -51,7 +52,7 @@ def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Patt
     """
     layers = list(layers)
     for text in protect:
-        if not any(_matches(layer, text) for layer in layers):
+        if not any(matches(layer, text) for layer in layers):
             raise OptionError(f"--protect {text!r} matches no layer: run inspect to see their names")
     pruned: list[Layer] = []
     dense: list[Layer] = []
@@ -61,7 +62,7 @@ def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Patt
         geometry = layer.uses[0].geometry
         offsets = math.prod(geometry.kernel) if isinstance(geometry, ConvGeometry) else 1
         channels = layer.layout.goi[2] // offsets
-        if any(_matches(layer, text) for text in protect):
+        if any(matches(layer, text) for text in protect):
             kept.append(layer)
             reasons.append(Frozen(layer.uses[0].node, layer.op_type, "protected by the user"))
         elif channels % pattern.columns:
@@ -85,7 +86,7 @@ def layer_sparsities(layers: Sequence[Layer], given: Mapping[str, float]) -> dic
     """
     fixed: dict[str, float] = {}
     for text, value in given.items():
-        matching = [layer.name for layer in layers if _matches(layer, text)]
+        matching = [layer.name for layer in layers if matches(layer, text)]
         if not matching:
             raise OptionError(f"--layer {text}={value} matches no layer: run inspect to see their names")
         if not 0 <= value <= 1:

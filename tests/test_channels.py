@@ -242,10 +242,12 @@ class TestChoices:
         assert error["obs"] < error["magnitude"]
         assert error["obs"] < error["random"]
 
+    @pytest.mark.parametrize("sequential", [True, False])
     @pytest.mark.parametrize("name", ["residual", "transformer"])
-    def test_rounds(self, name: str, tmp_path: Path) -> None:
+    def test_rounds(self, name: str, sequential: bool, tmp_path: Path) -> None:
         proto = nets.NETS[name]()
-        small, keep, report = written(proto, tmp_path, targets={"macs": 0.4}, rounds=2, round_to=1)
+        options = {"targets": {"macs": 0.4}, "round_to": 1, "sequential": sequential}
+        small, keep, report = written(proto, tmp_path, rounds=2, **options)
         check(small, keep, proto)
         assert 0.3 * nets.macs(proto) < nets.macs(small) <= 0.4 * nets.macs(proto)
         assert report.met

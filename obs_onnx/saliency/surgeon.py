@@ -24,10 +24,7 @@ def surgeon(evidence: Evidence, group: Group) -> NDArray[np.float64]:
     reading = evidence.consumers(group)
     if not reading:
         return l2(evidence, group)
-    consumers = [
-        Consumer(evidence.posed(one.layer).problem, one.columns, evidence.row_weights.get(one.layer.name))
-        for one in reading
-    ]
+    consumers = [Consumer(evidence.posed(one.layer).problem, one.columns) for one in reading]
     for one, consumer in zip(reading, consumers, strict=True):
         with threads_for(one.layer.layout.goi[2]):
             _ = consumer.problem.start  # factors the moments on all cores; the order itself wants one

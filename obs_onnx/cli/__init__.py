@@ -1,0 +1,27 @@
+"""The command ``obs-onnx``: parse, call the API, print. Heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import click
+
+from obs_onnx import __version__
+from obs_onnx.cli.bench import bench
+from obs_onnx.cli.common import OneLine
+from obs_onnx.cli.evaluate import evaluate
+from obs_onnx.cli.finetune import finetune
+from obs_onnx.cli.gradient import gradient
+from obs_onnx.cli.inspect import inspect
+from obs_onnx.cli.prune import prune
+from obs_onnx.cli.score import score
+
+__all__ = ["main"]
+
+
+@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="obs-onnx")
+def main() -> None:
+    """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
+
+
+for command in (prune, inspect, bench, evaluate, gradient, finetune, score):
+    main.add_command(command)

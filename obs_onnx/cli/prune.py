@@ -1,0 +1,133 @@
+"""``obs-onnx prune``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from obs_onnx.cli.common import (
+    BATCH,
+    EXIT_TARGET,
+    JSON,
+    LABELS,
+    RUNTIME,
+    distinct,
+    guarded,
+    pairs,
+    writable,
+)
+
+__all__ = ["prune"]
+
+
+@click.command()
+@click.argument("model")
+@click.option("-o", "--output", metavar="OUT", help="File to write  [default: <stem>.pruned.onnx].")
+@click.option("--calib", metavar="SRC", help="Calibration data  [default: <stem>.calib.npz].")
+@LABELS
+@click.option("--mode", type=click.Choice(["channels", "weights"]), default="channels", show_default=True)
+@click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="macs, params, size, error, drop or sparsity; repeatable.",
+)
+@click.option(
+    "--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4."
+)
+@click.option(
+    "--criterion",
+    default="auto",
+    show_default=True,
+    metavar="NAME",
+    help="Of channels: obs, magnitude, l1, l2, mean, std, apoz, mutual-information, taylor, fisher, obd, "
+    "gates, oba, oba-second, oba-paper, random, oracle; of weights: obs, admm, lobs, magnitude, taylor, "
+    "fisher, obd, oba, oba-second, oba-paper, random.",
+)
+@click.option("--compensate/--no-compensate", default=True, help="Refit the kept weights.")
+@click.option("--sequential/--no-sequential", default=True, help="Correct each layer for those before it.")
+@click.option("--correct/--no-correct", default=None, help="Try to match output statistics.")
+@click.option(
+    "--damping", type=click.FloatRange(0), default=1e-2, show_default=True, help="Relative damping."
+)
+@click.option(
+    "--round-to",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Multiple of kept channels  [default: by runtime].",
+)
+@click.option("--protect", multiple=True, metavar="PATTERN", help="Leave matching layers alone; repeatable.")
+@click.option(
+    "--layer", "layer_texts", multiple=True, metavar="PATTERN=SHARE", help="Sparsity of matching layers."
+)
+@click.option("--rounds", type=click.IntRange(1), default=1, show_default=True, help="Iterations.")
+@click.option(
+    "--finetune",
+    type=click.IntRange(0),
+    default=0,
+    metavar="STEPS",
+    help="Updates after each round, taught by MODEL (and by --labels).",
+)
+@click.option("--lr", type=float, help="Largest learning rate of --finetune.")
+@click.option(
+    "--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True
+)
+@click.option("--loss", type=click.Choice(["auto", "kl", "error"]), default="auto", show_default=True)
+@RUNTIME
+@BATCH
+@click.option(
+    "--memory", metavar="SIZE", help="For activations, for example 2GB  [default: half of what is free]."
+)
+@click.option("--eval", "evaluation", metavar="SRC", help="Labelled data for the accuracy.")
+@JSON
+@click.option(
+    "--report", "html_path", metavar="PATH.html", callback=writable, help="Write the result as a page."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--dry-run", is_flag=True, help="Check everything, print the expected cost, write nothing.")
+@click.option("-q", "--quiet", "silent", is_flag=True, help="No progress.")
+@guarded
+def prune(
+    model: str,
+    targets: Sequence[str],
+    layer_texts: Sequence[str],
+    memory: str | None,
+    json_path: str | None,
+    html_path: str | None,
+    silent: bool,
+    custom_domain: Sequence[str],
+    **options: Any,
+) -> None:
+    """Prune MODEL and write a smaller one.
+
+    Exit code 0: done; 2: bad input or usage; 3: a target could not be met.
+    """
+    from obs_onnx.pipeline import prune as run
+    from obs_onnx.report import print_report, terminal_progress, write_html, write_json
+    from obs_onnx.targets import parse_bytes
+
+    output = options["output"] or f"{os.path.splitext(model)[0]}.pruned.onnx"
+    keep = f"{os.path.splitext(output)[0]}.keep.json" if options["mode"] == "channels" else None
+    distinct(model, output, keep, json_path, html_path)
+    result = run(
+        model,
+        targets=targets,
+        layer_sparsity=pairs(layer_texts, "--layer"),
+        memory=None if memory is None else parse_bytes(memory),
+        custom_domains=custom_domain,
+        progress=terminal_progress(silent=silent),
+        **options,
+    )
+    print_report(result.report)
+    if json_path:
+        write_json(json_path, result.report.to_json())
+    if html_path:
+        write_html(html_path, result.report)
+    if not result.report.met and not options["dry_run"]:
+        click.echo("obs-onnx: a target could not be met; the report says what was reached", err=True)
+        sys.exit(EXIT_TARGET)
