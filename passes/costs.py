@@ -1,10 +1,9 @@
 """What a model costs as a function of how many channels each group keeps, not of which ones.
 
-The size of an axis is a polynomial of the kept counts: elements that go with channels of one group are that
-group's count times a whole number, products of groups (heads x widths) multiply, and what stands in a row
-(Concat) adds up. Initializers multiply the sizes of their axes. Multiply-accumulates come from the operators'
-own rules: the rule of each node is evaluated at several sizes of the axes that can shrink and interpolated in
-exact integers, as a polynomial with exponents from -1 to 2 for each axis.
+The size of an axis is a polynomial of the kept counts (:mod:`obs_onnx.passes.sizes`), and that of an
+initializer the product of its axes. Multiply-accumulates come from the operators' own rules: the rule of each
+node is evaluated at several sizes of the axes that can shrink and interpolated in exact integers, as a
+polynomial with exponents from -1 to 2 for each axis.
 
 Channels of a group are alike, so that counts determine sizes, up to elements that stand for several channels
 of one group; the selection that is made in the end is worth counting exactly
@@ -23,12 +22,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from obs_onnx.passes.atoms import Labels
 from obs_onnx.passes.coupling import Coupling
 from obs_onnx.passes.interpolate import interpolate
 from obs_onnx.passes.macs import MacCounter
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.polynomials import Polynomial, Terms, add, multiply, power
+from obs_onnx.passes.sizes import Sizes
 
 __all__ = ["Cost", "Costs"]
 
@@ -59,9 +58,8 @@ class Costs:
     """
 
     def __init__(self, coupling: Coupling) -> None:
-        self.full = {group.id: group.n for group in coupling.groups}
-        self._coupling = coupling
-        self._sizes: dict[int, Terms] = {}
+        self._coupling, self._sizes = coupling, Sizes(coupling)
+        self.full = self._sizes.full
         self.approximate: list[str] = []
         held = [v for v in coupling.model.graph.initializers.values() if v.const_value is not None]
         params: Terms = {(): sum(tensor.size for tensor in float_tensors(coupling.model))}
@@ -84,25 +82,8 @@ class Costs:
     def _elements(self, value: ir.Value) -> Terms:
         """Number of elements of an initializer."""
         assert value.const_value is not None
-        axes = self._coupling.axes(value)
-        if axes is None or not self._coupling.graph.concrete.holds(value):
-            return {(): value.const_value.size}
-        return multiply(self._size(labels) for labels in axes)
-
-    def _size(self, labels: Labels) -> Terms:
-        """Number of elements of an axis: one term for each set of groups that its elements go with."""
-        if (known := self._sizes.get(id(labels))) is not None:
-            return known
-        if not labels.shape[1]:
-            return {(): len(labels)}
-        groups = np.sort(self._coupling._group_of[labels], axis=1)
-        found: Terms = {}
-        for members, number in zip(*np.unique(groups, axis=0, return_counts=True), strict=True):
-            present = [int(group) for group in members if group >= 0]
-            whole = math.prod(self.full[group] for group in present)
-            add(found, multiply({((group, 1),): 1} for group in present), _whole(int(number), whole))
-        self._sizes[id(labels)] = found
-        return found
+        elements = self._sizes.elements(value) if self._coupling.graph.concrete.holds(value) else None
+        return {(): value.const_value.size} if elements is None else elements
 
     def _macs(self, node: ir.Node, counter: MacCounter) -> Terms:
         """Multiply-accumulates of one node."""
@@ -112,7 +93,7 @@ class Costs:
             id(labels): labels
             for own in axes.values()
             for labels in own or ()
-            if set(self._size(labels)) != {()}
+            if set(self._sizes.axis(labels)) != {()}
         }
 
         def count(times: Mapping[int, int]) -> int:
@@ -131,7 +112,7 @@ class Costs:
         found = interpolate(lambda times: count(dict(zip(varied, times, strict=True))), len(varied))
         total: Terms = {}
         for exponents, part in (found or {}).items():
-            sizes = [self._size(shrinking[axis]) for axis in varied]
+            sizes = [self._sizes.axis(shrinking[axis]) for axis in varied]
             factors = [power(size, p) for size, p in zip(sizes, exponents, strict=True)]
             if None in factors:
                 found = None
@@ -144,7 +125,3 @@ class Costs:
             self.approximate.append(str(node.name))
             return {(): dense}
         return total
-
-
-def _whole(a: int, b: int) -> float:
-    return a // b if a % b == 0 else a / b
