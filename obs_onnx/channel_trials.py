@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
@@ -14,11 +15,12 @@ from obs_onnx.activations import Activations
 from obs_onnx.allocate_channels import Allocation, allocate_channels
 from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
 from obs_onnx.evidence import Evidence
-from obs_onnx.figures import measured_macs
+from obs_onnx.figures import measured
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.costs import Cost, Costs
 from obs_onnx.passes.coupling import Coupling
 from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.memory import Memory
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.segments import plan_stages
@@ -80,19 +82,21 @@ class ChannelAttempt(Judged):
     costs: Mapping[str, float]
     training: Trained | None = None
 
-    def met(self, wanted: Targets, dense_bytes: int) -> bool:
+    def met(self, wanted: Targets, dense_bytes: int, dense_peak: int) -> bool:
         """Whether all targets hold."""
-        limits = limits_of(wanted, dense_bytes)
+        limits = limits_of(wanted, dense_bytes, dense_peak)
         return self.strain(wanted) <= 1 and all(
             self.costs[name] <= limit * (1 + 1e-9) for name, limit in limits.items()
         )
 
 
-def limits_of(wanted: Targets, dense_bytes: int) -> dict[str, float]:
-    """Limits on costs: shares of the dense model's, and bytes."""
+def limits_of(wanted: Targets, dense_bytes: int, dense_peak: int) -> dict[str, float]:
+    """Limits on costs: shares of the dense model's, and for ``size`` bytes."""
     limits = {name: value for name in ("macs", "params") if (value := getattr(wanted, name)) is not None}
     if wanted.size is not None:
         limits["size"] = wanted.size * dense_bytes if wanted.size < 1 else wanted.size
+    if wanted.ram is not None:
+        limits["ram"] = wanted.ram if wanted.ram < 1 else wanted.ram / max(dense_peak, 1)
     return limits
 
 
@@ -133,7 +137,7 @@ class ChannelTrials(Study):
             rounds: each one estimates everything again around the model of the round before, retrained where
                 that is wanted; limits on costs are approached in equal factors.
         """
-        limits = limits_of(wanted, self.dense_bytes)
+        limits = limits_of(wanted, self.dense_bytes, self.peak)
         best: ChannelAttempt | None = None
         part: _Round | None = None
         for number in range(1, rounds + 1):
@@ -239,10 +243,11 @@ class ChannelTrials(Study):
 
     def costs_of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs: shares of the dense model's, and bytes of its file."""
-        macs = measured_macs(self.runtime, small, next(iter(self.held_out.rebatch(1))))
+        demand = measured(self.runtime, small, next(iter(self.held_out.rebatch(1))))
         before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in (self.model, small))
         return {
-            "macs": macs / self.macs if self.macs else 1.0,
+            "macs": demand.macs / self.macs if self.macs else 1.0,
+            "ram": demand.peak.bytes / self.peak if self.peak else 1.0,
             "params": after / before if before else 1.0,
             "size": float(len(serialize(small))),
         }
@@ -315,6 +320,13 @@ class _Round:
             None if before is None or before.training is None else before.tensors,
         )
 
+    @cached_property
+    def memory(self) -> Memory:
+        """Of activations, for one sample."""
+        sample = next(iter(self.study.held_out.rebatch(1)))
+        model = self.coupling.model
+        return Memory(self.coupling, measured(self.study.runtime, model, sample).sizes)
+
     def allocate(self, limits: Mapping[str, float]) -> Allocation:
         """Kept counts under limits as shares of the dense model, and bytes of initializers."""
         costs: dict[str, Cost] = {
@@ -325,7 +337,10 @@ class _Round:
         absolute = [
             (costs[name], limit if name == "size" else limit * self.dense_costs[name])
             for name, limit in limits.items()
+            if name != "ram"
         ]
+        if "ram" in limits:
+            absolute += self.memory.limits(limits["ram"] * self.study.peak)
         return allocate_channels(
             {group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum
         )

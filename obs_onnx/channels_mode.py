@@ -130,7 +130,7 @@ class ChannelsMode:
             )
         return Finished(
             model=final,
-            met=best.met(wanted, study.dense_bytes),
+            met=best.met(wanted, study.dense_bytes, study.peak),
             copied=self._copied,
             layers=tuple(_layer_lines(self._layers, best)),
             groups=tuple(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import onnx_ir as ir
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.macs import count_macs
+from obs_onnx.passes.memory import Peak, peak_memory
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.segments import extract
 from obs_onnx.report.files import compressed_bytes
@@ -22,24 +23,51 @@ from obs_onnx.timing import bench
 from obs_onnx.trials import Attempt
 from obs_onnx.walk import Values, open_part
 
-__all__ = ["figures", "layer_line", "measured_macs", "timed"]
+__all__ = ["Demand", "figures", "layer_line", "measured", "measured_macs", "timed"]
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What one run takes.
+
+    Attributes:
+        macs: multiply-accumulates.
+        peak: memory of activations.
+        sizes: bytes of every value, by name.
+    """
+
+    macs: int
+    peak: Peak
+    sizes: Mapping[str, int]
+
+
+def measured(runtime: Runtime, model: ir.Model, sample: Values) -> Demand:
+    """What a run of a canonical model on ``sample`` takes, from the shapes that every value really has."""
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    values = [str(value.name) for node in model.graph for value in node.outputs if is_tensor(value)]
+    session = open_part(runtime, extract(model, inputs, values))
+    found = {**sample, **session.run({spec.name: sample[spec.name] for spec in session.inputs})}
+    sizes = {name: array.nbytes for name, array in found.items()}
+    macs = count_macs(model, {name: array.shape for name, array in found.items()})
+    return Demand(macs, peak_memory(model, sizes), sizes)
 
 
 def measured_macs(runtime: Runtime, model: ir.Model, sample: Values) -> int:
-    """Multiply-accumulates of one run on ``sample``, from the shapes that every value really has."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-    values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
-    session = open_part(runtime, extract(model, inputs, values))
-    found = session.run({spec.name: sample[spec.name] for spec in session.inputs})
-    return count_macs(model, {name: array.shape for name, array in {**sample, **found}.items()})
+    """Multiply-accumulates of one run on ``sample``."""
+    return measured(runtime, model, sample).macs
 
 
-def _is_tensor(value: ir.Value) -> bool:
+def is_tensor(value: ir.Value) -> bool:
+    """Whether a value has a name and is no sequence, map or optional."""
     return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))
 
 
 def figures(
-    model: ir.Model, path: Path | None, accuracy: float | None, macs: int | None, compressed: bool = True
+    model: ir.Model,
+    path: Path | None,
+    accuracy: float | None,
+    demand: Demand | None,
+    compressed: bool = True,
 ) -> Figures:
     """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
     parameters = nonzero = 0
@@ -50,7 +78,8 @@ def figures(
     return Figures(
         parameters=parameters,
         nonzero=nonzero,
-        macs=macs,
+        macs=None if demand is None else demand.macs,
+        peak_activation_bytes=None if demand is None else demand.peak.bytes,
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
         compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,

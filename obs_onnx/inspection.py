@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import onnx_ir as ir
+
 from obs_onnx.model_file import load_model
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.costs import Costs
 from obs_onnx.passes.coupling import couple
 from obs_onnx.passes.layers import Frozen, find_layers
 from obs_onnx.passes.macs import macs_per_node
+from obs_onnx.passes.memory import Peak, lifetimes, peak_memory, static_sizes
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.prepare import prepare
 
@@ -64,6 +67,7 @@ class Inspection:
     Attributes:
         frozen: nodes whose weights mode ``weights`` leaves alone.
         frozen_channels: nodes that keep channels from being removed.
+        peak: memory of activations, free sizes counting as one; None where a shape is not known.
     """
 
     model: str
@@ -73,12 +77,18 @@ class Inspection:
     frozen_channels: tuple[Frozen, ...]
     parameters: int
     macs: int
+    peak: Peak | None = None
 
     @property
-    def totals(self) -> dict[str, int]:
-        """Sums over the model."""
-        weights = sum(layer.weights for layer in self.layers)
-        return {"parameters": self.parameters, "prunable": weights, "macs": self.macs}
+    def totals(self) -> dict[str, int | str | None]:
+        """Figures of the whole model."""
+        return {
+            "parameters": self.parameters,
+            "prunable": sum(layer.weights for layer in self.layers),
+            "macs": self.macs,
+            "peak_activation_bytes": None if self.peak is None else self.peak.bytes,
+            "peak_node": None if self.peak is None else self.peak.node,
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -140,4 +150,11 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
         tuple(coupling.frozen),
         parameters,
         sum(macs.values()),
+        _peak(canonical),
     )
+
+
+def _peak(model: ir.Model) -> Peak | None:
+    sizes = static_sizes(model)
+    known = all(str(value.name) in sizes for value in lifetimes(model.graph))
+    return peak_memory(model, sizes) if known else None

@@ -21,7 +21,7 @@ from obs_onnx.channels_mode import ChannelsMode
 from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
 from obs_onnx.evaluation import evaluate_sessions
-from obs_onnx.figures import figures, measured_macs, timed
+from obs_onnx.figures import figures, measured, timed
 from obs_onnx.mode import Mode, Options
 from obs_onnx.model_file import load_model, save_model, serialize
 from obs_onnx.opened import Opened, calibration_of, destination_of, keep_path, open_model
@@ -33,7 +33,7 @@ from obs_onnx.retraining import Retraining
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.study import EFFORTS
-from obs_onnx.targets import parse_targets
+from obs_onnx.targets import COSTS, parse_targets
 from obs_onnx.train import Settings, Trained
 from obs_onnx.verify import check_batches, check_model, decided_outputs
 from obs_onnx.weights_mode import WeightsMode
@@ -195,8 +195,8 @@ def prune(
             "no output of the model is of a float type, so it has no error: give another target"
         )
     sample = next(iter(held_out.rebatch(1)))
-    macs = measured_macs(where, way.model, sample)
-    limited = any(value is not None for value in (wanted.sparsity, wanted.macs, wanted.params, wanted.size))
+    demand = measured(where, way.model, sample)
+    limited = any(getattr(wanted, name) is not None for name in ("sparsity", *COSTS))
     run = way.study(
         {
             "runtime": where,
@@ -209,7 +209,8 @@ def prune(
             "dense": dense,
             "evaluation": judged,
             "dense_accuracy": accuracy,
-            "macs": macs,
+            "macs": demand.macs,
+            "peak": demand.peak.bytes,
             "seed": seed,
             "retraining": retraining,
         },
@@ -220,7 +221,7 @@ def prune(
     if note := way.cost_note(run):
         progress.say(note)
     if dry_run:
-        size = figures(original, path, accuracy, macs, way.leaves_zeros)
+        size = figures(original, path, accuracy, demand, way.leaves_zeros)
         report = Report(
             model=name,
             output=None,
@@ -258,9 +259,9 @@ def prune(
             if finished.keep is not None:
                 write_json(keep_path(destination), finished.keep)
     reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
-    before = figures(original, path, accuracy, macs, way.leaves_zeros)
-    macs_after = measured_macs(where, best.model, sample)
-    after = figures(final, destination, reached_accuracy, macs_after, way.leaves_zeros)
+    before = figures(original, path, accuracy, demand, way.leaves_zeros)
+    reached = measured(where, best.model, sample)
+    after = figures(final, destination, reached_accuracy, reached, way.leaves_zeros)
     if latency and not finished.copied:
         with run.stage("latency"):
             before, after = timed(

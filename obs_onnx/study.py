@@ -116,6 +116,7 @@ class Study:
         evaluation: labelled data, or None.
         dense_accuracy: of ``model`` on it.
         macs: multiply-accumulates of one run on one sample.
+        peak: bytes of activations that it holds at once.
         seed: of everything random.
         retraining: what follows each round of pruning, if anything.
         seconds: of every stage so far.
@@ -135,6 +136,7 @@ class Study:
     evaluation: Source | None
     dense_accuracy: float | None
     macs: int
+    peak: int
     seed: int
     retraining: Retraining | None = None
     seconds: dict[str, float] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""What the user wants of the result: ``macs=0.5``, ``sparsity=0.9``, ``error=0.02``, ``drop=0.5%`` ..."""
+"""What the user wants of the result: ``macs=0.5``, ``ram=200KB``, ``error=0.02``, ``drop=0.5%`` ..."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from obs_onnx.passes.errors import OptionError
 __all__ = ["COSTS", "Targets", "parse_bytes", "parse_targets"]
 
 SHARES = ("sparsity", "macs", "params", "error", "drop")
-SIZES = ("size",)
-COSTS = ("macs", "params", "size")
-_LATER = ("latency", "ram")
+SIZES = ("size", "ram")
+COSTS = ("macs", "params", "size", "ram")
+_LATER = ("latency",)
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,9 @@ class Targets:
     Attributes:
         sparsity: share of prunable weights that must be zero, in (0, 1).
         macs, params: multiply-accumulates and parameters kept at most, as shares of the dense model's.
-        size: of the file, at most: bytes, or below 1 a share of the dense file's size.
+        size: of the file (flash), at most: bytes, or below 1 a share of the dense file's size.
+        ram: peak memory of the activations of one sample, at most: bytes, or below 1 a share of the dense
+            model's (see :mod:`obs_onnx.passes.memory`).
         error: largest relative output error on held-out calibration data.
         drop: largest loss of accuracy on labelled evaluation data, as a share (0.005 is half a point).
     """
@@ -32,6 +34,7 @@ class Targets:
     macs: float | None = None
     params: float | None = None
     size: float | None = None
+    ram: float | None = None
     error: float | None = None
     drop: float | None = None
 
@@ -63,7 +66,7 @@ def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
             raise OptionError(f"target {name!r} is unknown: use one of {', '.join((*SHARES, *SIZES))}")
         if name in values:
             raise OptionError(f"target {name} is given twice: give it once")
-        values[name] = _size(value) if name in SIZES else _share(name, value)
+        values[name] = _size(name, value) if name in SIZES else _share(name, value)
     return Targets(**values)
 
 
@@ -77,13 +80,16 @@ def _share(name: str, text: str) -> float:
     return value
 
 
-def _size(text: str) -> float:
+def _size(name: str, text: str) -> float:
     """Bytes, or a share."""
     if re.fullmatch(r"\s*(0?\.[0-9]+|[0-9.]+%)\s*", text):
-        return _share("size", text.strip())
-    size = parse_bytes(text)
+        return _share(name, text.strip())
+    try:
+        size = parse_bytes(text)
+    except OptionError as error:
+        raise OptionError(f"target {name}={text}: {error}") from None
     if size < 1:
-        raise OptionError(f"target size={text}: give bytes such as 500KB, or a share between 0 and 1")
+        raise OptionError(f"target {name}={text}: give bytes such as 500KB, or a share between 0 and 1")
     return float(size)
 
 

@@ -40,7 +40,9 @@ class WeightsMode:
         self.pattern = parse_pattern(options.pattern)
         for cost in COSTS:
             if getattr(wanted, cost) is not None:
-                raise OptionError(f"target {cost} needs channel removal: use --mode channels")
+                raise OptionError(
+                    f"target {cost} needs channel removal, zeros do not lower it: use --mode channels"
+                )
         if options.criterion not in (*METHODS, *KINDS):
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank weights: "

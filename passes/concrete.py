@@ -29,6 +29,7 @@ class Concrete:
 
     Attributes:
         shapes: of every value that could be inferred.
+        dtypes: of the same values.
         dynamic: for each value with a shape, which axes depend on the symbols.
         values: small arrays that follow from shapes and constants.
         marks: for each of them, which elements depend on the symbols.
@@ -37,6 +38,7 @@ class Concrete:
     """
 
     shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[ir.Value, ir.DataType] = field(default_factory=dict)
     dynamic: dict[ir.Value, tuple[bool, ...]] = field(default_factory=dict)
     values: dict[ir.Value, Array] = field(default_factory=dict)
     marks: dict[ir.Value, NDArray[np.bool_]] = field(default_factory=dict)
@@ -158,6 +160,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
         infer.node(node)
     if known is None:
         found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
+        found.dtypes = {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in types.items()}
     return found
 
 

@@ -10,10 +10,11 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx import inspect
-from obs_onnx.figures import figures
+from obs_onnx.figures import Demand, figures
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.memory import Peak
 from obs_onnx.prunable import choose_layers, layer_sparsities
 from obs_onnx.solvers import parse_pattern
 from obs_onnx.targets import Targets, parse_bytes, parse_targets
@@ -35,6 +36,7 @@ class TestTargets:
     )
     def test_a_size_is_a_number_of_bytes_or_a_share(self, text: str, size: float) -> None:
         assert parse_targets({"size": text}) == Targets(size=size)
+        assert parse_targets([f"ram={text}"]) == Targets(ram=size)
 
     @pytest.mark.parametrize(
         "text",
@@ -57,6 +59,8 @@ class TestTargets:
             "params=-10%",
             "size=200%",
             "size=0%",
+            "ram=0",
+            "ram=lots",
         ],
     )
     def test_nonsense(self, text: str) -> None:
@@ -148,10 +152,17 @@ def test_inspect_and_figures(make_proto, tmp_path: Path) -> None:
         ("w1", 128, 80, 128),
         ("w2", 64, 64, 64),
     ]
-    assert found.totals == {"parameters": 128 + 16 + 64 + 160, "prunable": 192, "macs": 192}
+    assert found.totals == {
+        "parameters": 128 + 16 + 64 + 160,
+        "prunable": 192,
+        "macs": 192,
+        "peak_activation_bytes": 3 * 4 * 16,
+        "peak_node": found.peak.node,
+    }
+    assert found.peak == Peak(3 * 4 * 16, str(canonicalize(ir.from_proto(proto)).graph.node(2).name))
     assert [(one.op_type, one.reason) for one in found.frozen] == [("Gather", "lookup tables are not pruned")]
-    keys = {"schema", "model", "layers", "frozen", "parameters", "prunable", "macs"}
-    assert set(found.to_json()) == keys | {"groups", "frozen_channels"}
+    keys = {"schema", "model", "layers", "frozen", "groups", "frozen_channels"}
+    assert set(found.to_json()) == keys | set(found.totals)
     assert [(one.channels, set(one.tensors), one.macs) for one in found.groups] == [
         (16, {("w1", 1), ("b1", 0), ("table", 1), ("w2", 0)}, 180)
     ]
@@ -159,8 +170,9 @@ def test_inspect_and_figures(make_proto, tmp_path: Path) -> None:
         ("Gather", "it is indexed at run time"),
         ("MatMul", "an output of the model keeps its shape"),
     }
-    size = figures(ir.from_proto(proto), tmp_path / "m.onnx", 0.5, 192)
+    size = figures(ir.from_proto(proto), tmp_path / "m.onnx", 0.5, Demand(192, Peak(96, "s"), {}))
     assert (size.parameters, size.nonzero, size.macs, size.accuracy) == (368, 320, 192, 0.5)
+    assert size.peak_activation_bytes == 96
     assert size.file_bytes == (tmp_path / "m.onnx").stat().st_size
     assert 0 < size.compressed_bytes < size.file_bytes
     assert figures(ir.from_proto(proto), None, None, None).file_bytes is None

@@ -104,7 +104,7 @@ def print_inspection(
     model: str,
     layers: Iterable[object],
     frozen: Iterable[object] = (),
-    totals: Mapping[str, int | None] | None = None,
+    totals: Mapping[str, int | str | None] | None = None,
     console: Console | None = None,
     *,
     groups: Iterable[object] = (),
@@ -284,7 +284,7 @@ def _print_groups(out: _Writer, groups: Sequence[GroupResult]) -> None:
 
 def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
     """(figure, before, after, change) as text, for everything that was measured."""
-    keys = ("parameters", "nonzero", "macs", "file_bytes", "compressed_bytes")
+    keys = ("parameters", "nonzero", "macs", "peak_activation_bytes", "file_bytes", "compressed_bytes")
     rows = []
     for key in keys:
         old, new = getattr(before, key), getattr(after, key)
@@ -360,6 +360,8 @@ def _shape(shape: Iterable[int]) -> str:
 _LABELS = {
     "nonzero": "non-zero",
     "macs": "MACs",
+    "peak_activation_bytes": "peak activations",
+    "peak_node": "peak at",
     "file_bytes": "file",
     "compressed_bytes": "file, zipped",
     "output_error": "output error",

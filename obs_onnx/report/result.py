@@ -54,6 +54,7 @@ class Figures:
     Attributes:
         parameters, nonzero: elements of all floating-point initializers, and those that are not zero.
         macs: multiply-accumulates of one run, or None if the shapes are unknown.
+        peak_activation_bytes: most memory that the activations of one sample take at once.
         file_bytes: of the model and its external data.
         compressed_bytes: of the same files after deflate (zip).
         latency_ms, runtime: latency of one run, and where it was measured.
@@ -68,6 +69,7 @@ class Figures:
     latency_ms: Latency | None = None
     runtime: str | None = None
     accuracy: float | None = None
+    peak_activation_bytes: int | None = None
 
 
 @dataclass(frozen=True)
