@@ -104,6 +104,7 @@ def finetune(
     patience: int = 10,
     keep_zeros: bool = True,
     fold: bool = True,
+    trainer: str = "graph",
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -138,6 +139,8 @@ def finetune(
         keep_zeros: zeros in weights of layers stay zeros.
         fold: fold BatchNormalization into the weights first; otherwise its scale and shift are trained, with
             the statistics as they are.
+        trainer: the engine: ``graph``, one graph of standard operators, or ``ort-training``, which needs the
+            package onnxruntime-training.
         seed: of the order of the samples.
         checkpoint: file to save the run in.
         resume: go on from ``checkpoint`` if it exists.
@@ -152,7 +155,7 @@ def finetune(
     """
     begin = time.perf_counter()
     settings = Settings(
-        steps, batch, optimizer, lr, warmup, momentum, weight_decay, seed, evaluations, patience
+        steps, batch, optimizer, lr, warmup, momentum, weight_decay, seed, evaluations, patience, trainer
     )
     original, name, path = open_model(model, custom_domains)
     for target in (output, checkpoint):

@@ -72,7 +72,7 @@ class Retraining:
         """
         folded = all(node.op_type != "BatchNormalization" for node in model.graph)
         modern = modernize(model, canonicalize if folded else unfolded)
-        check_trainable(modern, self.objective(model), self.settings)
+        check_trainable(self.runtime, modern, self.objective(model), self.settings)
 
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""

@@ -1,9 +1,9 @@
-"""The training loop around the graph of one step.
+"""The training loop around the steps of an engine.
 
-Weights and slots stay in the runtime (:mod:`obs_onnx.runtimes.resident`); the loop draws batches, asks the
-teacher, sets the learning rate, and now and then measures the loss on held-out data. The weights that did
-best there are the result, the first ones included: as far as the held-out data can tell, training never
-leaves a model worse than it found it.
+Weights and slots stay in the engine (:mod:`obs_onnx.engines`); the loop draws batches, asks the teacher, sets
+the learning rate, and now and then measures the loss on held-out data. The weights that did best there are
+the result, the first ones included: as far as the held-out data can tell, training never leaves a model
+worse than it found it.
 """
 
 from __future__ import annotations
@@ -21,80 +21,22 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.checkpoint import Arrays, Checkpoint
+from obs_onnx.engines import Task, open_engine
 from obs_onnx.feeds import Feed
-from obs_onnx.model_file import serialize
 from obs_onnx.objective import LABELS, Objective, Teacher
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.layers import find_layers
-from obs_onnx.passes.optimizers import OPTIMIZERS, Optimizer
-from obs_onnx.passes.training_step import loss_graph, trained_weights, training_step
+from obs_onnx.passes.training_step import trained_weights
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.runtimes.base import Session
 from obs_onnx.runtimes.ort import OrtRuntime
-from obs_onnx.runtimes.resident import Measured, Resident
-from obs_onnx.schedule import Schedule
 from obs_onnx.shuffle import TrainingBatch, shuffled
 from obs_onnx.sources import SampleSource, Source
+from obs_onnx.training_settings import RATES, TRAINERS, Settings
 
-__all__ = ["RATES", "Point", "Settings", "Trained", "check_trainable", "train", "zero_masks"]
+__all__ = ["RATES", "TRAINERS", "Point", "Settings", "Trained", "check_trainable", "train", "zero_masks"]
 
-RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4}
 _TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
-
-    Attributes:
-        steps: updates.
-        batch: samples of one.
-        optimizer: a name in :data:`obs_onnx.passes.optimizers.OPTIMIZERS`.
-        rate: largest learning rate; None for that of the optimizer in :data:`RATES`.
-        warmup: steps in which it rises; None for a tenth of the steps, 100 at most.
-        momentum: of SGD.
-        decay: of weights with two axes or more; None for 1e-2 with AdamW, else 0.
-        seed: of the order of the samples.
-        evaluations: how often the held-out loss is measured.
-        patience: evaluations without a better one after which training stops.
-    """
-
-    steps: int
-    batch: int = 64
-    optimizer: str = "adamw"
-    rate: float | None = None
-    warmup: int | None = None
-    momentum: float = 0.9
-    decay: float | None = None
-    seed: int = 0
-    evaluations: int = 20
-    patience: int = 10
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise OptionError(f"optimizer {self.optimizer!r} is unknown: use {', '.join(OPTIMIZERS)}")
-        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("evaluations", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} {value}: use at least {least}")
-        if not 0 <= self.momentum < 1:
-            raise OptionError(f"momentum {self.momentum}: give a number from 0 to below 1")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise OptionError(f"learning rate {self.rate}: give a positive number")
-        if self.decay is not None and not 0 <= self.decay < math.inf:
-            raise OptionError(f"weight decay {self.decay}: give 0 or more")
-
-    def rule(self) -> Optimizer:
-        """The optimizer."""
-        options = {} if self.decay is None else {"decay": self.decay}
-        if self.optimizer == "sgd":
-            options["momentum"] = self.momentum
-        return OPTIMIZERS[self.optimizer](**options)
-
-    def schedule(self) -> Schedule:
-        """The learning rate over time."""
-        warmup = min(self.steps // 10, 100) if self.warmup is None else min(self.warmup, self.steps)
-        return Schedule(RATES[self.optimizer] if self.rate is None else self.rate, self.steps, warmup)
 
 
 @dataclass(frozen=True)
@@ -146,15 +88,14 @@ def zero_masks(model: ir.Model, names: Sequence[str]) -> dict[str, NDArray[np.bo
     return masks
 
 
-def check_trainable(model: ir.Model, objective: Objective, settings: Settings) -> None:
-    """Build the graph of a step and throw it away.
+def check_trainable(runtime: OrtRuntime, model: ir.Model, objective: Objective, settings: Settings) -> None:
+    """Build an engine and throw it away.
 
     Raises:
-        GradientError, OptionError: see :func:`train`.
+        GradientError, OptionError, MissingRuntimeError: see :func:`train`.
     """
-    names = trained_weights(model, objective.terms)
-    _start(model, names)
-    training_step(model, objective.terms, names, settings.rule())
+    start = _start(model, trained_weights(model, objective.terms))
+    open_engine(runtime, Task(model, objective.terms, start, settings))
 
 
 def train(
@@ -190,13 +131,15 @@ def train(
 
     Raises:
         GradientError: the model cannot be differentiated.
-        OptionError: a weight is of a type that is not trained, or the checkpoint is of another run.
+        OptionError: a weight is of a type that is not trained, the engine lacks what the settings ask for, or
+            the checkpoint is of another run.
+        MissingRuntimeError: the package of the engine is not installed.
         DataError: labels are missing.
     """
     names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
     start = _start(model, names)
     masks = zero_masks(model, names) if keep_zeros else {}
-    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, names, start, masks)
+    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks)
     about = {**asdict(settings), "model": _fingerprint(start, objective)}
     saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
     loop.begin(saved)
@@ -228,7 +171,6 @@ class _Loop:
     settings: Settings
     held_out: Source | None
     teacher: Session | None
-    names: Sequence[str]
     start: Arrays
     masks: Mapping[str, NDArray[np.bool_]]
     step: int = 0
@@ -239,26 +181,27 @@ class _Loop:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        rule = self.settings.rule()
-        self._rule, self._schedule = rule, self.settings.schedule()
-        terms, shown = self.objective.terms, [self.objective.scores] if self.objective.scores else []
-        self._graph = training_step(self.model, terms, self.names, rule, self.masks, shown)
+        self._schedule = self.settings.schedule()
         self._losses: list[float] = []
         self._right = [0, 0]
         rows = self.data.indices.max() + 1 if isinstance(self.data, SampleSource) else None
         self._teach = None if self.teacher is None else Teacher(self.teacher, self.objective, rows)
-        self._measuring: Measured | None = None
-        if self.held_out is not None:
-            graph, self._loss_name = loss_graph(self.model, terms, self.names, shown)
-            self._measuring = Measured(self.runtime, serialize(graph))
-            self._asked = None if self.teacher is None else Teacher(self.teacher, self.objective)
+        self._asked = None if self.teacher is None else Teacher(self.teacher, self.objective)
 
     def begin(self, saved: Checkpoint | None) -> None:
         """Start, or go on."""
-        zeros = {slot: np.zeros_like(self.start[name]) for slot, name in self._graph.slots.items()}
-        state = {**self.start, **zeros} if saved is None else saved.state
-        graph = self._graph
-        self._session = Resident(self.runtime, serialize(graph.model), graph.carried, state)
+        shown = [self.objective.scores] if self.objective.scores else []
+        task = Task(
+            self.model,
+            self.objective.terms,
+            self.start,
+            self.settings,
+            self.masks,
+            shown,
+            self.held_out is not None,
+        )
+        done, state = (0, None) if saved is None else (saved.step, saved.state)
+        self._engine = open_engine(self.runtime, task, done, state)
         if saved is None:
             self.best = dict(self.start)
             self.history = [self._point()]
@@ -271,13 +214,10 @@ class _Loop:
     def learn(self, batch: TrainingBatch) -> None:
         """One step."""
         before = time.perf_counter()
-        numbers = self._rule.numbers(self.step + 1, self._schedule(self.step))
-        like = next(iter(self.start.values())).dtype
-        feed = {self._graph.scalars[name]: np.array(number, like) for name, number in numbers.items()}
         targets = self._targets(batch, self._teach)
-        found = self._session.run({**batch.feed, **targets, **feed})
+        found = self._engine.step({**batch.feed, **targets}, self._schedule(self.step))
         self.step += 1
-        self._losses.append(float(found[self._graph.loss]))
+        self._losses.append(float(found[self._engine.loss]))
         self._count(found, targets, self._right)
         self.seconds += time.perf_counter() - before
 
@@ -289,7 +229,7 @@ class _Loop:
         if not math.isfinite(point.loss):
             self.stopped = True
         elif self.held_out is None or point.loss < best.loss:
-            self.best, self.stale = self._session.state(self.names), 0
+            self.best, self.stale = self._engine.weights(), 0
         else:
             self.stale += 1
             self.stopped = self.stale >= self.settings.patience
@@ -311,20 +251,18 @@ class _Loop:
             "stopped": self.stopped,
             "seconds": self.seconds,
         }
-        state = self._session.state(self._graph.carried.values())
-        return Checkpoint(settings, self.step, state, self.best, progress)
+        return Checkpoint(settings, self.step, self._engine.state(), self.best, progress)
 
     def _point(self) -> Point:
-        if self._measuring is None or self.held_out is None:
+        if self.held_out is None:
             loss = float(np.mean(self._losses)) if self._losses else math.nan
             return Point(self.step, loss, self._right[0] / self._right[1] if self._right[1] else None)
-        weights = self._session.shared(self.names)
         total, samples, right = 0.0, 0, [0, 0]
         for batch in _whole(self.held_out):
             targets = self._targets(batch, self._asked)
-            found = self._measuring.run({**batch.feed, **targets}, weights)
+            found = self._engine.measure({**batch.feed, **targets})
             rows = max((array.shape[0] for array in batch.feed.values() if array.ndim), default=1)
-            total += float(found[self._loss_name]) * rows
+            total += float(found[self._engine.loss]) * rows
             samples += rows
             self._count(found, {**targets, **_labels(batch)}, right)
         return Point(self.step, total / max(samples, 1), right[0] / right[1] if right[1] else None)

@@ -80,18 +80,29 @@ def trained_weights(model: ir.Model, terms: Sequence[Term]) -> list[str]:
 
 
 def loss_graph(
-    model: ir.Model, terms: Sequence[Term], weights: Sequence[str], shown: Sequence[str] = ()
+    model: ir.Model,
+    terms: Sequence[Term],
+    weights: Sequence[str] = (),
+    shown: Sequence[str] = (),
+    masks: Mapping[str, NDArray[np.bool_]] | None = None,
 ) -> tuple[ir.Model, str]:
-    """A copy that computes the loss, its weights inputs; and the name of the loss.
+    """A copy that computes the loss, and the name of the loss.
 
-    The values ``shown`` are outputs, too, in place of those of the model.
+    Args:
+        model: canonical, with inferred shapes, of opset 11 or later; not changed.
+        terms: of the loss.
+        weights: names of initializers that become inputs.
+        shown: values that are outputs, too, in place of those of the model.
+        masks: weight -> False where the graph reads a zero in its place, so that the gradient there is zero.
 
     Raises:
         GradientError: an output does not fit its loss.
     """
     copy = model.clone()
     CompleteShapes().call(copy)
-    _, loss = _with_loss(copy, terms)
+    e, loss = _with_loss(copy, terms)
+    for name, mask in (masks or {}).items():
+        _mask(e, find(copy, [name])[0], mask)
     _become_inputs(copy, weights)
     _outputs(copy, [*find(copy, shown), loss])
     return copy, str(loss.name)
@@ -168,6 +179,22 @@ def _with_loss(model: ir.Model, terms: Sequence[Term]) -> tuple[Emitter, ir.Valu
     loss = e.op("Identity", total)
     loss.name = e.names.fresh("loss")
     return e, loss
+
+
+def _mask(e: Emitter, weight: ir.Value, mask: NDArray[np.bool_]) -> None:
+    """Let all readers of ``weight`` read its product with ``mask``."""
+    readers = list(weight.uses())
+    assert weight.const_value is not None
+    factor = Emitter(e.model, e.names, f"{weight.name}.mask").constant(
+        mask.astype(weight.const_value.dtype.numpy())
+    )
+    node = ir.Node("", "Mul", [weight, factor], name=e.names.fresh(f"{weight.name}.masked"))
+    (product,) = node.outputs
+    product.name = e.names.fresh(str(node.name))
+    product.shape, product.type = ir.Shape(mask.shape), ir.TensorType(weight.const_value.dtype)
+    e.model.graph.insert_before(e.model.graph[0], node)
+    for reader, index in readers:
+        reader.replace_input_with(index, product)
 
 
 def _become_inputs(model: ir.Model, weights: Sequence[str]) -> None:

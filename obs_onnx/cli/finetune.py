@@ -36,6 +36,13 @@ __all__ = ["finetune"]
     "--patience", type=click.IntRange(1), default=10, show_default=True, help="Before an early stop."
 )
 @click.option("--keep-zeros/--no-keep-zeros", default=True, help="Zeros stay zeros.")
+@click.option(
+    "--trainer",
+    type=click.Choice(["graph", "ort-training"]),
+    default="graph",
+    show_default=True,
+    help="Engine; the second one needs obs-onnx[training].",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--checkpoint", metavar="PATH", callback=writable, help="Save the run here.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if it exists.")

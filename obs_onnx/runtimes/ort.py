@@ -131,7 +131,7 @@ class OrtRuntime:
     ) -> None:
         if threads is not None and threads < 1:
             raise OptionError(f"threads={threads}: use at least 1")
-        self._ort = _import_onnxruntime()
+        self._ort = import_onnxruntime()
         self.provider = _provider(provider, self._ort.get_available_providers())
         self.spec = "onnxruntime" if provider is None else f"onnxruntime:{self.provider}"
         self.quantum = _QUANTUM
@@ -209,7 +209,7 @@ def first_line(error: BaseException) -> str:
     return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
