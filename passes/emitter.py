@@ -1,4 +1,4 @@
-"""New nodes at the end of a graph, typed at once, whatever the opset of the model.
+"""New nodes at the end of a graph or a body of control flow, typed at once, whatever the opset of the model.
 
 Where the axes of an operator are an attribute in old opsets and an input in new ones, the methods here know
 which; callers never ask for the opset. Opsets before :data:`OLDEST` are not supported.
@@ -33,19 +33,30 @@ Operand = ir.Value | float | int | None
 
 @dataclass(frozen=True)
 class Emitter:
-    """Appends nodes and constants to the main graph of ``model``.
+    """Appends nodes to the main graph of ``model`` or to a body, and constants to the main graph.
 
     Attributes:
         model: canonical, with inferred shapes, of opset :data:`OLDEST` at least.
         names: all names of ``model``.
         near: prefix of the names of new nodes.
         constants: initializers made so far, so that equal ones are made once.
+        body: the graph that gets the nodes where that is not the main graph.
     """
 
     model: ir.Model
     names: Names
     near: str = ""
     constants: dict[Any, ir.Value] = field(default_factory=dict)
+    body: ir.Graph | None = None
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The graph that gets the nodes."""
+        return self.model.graph if self.body is None else self.body
+
+    def to(self, near: str, body: ir.Graph | None = None) -> Emitter:
+        """The same with another prefix of names, for ``body`` where given."""
+        return Emitter(self.model, self.names, near, self.constants, self.body if body is None else body)
 
     @property
     def opset(self) -> int:
@@ -77,8 +88,8 @@ class Emitter:
         node = ir.Node("", op_type, values, attrs, num_outputs=outputs, name=name)
         for k, output in enumerate(node.outputs):
             output.name = self.names.fresh(f"{name}.{k}")
-        self._infer(node)
-        self.model.graph.append(node)
+        self.infer(node)
+        self.graph.append(node)
         return node.outputs
 
     # constants
@@ -311,8 +322,8 @@ class Emitter:
             return self.op(op_type, value, self.ints(axes), **attributes)
         return self.op(op_type, value, axes=list(axes), **attributes)
 
-    def _infer(self, node: ir.Node) -> None:
-        """Give the outputs types and shapes; what ONNX cannot infer gets the type of the first input."""
+    def infer(self, node: ir.Node) -> None:
+        """Give the outputs types and shapes; what ONNX cannot infer keeps its type, or gets the first's."""
         kinds, data = {}, {}
         for value in node.inputs:
             if value is None or value.dtype is None:
@@ -334,7 +345,7 @@ class Emitter:
             if proto is not None and proto.tensor_type.elem_type:
                 output.type = ir.serde.deserialize_type_proto_for_type(proto)
                 output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
-            else:
+            elif output.type is None:
                 first = next((value for value in node.inputs if value is not None), None)
                 output.type = None if first is None else first.type
 

@@ -7,21 +7,23 @@ own, so that the result can be differentiated again. That gives exact products w
 
     H v = d/dw <dL/dw, v>      (Pearlmutter, Fast exact multiplication by the Hessian, 1994)
 
-A value whose type is not floating-point has no gradient. An operator without a rule between a wanted value
+What bodies of If, Loop and Scan read of outer graphs counts as an input of the node. A value whose type is
+not floating-point has no gradient. An operator without a rule between a wanted value
 and the loss is an error, never a zero.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 import onnx_ir as ir
-from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.passes.bodies import captured
 from obs_onnx.passes.canonical import canonicalize
+from obs_onnx.passes.carried_shapes import CarriedShapes
 from obs_onnx.passes.complete_shapes import CompleteShapes
 from obs_onnx.passes.emitter import OLDEST, Emitter
 from obs_onnx.passes.errors import GradientError, ModelError
@@ -60,6 +62,7 @@ class Gradient(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
+        CarriedShapes().call(model)
         CompleteShapes().call(model)
         emitter = Emitter(model, Names(model), "gradient")
         loss, wrt = find(model, [self.loss])[0], find(model, self.wrt)
@@ -111,24 +114,24 @@ def backpropagate(
     """Gradients of the sum of <value, seed> with respect to each of ``wrt``; None where nothing flows.
 
     Args:
-        emitter: of the model that holds all values.
+        emitter: of the graph, main or body, that computes all values.
         seeds: values and the gradients that arrive at them, of the same shapes.
-        wrt: values of floating-point type.
+        wrt: values of floating-point type; those that a body reads of outer graphs may be among them.
 
     Raises:
         GradientError: an operator on the way has no rule.
     """
-    nodes = list(emitter.model.graph)
-    active = _influenced(nodes, wrt)
+    nodes = list(emitter.graph)
+    active = influenced(nodes, wrt)
     sums = {value: seed for value, seed in seeds.items() if value in active}
     for node in reversed(nodes):
         arriving = {k: sums[y] for k, y in enumerate(node.outputs) if y in sums}
-        slots = {k: x for k, x in enumerate(node.inputs) if x is not None and x in active}
-        if not arriving or not (slots or any(x in active for x in _captured(node))):
+        slots = frozenset(k for k, x in enumerate(node.inputs) if x is not None and x in active)
+        outer = [x for x in captured(node) if x in active]
+        if not arriving or not (slots or outer):
             continue
-        for index, grad in _differentiate(emitter, node, arriving, frozenset(slots)).items():
-            x, near = slots[index], f"{node.name}.sum"
-            sums[x] = Emitter(emitter.model, emitter.names, near).add(sums[x], grad) if x in sums else grad
+        for x, grad in _differentiate(emitter, node, arriving, slots, outer):
+            sums[x] = emitter.to(f"{node.name}.sum").add(sums[x], grad) if x in sums else grad
     return [sums.get(value) for value in wrt]
 
 
@@ -144,7 +147,7 @@ def weights(model: ir.Model, loss: str) -> list[str]:
     for node in reversed(list(model.graph)):
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
             inputs = node.inputs[: _DIFFERENTIABLE_INPUTS.get(node.op_type)]
-            wanted.update(x for x in (*inputs, *_captured(node)) if x is not None and _floating(x))
+            wanted.update(x for x in (*inputs, *captured(node)) if x is not None and _floating(x))
     return [str(value.name) for value in candidates if value in wanted]
 
 
@@ -186,27 +189,38 @@ def find(model: ir.Model, names: Sequence[str]) -> list[ir.Value]:
 
 
 def _differentiate(
-    emitter: Emitter, node: ir.Node, grads: Mapping[int, ir.Value], wanted: frozenset[int]
-) -> dict[int, ir.Value]:
-    """Gradients of the wanted inputs of one node, those left out into which nothing flows by definition."""
+    emitter: Emitter,
+    node: ir.Node,
+    grads: Mapping[int, ir.Value],
+    wanted: frozenset[int],
+    outer: Sequence[ir.Value],
+) -> Iterator[tuple[ir.Value, ir.Value]]:
+    """Pairs (value, gradient) for wanted inputs of one node and outer values that its bodies read.
+
+    Those are left out into which nothing flows by definition; a value may come several times.
+    """
     op = lookup(node)
     if op is None or op.vjp is None:
         raise GradientError(
             f"no gradient for node {node.name!r}: the operator {node.op_type} has no rule for it"
         )
-    v = Vjp(emitter.model, emitter.names, f"{node.name}.grad", emitter.constants, node, grads, wanted)
+    near = f"{node.name}.grad"
+    v = Vjp(
+        emitter.model, emitter.names, near, emitter.constants, emitter.body, node, grads, wanted, tuple(outer)
+    )
     op.vjp(v)
     forgotten = wanted - v.given.keys()
     if forgotten:
         v.refuse(f"there is no rule for input {min(forgotten)} ({v.x(min(forgotten)).name!r})")
-    return {index: grad for index, grad in v.given.items() if index in wanted and grad is not None}
+    yield from ((v.x(index), grad) for index, grad in v.given.items() if index in wanted and grad is not None)
+    yield from v.given_outer.items()
 
 
-def _influenced(nodes: Sequence[ir.Node], wrt: Sequence[ir.Value]) -> set[ir.Value]:
+def influenced(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Value]:
     """``wrt`` and the floating-point values computed from them by operators through which gradients flow."""
     active = set(wrt)
     for node in nodes:
-        touched = any(x in active for x in (*node.inputs, *_captured(node)) if x is not None)
+        touched = any(x in active for x in (*node.inputs, *captured(node)) if x is not None)
         if touched and _passes_gradients(node):
             active.update(y for y in node.outputs if _floating(y))
     return active
@@ -225,17 +239,6 @@ def _floating(value: ir.Value) -> bool:
 
 def _kind(value: ir.Value) -> ir.DataType | None:
     return value.dtype if value.const_value is None else value.const_value.dtype
-
-
-def _captured(node: ir.Node) -> Iterator[ir.Value]:
-    """Values of the main graph that the bodies of ``node`` read."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref() or attribute.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            continue
-        bodies = [attribute.as_graph()] if attribute.type == ir.AttributeType.GRAPH else attribute.as_graphs()
-        for body in bodies:
-            for inner in RecursiveGraphIterator(body):
-                yield from (x for x in inner.inputs if x is not None and x.graph is node.graph)
 
 
 def _publish(

@@ -17,6 +17,7 @@ What a rule must know:
   never None there.
 * Every input that is wanted must be given a gradient, or be stopped: :meth:`Vjp.stop` says that no gradient
   flows there by definition (a scale of Resize, an integer). Doing neither is an error that names both.
+* An operator with bodies also gives gradients to what they read of outer graphs: :meth:`Vjp.give_outer`.
 * Everything a rule writes must have a rule of its own, so that the graph can be differentiated again; write
   in terms of ``y`` where that is cheaper than ``x`` (``1 - y * y`` for Tanh).
 * A given gradient has the shape of its input: broadcasts are undone with ``sum_to``.
@@ -25,7 +26,7 @@ What a rule must know:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -50,13 +51,17 @@ class Vjp(Emitter):
         of: the node that is differentiated.
         grads: gradients of the outputs, by position, where one arrives.
         wanted: positions of the inputs whose gradient is needed.
+        outer: values of outer graphs that bodies of the node read and whose gradient is needed.
         given: what the rule gave, in the end a gradient (or None: stopped) for each wanted input.
+        given_outer: the same for ``outer``; what is not in it got nothing.
     """
 
     of: ir.Node | None = None
     grads: Mapping[int, ir.Value] = field(default_factory=dict)
     wanted: frozenset[int] = frozenset()
+    outer: Sequence[ir.Value] = ()
     given: dict[int, ir.Value | None] = field(default_factory=dict)
+    given_outer: dict[ir.Value, ir.Value] = field(default_factory=dict)
 
     @property
     def node(self) -> ir.Node:
@@ -122,6 +127,11 @@ class Vjp(Emitter):
         self._check(index, grad)
         before = self.given.get(index)
         self.given[index] = grad if before is None else self.add(before, grad)
+
+    def give_outer(self, value: ir.Value, grad: ir.Value) -> None:
+        """The gradient of a value that bodies of the node read, of its shape."""
+        assert value not in self.given_outer
+        self.given_outer[value] = self.shaped(grad, value)
 
     def stop(self, *indices: int) -> None:
         """No gradient flows into these inputs, by definition."""

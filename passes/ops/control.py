@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.registry import Op, nothing
+from obs_onnx.passes.ops.control_vjp import RULES
+from obs_onnx.passes.ops.registry import Op, differentiable, nothing
 
 __all__ = ["TABLE"]
 
 _NONE = Op(lipschitz=pointwise(None))
-_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs), vjp=nothing)
+_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
 
-TABLE = {
+_RANDOM = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike"
+
+_TABLE = {
     "If": _NONE,
     "Loop": _NONE,
     "Scan": _NONE,
     "SequenceMap": _NONE,
-    "RandomNormal": _SOURCE,
-    "RandomNormalLike": _SOURCE,
-    "RandomUniform": _SOURCE,
-    "RandomUniformLike": _SOURCE,
+    **dict.fromkeys(_RANDOM.split(), _SOURCE),
 }
+
+TABLE = differentiable(
+    _TABLE, {**RULES, nothing: "RandomNormal RandomNormalLike RandomUniform RandomUniformLike"}
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from float64 import double, evaluator
 from onnx import helper, numpy_helper
@@ -12,7 +13,7 @@ from obs_onnx.passes.decompose import Decompose
 from obs_onnx.passes.gradient import HessianVectorProduct
 from obs_onnx.passes.infer_shapes import InferShapes
 
-__all__ = ["check", "operator"]
+__all__ = ["check", "check_model", "operator"]
 
 
 def operator(
@@ -104,16 +105,33 @@ def check(op_type, inputs, wrt=(0,), *, seed=0, step=1e-5, tolerance=1e-6, **opt
         name: rng.uniform(0.5, 1.5, value.shape) for name, value in _run_node(probe, feeds, results).items()
     }
     proto = operator(op_type, inputs, wrt, weights=weights, **options)
+    check_model(proto, feeds, [f"x{i}" for i in wrt], rng=rng, step=step, tolerance=tolerance)
+
+
+def check_model(proto, feeds, names, *, rng=None, step=1e-5, tolerance=1e-6):
+    """The same for a whole model with a scalar output ``loss`` in float64.
+
+    Args:
+        proto: the model.
+        feeds: all inputs.
+        names: of the inputs to differentiate.
+        rng: of the directions.
+        step: of the differences.
+        tolerance: largest error, relative to the value or to one.
+    """
+    rng = np.random.default_rng(0) if rng is None else rng
     model = canonicalize(ir.from_proto(proto))
-    names = [f"x{i}" for i in wrt]
     Decompose().call(model)
     InferShapes().call(model)
     HessianVectorProduct("loss", names).call(model)
-    run = evaluator(double(ir.to_proto(model)))
+    proto = ir.to_proto(model)
+    onnx.checker.check_model(proto)
+    run = evaluator(double(proto))
     keys = [output.name for output in model.graph.outputs]
 
     def at(point, v):
-        found = dict(zip(keys, run.run(None, {**point, **{f"{n}.v": a for n, a in v.items()}}), strict=True))
+        directions = {f"{n}.v": a for n, a in v.items()}
+        found = dict(zip(keys, run.run(None, {**feeds, **point, **directions}), strict=True))
         grads = {n: found[f"{n}.grad"] for n in names}
         for n in names:
             assert grads[n].shape == found[f"{n}.hvp"].shape == feeds[n].shape

@@ -368,6 +368,51 @@ class ScatterND(OpRun):
         return (y,)
 
 
+class _Iterated(OpRun):
+    def need_context(self):
+        return True
+
+    def _step(self, context, inputs):
+        known = {k: a for k, a in (context or {}).items() if k not in inputs}
+        return self.body.run(None, {**known, **inputs})
+
+
+class Scan(_Iterated):
+    def _run(
+        self, *args, context=None, body=None, num_scan_inputs=None, scan_input_axes=None, attributes=None,
+        scan_input_directions=None, scan_output_axes=None, scan_output_directions=None, bindings=None,
+    ):  # fmt: skip
+        n, names = len(args) - num_scan_inputs, self.body.input_names
+        states, columns = list(args[:n]), args[n:]
+        columns = [
+            np.moveaxis(x, (scan_input_axes or [0] * len(columns))[i], 0) for i, x in enumerate(columns)
+        ]
+        back = scan_input_directions or [0] * len(columns)
+        rows = []
+        for t in range(len(columns[0])):
+            slices = [x[-1 - t] if back[i] else x[t] for i, x in enumerate(columns)]
+            found = self._step(context, dict(zip(names, [*states, *slices], strict=True)))
+            states = found[:n]
+            rows.append(found[n:])
+        stacks = []
+        for i, row in enumerate(zip(*rows, strict=True)):
+            row = row[::-1] if scan_output_directions and scan_output_directions[i] else row
+            stacks.append(np.stack(row, scan_output_axes[i] if scan_output_axes else 0))
+        return (*states, *stacks)
+
+
+class Loop(_Iterated):
+    def _run(self, m, go, *args, context=None, body=None, attributes=None, bindings=None):
+        names, states, rows, t = self.body.input_names, list(args), [], 0
+        while (m is None or t < m) and (go is None or go):
+            here = [np.array(t), np.array(True if go is None else go), *states]
+            go, *found = self._step(context, dict(zip(names, here, strict=True)))
+            states = found[: len(args)]
+            rows.append(found[len(args) :])
+            t += 1
+        return (*states, *(np.stack(row) for row in zip(*rows, strict=True)))
+
+
 class FusedMatMul(OpRun):
     op_domain = "com.microsoft"
 
