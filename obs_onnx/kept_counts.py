@@ -124,8 +124,9 @@ class State:
     def move(self, place: int) -> None:
         """Bring the owner of a level to it."""
         problem = self.problem
-        group = int(problem.owner[place])
-        self.values -= self.savings[:, place]
+        group, kept = int(problem.owner[place]), problem.kept[place : place + 1]
+        for j, cost in enumerate(problem.costs):
+            self.values[j] -= cost.saving(self.counts, problem.groups[group], kept)[0]
         self.at[group] = place
         self.counts[problem.groups[group]] = int(problem.kept[place])
         for j, coupled in enumerate(problem.coupled):

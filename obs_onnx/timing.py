@@ -23,7 +23,7 @@ from obs_onnx.environment import describe_machine, pinned
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 
-__all__ = ["Benchmark", "Latency", "Ratio", "bench"]
+__all__ = ["Benchmark", "Latency", "Ratio", "bench", "quick"]
 
 _BLOCK_SECONDS = 0.02
 _STABLE = 0.05
@@ -137,6 +137,14 @@ def bench(
     latencies = tuple(_latency(one) for one in rounds)
     environment = {**machine, **where.environment(), "affinity": cores, "batch": batch}
     return Benchmark(latencies, _ratios(rounds), environment, _noise(latencies, machine))
+
+
+def quick(session: Session, feed: Mapping[str, NDArray[Any]], seconds: float = 0.02) -> float:
+    """Milliseconds per run of a small model: median of a few blocks of runs, after one to warm up."""
+    first = session.time(feed, 2)[-1]
+    runs = int(np.clip(seconds / 3 / max(first, 1e-7), 2, 1000))
+    session.time(feed, runs)
+    return 1e3 * float(np.median([second for _ in range(3) for second in session.time(feed, runs)]))
 
 
 class _Timer:

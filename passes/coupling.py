@@ -134,6 +134,11 @@ class Coupling:
         """Whether an axis with these labels has elements that go with channels of ``group``."""
         return bool((self._group_of[self.graph.atoms.resolve(labels)] == group.id).any())
 
+    def groups_of(self, value: ir.Value) -> set[int]:
+        """Groups with channels in any axis of ``value``; none where its shape is unknown."""
+        axes = self._resolved.get(value, ())
+        return {int(group) for labels in axes for group in np.unique(self._group_of[labels]) if group >= 0}
+
     def alive(self, keep: Keep) -> _Alive:
         """Which elements of any axis stay under ``keep``.
 

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.layers import Layer
 
-__all__ = ["Plan", "Stage", "extract", "plan_stages"]
+__all__ = ["Plan", "Stage", "extract", "node_inputs", "plan_stages"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Plan:
         return self.stages[index].live if index < len(self.stages) else self.outputs
 
 
-def _inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+def node_inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
     """All values of ``graph`` that the node reads, captured ones of its bodies included."""
     values = [value for value in node.inputs if value is not None]
     for attribute in node.attributes.values():
@@ -68,7 +68,7 @@ def _inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
 def _shallow_first(graph: ir.Graph, weighted: set[ir.Node]) -> list[ir.Node]:
     """Topological order in which the inputs of a node are visited by rising number of layers above them."""
     depth: dict[ir.Node, int] = {}
-    reads = {node: _inputs(node, graph) for node in graph}
+    reads = {node: node_inputs(node, graph) for node in graph}
     for node in graph:
         above = (depth[producer] for value in reads[node] if (producer := value.producer()) in depth)
         depth[node] = max(above, default=0) + (node in weighted)
@@ -131,7 +131,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
     current = placed = 0
     for node in order:
         mask = 0
-        for value in _inputs(node, graph):
+        for value in node_inputs(node, graph):
             mask |= depends.get(value, 0)
         if node in layer_of:
             layer = layer_of[node]
@@ -152,7 +152,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
     for index, members in enumerate(stages):
         unsolved = sum(bits[layer.name] for stage in stages[index:] for layer in stage)
         rest = [node for node in order if node_mask[node] & unsolved]
-        needed = [value for node in rest for value in _inputs(node, graph)] + list(graph.outputs)
+        needed = [value for node in rest for value in node_inputs(node, graph)] + list(graph.outputs)
         live = dict.fromkeys(
             str(value.name)
             for value in needed

@@ -1,0 +1,190 @@
+"""Latency as a function of how many channels each group keeps; see :class:`obs_onnx.passes.costs.Cost`."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.optimize import nnls
+
+from obs_onnx.passes.costs import Cost
+
+__all__ = ["BlockLatency", "LatencyCost", "Traffic", "block_latency"]
+
+_TERMS = 40
+
+
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """Times at all pairs of levels of one or two groups; linear between them."""
+
+    axes: tuple[NDArray[np.float64], ...]
+    values: NDArray[np.float64]
+
+    def along(self, axis: int, counts: NDArray[np.float64], others: tuple[float, ...]) -> NDArray[np.float64]:
+        values = self.values
+        if len(self.axes) == 2:
+            other = self.axes[1 - axis]
+            place = int(np.clip(np.searchsorted(other, others[1 - axis]) - 1, 0, max(len(other) - 2, 0)))
+            if len(other) == 1:
+                values = values.take(0, 1 - axis)
+            else:
+                share = (others[1 - axis] - other[place]) / (other[place + 1] - other[place])
+                low, high = values.take(place, 1 - axis), values.take(place + 1, 1 - axis)
+                values = low + np.clip(share, 0, 1) * (high - low)
+        return np.interp(counts, self.axes[axis], values)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sum:
+    """Non-negative combination of products of kept counts, for blocks in which many groups meet."""
+
+    terms: tuple[tuple[int, ...], ...]
+    factors: NDArray[np.float64]
+
+    def along(self, axis: int, counts: NDArray[np.float64], others: tuple[float, ...]) -> NDArray[np.float64]:
+        total = np.zeros(len(counts))
+        for term, factor in zip(self.terms, self.factors, strict=True):
+            rest = factor * float(np.prod([others[place] for place in term if place != axis]))
+            total += rest * (counts if axis in term else 1.0)
+        return total
+
+
+@dataclass(frozen=True, eq=False)
+class BlockLatency:
+    """Milliseconds of one block.
+
+    Attributes:
+        name, kind: see :class:`obs_onnx.passes.blocks.Block`.
+        groups: whose counts change it.
+        dense: counts of these groups in the dense model.
+    """
+
+    name: str
+    kind: str
+    groups: tuple[int, ...]
+    dense: tuple[int, ...]
+    _curve: _Grid | _Sum | float
+
+    def along(self, group: int, fewer: NDArray[np.float64], counts: Mapping[int, int]) -> NDArray[np.float64]:
+        """Milliseconds when ``group`` keeps each of ``fewer`` channels, the other groups ``counts``."""
+        if isinstance(self._curve, float):
+            return np.full(len(fewer), self._curve)
+        others = tuple(float(counts.get(g, n)) for g, n in zip(self.groups, self.dense, strict=True))
+        return self._curve.along(self.groups.index(group), fewer, others)
+
+    def at(self, counts: Mapping[int, int]) -> float:
+        """Milliseconds; a group that is missing keeps all."""
+        if isinstance(self._curve, float):
+            return self._curve
+        group, n = self.groups[0], self.dense[0]
+        return float(self.along(group, np.array([counts.get(group, n)], np.float64), counts)[0])
+
+
+def block_latency(
+    name: str,
+    kind: str,
+    groups: tuple[int, ...],
+    dense: tuple[int, ...],
+    counts: NDArray[np.int64],
+    milliseconds: NDArray[np.float64],
+) -> BlockLatency:
+    """From measurements: interpolated between levels of one or two groups, fitted for more.
+
+    Args:
+        name, kind, groups, dense: see :class:`BlockLatency`.
+        counts: (points, groups) kept.
+        milliseconds: (points,).
+    """
+    if not groups:
+        return BlockLatency(name, kind, groups, dense, float(np.median(milliseconds)))
+    if len(groups) <= 2:
+        axes = tuple(np.unique(counts[:, axis]) for axis in range(len(groups)))
+        values = np.full([len(axis) for axis in axes], np.nan)
+        places = [np.searchsorted(axis, counts[:, i]) for i, axis in enumerate(axes)]
+        values[tuple(places)] = milliseconds
+        if not np.isnan(values).any():
+            floats = tuple(axis.astype(np.float64) for axis in axes)
+            return BlockLatency(name, kind, groups, dense, _Grid(floats, values))
+    return BlockLatency(name, kind, groups, dense, _fitted(counts, milliseconds))
+
+
+def _fitted(counts: NDArray[np.int64], milliseconds: NDArray[np.float64]) -> _Sum:
+    places = range(counts.shape[1])
+    terms: list[tuple[int, ...]] = [()]
+    for degree in (1, 2, 3):
+        more = list(itertools.combinations(places, degree))
+        if degree > 1 and len(terms) + len(more) > _TERMS:
+            break
+        terms += more
+    scale = counts.max(0).astype(np.float64)
+    columns = np.stack([(counts[:, list(term)] / scale[list(term)]).prod(1) for term in terms], axis=1)
+    weight = 1 / np.maximum(milliseconds, 1e-6)
+    factors, _ = nnls(columns * weight[:, None], milliseconds * weight)
+    factors = factors / np.array([scale[list(term)].prod() for term in terms])
+    held = [i for i in range(len(terms)) if factors[i] > 0]
+    return _Sum(tuple(terms[i] for i in held), factors[held])
+
+
+@dataclass(frozen=True, eq=False)
+class Traffic:
+    """Milliseconds that a run waits for weights which have left the caches since the run before.
+
+    Convex and rising in the bytes of all initializers: ``sum_j rates_j max(bytes - thresholds_j, 0)``.
+    """
+
+    weights: Cost
+    thresholds: NDArray[np.float64]
+    rates: NDArray[np.float64]
+
+    def of(self, stored: NDArray[np.float64]) -> NDArray[np.float64]:
+        """For so many bytes."""
+        return np.maximum(stored[:, None] - self.thresholds, 0) @ self.rates
+
+
+class LatencyCost:
+    """Milliseconds of a model: a constant, its blocks times factors of their kinds, and waiting for weights.
+
+    Args:
+        blocks: of the model.
+        factors: of each kind of block.
+        constant: milliseconds that every run takes.
+        traffic: what depends on the size of the whole model.
+    """
+
+    def __init__(
+        self, blocks: Iterable[BlockLatency], factors: Mapping[str, float], constant: float, traffic: Traffic
+    ) -> None:
+        self.blocks, self.factors, self.constant = tuple(blocks), dict(factors), constant
+        self.traffic = traffic
+        self._of: dict[int, list[BlockLatency]] = {}
+        for block in self.blocks:
+            for group in block.groups:
+                self._of.setdefault(group, []).append(block)
+
+    def value(self, counts: Mapping[int, int]) -> float:
+        """Milliseconds of one run."""
+        stored = np.array([self.traffic.weights.value(counts)])
+        own = sum(self.factors[block.kind] * block.at(counts) for block in self.blocks)
+        return self.constant + own + float(self.traffic.of(stored)[0])
+
+    def saving(self, counts: Mapping[int, int], group: int, fewer: ArrayLike) -> NDArray[np.float64]:
+        """Milliseconds less when ``group`` alone keeps ``fewer`` channels."""
+        then = np.asarray(fewer, np.float64)
+        asked = np.append(then.reshape(-1), 0.0)
+        weights = self.traffic.weights
+        stored = weights.value(counts) - np.append(weights.saving(counts, group, then.reshape(-1)), 0.0)
+        waits = self.traffic.of(stored)
+        saved = waits[-1] - waits[:-1]
+        for block in self._of.get(group, ()):
+            asked[-1] = counts.get(group, block.dense[block.groups.index(group)])
+            times = self.factors[block.kind] * block.along(group, asked, counts)
+            saved += times[-1] - times[:-1]
+        return saved.reshape(then.shape)
+
+    def coupled(self, group: int) -> frozenset[int]:
+        """Groups that meet ``group`` in a block, itself included; all others through the caches, slightly."""
+        return frozenset(other for block in self._of.get(group, ()) for other in block.groups)

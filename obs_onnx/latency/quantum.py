@@ -1,0 +1,100 @@
+"""The width quantum of each kind of block: in which steps of channels its latency falls.
+
+All groups are set to a multiple of 16 channels and then to 1, 2, 4, 8 and 16 channels less. A step q is
+worth taking if it saves at least half of its share of what 16 channels save; the quantum is the least such q
+of which all larger steps are worth taking as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
+from obs_onnx.passes.blocks import cut_blocks
+from obs_onnx.passes.coupling import Coupling
+
+__all__ = ["STEPS", "group_quanta", "kind_quanta", "quantum_of"]
+
+STEPS = (1, 2, 4, 8, 16)
+_WHOLE = STEPS[-1]
+_WIDE = 4 * _WHOLE  # where a step of 16 channels is large enough to be seen
+_LEAST_SAVED = 0.03
+_WORTH = 0.5
+_BLOCKS = 4  # of each kind that are timed
+_LEAST_COUNTS = 4  # that a group shall have to choose from
+
+
+def quantum_of(times: Mapping[int, float]) -> int | None:
+    """Quantum of one kind of block.
+
+    Args:
+        times: channels less -> time, for 0 and all :data:`STEPS`.
+
+    Returns:
+        None where even 16 channels save too little to tell.
+    """
+    whole = times[0] - times[_WHOLE]
+    if whole < _LEAST_SAVED * times[0]:
+        return None
+    quantum = _WHOLE
+    for step in reversed(STEPS[:-1]):
+        if times[0] - times[step] < _WORTH * whole * step / _WHOLE:
+            break
+        quantum = step
+    return quantum
+
+
+def kind_quanta(
+    clock: BlockClock, coupling: Coupling, advance: Callable[[int], None] = lambda _: None
+) -> dict[str, int | None]:
+    """Quantum of each kind of block of a model, None where it cannot be told."""
+    base = {
+        group.id: min(group.n, _WIDE) // _WHOLE * _WHOLE for group in coupling.groups if group.n >= 2 * _WHOLE
+    }
+    meeting = groups_of_blocks(coupling)
+    chosen: dict[str, list[str]] = {}
+    for block in cut_blocks(coupling.model):
+        own = chosen.setdefault(block.kind, [])
+        if meeting[block.name] and base.keys() >= set(meeting[block.name]) and len(own) < _BLOCKS:
+            own.append(block.name)
+    names = frozenset(name for own in chosen.values() for name in own)
+    if not names:
+        return dict.fromkeys(chosen)
+    times = {}
+    for step in (0, *STEPS):
+        model = narrowed(coupling, {group: count - step for group, count in base.items()})
+        times[step] = clock.times(model, names)
+        advance(1)
+    return {
+        kind: quantum_of({step: sum(found[name] for name in own) for step, found in times.items()})
+        if own
+        else None
+        for kind, own in chosen.items()
+    }
+
+
+def group_quanta(
+    coupling: Coupling, kinds: Mapping[str, int | None], default: int, wanted: int | None = None
+) -> dict[int, int]:
+    """What the kept count of each group is a multiple of.
+
+    The largest quantum of the blocks that it stands in, halved until the group has at least four counts.
+
+    Args:
+        coupling: of the model.
+        kinds: quantum of each kind of block.
+        default: where none is known.
+        wanted: by the user, for all groups.
+    """
+    if wanted is not None:
+        return {group.id: wanted for group in coupling.groups}
+    found = {group.id: 0 for group in coupling.groups}
+    meeting = groups_of_blocks(coupling)
+    for block in cut_blocks(coupling.model):
+        for group in meeting[block.name]:
+            found[group] = max(found[group], kinds.get(block.kind) or 0)
+    for group in coupling.groups:
+        found[group.id] = found[group.id] or default
+        while found[group.id] > 1 and group.n < _LEAST_COUNTS * found[group.id]:
+            found[group.id] //= 2
+    return found

@@ -1,0 +1,205 @@
+"""The latency of a model as a function of its widths, from small graphs that are timed where it will run.
+
+1. Which steps of channels a runtime rewards is discovered for each kind of block (:mod:`.quantum`).
+2. Models at the widths of an orthogonal array are cut into blocks, and each distinct block is timed once
+   (:mod:`.design`, :mod:`.blocks`).
+3. Some of these models are timed as a whole, in turn with the dense one. Blocks that are timed alone pay for
+   bringing data in and out, and miss what a runtime does across them; a factor for each kind of block and a
+   constant are fitted to the whole models (non-negative least squares of the relative errors, pulled towards
+   equal factors).
+
+The error that is reported is that of each whole model under a fit without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import nnls
+
+from obs_onnx.allocate_channels import admissible
+from obs_onnx.environment import describe_machine
+from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
+from obs_onnx.latency.cache import LatencyCache
+from obs_onnx.latency.cost import BlockLatency, LatencyCost, Traffic, block_latency
+from obs_onnx.latency.design import plans
+from obs_onnx.latency.quantum import group_quanta, kind_quanta
+from obs_onnx.passes.blocks import cut_blocks
+from obs_onnx.passes.costs import Cost, Costs
+from obs_onnx.passes.coupling import Coupling
+from obs_onnx.runtimes import Runtime
+from obs_onnx.timing import bench
+from obs_onnx.walk import Values
+
+__all__ = ["LatencyTable", "Whole", "fit_cost", "measure_table"]
+
+LEVELS = 7
+WHOLES = 17
+_SECONDS = 0.25
+_PULL = 0.3
+_TRUST = 3.0  # weight of the dense model, with which every other one is compared
+_THRESHOLDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of what the dense model stores
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A whole model that was timed.
+
+    Attributes:
+        counts: channels that it keeps.
+        ratio: of its latency to the dense model's.
+    """
+
+    counts: Mapping[int, int]
+    ratio: float
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """What was measured.
+
+    Attributes:
+        cost: milliseconds as a function of kept counts.
+        dense_ms: of the dense model.
+        quanta: what the kept count of each group is a multiple of.
+        kinds: quantum of each kind of block, None where it could not be told.
+        error: median relative error of whole models that the fit did not see.
+        timed, asked: blocks that were timed, and that were needed (the others were known).
+        wholes: models that were timed as a whole.
+        noise: why the times deserve little trust.
+    """
+
+    cost: LatencyCost
+    dense_ms: float
+    quanta: Mapping[int, int]
+    kinds: Mapping[str, int | None]
+    error: float
+    timed: int
+    asked: int
+    wholes: tuple[Whole, ...]
+    noise: tuple[str, ...] = ()
+
+
+def measure_table(
+    coupling: Coupling,
+    target: Runtime,
+    local: Runtime,
+    sample: Values,
+    *,
+    round_to: int | None = None,
+    levels: int = LEVELS,
+    cache: LatencyCache | None = None,
+    advance: Callable[[int], None] = lambda _: None,
+) -> LatencyTable:
+    """Measure the latency of a model at many widths.
+
+    Args:
+        coupling: of the model.
+        target: where it will run.
+        local: where it runs to find what goes into each block.
+        sample: one complete feed, of the batch that latency is wanted for.
+        round_to: multiple of kept counts; discovered by default.
+        levels: widths of each group that are measured, a prime.
+        cache: of earlier times; by default that of ``target`` and this machine.
+        advance: called with 1 after each of the models that are measured.
+    """
+    if cache is None:
+        cache = LatencyCache({"cpu": describe_machine()["cpu"], **target.environment()})
+    clock = BlockClock(target, local, sample, cache)
+    kinds = {} if round_to is not None else kind_quanta(clock, coupling, advance)
+    quanta = group_quanta(coupling, kinds, target.quantum, round_to)
+    counts = {group.id: admissible(group.n, quanta[group.id]) for group in coupling.groups}
+    meeting = groups_of_blocks(coupling)
+    dense_blocks = {block.name: block for block in cut_blocks(coupling.model)}
+    rows = plans(counts, meeting.values(), levels)
+    whole = set(np.linspace(0, len(rows) - 1, min(WHOLES, len(rows))).round().astype(int).tolist())
+    dense = clock.open(coupling.model)
+    times: list[dict[str, float]] = []
+    wholes: list[Whole] = []
+    noise: list[str] = []
+    dense_ms: list[float] = []
+    for number, row in enumerate(rows):
+        model = narrowed(coupling, row)
+        times.append(clock.times(model))
+        if number in whole:
+            found = bench([dense, clock.open(model)], target, feed=dict(sample), seconds=_SECONDS, min_runs=5)
+            wholes.append(Whole(row, found.ratios[1].value))
+            dense_ms.append(found.latencies[0].median)
+            noise += found.noise
+        advance(1)
+    clock.cache.save()
+    full = {group.id: group.n for group in coupling.groups}
+    blocks = []
+    for name, groups in meeting.items():
+        if name not in times[-1]:
+            continue
+        points = [number for number, found in enumerate(times) if name in found]
+        table = np.array([[rows[number][group] for group in groups] for number in points], np.int64)
+        milliseconds = np.array([times[number][name] for number in points])
+        kind, own = dense_blocks[name].kind, tuple(full[group] for group in groups)
+        blocks.append(block_latency(name, kind, groups, own, table.reshape(len(points), -1), milliseconds))
+    middle = float(np.median(dense_ms))
+    weights = Costs(coupling).bytes
+    cost = fit_cost(blocks, wholes, middle, weights)
+    errors = [
+        abs(
+            fit_cost(blocks, [*wholes[:i], *wholes[i + 1 :]], middle, weights).value(one.counts)
+            / (middle * one.ratio)
+            - 1
+        )
+        for i, one in enumerate(wholes[:-1])
+    ]
+    return LatencyTable(
+        cost,
+        middle,
+        quanta,
+        kinds,
+        float(np.median(errors)),
+        clock.timed,
+        clock.asked,
+        tuple(wholes),
+        tuple(dict.fromkeys(noise)),
+    )
+
+
+def fit_cost(
+    blocks: Sequence[BlockLatency], wholes: Sequence[Whole], dense_ms: float, weights: Cost
+) -> LatencyCost:
+    """Factors of the kinds of blocks, and the traffic of weights, from whole models.
+
+    Args:
+        blocks: measured alone.
+        wholes: models measured as a whole; the last one is the dense model.
+        dense_ms: of the dense model.
+        weights: bytes of all initializers.
+    """
+    kinds = sorted({block.kind for block in blocks})
+    number = {kind: i for i, kind in enumerate(kinds)}
+    stored = np.array([weights.value(one.counts) for one in wholes])
+    thresholds = stored[-1] * np.array(_THRESHOLDS)
+    alone = np.zeros((len(wholes), len(kinds)))
+    for i, one in enumerate(wholes):
+        for block in blocks:
+            alone[i, number[block.kind]] += block.at(one.counts)
+    waits = np.maximum(stored[:, None] - thresholds, 0) / stored[-1]
+    columns = np.concatenate([alone / dense_ms, np.full((len(wholes), 1), 0.1), waits], axis=1)
+    ratios = np.array([one.ratio for one in wholes])
+    trust = np.ones(len(wholes))
+    trust[-1] = _TRUST
+    common = float(np.median(ratios / np.maximum(alone.sum(1) / dense_ms, 1e-9)))
+    share = alone[-1] / max(alone[-1].sum(), 1e-9)
+    pull = np.zeros((len(kinds), columns.shape[1]))
+    np.fill_diagonal(pull, np.sqrt(_PULL * len(wholes)) * share)
+    found, _ = nnls(
+        np.concatenate([columns * (trust / ratios)[:, None], pull]),
+        np.concatenate([trust, min(common, 1.0) * pull.sum(1)]),
+    )
+    factors, constant, rates = found[: len(kinds)], found[len(kinds)], found[len(kinds) + 1 :]
+    return LatencyCost(
+        blocks,
+        dict(zip(kinds, factors.tolist(), strict=True)),
+        float(0.1 * constant * dense_ms),
+        Traffic(weights, thresholds, rates * dense_ms / stored[-1]),
+    )
