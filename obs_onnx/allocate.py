@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Curve", "allocate", "measure_curve", "sparsity_levels"]
+__all__ = ["Curve", "allocate", "lower_hull", "measure_curve", "sparsity_levels"]
 
 _GRID = 64
 
@@ -112,6 +112,12 @@ def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     grid = np.unique(np.concatenate([[0.0], 1 - np.geomspace(1.0, 1 - most, _GRID), curve.sparsities]))
     grid = grid[grid <= most + 1e-12]
     x, y = grid * curve.size, curve.damage(grid)
+    corners = lower_hull(x, y)
+    return x[corners], y[corners]
+
+
+def lower_hull(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[int]:
+    """Places of the corners of the lower convex hull of a function, ``x`` rising."""
     corners: list[int] = []
     for i in range(len(x)):
         while len(corners) > 1:
@@ -120,7 +126,7 @@ def _hull(curve: Curve) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
                 break
             corners.pop()
         corners.append(i)
-    return x[corners], y[corners]
+    return corners
 
 
 def allocate(curves: Mapping[str, Curve], budget: int) -> dict[str, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from obs_onnx.activations import Activations
 from obs_onnx.allocate_channels import Allocation, allocate_channels
 from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
+from obs_onnx.criterion_curves import criterion_curves
 from obs_onnx.evidence import Evidence
 from obs_onnx.figures import measured
+from obs_onnx.latency import LatencyTable
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.costs import Cost, Costs
 from obs_onnx.passes.coupling import Coupling
@@ -23,19 +25,23 @@ from obs_onnx.passes.layers import find_layers
 from obs_onnx.passes.memory import Memory
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.remove_channels import RemoveChannels
-from obs_onnx.passes.segments import plan_stages
+from obs_onnx.passes.segments import Plan, plan_stages
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.prefixes import Tensors
+from obs_onnx.regularizers import penalties, regularizers
 from obs_onnx.saliency import CRITERIA
 from obs_onnx.search import largest
+from obs_onnx.sources import Source
 from obs_onnx.study import Judged, Study
 from obs_onnx.targets import Targets
+from obs_onnx.thresholds import threshold_channels
 from obs_onnx.train import Trained
 
 __all__ = ["ChannelAttempt", "ChannelOptions", "ChannelTrials", "quanta"]
 
 _LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
 _CORRECTIONS = 6
+_ROOM = 1.04  # of a limit on latency, that is not worth another correction
 _MULTIPLES = 8
 
 Keeps = dict[int, NDArray[np.bool_]]
@@ -52,6 +58,9 @@ class ChannelOptions:
         sequential: refit layer by layer on what the smaller model really gives, to the dense outputs.
         quantum: kept counts are multiples of it; None: of a power of two up to 8 that leaves enough choice.
         fixed: layers that the user wants left alone.
+        allocation: criterion whose scores say how much of each group goes; None: damage is measured.
+        normalize: make those scores comparable by their norm, and cut at one threshold.
+        regularize: what costs take off them, see :mod:`obs_onnx.regularizers`.
     """
 
     criterion: str = "obs"
@@ -60,6 +69,14 @@ class ChannelOptions:
     sequential: bool = True
     quantum: int | None = None
     fixed: frozenset[str] = frozenset()
+    allocation: str | None = None
+    normalize: bool = False
+    regularize: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether what scores lowest goes, whatever it saves: costs are in the scores, or do not count."""
+        return self.normalize or bool(self.regularize)
 
 
 @dataclass(frozen=True)
@@ -82,22 +99,11 @@ class ChannelAttempt(Judged):
     costs: Mapping[str, float]
     training: Trained | None = None
 
-    def met(self, wanted: Targets, dense_bytes: int, dense_peak: int) -> bool:
-        """Whether all targets hold."""
-        limits = limits_of(wanted, dense_bytes, dense_peak)
+    def met(self, wanted: Targets, limits: Mapping[str, float]) -> bool:
+        """Whether all targets hold; ``limits`` are those on costs."""
         return self.strain(wanted) <= 1 and all(
             self.costs[name] <= limit * (1 + 1e-9) for name, limit in limits.items()
         )
-
-
-def limits_of(wanted: Targets, dense_bytes: int, dense_peak: int) -> dict[str, float]:
-    """Limits on costs: shares of the dense model's, and for ``size`` bytes."""
-    limits = {name: value for name in ("macs", "params") if (value := getattr(wanted, name)) is not None}
-    if wanted.size is not None:
-        limits["size"] = wanted.size * dense_bytes if wanted.size < 1 else wanted.size
-    if wanted.ram is not None:
-        limits["ram"] = wanted.ram if wanted.ram < 1 else wanted.ram / max(dense_peak, 1)
-    return limits
 
 
 def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
@@ -129,6 +135,18 @@ class ChannelTrials(Study):
     runtime_quantum: int
     dense_bytes: int
 
+    def limits(self, wanted: Targets) -> dict[str, float]:
+        """Limits on costs: shares of the dense model's, and for ``size`` bytes."""
+        shares = ("macs", "params", "latency")
+        limits = {name: value for name in shares if (value := getattr(wanted, name)) is not None}
+        if wanted.size is not None:
+            limits["size"] = wanted.size * self.dense_bytes if wanted.size < 1 else wanted.size
+        if wanted.ram is not None:
+            limits["ram"] = wanted.ram if wanted.ram < 1 else wanted.ram / max(self.peak, 1)
+        if wanted.latency_ms is not None and self.stopwatch is not None:
+            limits["latency"] = wanted.latency_ms / self.stopwatch.dense_ms
+        return limits
+
     def find(self, wanted: Targets, rounds: int) -> ChannelAttempt:
         """The model that satisfies the targets with the least damage, or the one that comes closest.
 
@@ -137,7 +155,7 @@ class ChannelTrials(Study):
             rounds: each one estimates everything again around the model of the round before, retrained where
                 that is wanted; limits on costs are approached in equal factors.
         """
-        limits = limits_of(wanted, self.dense_bytes, self.peak)
+        limits = self.limits(wanted)
         best: ChannelAttempt | None = None
         part: _Round | None = None
         for number in range(1, rounds + 1):
@@ -157,8 +175,8 @@ class ChannelTrials(Study):
         return best
 
     def _search(self, part: _Round, wanted: Targets) -> ChannelAttempt:
-        """The attempt with the fewest multiply-accumulates within the limits on error and accuracy."""
-        cost = "macs" if part.costs.macs.value({}) else "params"
+        """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop."""
+        cost = "latency" if wanted.fastest else "macs" if part.costs.macs.value({}) else "params"
         tried: list[ChannelAttempt] = []
 
         def trial(removed: float) -> tuple[float, ChannelAttempt]:
@@ -235,6 +253,58 @@ class ChannelTrials(Study):
             training=training,
         )
 
+    def latencies(self, coupling: Coupling) -> LatencyTable | None:
+        """Latency as a function of widths, where it is wanted."""
+        if self.stopwatch is None:
+            return None
+        with self.stage("measure latency") as advance:
+            return self.stopwatch.table(coupling, advance)
+
+    def measured_curves(
+        self, evidence: Evidence, plan: Plan, test: Source, damaged: bool
+    ) -> dict[int, Ranked]:
+        """Groups with curves of measured damage; ``damaged``: around a model that was pruned before."""
+        model, groups = evidence.model, evidence.coupling.groups
+        count, samples = self.effort.bounded(
+            len(groups), self.macs, len(model.graph), test.count or self.effort.samples
+        )
+        feeds, outputs = list(test.limit(samples)), Activations(self.budget // 4)
+        for feed in feeds:
+            outputs.append(self.dense.run(feed))
+        with self.stage("measure damage", len(groups)) as advance:
+            return group_curves(
+                self.runtime,
+                evidence,
+                plan,
+                Reference(feeds, outputs, self.measure),
+                criterion=CRITERIA[self.options.criterion],
+                levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
+                compensate=self.options.compensate,
+                budget=self.budget,
+                advance=advance,
+                damaged=damaged,
+            )
+
+    def scored_curves(self, evidence: Evidence, quantum: Mapping[int, int]) -> dict[int, Ranked]:
+        """Groups with curves that are sums of a criterion's scores."""
+        options, groups = self.options, evidence.coupling.groups
+        assert options.allocation is not None
+        off: dict[int, float] = {}
+        if options.regularize:
+            sample = next(iter(self.held_out.rebatch(1)))
+            demand = measured(self.runtime, evidence.model, sample)
+            costs = regularizers(evidence.coupling, demand.macs, demand.sizes)
+            off = penalties(options.regularize, costs, groups, quantum)
+        with self.stage("score channels", len(groups)) as advance:
+            return criterion_curves(
+                evidence,
+                order=options.criterion,
+                allocation=options.allocation,
+                normalize=options.by_threshold,
+                penalties=off,
+                advance=advance,
+            )
+
     def smaller(self, keep: Keeps) -> ir.Model:
         """The dense model without the channels, weights as they are."""
         small = self.model.clone()
@@ -250,7 +320,29 @@ class ChannelTrials(Study):
             "ram": demand.peak.bytes / self.peak if self.peak else 1.0,
             "params": after / before if before else 1.0,
             "size": float(len(serialize(small))),
+            **({} if self.stopwatch is None else {"latency": self.stopwatch.ratio(small)}),
         }
+
+
+@dataclass(frozen=True)
+class _Tried:
+    """Kept counts that were tried: real costs, and their ratios to the limits."""
+
+    allocation: Allocation
+    keep: Keeps
+    real: Mapping[str, float]
+    strains: Mapping[str, float]
+
+    def rank(self) -> tuple[bool, float]:
+        """Sorts what holds by its damage, then the others by how far they are off."""
+        if all(ratio <= _allowed(name) for name, ratio in self.strains.items()):
+            return False, self.allocation.damage
+        return True, max(self.strains.values(), default=0.0)
+
+
+def _allowed(name: str) -> float:
+    """Ratio of a cost to its limit; times are only known to within a per cent."""
+    return 0.99 if name == "latency" else 1.0
 
 
 @dataclass
@@ -265,6 +357,7 @@ class _Round:
     costs: Costs
     quantum: dict[int, int]
     dense_costs: Mapping[str, float]
+    table: LatencyTable | None = None
     start: Tensors | None = None
 
     @classmethod
@@ -276,13 +369,8 @@ class _Round:
         coupling = study.coupling if before is None else study.coupling.of(model)
         layers = study.layers if before is None else find_layers(model)[0]
         plan = study.plan if before is None else plan_stages(model, layers)
-        fit, test = study.damage_data()
-        count, samples = study.effort.bounded(
-            len(coupling.groups), study.macs, len(model.graph), test.count or study.effort.samples
-        )
-        feeds, outputs = list(test.limit(samples)), Activations(study.budget // 4)
-        for feed in feeds:
-            outputs.append(study.dense.run(feed))
+        damage = study.options.allocation is None
+        fit, test = study.damage_data() if damage else (study.fit, study.fit)
         evidence = Evidence(
             study.runtime,
             model,
@@ -294,19 +382,15 @@ class _Round:
             damping=study.options.damping,
             seed=study.seed,
         )
-        with study.stage("measure damage", len(coupling.groups)) as advance:
-            ranked = group_curves(
-                study.runtime,
-                evidence,
-                plan,
-                Reference(feeds, outputs, study.measure),
-                criterion=CRITERIA[study.options.criterion],
-                levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
-                compensate=study.options.compensate,
-                budget=study.budget,
-                advance=advance,
-                damaged=before is not None,
-            )
+        table = study.latencies(coupling)
+        if table is None:
+            quantum = quanta(coupling, study.options.quantum, study.runtime_quantum)
+        else:
+            quantum = dict(table.quanta)
+        if damage:
+            ranked = study.measured_curves(evidence, plan, test, damaged=before is not None)
+        else:
+            ranked = study.scored_curves(evidence, quantum)
         dense = Costs(study.coupling)
         return cls(
             study,
@@ -315,8 +399,14 @@ class _Round:
             dense_evidence or evidence,
             ranked,
             Costs(coupling),
-            quanta(coupling, study.options.quantum, study.runtime_quantum),
-            {"macs": dense.macs.value({}), "params": dense.params.value({}), "size": dense.bytes.value({})},
+            quantum,
+            {
+                "macs": dense.macs.value({}),
+                "params": dense.params.value({}),
+                "size": dense.bytes.value({}),
+                "latency": table.cost.value({}) / (before.costs["latency"] if before else 1) if table else 0.0,
+            },
+            table,
             None if before is None or before.training is None else before.tensors,
         )
 
@@ -334,6 +424,8 @@ class _Round:
             "params": self.costs.params,
             "size": self.costs.bytes,
         }
+        if self.table is not None:
+            costs["latency"] = self.table.cost
         absolute = [
             (costs[name], limit if name == "size" else limit * self.dense_costs[name])
             for name, limit in limits.items()
@@ -341,37 +433,47 @@ class _Round:
         ]
         if "ram" in limits:
             absolute += self.memory.limits(limits["ram"] * self.study.peak)
-        return allocate_channels(
-            {group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum
-        )
+        share = threshold_channels if self.study.options.by_threshold else allocate_channels
+        return share({group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum)
 
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
-        Predicted costs are exact for nearly all models; where they are not, for what removal adds to a graph,
-        and for what a file holds beside its initializers, the limits are tightened until the real ones hold.
+        Predicted costs are exact for nearly all models, but latency is not; where they are not, for what
+        removal adds to a graph, and for what a file holds beside its initializers, the limits are tightened
+        until the real ones hold, and that on latency is loosened while there is much room.
         """
-        tight = dict(limits)
+        tight, tried = dict(limits), list[_Tried]()
         if "size" in tight:
             tight["size"] -= max(self.study.dense_bytes - self.dense_costs["size"], 0.0)
         for _ in range(_CORRECTIONS):
             allocation = self.allocate(tight)
             keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
-            expected = {
-                group: float(one.curve.damage(np.array([1 - allocation.kept[group] / one.curve.size]))[0])
-                for group, one in self.ranked.items()
-            }
             whole = self._in_dense_terms(keep)
             real = self.study.costs_of(self.study.smaller(whole))
-            over = {name: real[name] / limit for name, limit in limits.items() if real[name] > limit}
-            if not over or not allocation.met:
+            tried.append(_Tried(allocation, whole, real, {n: real[n] / limits[n] for n in limits}))
+            over = {name: ratio for name, ratio in tried[-1].strains.items() if ratio > _allowed(name)}
+            if over and not allocation.met:
                 break
+            if not over:
+                room = _allowed("latency") / tried[-1].strains.get("latency", 1.0)
+                if room < _ROOM or any(one.allocation.kept == allocation.kept for one in tried[:-1]):
+                    break
+                tight["latency"] *= math.sqrt(room)
             for name, factor in over.items():
                 if name == "size":
                     tight[name] -= real[name] - limits[name]
                 else:
-                    tight[name] /= factor * 1.001
-        return self.study.attempt(whole, expected, self.dense_evidence, self.start)
+                    tight[name] /= factor * 1.001 / _allowed(name)
+        best = min(tried, key=_Tried.rank)
+        if best.real.get("latency", 0.0) > 1:  # slower than the dense model: then rather that one
+            best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
+        kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
+        expected = {
+            group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
+            for group, one in self.ranked.items()
+        }
+        return self.study.attempt(best.keep, expected, self.dense_evidence, self.start)
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""

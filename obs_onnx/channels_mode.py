@@ -9,7 +9,7 @@ from typing import Any
 import onnx_ir as ir
 
 from obs_onnx.channel_trials import ChannelAttempt, ChannelOptions, ChannelTrials
-from obs_onnx.mode import Finished, Options
+from obs_onnx.mode import DAMAGE, Finished, Options, check_allocation
 from obs_onnx.model_file import serialize
 from obs_onnx.opened import Opened, runnable
 from obs_onnx.passes.coupling import couple
@@ -21,6 +21,7 @@ from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.segments import plan_stages
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.prunable import matches
+from obs_onnx.regularizers import check_regularizers
 from obs_onnx.report.result import GroupResult, LayerResult
 from obs_onnx.saliency import CRITERIA
 from obs_onnx.study import Study
@@ -52,6 +53,8 @@ class ChannelsMode:
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
             )
+        check_allocation(options, CRITERIA)
+        check_regularizers(options.regularize)
         if options.round_to is not None and options.round_to < 1:
             raise OptionError(f"--round-to {options.round_to}: use 1 or more")
         self._options = options
@@ -92,6 +95,9 @@ class ChannelsMode:
                 options.sequential,
                 options.round_to,
                 self._protected,
+                None if options.allocation == DAMAGE else options.allocation,
+                options.normalize,
+                options.regularize,
             ),
             runtime_quantum=self._opened.runtime.quantum,
             dense_bytes=path.stat().st_size if path else len(serialize(self._opened.model)),
@@ -100,6 +106,8 @@ class ChannelsMode:
 
     def cost_note(self, study: Study) -> str | None:
         """What measuring will cost."""
+        if self._options.allocation != DAMAGE:
+            return None
         return study.cost_note("groups of channels", len(self._coupling.groups))
 
     def finish(self, study: ChannelTrials, best: ChannelAttempt, wanted: Targets) -> Finished:

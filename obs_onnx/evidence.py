@@ -189,6 +189,11 @@ class Evidence:
         """Derivatives of the loss with respect to gates of the channels."""
         return GateSensitivities(self._lessons, self.model, self.coupling, self._plan, self._budget)
 
+    @cached_property
+    def removals(self) -> Mapping[int, NDArray[np.float64]]:
+        """Change of the loss when a channel alone is removed without compensation, by group: (channels,)."""
+        return self.gates.removals()
+
     def weight_changes(self, kind: str, group: Group) -> NDArray[np.float64]:
         """(channels,) absolute change of the loss by all weights that go with a channel, mean over batches.
 

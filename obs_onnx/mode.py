@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import onnx_ir as ir
 
 from obs_onnx.opened import Opened
+from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers import Frozen
 from obs_onnx.report.result import BoundLike, GroupResult, LayerResult
 from obs_onnx.study import Study
 from obs_onnx.targets import Targets
 from obs_onnx.train import Trained
 
-__all__ = ["Finished", "Mode", "Options"]
+__all__ = ["DAMAGE", "Finished", "Mode", "Options", "check_allocation"]
+
+DAMAGE = "damage"  # allocation by what removal does to the outputs, measured
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,24 @@ class Options:
     layer_sparsity: Mapping[str, float]
     round_to: int | None
     seed: int
+    allocation: str = DAMAGE
+    normalize: bool = False
+    regularize: Mapping[str, float] = field(default_factory=dict)
+
+
+def check_allocation(options: Options, known: Iterable[str]) -> None:
+    """Refuse an allocation by what is no criterion, and what makes sense only with one.
+
+    Raises:
+        OptionError: see above.
+    """
+    names = (DAMAGE, *known)
+    if options.allocation not in names:
+        raise OptionError(f"allocation {options.allocation!r} is unknown: use one of {', '.join(names)}")
+    if options.allocation == DAMAGE:
+        for given, option in ((options.normalize, "--normalize"), (options.regularize, "--regularize")):
+            if given:
+                raise OptionError(f"{option} is about scores: give --allocation the name of a criterion")
 
 
 @dataclass(frozen=True)

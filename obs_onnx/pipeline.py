@@ -64,6 +64,9 @@ def prune(
     targets: Mapping[str, float | str] | Sequence[str] | None = None,
     pattern: str | None = None,
     criterion: str = "auto",
+    allocation: str = "damage",
+    normalize: bool = False,
+    regularize: Mapping[str, float] | None = None,
     compensate: bool = True,
     sequential: bool = True,
     correct: bool | None = None,
@@ -106,6 +109,12 @@ def prune(
         pattern: ``2:4``, ``1x4`` ..., along the input channels; by default single weights.
         criterion: what chooses the weights that go: auto, obs, admm, lobs, magnitude or random; or the
             channels: auto (obs) or a name in :data:`obs_onnx.saliency.CRITERIA`.
+        allocation: what decides how much of each layer or group goes: ``damage`` measured at the outputs, or
+            the name of a criterion, whose scores of all layers or groups are then compared (per cost saved).
+        normalize: as in the papers, divide scores by their Euclidean norm in each layer or group, and remove
+            what is lowest, whatever it saves; needs an ``allocation`` by a criterion.
+        regularize: for channels, what costs take off normalised scores, such as ``{"flops": 0.001}``: see
+            :mod:`obs_onnx.regularizers`.
         compensate: refit the kept weights (and biases).
         sequential: refit to the dense model's outputs on what the pruned layers before really give.
         correct: match per-channel output statistics where that lowers the held-out error; by default tried
@@ -157,6 +166,9 @@ def prune(
         layer_sparsity=layer_sparsity or {},
         round_to=round_to,
         seed=seed,
+        allocation=allocation,
+        normalize=normalize,
+        regularize=regularize or {},
     )
     way: Mode = MODES[mode](wanted, options)
     if not wanted.as_dict() and way.bound_by_default:

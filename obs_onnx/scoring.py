@@ -18,26 +18,27 @@ from scipy.stats import rankdata
 
 from obs_onnx.data import open_source
 from obs_onnx.evidence import Evidence
-from obs_onnx.figures import measured_macs
+from obs_onnx.figures import measured
 from obs_onnx.model_file import serialize
 from obs_onnx.opened import calibration_of, open_model, runnable
-from obs_onnx.passes.costs import Costs
+from obs_onnx.passes.costs import Cost
 from obs_onnx.passes.coupling import couple
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers import Frozen, find_layers
 from obs_onnx.passes.places import produced
 from obs_onnx.passes.prepare import prepare
 from obs_onnx.passes.segments import plan_stages
+from obs_onnx.regularizers import check_regularizers, penalties, regularizers
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.saliency import CRITERIA
+from obs_onnx.thresholds import unit
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
 Float = NDArray[np.float64]
 
 _BATCH = 128
-_MILLION = 1e6
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Scores:
     criterion: str
     groups: tuple[ScoredGroup, ...]
     frozen: tuple[Frozen, ...]
-    regularize: float
+    regularize: Mapping[str, float]
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
 
@@ -110,7 +111,7 @@ class Scores:
             "schema": 1,
             "model": self.model,
             "criterion": self.criterion,
-            "regularize": {"flops": self.regularize},
+            "regularize": self.regularize,
             "groups": groups,
             "frozen": self.frozen,
             "seconds": self.seconds,
@@ -183,7 +184,7 @@ class Scorer:
             damping=damping,
             seed=seed,
         )
-        self._macs = measured_macs(where, dense, next(iter(source.rebatch(1))))
+        self._demand = measured(where, dense, next(iter(source.rebatch(1))))
         self._notes = [*source.notes]
         if not source.has_labels:
             self._notes.append("no labels: the loss compares with the model's own outputs")
@@ -194,6 +195,11 @@ class Scorer:
         self._seconds: dict[str, float] = {}
 
     @cached_property
+    def costs(self) -> Mapping[str, Cost]:
+        """What can regularise the scores, by name."""
+        return regularizers(self._coupling, self._demand.macs, self._demand.sizes)
+
+    @cached_property
     def oracle(self) -> Mapping[int, Float]:
         """Absolute change of the loss when a channel alone is removed without compensation, by group."""
         start = time.perf_counter()
@@ -202,20 +208,22 @@ class Scorer:
         self._seconds["oracle"] = time.perf_counter() - start
         return {group: np.abs(change) for group, change in changes.items()}
 
-    def scores(self, criterion: str, *, oracle: bool = False, regularize: float = 0.0) -> Scores:
+    def scores(
+        self, criterion: str, *, oracle: bool = False, regularize: Mapping[str, float] | None = None
+    ) -> Scores:
         """Scores of all channels; arguments as for :func:`score`."""
+        check_regularizers(regularize or {})
         if criterion not in CRITERIA:
             raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
         truth = self.oracle if oracle or criterion == "oracle" else None
         start = time.perf_counter()
-        macs, found = Costs(self._coupling).macs, []
+        off, found = penalties(regularize or {}, self.costs, self._coupling.groups), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
                 if truth is not None and criterion == "oracle":
                     raw = truth[group.id]
                 else:
                     raw = CRITERIA[criterion](self._evidence, group)
-                share = float(macs.saving({}, group.id, group.n - 1)) / max(macs.value({}), 1)
                 makers = [y for y in self._layers if produced(self._coupling, group, y) is not None]
                 found.append(
                     ScoredGroup(
@@ -223,7 +231,7 @@ class Scorer:
                         tuple(layer.name for layer in makers),
                         any("Conv" in layer.op_type for layer in makers),
                         raw,
-                        _unit(raw) - regularize * share * 2 * self._macs / _MILLION,
+                        unit(raw) - off[group.id],
                         truth[group.id] if oracle and truth is not None else None,
                     )
                 )
@@ -234,7 +242,7 @@ class Scorer:
             criterion,
             tuple(found),
             tuple(self._coupling.frozen),
-            regularize,
+            dict(regularize or {}),
             {**self._seconds, "criterion": time.perf_counter() - start},
             tuple(self._notes),
         )
@@ -246,7 +254,7 @@ def score(
     calib: Any = None,
     criterion: str = "taylor",
     oracle: bool = False,
-    regularize: float = 0.0,
+    regularize: Mapping[str, float] | None = None,
     **options: Any,
 ) -> Scores:
     """Score all channels of a model.
@@ -257,8 +265,9 @@ def score(
         criterion: a name in :data:`obs_onnx.saliency.CRITERIA`; ``oracle`` scores by the oracle itself.
         oracle: also remove every channel by itself, without compensation, and measure the loss (on 2,048
             samples at most).
-        regularize: taken off a channel's normalised score for every million floating-point operations that go
-            with it (Molchanov et al. 2017, section 2.2).
+        regularize: taken off a channel's normalised score for what goes with it (Molchanov et al. 2017,
+            section 2.2): ``flops`` for every million, ``memory`` and ``bandwidth`` for every megabyte,
+            ``latency`` for every millisecond; see :mod:`obs_onnx.regularizers`.
         options: labels, protect, runtime ...: see :class:`Scorer`.
 
     Raises:
@@ -283,13 +292,8 @@ def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:
     if not judged:
         return None
     oracle = np.concatenate([truth for _, truth in judged])
-    relative = np.concatenate([_unit(truth) for _, truth in judged])
+    relative = np.concatenate([unit(truth) for _, truth in judged])
     return {
         "raw": spearman(np.concatenate([group.raw for group, _ in judged]), oracle),
         "normalised": spearman(np.concatenate([group.normalised for group, _ in judged]), relative),
     }
-
-
-def _unit(scores: Float) -> Float:
-    norm = float(np.linalg.norm(scores))
-    return scores / norm if norm > 0 else scores

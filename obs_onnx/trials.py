@@ -16,7 +16,9 @@ from obs_onnx.prunable import Choice
 from obs_onnx.search import largest
 from obs_onnx.study import Judged, Study
 from obs_onnx.targets import Targets
+from obs_onnx.thresholds import threshold_weights
 from obs_onnx.train import Trained
+from obs_onnx.weight_allocation import WeightAllocation
 
 __all__ = ["Attempt", "Trials"]
 
@@ -52,15 +54,21 @@ class Trials(Study):
         options: of the solver.
         fixed: sparsities that the user set, by layer name.
         correct: try statistics correction.
+        allocation: scores that say how many weights of each layer go; None: damage is measured.
     """
 
     choice: Choice
     options: SolveOptions
     fixed: Mapping[str, float]
     correct: bool
+    allocation: WeightAllocation | None = None
 
-    def curves(self, center: float, context: ir.Model | None) -> dict[str, Curve]:
+    def curves(self, center: float, context: ir.Model | None) -> Mapping[str, Curve]:
         """Damage curves around a wanted sparsity, measured on a part of the data to fit on."""
+        free = [layer for layer in self.choice.pruned if layer.name not in self.fixed]
+        if self.allocation is not None:
+            with self.stage("score weights", len(free)) as advance:
+                return self.allocation.curves(self.model if context is None else context, free, advance)
         fit, test = self.damage_data()
         count, samples = self.effort.bounded(
             len(self.layers), self.macs, len(self.model.graph), test.count or self.effort.samples
@@ -79,7 +87,7 @@ class Trials(Study):
                 budget=self.budget,
                 advance=advance,
                 context=context,
-                chosen={layer.name for layer in self.choice.pruned} - set(self.fixed),
+                chosen={layer.name for layer in free},
             )
 
     def shares(self, curves: Mapping[str, Curve], sparsity: float) -> dict[str, int]:
@@ -87,7 +95,8 @@ class Trials(Study):
         sizes = {layer.name: layer.size for layer in self.choice.pruned}
         set_by_user = {name: math.ceil(share * sizes[name] - 1e-9) for name, share in self.fixed.items()}
         budget = math.ceil(sparsity * self.prunable - 1e-9) - sum(set_by_user.values())
-        return {**set_by_user, **allocate(curves, max(budget, 0))}
+        share = allocate if self.allocation is None else threshold_weights
+        return {**set_by_user, **share(curves, max(budget, 0))}
 
     def attempt(self, removed: Mapping[str, int]) -> Attempt:
         """Prune all layers, correct what measures better corrected, and measure."""
@@ -125,7 +134,7 @@ class Trials(Study):
 
     def _is_cheap(self) -> bool:
         """Whether measuring is cheap enough for a second look, around the pruned model."""
-        return self.effort.affordable(len(self.layers), self.macs) >= SECOND_LOOK
+        return self.allocation is None and self.effort.affordable(len(self.layers), self.macs) >= SECOND_LOOK
 
     @property
     def prunable(self) -> int:

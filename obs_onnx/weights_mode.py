@@ -10,12 +10,12 @@ import onnx_ir as ir
 from obs_onnx.bound import network_bound
 from obs_onnx.figures import layer_line
 from obs_onnx.layerwise import SolveOptions
-from obs_onnx.mode import Finished, Options
+from obs_onnx.mode import DAMAGE, Finished, Options, check_allocation
 from obs_onnx.opened import Opened, runnable
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers import find_layers
-from obs_onnx.passes.segments import plan_stages
+from obs_onnx.passes.segments import Plan, plan_stages
 from obs_onnx.passes.set_weights import SetWeights
 from obs_onnx.prunable import choose_layers, layer_sparsities
 from obs_onnx.report.advice import advice
@@ -25,6 +25,7 @@ from obs_onnx.targets import COSTS, Targets
 from obs_onnx.teachers import Lessons
 from obs_onnx.trials import Attempt, Trials
 from obs_onnx.verify import check_zeros, measure
+from obs_onnx.weight_allocation import ALLOCATIONS, WeightAllocation
 from obs_onnx.weight_sensitivities import KINDS, WeightScores, WeightSensitivities
 
 __all__ = ["WeightsMode"]
@@ -39,7 +40,7 @@ class WeightsMode:
     def __init__(self, wanted: Targets, options: Options) -> None:
         self.pattern = parse_pattern(options.pattern)
         for cost in COSTS:
-            if getattr(wanted, cost) is not None:
+            if cost in wanted.as_dict():
                 raise OptionError(
                     f"target {cost} needs channel removal, zeros do not lower it: use --mode channels"
                 )
@@ -63,6 +64,13 @@ class WeightsMode:
                 )
         if options.round_to is not None:
             raise OptionError("--round-to is about channels: use --mode channels")
+        check_allocation(options, ALLOCATIONS)
+        if options.regularize:
+            raise OptionError("--regularize is about channels: zeros do not lower a cost")
+        if options.allocation != DAMAGE and self.pattern.kind == "nm":
+            raise OptionError(
+                f"pattern {self.pattern} fixes the sparsity of every layer: leave out --allocation"
+            )
         self.bound_by_default = self.pattern.kind != "nm"
         self._options = options
 
@@ -86,10 +94,11 @@ class WeightsMode:
         options = self._options
         sequential = options.sequential and options.compensate
         correct = not options.sequential if options.correct is None else options.correct
+        plan = plan_stages(self.model, self._layers)
         return Trials(
             model=self.model,
             layers=self._layers,
-            plan=plan_stages(self.model, self._layers),
+            plan=plan,
             choice=self._choice,
             options=SolveOptions(
                 options.criterion,
@@ -102,6 +111,7 @@ class WeightsMode:
             ),
             fixed=self._fixed,
             correct=options.compensate and correct,
+            allocation=self._allocation(shared, plan) if options.allocation != DAMAGE else None,
             **shared,
         )
 
@@ -111,9 +121,25 @@ class WeightsMode:
         names = [layer.name for layer in self._layers]
         return WeightScores(WeightSensitivities(lessons, names, self._options.seed), self._options.criterion)
 
+    def _allocation(self, shared: Mapping[str, Any], plan: Plan) -> WeightAllocation:
+        options = self._options
+        return WeightAllocation(
+            options.allocation,
+            shared["runtime"],
+            plan,
+            shared["fit"],
+            shared["budget"],
+            options.damping,
+            self.pattern,
+            options.normalize,
+            options.seed,
+        )
+
     def cost_note(self, study: Study) -> str | None:
         """What measuring will cost."""
-        return study.cost_note("layers", len(self._layers)) if self.pattern.kind != "nm" else None
+        if self.pattern.kind == "nm" or self._options.allocation != DAMAGE:
+            return None
+        return study.cost_note("layers", len(self._layers))
 
     def finish(self, study: Study, best: Attempt, wanted: Targets) -> Finished:
         """Check the zeros, measure layer by layer, bound the error."""

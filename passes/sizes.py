@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.atoms import Labels
 from obs_onnx.passes.coupling import Coupling
-from obs_onnx.passes.polynomials import Terms, add, multiply
+from obs_onnx.passes.polynomials import Polynomial, Terms, add, multiply
 
 __all__ = ["Sizes"]
 
@@ -50,6 +50,14 @@ class Sizes:
         """Number of elements of a value; None where its shape is not known."""
         axes = self._coupling.axes(value)
         return None if axes is None else multiply(self.axis(labels) for labels in axes)
+
+    def scaled(self, value: ir.Value, dense: float) -> Terms:
+        """A quantity that is ``dense`` for the dense value and in proportion to its elements."""
+        elements = self.elements(value)
+        whole = Polynomial(elements, self.full).value({}) if elements else 0.0
+        if not elements or not whole:
+            return {(): dense}
+        return {term: coefficient * dense / whole for term, coefficient in elements.items()}
 
 
 def _whole(a: int, b: int) -> float:

@@ -84,7 +84,7 @@ def test_ties_and_constants() -> None:
 
 def test_costs_are_taken_off_normalised_scores(data) -> None:
     model = ir.from_proto(nets.residual())
-    plain, taxed = (score(model, calib=data, criterion="l2", regularize=r) for r in (0.0, 10.0))
+    plain, taxed = (score(model, calib=data, criterion="l2", regularize={"flops": r}) for r in (0.0, 10.0))
     for before, after in zip(plain.groups, taxed.groups, strict=True):
         np.testing.assert_array_equal(before.raw, after.raw)
         off = before.normalised - after.normalised
@@ -129,7 +129,7 @@ class TestCommand:
             (["--plot", "plot.svg"], "--oracle"),
             (["--oracle", "--plot", "plot.jpg"], ".svg or .png"),
             (["--criterion", "luck"], "unknown"),
-            (["--regularize", "bytes=1"], "only flops"),
+            (["--regularize", "bytes=1"], "use one of flops, memory, bandwidth, latency"),
         ],
     )
     def test_usage(self, files, more: list[str], message: str) -> None:

@@ -121,8 +121,8 @@ class OneLine(click.Group):
         return result
 
 
-def pairs(texts: Sequence[str], option: str) -> dict[str, float]:
-    """Numbers by name, from texts ``NAME=NUMBER``."""
+def pairs(texts: Sequence[str], option: str, form: str) -> dict[str, float]:
+    """Numbers by name, from texts ``NAME=NUMBER``; ``form`` says what an option's texts should look like."""
     found: dict[str, float] = {}
     for text in texts:
         name, sign, value = text.rpartition("=")
@@ -131,5 +131,5 @@ def pairs(texts: Sequence[str], option: str) -> dict[str, float]:
         except ValueError:
             sign = ""
         if not sign:
-            raise OptionError(f"{option} {text!r} is not PATTERN=SHARE, for example {option} 'fc*=0.5'")
+            raise OptionError(f"{option} {text!r} is not {form}")
     return found

@@ -49,6 +49,26 @@ __all__ = ["prune"]
     "gates, oba, oba-second, oba-paper, random, oracle; of weights: obs, admm, lobs, magnitude, taylor, "
     "fisher, obd, oba, oba-second, oba-paper, random.",
 )
+@click.option(
+    "--allocation",
+    default="damage",
+    show_default=True,
+    metavar="NAME",
+    help="How much of each layer or group goes: by measured damage, or by the scores of a criterion.",
+)
+@click.option(
+    "--normalize",
+    is_flag=True,
+    help="Divide the scores of --allocation by their norm in each layer or group, and cut at one threshold.",
+)
+@click.option(
+    "--regularize",
+    "regularizers",
+    multiple=True,
+    metavar="KEY=L",
+    help="Normalised score taken off a channel of --allocation: flops (per million), memory, bandwidth (per "
+    "MB) or latency (per ms); repeatable.",
+)
 @click.option("--compensate/--no-compensate", default=True, help="Refit the kept weights.")
 @click.option("--sequential/--no-sequential", default=True, help="Correct each layer for those before it.")
 @click.option("--correct/--no-correct", default=None, help="Try to match output statistics.")
@@ -96,6 +116,7 @@ def prune(
     model: str,
     targets: Sequence[str],
     layer_texts: Sequence[str],
+    regularizers: Sequence[str],
     memory: str | None,
     json_path: str | None,
     html_path: str | None,
@@ -117,7 +138,8 @@ def prune(
     result = run(
         model,
         targets=targets,
-        layer_sparsity=pairs(layer_texts, "--layer"),
+        layer_sparsity=pairs(layer_texts, "--layer", "PATTERN=SHARE, for example 'fc*=0.5'"),
+        regularize=pairs(regularizers, "--regularize", "KEY=LAMBDA, for example flops=0.001"),
         memory=None if memory is None else parse_bytes(memory),
         custom_domains=custom_domain,
         progress=terminal_progress(silent=silent),

@@ -31,8 +31,9 @@ __all__ = ["score"]
     "--regularize",
     "regularizers",
     multiple=True,
-    metavar="flops=L",
-    help="Score taken off per million FLOPs.",
+    metavar="KEY=L",
+    help="Normalised score taken off: flops (per million), memory, bandwidth (per MB) or latency (per ms); "
+    "repeatable.",
 )
 @click.option("--protect", multiple=True, metavar="PATTERN", help="Leave matching layers alone; repeatable.")
 @RUNTIME
@@ -58,16 +59,14 @@ def score(
     from obs_onnx.scoring import score as run
 
     distinct(model, json_path, plot_path)
-    weights = pairs(regularizers, "--regularize")
-    if unknown := weights.keys() - {"flops"}:
-        raise OptionError(f"--regularize {min(unknown)}: only flops is known, for example flops=0.001")
+    weights = pairs(regularizers, "--regularize", "KEY=LAMBDA, for example flops=0.001")
     if plot_path:
         check_plot(plot_path)
         if not options["oracle"]:
             raise OptionError("--plot compares with the oracle: give --oracle as well")
     result = run(
         model,
-        regularize=weights.get("flops", 0.0),
+        regularize=weights,
         custom_domains=custom_domain,
         progress=terminal_progress(silent=silent),
         **options,

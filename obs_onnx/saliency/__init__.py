@@ -26,7 +26,7 @@ from obs_onnx.saliency.oracle import oracle
 from obs_onnx.saliency.surgeon import surgeon
 from obs_onnx.saliency.taylor import taylor
 
-__all__ = ["CRITERIA", "Criterion"]
+__all__ = ["CRITERIA", "Criterion", "worth"]
 
 Criterion: TypeAlias = Callable[[Evidence, Group], NDArray[np.float64]]
 
@@ -49,3 +49,20 @@ CRITERIA: Mapping[str, Criterion] = {
     "random": at_random,
     "oracle": oracle,
 }
+
+_CUMULATIVE = {"obs"}  # scores are of all channels that go up to this one
+
+
+def worth(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(channels,) what each channel adds to what removing those of lower scores costs.
+
+    Args:
+        name: of the criterion.
+        scores: that it gave for the channels of a group.
+    """
+    if name not in _CUMULATIVE:
+        return scores
+    order = np.argsort(scores, kind="stable")
+    added = np.empty(len(scores))
+    added[order] = np.diff(scores[order], prepend=0.0)
+    return added

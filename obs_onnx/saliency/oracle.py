@@ -14,10 +14,9 @@ __all__ = ["oracle"]
 def oracle(evidence: Evidence, group: Group) -> NDArray[np.float64]:
     """Damage to the outputs when one channel alone is removed without compensation.
 
-    Raises:
-        ValueError: the evidence cannot measure damage.
+    Where the evidence has no measure of damage, the absolute change of the loss.
     """
     if evidence.damage is None:
-        raise ValueError("the evidence has no way to measure damage")
+        return np.abs(evidence.removals[group.id])
     masks = ~np.eye(group.n, dtype=bool)
     return np.array([evidence.damage(group, mask) for mask in masks])

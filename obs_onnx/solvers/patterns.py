@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["UNSTRUCTURED", "Pattern", "follows", "parse_pattern", "project"]
+__all__ = ["UNSTRUCTURED", "Pattern", "follows", "parse_pattern", "pooled", "project"]
+
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,20 @@ def _fill_up(
     return total, np.broadcast_to(np.outer(heights, widths), total.shape)
 
 
+def pooled(scores_GOI: NDArray[np.floating], pattern: Pattern) -> NDArray[np.floating]:
+    """Scores (G, O, I), those of weights that live or die together replaced by their mean."""
+    if pattern.kind != "block":
+        return scores_GOI
+    total, sizes = _fill_up(scores_GOI, pattern)
+    return _spread(total / sizes, pattern, scores_GOI.shape)
+
+
+def _spread(blocks: NDArray[T], pattern: Pattern, shape: tuple[int, ...]) -> NDArray[T]:
+    """What is said about each block, for each of its weights (G, O, I)."""
+    each = np.repeat(np.repeat(blocks, pattern.rows, axis=1), pattern.columns, axis=2)
+    return each[:, : shape[1], : shape[2]]
+
+
 def project(scores_GOI: NDArray[np.floating], sparsity: float, pattern: Pattern) -> NDArray[np.bool_]:
     """Mask (G, O, I) of what to keep: highest total score under the pattern, over the whole layer.
 
@@ -120,9 +136,7 @@ def project(scores_GOI: NDArray[np.floating], sparsity: float, pattern: Pattern)
         count = int(np.searchsorted(removed, round(sparsity * scores_GOI.size)))
         keep = np.ones(order.size, bool)
         keep[order[:count]] = False
-        blocks = keep.reshape(total.shape)
-        mask = np.repeat(np.repeat(blocks, pattern.rows, axis=1), pattern.columns, axis=2)
-        return mask[:, :rows, :columns]
+        return _spread(keep.reshape(total.shape), pattern, scores_GOI.shape)
     keep_count = scores_GOI.size - round(sparsity * scores_GOI.size)
     return _largest(scores_GOI.ravel(), keep_count).reshape(scores_GOI.shape)
 
