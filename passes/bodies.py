@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from obs_onnx.passes.emitter import Emitter
+if TYPE_CHECKING:
+    from obs_onnx.passes.emitter import Emitter
 
 __all__ = ["bodies", "captured", "copy_body", "drop_dead_nodes", "infer_body"]
 

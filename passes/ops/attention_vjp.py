@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.composite import composite
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["RULES"]
 

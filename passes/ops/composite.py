@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from obs_onnx.passes.vjp import Vjp
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["composite"]
 
-Written = Callable[[Vjp, Sequence[ir.Value | None]], Sequence[ir.Value | None]]
+Written = Callable[["Vjp", Sequence[ir.Value | None]], Sequence[ir.Value | None]]
 """From a node's inputs, None where absent, nodes for its outputs, None for those without a gradient."""
 
 

@@ -15,13 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.bodies import bodies, copy_body, drop_dead_nodes, infer_body
-from obs_onnx.passes.emitter import Emitter
 from obs_onnx.passes.ops import facts
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.emitter import Emitter
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["RULES"]
 

@@ -6,11 +6,15 @@ the adjoint of one is the other up to the factor n.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.registry import Op
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["TABLE"]
 

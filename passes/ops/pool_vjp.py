@@ -11,14 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.separable import identity, pull_back
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["RULES"]
 

@@ -12,12 +12,15 @@ With x_t W^T + h R^T and the biases in each gate, s the logistic function and * 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.composite import composite
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["RULES"]
 

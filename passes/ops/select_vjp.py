@@ -7,6 +7,7 @@ from opset 16 on, before that by a product with one-hot rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +15,9 @@ import onnx_ir as ir
 from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.registry import nothing
 from obs_onnx.passes.ops.separable import identity, pull_back
-from obs_onnx.passes.vjp import Vjp
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["RULES"]
 

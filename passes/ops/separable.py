@@ -8,9 +8,12 @@ padding rule is that of the forward pass; runtimes fold it where the shapes are 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import onnx_ir as ir
 
-from obs_onnx.passes.vjp import Vjp
+if TYPE_CHECKING:
+    from obs_onnx.passes.vjp import Vjp
 
 __all__ = ["identity", "pull_back"]
 
