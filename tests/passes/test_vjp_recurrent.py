@@ -41,19 +41,27 @@ CASES = [
 ]
 
 
+@pytest.mark.parametrize("length", ["fixed", "symbolic", "different"])
 @pytest.mark.parametrize(("op_type", "direction", "attributes"), CASES)
-def test_gradient_on_onnxruntime(op_type, direction, attributes):
+def test_gradient_on_onnxruntime(op_type, direction, attributes, length):
     """Central differences of onnxruntime's own kernel, in single precision."""
     inputs = operands(op_type, 2 if direction == "bidirectional" else 1)
     wrt = [i for i, x in enumerate(inputs) if x is not None]
+    if length == "different":
+        inputs[4] = np.array([1, 3], np.int32)
     outputs = ["y0", "y1", "y2"][: 3 if op_type == "LSTM" else 2]
     shape = (3, 2 if direction == "bidirectional" else 1, 2, 2)
     rng = np.random.default_rng(0)
     weights = {name: rng.uniform(0.5, 1.5, shape if name == "y0" else shape[1:]) for name in outputs}
     options = {"hidden_size": 2, "direction": direction, **attributes}
     proto = operator(op_type, inputs, wrt, outputs=outputs, weights=weights, kind=np.float32, **options)
+    if length == "symbolic":
+        for axis, dim in enumerate(proto.graph.input[0].type.tensor_type.shape.dim[:2]):
+            dim.dim_param = "TN"[axis]
     model = canonicalize(ir.from_proto(proto))
     Gradient("loss", [f"x{i}" for i in wrt]).call(model)
+    scans = sum(node.op_type == "Scan" for node in model.graph)
+    assert scans == (0 if length == "fixed" else 4 if direction == "bidirectional" else 2)
     feeds = {f"x{i}": inputs[i].astype(np.float32) for i in wrt}
     found = run_proto(ir.to_proto(model), feeds)
     for i in wrt:
@@ -68,10 +76,15 @@ def test_second_derivative(opset):
     check("GRU", operands("GRU")[:4], (0, 1, 2, 3), opset=opset, outputs=["", "y1"], hidden_size=2)
 
 
-def test_symbolic_length_is_an_error():
+def test_second_derivative_of_many_steps():
+    """They are a Scan, whose way back is differentiated once more."""
+    check("GRU", operands("GRU", steps=17)[:4], (0, 1, 2, 3), outputs=["", "y1"], hidden_size=2)
+
+
+def test_a_state_of_unknown_size_is_an_error():
     proto = operator(
-        "RNN", operands("RNN")[:3], (0,), symbolic=True, weights={"y0": np.ones(())}, hidden_size=2
+        "RNN", operands("RNN")[:3], (2,), symbolic=True, weights={"y0": np.ones(())}, hidden_size=2
     )
     model = canonicalize(ir.from_proto(proto))
-    with pytest.raises(GradientError, match="number of steps"):
-        Gradient("loss", ["x0"]).call(model)
+    with pytest.raises(GradientError, match="size of its state"):
+        Gradient("loss", ["x2"]).call(model)
