@@ -7,6 +7,8 @@ for parts that are not needed here; what is needed is imported without running i
 from __future__ import annotations
 
 import functools
+import os
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +24,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.feeds import Feed
 from obs_onnx.model_file import serialize
+from obs_onnx.passes.elementary import Elementary
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, ModelError, OptionError
+from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.optimizers import SGD, Adam, AdamW, Optimizer
 from obs_onnx.runtimes.ort import OrtRuntime, first_line, import_onnxruntime
 
@@ -85,7 +89,10 @@ def _without_init(folder: Path) -> Iterator[None]:
 
 
 def fitted(model: ir.Model) -> ir.Model:
-    """A copy with an opset and an IR version that the package reads.
+    """A copy in a form that the package reads and differentiates.
+
+    Its gradients are wrong for Conv with ``auto_pad`` and for BatchNormalization with stored statistics, and
+    its AveragePoolGrad ends the process where the batch is free: these are written out.
 
     Raises:
         ModelError: the model cannot be converted.
@@ -103,7 +110,9 @@ def fitted(model: ir.Model) -> ir.Model:
                 f"cannot be converted: {' '.join(str(error).split())[:300]}"
             ) from error
         copy = ir.from_proto(proto)
+        InferShapes().call(copy)
     copy.ir_version = min(copy.ir_version, _NEWEST_IR)
+    Elementary().call(copy)
     return copy
 
 
@@ -135,17 +144,18 @@ def write_artifacts(
     package = _package()
     optimizer = _block(package, rule)
     try:
-        package.artifacts.generate_artifacts(
-            onnx.load_from_string(serialize(model)),
-            requires_grad=list(weights),
-            loss_input_names=[loss],
-            additional_output_names=list(shown) or None,
-            optimizer=optimizer,
-            artifact_directory=folder,
-        )
+        with _quiet():
+            package.artifacts.generate_artifacts(
+                onnx.load_from_string(serialize(model)),
+                requires_grad=list(weights),
+                loss_input_names=[loss],
+                additional_output_names=list(shown) or None,
+                optimizer=optimizer,
+                artifact_directory=folder,
+            )
     except Exception as error:  # the C++ side raises several kinds
         raise GradientError(
-            f"onnxruntime-training cannot differentiate the model: {first_line(error)}"
+            f"onnxruntime-training cannot differentiate the model: {_reason(error)}; the trainer graph may"
         ) from error
     _adapt_update(folder / UPDATE)
 
@@ -166,6 +176,27 @@ def _block(package: _Package, rule: Optimizer) -> Any:
         f"onnxruntime-training has no {kind}: use adamw, adam without decay or sgd with momentum 0 and "
         "without decay, or the trainer graph"
     )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Nothing on stderr: the package logs every transformation of the graph there, whatever the severity."""
+    sys.stderr.flush()
+    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(null)
+
+
+def _reason(error: BaseException) -> str:
+    """The message without the place in the package's sources."""
+    line = first_line(error)
+    tail = re.sub(r"^/\S+:\d+ .*?(was false\.|\[ONNXRuntimeError\] : \d+ : \w+ :) *", "", line)
+    return tail or "a node lacks an input that the gradient needs"
 
 
 def _adapt_update(path: Path) -> None:
@@ -207,9 +238,7 @@ class Training:
             )
             self._optimizer = self._api.Optimizer(folder / UPDATE, self._module)
         except Exception as error:  # the C++ side raises several kinds
-            raise ModelError(
-                f"onnxruntime-training cannot load its artifacts: {first_line(error)}"
-            ) from error
+            raise ModelError(f"onnxruntime-training cannot load its artifacts: {_reason(error)}") from error
         self._inputs = list(self._module.input_names())
         self._outputs = list(self._module.output_names())
 
@@ -238,7 +267,7 @@ class Training:
             self._optimizer.set_learning_rate(rate)
             self._optimizer.step()
         except Exception as error:
-            raise ModelError(f"onnxruntime-training cannot update weights: {first_line(error)}") from error
+            raise ModelError(f"onnxruntime-training cannot update weights: {_reason(error)}") from error
 
     def evaluate(self, feed: Mapping[str, NDArray[Any]]) -> Feed:
         """The outputs of the evaluation model.
@@ -270,6 +299,6 @@ class Training:
         try:
             found = self._module(*arrays)
         except Exception as error:
-            raise ModelError(f"onnxruntime-training cannot run a step: {first_line(error)}") from error
+            raise ModelError(f"onnxruntime-training cannot run a step: {_reason(error)}") from error
         values = found if isinstance(found, tuple) else (found,)
         return dict(zip(self._outputs, values, strict=True))
