@@ -45,6 +45,7 @@ class WeightAllocation:
         pattern: which weights live or die together.
         normalize: divide the scores of each layer by their Euclidean norm.
         seed: of what is random.
+        known: a model, and the scores of its weights by gradients.
     """
 
     name: str
@@ -56,7 +57,8 @@ class WeightAllocation:
     pattern: Pattern
     normalize: bool = False
     seed: int = 0
-    _last: tuple[ir.Model, dict[str, ScoreCurve]] | None = field(default=None, repr=False)
+    known: tuple[ir.Model, WeightScores] | None = None
+    _last: tuple[ir.Model, dict[str, ScoreCurve]] | None = field(default=None, init=False, repr=False)
 
     def curves(
         self, model: ir.Model, layers: Sequence[Layer], advance: Callable[[int], None] = lambda done: None
@@ -79,9 +81,12 @@ class WeightAllocation:
         if self.name == "obs":
             yield from self._surgeon(model, {layer.name for layer in layers})
             return
-        names = [layer.name for layer in layers]
-        lessons = Lessons(self.runtime, model, self.fit, self.seed)
-        by_loss = WeightScores(WeightSensitivities(lessons, names, self.seed), self.name)
+        if self.known is not None and self.known[0] is model:
+            by_loss = self.known[1]
+        else:
+            lessons = Lessons(self.runtime, model, self.fit, self.seed)
+            names = [layer.name for layer in layers]
+            by_loss = WeightScores(WeightSensitivities(lessons, names, self.seed), self.name)
         for number, layer in enumerate(layers):
             if self.name == "magnitude":
                 yield layer, np.abs(layer.layout.to_matrix(stored(model, layer.name)))

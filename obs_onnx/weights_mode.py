@@ -93,6 +93,7 @@ class WeightsMode:
         """Everything that trials share."""
         options = self._options
         sequential = options.sequential and options.compensate
+        scores = self._scores(shared) if options.criterion in KINDS else None
         correct = not options.sequential if options.correct is None else options.correct
         plan = plan_stages(self.model, self._layers)
         return Trials(
@@ -107,11 +108,11 @@ class WeightsMode:
                 options.compensate,
                 sequential=sequential,
                 seed=options.seed,
-                scores=self._scores(shared) if options.criterion in KINDS else None,
+                scores=scores,
             ),
             fixed=self._fixed,
             correct=options.compensate and correct,
-            allocation=self._allocation(shared, plan) if options.allocation != DAMAGE else None,
+            allocation=self._allocation(shared, plan, scores) if options.allocation != DAMAGE else None,
             **shared,
         )
 
@@ -121,7 +122,9 @@ class WeightsMode:
         names = [layer.name for layer in self._layers]
         return WeightScores(WeightSensitivities(lessons, names, self._options.seed), self._options.criterion)
 
-    def _allocation(self, shared: Mapping[str, Any], plan: Plan) -> WeightAllocation:
+    def _allocation(
+        self, shared: Mapping[str, Any], plan: Plan, scores: WeightScores | None
+    ) -> WeightAllocation:
         options = self._options
         return WeightAllocation(
             options.allocation,
@@ -133,6 +136,7 @@ class WeightsMode:
             self.pattern,
             options.normalize,
             options.seed,
+            None if scores is None or options.criterion != options.allocation else (self.model, scores),
         )
 
     def cost_note(self, study: Study) -> str | None:
