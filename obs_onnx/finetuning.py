@@ -105,6 +105,7 @@ def finetune(
     keep_zeros: bool = True,
     fold: bool = True,
     trainer: str = "graph",
+    augment: str = "",
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
@@ -141,6 +142,8 @@ def finetune(
             the statistics as they are.
         trainer: the engine: ``graph``, one graph of standard operators, or ``ort-training``, which needs the
             package onnxruntime-training.
+        augment: random views of the images of a batch, ``flip``, ``crop`` or ``flip,crop``; see
+            :mod:`obs_onnx.augment`.
         seed: of the order of the samples.
         checkpoint: file to save the run in.
         resume: go on from ``checkpoint`` if it exists.
@@ -155,7 +158,18 @@ def finetune(
     """
     begin = time.perf_counter()
     settings = Settings(
-        steps, batch, optimizer, lr, warmup, momentum, weight_decay, seed, evaluations, patience, trainer
+        steps,
+        batch,
+        optimizer,
+        lr,
+        warmup,
+        momentum,
+        weight_decay,
+        seed,
+        evaluations,
+        patience,
+        trainer,
+        augment,
     )
     original, name, path = open_model(model, custom_domains)
     for target in (output, checkpoint):

@@ -1,7 +1,9 @@
 """What training minimises: cross-entropy to labels, or the distance to a teacher's outputs, or both mixed.
 
 * labels: ``cross_entropy`` of the class scores;
-* teacher with class scores: ``kl``, the divergence of the student's from the teacher's class probabilities;
+* teacher with class scores: ``logits``, half the mean square of the difference of centred scores (or ``kl``,
+  the divergence of the student's from the teacher's class probabilities, which sees little but the first
+  class where the teacher is sure);
 * teacher with any other outputs: for each float output the ``mse``, relative to the mean square of the
   teacher's output, so that no output drowns another by its scale;
 * both: ``mix`` times the first and ``1 - mix`` times the second.
@@ -53,7 +55,13 @@ class Objective:
 
 
 def choose_objective(
-    model: ir.Model, answer: Feed, *, labels: bool, teacher: bool, mix: float = 0.5
+    model: ir.Model,
+    answer: Feed,
+    *,
+    labels: bool,
+    teacher: bool,
+    mix: float = 0.5,
+    distance: str = "logits",
 ) -> Objective:
     """The terms of the loss.
 
@@ -63,6 +71,7 @@ def choose_objective(
         labels: train on labels.
         teacher: train on a teacher's outputs.
         mix: share of the labels where there are both.
+        distance: of class scores to the teacher's: ``logits`` or ``kl``.
 
     Raises:
         OptionError: neither, or a share out of range.
@@ -80,7 +89,7 @@ def choose_objective(
     scores = str(logits_of(outputs[scoring[0]]).name) if scoring else None
     terms: list[Term] = []
     taught: dict[str, str] = {}
-    classes = scores is not None and len(floats) == 1
+    classes = scores is not None and len(floats) == 1 and not _hidden(answer[scoring[0]], scores, scoring[0])
     if labels:
         if scores is None:
             raise DataError("labels are classes, but no output of the model has shape (samples, classes)")
@@ -88,7 +97,7 @@ def choose_objective(
     share = 1 - mix if labels else 1.0
     if teacher and classes:
         assert scores is not None
-        terms.append(Term("kl", scores, TEACHER, share))
+        terms.append(Term(distance, scores, TEACHER, share))
         taught[TEACHER] = scoring[0]
     elif teacher:
         for name in floats:
@@ -150,8 +159,17 @@ class Teacher:
         self._known[rows] = True
 
 
+def _hidden(y: NDArray[Any], scores: str, output: str) -> bool:
+    """Whether there are probabilities, but no value whose softmax they are."""
+    return scores == output and _are_probabilities(y)
+
+
+def _are_probabilities(y: NDArray[Any]) -> bool:
+    return bool(
+        y.min(initial=0.0) >= 0 and np.allclose(y.sum(axis=-1, dtype=np.float64), 1, rtol=0, atol=1e-3)
+    )
+
+
 def _scores(y: NDArray[Any]) -> NDArray[Any]:
-    """Class scores; of probabilities the logarithm."""
-    if y.min(initial=0.0) >= 0 and np.allclose(y.sum(axis=-1, dtype=np.float64), 1, atol=1e-3):
-        y = np.log(np.maximum(y, np.asarray(1e-12, y.dtype)))
-    return y
+    """Class scores; of probabilities the logarithm, down to the smallest normal number."""
+    return np.log(np.maximum(y, np.finfo(y.dtype).tiny)) if _are_probabilities(y) else y

@@ -13,12 +13,14 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.augment import augmented
 from obs_onnx.feeds import Feed
 from obs_onnx.sources import Batch, Labels, SampleSource, Source
 
 __all__ = ["TrainingBatch", "shuffled"]
 
 _POOL = 16  # feeds of a stream among which the next one is drawn
+_VIEWS = 1  # tells the random numbers of views from those of the order
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class TrainingBatch:
     Attributes:
         feed: of the model's inputs.
         labels: one class per sample, or None.
-        rows: numbers of the samples in the source, where it has such.
+        rows: numbers of the samples in the source, where it has such and they are as they are there.
     """
 
     feed: Feed
@@ -36,7 +38,9 @@ class TrainingBatch:
     rows: NDArray[np.int64] | None
 
 
-def shuffled(source: Source, batch: int, seed: int, start: int = 0) -> Iterator[TrainingBatch]:
+def shuffled(
+    source: Source, batch: int, seed: int, start: int = 0, augment: tuple[str, ...] = ()
+) -> Iterator[TrainingBatch]:
     """Endless batches, from step ``start`` on.
 
     Samples are permuted anew in every epoch; those that fill no whole batch are left out of it. Feeds that
@@ -47,11 +51,19 @@ def shuffled(source: Source, batch: int, seed: int, start: int = 0) -> Iterator[
         batch: samples per step where the model's batch is free.
         seed: of the order.
         start: steps to skip.
+        augment: random views of images, see :mod:`obs_onnx.augment`.
     """
     source = source.rebatch(batch)
-    if not isinstance(source, SampleSource):
-        yield from islice(_streamed(source, seed), start, None)
-        return
+    plain = (
+        _sampled(source, seed, start) if isinstance(source, SampleSource) else _streamed(source, seed, start)
+    )
+    for step, item in enumerate(plain, start):
+        if augment:
+            item = TrainingBatch(augmented(item.feed, augment, (seed, _VIEWS, step)), item.labels, None)
+        yield item
+
+
+def _sampled(source: SampleSource, seed: int, start: int) -> Iterator[TrainingBatch]:
     size = source.group if source.stacked or source.group > 1 else min(source.batch, source.count)
     per_epoch = source.count // size
     units = source.indices.reshape(-1, source.group)
@@ -68,7 +80,11 @@ def shuffled(source: Source, batch: int, seed: int, start: int = 0) -> Iterator[
         step += per_epoch - first
 
 
-def _streamed(source: Source, seed: int) -> Iterator[TrainingBatch]:
+def _streamed(source: Source, seed: int, start: int) -> Iterator[TrainingBatch]:
+    return islice(_feeds(source, seed), start, None)
+
+
+def _feeds(source: Source, seed: int) -> Iterator[TrainingBatch]:
     epoch = 0
     while True:
         random = np.random.default_rng([seed, epoch])

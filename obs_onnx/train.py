@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.augment import parse_augment
 from obs_onnx.checkpoint import Arrays, Checkpoint
 from obs_onnx.engines import Task, open_engine
 from obs_onnx.feeds import Feed
@@ -134,7 +135,7 @@ def train(
         OptionError: a weight is of a type that is not trained, the engine lacks what the settings ask for, or
             the checkpoint is of another run.
         MissingRuntimeError: the package of the engine is not installed.
-        DataError: labels are missing.
+        DataError: labels are missing, or there are no images to augment.
     """
     names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
     start = _start(model, names)
@@ -144,7 +145,8 @@ def train(
     saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
     loop.begin(saved)
     every = max(1, math.ceil(settings.steps / settings.evaluations))
-    batches = shuffled(data, settings.batch, settings.seed, loop.step)
+    views = parse_augment(settings.augment)
+    batches = shuffled(data, settings.batch, settings.seed, loop.step, views)
     with progress.stage("finetune", settings.steps) as advance:
         advance(loop.step)
         while loop.step < settings.steps and not loop.stopped:

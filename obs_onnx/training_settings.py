@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from obs_onnx.augment import parse_augment
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.optimizers import OPTIMIZERS, Optimizer
 from obs_onnx.schedule import Schedule
@@ -31,6 +32,7 @@ class Settings:
         evaluations: how often the held-out loss is measured.
         patience: evaluations without a better one after which training stops.
         trainer: the engine, one of :data:`TRAINERS`; see :mod:`obs_onnx.engines`.
+        augment: random views of images, such as ``flip,crop``; see :mod:`obs_onnx.augment`.
     """
 
     steps: int
@@ -44,12 +46,14 @@ class Settings:
     evaluations: int = 20
     patience: int = 10
     trainer: str = "graph"
+    augment: str = ""
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
             raise OptionError(f"optimizer {self.optimizer!r} is unknown: use {', '.join(OPTIMIZERS)}")
         if self.trainer not in TRAINERS:
             raise OptionError(f"trainer {self.trainer!r} is unknown: use {' or '.join(TRAINERS)}")
+        parse_augment(self.augment)
         for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("evaluations", 1), ("patience", 1)):
             value = getattr(self, name)
             if value is not None and value < least:

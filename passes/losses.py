@@ -4,6 +4,8 @@ With logits z of class c, all losses are means over examples (and over the posit
 
 * ``cross_entropy``: ``-log softmax(z)[label]``, labels are integers;
 * ``kl``: ``sum_c p (log p - log softmax(z))`` with ``p = softmax(teacher)``;
+* ``logits``: ``mean_c d^2 / 2`` where ``d = z - teacher`` less its mean over the classes, which no softmax
+  sees: what ``T^2 kl`` at temperature T approaches as T grows (Hinton et al. 2015, section 2.1);
 * ``mse``: the mean over elements of ``(y - label)^2``;
 * ``relative_error``: ``|y - label|^2 / |label|^2`` over all elements;
 * ``sum_of_squares``: ``sum y^2 / 2``.
@@ -35,14 +37,14 @@ def append_loss(
     Args:
         model: canonical, with inferred shapes; changed in place.
         kind: one of :data:`LOSSES`, or the name of a scalar of the model, which is then the loss itself.
-        output: what is compared, the first output of the model by default. For ``cross_entropy`` and
-            ``kl`` it has shape (N, C) or (N, C, d1, ...).
+        output: what is compared, the first output of the model by default. For ``cross_entropy``,
+            ``kl`` and ``logits`` it has shape (N, C) or (N, C, d1, ...).
         name: of the new output.
-        target: name of the new input; by default ``teacher`` for ``kl`` and ``labels`` for the others.
+        target: name of the new input; by default ``teacher`` for ``kl`` and ``logits``, else ``labels``.
 
     Returns:
-        The name of the loss. The new input is for ``cross_entropy`` integers (N, d1, ...), for ``kl`` logits
-        and for ``mse`` and ``relative_error`` numbers of the shape of the output.
+        The name of the loss. The new input is for ``cross_entropy`` integers (N, d1, ...), for ``kl`` and
+        ``logits`` logits, for ``mse`` and ``relative_error`` numbers of the shape of the output.
 
     Raises:
         GradientError: no such value or loss, a name is taken, or the output does not fit.
@@ -58,7 +60,7 @@ def append_loss(
     emitter = Emitter(model, Names(model), "loss")
     (y,) = find(model, [output or str(model.graph.outputs[0].name)])
     loss = emitter.op(
-        "Identity", LOSSES[kind](emitter, y, target or ("teacher" if kind == "kl" else "labels"))
+        "Identity", LOSSES[kind](emitter, y, target or ("teacher" if kind in _TAUGHT else "labels"))
     )
     if (taken := emitter.names.fresh(name)) != name:
         raise GradientError(f"the name {name!r} is taken in the model")
@@ -100,6 +102,12 @@ def _kl(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     return e.mean(e.sum(e.mul(e.op("Exp", log_p), e.sub(log_p, log_q)), [-1]))
 
 
+def _logits(e: Emitter, y: ir.Value, target: str) -> ir.Value:
+    difference = _classes_last(e, e.sub(y, _input(e, target, y.shape, y.dtype)))
+    centred = e.sub(difference, e.mean(difference, [-1], keepdims=True))
+    return e.mul(e.mean(e.mul(centred, centred)), 0.5)
+
+
 def _mse(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     difference = e.sub(y, _input(e, target, y.shape, y.dtype))
     return e.mean(e.mul(difference, difference))
@@ -115,10 +123,12 @@ def _sum_of_squares(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     return e.mul(e.sum(e.mul(y, y)), 0.5)
 
 
+_TAUGHT = ("kl", "logits")
 LOSSES: dict[str, Callable[[Emitter, ir.Value, str], ir.Value]] = {
     "cross_entropy": _cross_entropy,
     "mse": _mse,
     "sum_of_squares": _sum_of_squares,
     "kl": _kl,
+    "logits": _logits,
     "relative_error": _relative_error,
 }

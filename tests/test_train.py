@@ -246,6 +246,40 @@ def test_probabilities_are_taught_before_their_softmax(make_proto, easy, rng):
     assert found.report.after.loss < 0.02 * found.report.before.loss
 
 
+def test_scores_may_differ_by_a_constant(make_proto, easy, rng):
+    weights = tensors(rng, w=(6, 4), b=(4,))
+    text = "g (float[N, 6] x) => (float[N, 4] z) { z = Gemm(x, w, b) }"
+    shifted = {"w": weights["w"] + rng.standard_normal((6, 1)).astype(np.float32), "b": weights["b"] + 3}
+    options = {"steps": 5, "teacher": make_proto(text, weights)}
+    assert finetune(make_proto(text, shifted), {"x": easy["x"]}, **options).report.before.loss < 1e-10
+    shifted["b"] = weights["b"] + np.array([0, 0, 0, 0.1], np.float32)
+    found = finetune(make_proto(text, {**weights, "b": shifted["b"]}), {"x": easy["x"]}, **options)
+    assert found.report.before.loss == pytest.approx((0.075**2 + 3 * 0.025**2) / 8, rel=1e-3)
+
+
+def test_probabilities_without_a_softmax_are_matched_as_they_are(make_proto, easy, rng):
+    text = """g (float[N, 6] x) => (float[N, 4] p) {
+        a = MatMul(x, w)  e = Exp(a)  s = ReduceSum(e, axes)  p = Div(e, s)
+    }"""
+    weights, axes = tensors(rng, w=(6, 4)), {"axes": np.array([1])}
+    teacher = make_proto(text, {**weights, **axes})
+    student = make_proto(text, {"w": 0.5 * weights["w"], **axes})
+    found = finetune(student, {"x": easy["x"]}, steps=300, lr=0.05, teacher=teacher, weight_decay=0.0)
+    assert found.report.after.loss < 1e-3 * found.report.before.loss
+
+
+def test_views_of_images(make_proto, rng):
+    text = "g (float[N, 1, 4, 4] x) => (float[N, 2] z) { f = Flatten(x)  z = Gemm(f, w, b) }"
+    model = make_proto(text, tensors(rng, w=(16, 2), b=(2,)))
+    x = rng.standard_normal((512, 1, 4, 4)).astype(np.float32)
+    data, options = {"x": x, "labels": (x[..., 0].sum((1, 2)) > 0).astype(int)}, {"steps": 300, "lr": 0.05}
+    plain, mirrored = (finetune(model, data, augment=views, **options).report for views in ("", "flip"))
+    assert plain.after.accuracy > 0.95  # the label is about one side
+    assert mirrored.after.accuracy < 0.9
+    with pytest.raises(OptionError, match="'turn'"):
+        finetune(model, data, steps=1, augment="turn")
+
+
 def test_old_opsets_and_batch_normalization(make_proto, rng):
     text = """g (float[N, 2, 6, 6] x) => (float[N, 3] z) {
         c = Conv <pads = [1, 1, 1, 1]> (x, w)

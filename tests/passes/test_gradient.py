@@ -175,7 +175,7 @@ def softmax(z):
 
 
 @pytest.mark.parametrize("opset", [11, 13, 18])
-@pytest.mark.parametrize("kind", ["cross_entropy", "kl", "mse", "relative_error", "sum_of_squares"])
+@pytest.mark.parametrize("kind", ["cross_entropy", "kl", "logits", "mse", "relative_error", "sum_of_squares"])
 def test_losses(make_model, run_model, rng, kind, opset):
     z, t = rng.standard_normal((2, 4, 5, 2)).astype(np.float32)
     model = canonicalize(
@@ -186,9 +186,11 @@ def test_losses(make_model, run_model, rng, kind, opset):
     p, q = softmax(t.astype(float)), softmax(z.astype(float))
     labels = rng.integers(0, 5, (4, 2))
     hot = np.moveaxis(np.eye(5)[labels], -1, 1)
+    apart = (z - t) - (z - t).mean(1, keepdims=True)
     feeds, loss, grad = {
         "cross_entropy": ({"labels": labels}, -(hot * np.log(q)).sum() / 8, (q - hot) / 8),
         "kl": ({"teacher": t}, (p * np.log(p / q)).sum() / 8, (q - p) / 8),
+        "logits": ({"teacher": t}, (apart**2).mean() / 2, apart / 40),
         "mse": ({"labels": t}, ((z - t) ** 2).mean(), 2 * (z - t) / 40),
         "relative_error": ({"labels": t}, ((z - t) ** 2).sum() / (t**2).sum(), 2 * (z - t) / (t**2).sum()),
         "sum_of_squares": ({}, (z**2).sum() / 2, z),

@@ -1,0 +1,88 @@
+"""Random views of the images of a training batch: mirrored, and shifted by a few pixels.
+
+An input is taken for images if it is of a float type and has four axes, of which the second (or else the
+last) is that of the channels: one, three or four of them. All such inputs of a feed are changed alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from obs_onnx.feeds import Array, Feed, is_float
+from obs_onnx.passes.errors import DataError, OptionError
+
+__all__ = ["AUGMENTATIONS", "augmented", "parse_augment"]
+
+_CHANNELS = (1, 3, 4)
+_SHIFT = 8  # an image is shifted by at most one part of so many of its side
+
+View = Callable[[Array, np.random.Generator], Array]
+
+
+def parse_augment(text: str) -> tuple[str, ...]:
+    """The views that ``flip,crop`` names.
+
+    Raises:
+        OptionError: an unknown one.
+    """
+    names = tuple(part.strip() for part in text.split(",") if part.strip())
+    for name in names:
+        if name not in AUGMENTATIONS:
+            raise OptionError(f"augmentation {name!r} is unknown: use {', '.join(AUGMENTATIONS)}")
+    return names
+
+
+def augmented(feed: Feed, names: tuple[str, ...], seed: tuple[int, ...]) -> Feed:
+    """The feed with its images changed at random; ``seed`` alone decides how.
+
+    Raises:
+        DataError: it holds no images.
+    """
+    if not names:
+        return feed
+    images = {name: axis for name, array in feed.items() if (axis := _channel_axis(array)) is not None}
+    if not images:
+        raise DataError(
+            "augmentation is for images, and no input has the shape (samples, channels, height, width) or "
+            "(samples, height, width, channels) with 1, 3 or 4 channels: leave it out"
+        )
+    changed = dict(feed)
+    for name, axis in images.items():
+        random = np.random.default_rng(seed)
+        x_NHWC = np.moveaxis(feed[name], axis, -1)
+        for view in names:
+            x_NHWC = AUGMENTATIONS[view](x_NHWC, random)
+        changed[name] = np.ascontiguousarray(np.moveaxis(x_NHWC, -1, axis))
+    return changed
+
+
+def _channel_axis(array: Array) -> int | None:
+    if array.ndim != 4 or not is_float(array.dtype):
+        return None
+    return next((axis for axis in (1, 3) if array.shape[axis] in _CHANNELS), None)
+
+
+def _flip(x_NHWC: Array, random: np.random.Generator) -> Array:
+    """Half of the images mirrored left to right."""
+    chosen = random.random(len(x_NHWC)) < 0.5
+    return np.where(chosen[:, None, None, None], x_NHWC[:, :, ::-1], x_NHWC)
+
+
+def _crop(x_NHWC: Array, random: np.random.Generator) -> Array:
+    """Each image shifted by up to an eighth of its side; its edge is repeated where there is nothing."""
+    height, width = x_NHWC.shape[1:3]
+    rows, columns = _shifted(height, len(x_NHWC), random), _shifted(width, len(x_NHWC), random)
+    samples = np.arange(len(x_NHWC))[:, None, None]
+    return np.asarray(x_NHWC[samples, rows[:, :, None], columns[:, None, :]])
+
+
+def _shifted(side: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+    """(count, side) positions that are read."""
+    shift = random.integers(-(side // _SHIFT), side // _SHIFT, (count, 1), endpoint=True)
+    return np.asarray(np.clip(np.arange(side) + shift, 0, side - 1))
+
+
+AUGMENTATIONS: dict[str, View] = {"flip": _flip, "crop": _crop}
