@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from obs_onnx.channelwise import Ranked
 from obs_onnx.evidence import Evidence
 from obs_onnx.saliency import CRITERIA, worth
-from obs_onnx.thresholds import ScoreCurve, unit
+from obs_onnx.thresholds import ScoreCurve, check_scores, unit
 
 __all__ = ["criterion_curves"]
 
@@ -44,6 +44,7 @@ def criterion_curves(
     found: dict[int, tuple[NDArray[np.int64], NDArray[np.float64]]] = {}
     for group in evidence.coupling.groups:
         scores = CRITERIA[allocation](evidence, group)
+        check_scores({group.name: scores})
         value = worth(allocation, scores)
         if normalize:
             value = unit(value)

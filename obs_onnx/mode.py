@@ -16,7 +16,7 @@ from obs_onnx.study import Study
 from obs_onnx.targets import Targets
 from obs_onnx.train import Trained
 
-__all__ = ["DAMAGE", "Finished", "Mode", "Options", "check_allocation"]
+__all__ = ["DAMAGE", "Finished", "Mode", "Options", "allocation_notes", "check_allocation"]
 
 DAMAGE = "damage"  # allocation by what removal does to the outputs, measured
 
@@ -53,6 +53,14 @@ def check_allocation(options: Options, known: Iterable[str]) -> None:
         for given, option in ((options.normalize, "--normalize"), (options.regularize, "--regularize")):
             if given:
                 raise OptionError(f"{option} is about scores: give --allocation the name of a criterion")
+
+
+def allocation_notes(options: Options) -> list[str]:
+    """What a reader has to know about an allocation by scores."""
+    if options.allocation == DAMAGE:
+        return []
+    how = "normalised scores" if options.normalize or options.regularize else "scores"
+    return [f"allocated by the {how} of {options.allocation}: damage was not measured"]
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def penalties(
         raise OptionError(f"--regularize {min(missing)}: only {', '.join(costs)} are known for this model")
     found = {}
     for group in groups:
-        fewer = int(admissible(group.n, (quantum or {}).get(group.id, 1))[-2])
+        fewer = int(admissible(group.n, (quantum or {}).get(group.id, 1))[-2:][0])
         saved = {name: float(costs[name].saving({}, group.id, fewer)) for name in weights}
-        found[group.id] = sum(weights[name] * saved[name] for name in weights) / (group.n - fewer)
+        found[group.id] = sum(weights[name] * saved[name] for name in weights) / max(group.n - fewer, 1)
     return found

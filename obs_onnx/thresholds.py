@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from obs_onnx.allocate import Curve, lower_hull
 from obs_onnx.allocate_channels import Allocation, admissible
 from obs_onnx.passes.costs import Cost
+from obs_onnx.passes.errors import DataError
 from obs_onnx.solvers.patterns import Pattern, pooled
 
-__all__ = ["ScoreCurve", "score_curves", "threshold_channels", "threshold_weights", "unit"]
+__all__ = ["ScoreCurve", "check_scores", "score_curves", "threshold_channels", "threshold_weights", "unit"]
 
 Float = NDArray[np.float64]
 
@@ -66,11 +67,25 @@ def unit(scores: Float) -> Float:
     return scores / norm if norm > 0 else scores
 
 
+def check_scores(scores: Mapping[str, Float]) -> None:
+    """Refuse scores that are no numbers.
+
+    Raises:
+        DataError: see above.
+    """
+    for name, score in scores.items():
+        if not np.isfinite(score).all():
+            raise DataError(
+                f"the scores of {name} are not finite: look for extreme values in data and weights"
+            )
+
+
 def score_curves(scores: Mapping[str, Float], pattern: Pattern, normalize: bool) -> dict[str, ScoreCurve]:
     """Curves of layers whose weights go in the order of their scores (G, O, I).
 
     The total over all layers is one. Weights that live or die together share their scores.
     """
+    check_scores(scores)
     ordered = {name: np.sort(pooled(score, pattern), axis=None) for name, score in scores.items()}
     if normalize:
         ordered = {name: unit(score) for name, score in ordered.items()}
@@ -93,11 +108,15 @@ def threshold_weights(curves: Mapping[str, Curve], budget: int) -> dict[str, int
         return dict.fromkeys(removable, 0)
     threshold = np.partition(pool, budget - 1)[budget - 1]
     counts = {name: int(np.searchsorted(scores, threshold)) for name, scores in removable.items()}
-    missing = budget - sum(counts.values())
-    for name, scores in removable.items():  # weights exactly at the threshold
-        more = min(int(np.searchsorted(scores, threshold, "right")) - counts[name], missing)
+    ties = {
+        name: int(np.searchsorted(scores, threshold, "right")) - counts[name]
+        for name, scores in removable.items()
+    }
+    missing, left = budget - sum(counts.values()), sum(ties.values())
+    for name, tied in ties.items():  # of weights exactly at the threshold the same share everywhere
+        more = round(missing * tied / left) if left else 0
         counts[name] += more
-        missing -= more
+        missing, left = missing - more, left - tied
     return counts
 
 
@@ -124,13 +143,13 @@ def threshold_channels(
         gone = (curve.size - counts[::-1]).astype(np.float64)
         sums = np.concatenate([[0.0], np.cumsum(scores_of(curve))])[curve.size - counts[::-1]]
         corners = lower_hull(gone, sums)
-        slopes = np.diff(sums[corners]) / np.diff(gone[corners])
-        steps += [(float(s), group, int(gone[c])) for s, c in zip(slopes, corners[1:], strict=True)]
-    steps.sort()
+        slopes = np.repeat(np.diff(sums[corners]) / np.diff(gone[corners]), np.diff(corners))
+        steps += [(float(s), n / curve.size, group, int(n)) for s, n in zip(slopes, gone[1:], strict=True)]
+    steps.sort()  # of equal scores the same share everywhere
 
     def after(number: int) -> dict[int, int]:
         counts = dict(kept)
-        for _, group, gone in steps[:number]:
+        for _, _, group, gone in steps[:number]:
             counts[group] = kept[group] - gone
         return counts
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from obs_onnx.bound import network_bound
 from obs_onnx.figures import layer_line
 from obs_onnx.layerwise import SolveOptions
-from obs_onnx.mode import DAMAGE, Finished, Options, check_allocation
+from obs_onnx.mode import DAMAGE, Finished, Options, allocation_notes, check_allocation
 from obs_onnx.opened import Opened, runnable
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import OptionError
@@ -148,7 +148,7 @@ class WeightsMode:
     def finish(self, study: Study, best: Attempt, wanted: Targets) -> Finished:
         """Check the zeros, measure layer by layer, bound the error."""
         where, pruned = study.runtime, self._choice.pruned
-        final, notes = best.model, []
+        final, notes = best.model, allocation_notes(self._options)
         if self._copied:
             changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
             changed.update({} if best.training is None else best.training.weights)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from obs_onnx.allocate import Curve
+from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.polynomials import Polynomial
 from obs_onnx.solvers import Pattern
 from obs_onnx.solvers.patterns import pooled, project
@@ -40,6 +41,20 @@ def test_weights_are_the_lowest_of_all(seed: int) -> None:
         assert gone.sum() == pool[:budget].sum()
     assert threshold_weights(found, 1000) == {"a": 4, "b": 11, "c": 29}
     assert threshold_weights(found, -3) == {"a": 0, "b": 0, "c": 0}
+
+
+def test_equal_scores_go_in_equal_shares() -> None:
+    """Nothing says that the first layer is worth less than the last one."""
+    found = {name: ScoreCurve.of(np.zeros(size + 1)) for name, size in (("a", 10), ("b", 30), ("c", 60))}
+    assert threshold_weights(found, 50) == {"a": 5, "b": 15, "c": 30}
+    equal = {group: ScoreCurve.of(np.ones(n)) for group, n in FULL.items()}
+    cost = Polynomial({((group, 1),): 1 for group in FULL}, FULL)
+    assert threshold_channels(equal, [(cost, 0.6 * cost.value({}))]).kept == {0: 3, 1: 5, 2: 3}
+
+
+def test_scores_that_are_no_numbers() -> None:
+    with pytest.raises(DataError, match="scores of b are not finite"):
+        score_curves({"a": np.ones((1, 1, 2)), "b": np.array([[[1.0, np.nan]]])}, Pattern(), False)
 
 
 def test_layers_are_made_comparable_only_when_asked() -> None:
