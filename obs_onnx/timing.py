@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data import random_feed
-from obs_onnx.environment import describe_machine, pinned
+from obs_onnx.environment import pinned
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 
@@ -115,7 +115,7 @@ def bench(
         sizes: values of other named free sizes.
         seconds: time per model, warm-up included; up to four times as much until ``min_runs``.
         min_runs: runs per model; a very slow model gets as few as 3.
-        pin: keep to as many cores as threads while measuring.
+        pin: keep to as many cores as threads while measuring; what runs outside of this process always does.
 
     Raises:
         OptionError: no models, or numbers below what makes sense.
@@ -126,8 +126,8 @@ def bench(
     if batch < 1 or seconds <= 0 or min_runs < 1:
         raise OptionError("bench: batch and runs must be at least 1, seconds more than 0")
     where = open_runtime(runtime, threads) if isinstance(runtime, str) else runtime
-    machine = describe_machine()
-    with pinned(where.threads) if pin else nullcontext() as cores:
+    machine = where.machine()
+    with pinned(where.threads) if pin and where.in_process else nullcontext() as cores:
         timers = []
         for model in models:
             session = where.session(model) if isinstance(model, (bytes, str, PathLike)) else model
@@ -135,16 +135,17 @@ def bench(
             timers.append(_Timer(session, given))
         rounds = _measure(timers, seconds, min_runs)
     latencies = tuple(_latency(one) for one in rounds)
-    environment = {**machine, **where.environment(), "affinity": cores, "batch": batch}
+    affinity = cores if where.in_process else where.affinity
+    environment = {**machine, **where.environment(), "affinity": affinity, "batch": batch}
     return Benchmark(latencies, _ratios(rounds), environment, _noise(latencies, machine))
 
 
 def quick(session: Session, feed: Mapping[str, NDArray[Any]], seconds: float = 0.02) -> float:
-    """Milliseconds per run of a small model: median of a few blocks of runs, after one to warm up."""
+    """Milliseconds per run of a small model: lower quartile of all runs in ``seconds``, after a warm-up."""
     first = session.time(feed, 2)[-1]
     runs = int(np.clip(seconds / 3 / max(first, 1e-7), 2, 1000))
     session.time(feed, runs)
-    return 1e3 * float(np.median([second for _ in range(3) for second in session.time(feed, runs)]))
+    return 1e3 * float(np.percentile(session.time(feed, 3 * runs), 25))
 
 
 class _Timer:

@@ -39,12 +39,22 @@ class Runtime(Protocol):
     Attributes:
         spec: as the user wrote it, for example ``onnxruntime:CUDAExecutionProvider``.
         threads: of one operator.
-        quantum: power of two that channel counts should be multiples of, for speed.
     """
 
     spec: str
     threads: int
-    quantum: int
+
+    @property
+    def quantum(self) -> int:
+        """Power of two that channel counts should be multiples of, for speed."""
+
+    @property
+    def in_process(self) -> bool:
+        """Whether models run in this process, whose threads can be kept on their cores."""
+
+    @property
+    def affinity(self) -> Sequence[int] | None:
+        """The cores that a runtime outside of this process kept its last timing on; None if it did not."""
 
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> Session:
         """Load a model from its serialized bytes or from a file.
@@ -58,4 +68,7 @@ class Runtime(Protocol):
         """
 
     def environment(self) -> dict[str, Any]:
-        """Name, version and options of the runtime, ready for JSON."""
+        """Name, version and options of the runtime, ready for JSON; the same for as long as it exists."""
+
+    def machine(self) -> dict[str, Any]:
+        """The machine that models run on, as it is now; see :func:`obs_onnx.environment.describe_machine`."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
 import os
 import re
 import time
@@ -16,11 +14,26 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.environment import describe_machine
 from obs_onnx.feeds import Feed, TensorSpec
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
+from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
+from obs_onnx.runtimes.worker import bfloat16_bits, first_line, ort_value, plain, session_options
 
-__all__ = ["OrtRuntime", "OrtSession", "usable_cores"]
+__all__ = [
+    "QUANTUM",
+    "OrtRuntime",
+    "OrtSession",
+    "check_threads",
+    "find_provider",
+    "first_line",
+    "import_onnxruntime",
+    "tensor_spec",
+    "usable_cores",
+]
+
+QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
 
 _DTYPES: dict[str, np.dtype[Any]] = {
     "float": np.dtype(np.float32),
@@ -31,7 +44,6 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "string": np.dtype(object),
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _ERROR_ONLY = 3
 
 
@@ -41,8 +53,8 @@ class OrtSession:
     def __init__(self, session: Any, ort: Any) -> None:
         self._session = session
         self._ort = ort
-        self._inputs = tuple(_spec(value, "input") for value in session.get_inputs())
-        self._outputs = tuple(_spec(value, "output") for value in session.get_outputs())
+        self._inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
+        self._outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -73,17 +85,19 @@ class OrtSession:
             arrays = self._session.run(names, dict(feed))
         except Exception as error:
             raise _run_error(error) from error
-        return dict(zip(names, map(_array, arrays), strict=True))
+        return dict(zip(names, map(plain, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; the feed is bound once, outputs stay in the runtime."""
         names = [spec.name for spec in self._outputs]
+        strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
+        run = self._session.run if strings else self._session.run_with_ort_values
         seconds = []
         try:
-            values = self._ort_values(feed)
+            values = dict(feed) if strings else self._ort_values(feed)
             for _ in range(runs):
                 start = time.perf_counter()
-                self._session.run_with_ort_values(names, values)
+                run(names, values)
                 seconds.append(time.perf_counter() - start)
         except Exception as error:
             raise _run_error(error) from error
@@ -91,18 +105,12 @@ class OrtSession:
 
     def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Feed as onnxruntime's own values (the only way in for bfloat16)."""
-        make = self._ort.OrtValue
         return {
-            name: make.ortvalue_from_numpy_with_onnx_type(
-                np.ascontiguousarray(array).view(np.uint16), _BFLOAT16
-            )
+            name: ort_value(self._ort, array.view(np.uint16), bfloat16=True)
             if _is_bfloat16(array)
-            else make.ortvalue_from_numpy(np.ascontiguousarray(array))
+            else ort_value(self._ort, array, bfloat16=False)
             for name, array in feed.items()
         }
-
-
-_QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
 
 
 class OrtRuntime:
@@ -112,13 +120,19 @@ class OrtRuntime:
         provider: full name, or its start in any case (``cuda``); None for the CPU.
         threads: of one operator; None for the physical cores this process may use.
         custom_ops: paths of libraries with custom operators.
-        optimize: False switches onnxruntime's graph optimisations off.
-        spinning: False lets idle threads sleep at once: slower single runs, but other work gets the cores.
+        options: of the session, see docs/runtimes.md.
+        spinning: False lets idle threads sleep at once, unless ``options`` say otherwise: slower single runs,
+            but other work gets the cores.
 
     Raises:
         MissingRuntimeError: onnxruntime is not installed.
-        OptionError: provider not available, threads below 1, or a library that does not exist.
+        OptionError: provider not available, threads below 1, an unknown option, or a library that does not
+            exist.
     """
+
+    in_process = True
+    affinity = None
+    quantum = QUANTUM
 
     def __init__(
         self,
@@ -126,19 +140,18 @@ class OrtRuntime:
         threads: int | None = None,
         custom_ops: tuple[str, ...] = (),
         *,
-        optimize: bool = True,
+        options: Options | None = None,
         spinning: bool = True,
     ) -> None:
-        if threads is not None and threads < 1:
-            raise OptionError(f"threads={threads}: use at least 1")
+        check_threads(threads)
+        self.options = dict(options or {})
+        check_options("onnxruntime", self.options, ORT_OPTIONS)
         self._ort = import_onnxruntime()
-        self.provider = _provider(provider, self._ort.get_available_providers())
-        self.spec = "onnxruntime" if provider is None else f"onnxruntime:{self.provider}"
-        self.quantum = _QUANTUM
+        self.provider = find_provider(provider, self._ort.get_available_providers())
+        self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
-        self.optimize = optimize
-        self.spinning = spinning
+        self._session_options = self.options if spinning else {"spinning": "off", **self.options}
         for library in self.custom_ops:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
@@ -164,25 +177,21 @@ class OrtRuntime:
         return OrtSession(session, self._ort)
 
     def environment(self) -> dict[str, Any]:
-        """Name, version, provider and threads."""
+        """Name, version, provider, threads, and the options that were given."""
         return {
             "runtime": "onnxruntime",
             "version": str(self._ort.__version__),
             "provider": self.provider,
             "threads": self.threads,
+            **({"options": self._session_options} if self._session_options else {}),
         }
 
+    def machine(self) -> dict[str, Any]:
+        """This machine, see :func:`obs_onnx.environment.describe_machine`."""
+        return describe_machine()
+
     def _options(self, external_data: str | PathLike[str] | None) -> Any:
-        options = self._ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.execution_mode = self._ort.ExecutionMode.ORT_SEQUENTIAL
-        levels = self._ort.GraphOptimizationLevel
-        options.graph_optimization_level = levels.ORT_ENABLE_ALL if self.optimize else levels.ORT_DISABLE_ALL
-        options.log_severity_level = _ERROR_ONLY
-        options.use_deterministic_compute = True
-        if not self.spinning:
-            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options = session_options(self._ort, self.threads, self._session_options)
         if external_data is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", os.fspath(external_data)
@@ -203,40 +212,43 @@ def usable_cores() -> int:
     return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
 
 
-def first_line(error: BaseException) -> str:
-    """First line of onnxruntime's message without its prefix of codes."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()
+def check_threads(threads: int | None) -> None:
+    """Raise OptionError for a number of threads below 1."""
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads}: use at least 1")
 
 
 def import_onnxruntime() -> Any:
+    """The package, quiet; MissingRuntimeError without a whole one."""
     try:
         import onnxruntime
     except ImportError as error:
         if error.name not in (None, "onnxruntime"):
             raise
         raise MissingRuntimeError(
-            "onnxruntime is not installed: install obs-onnx[cpu] (or [gpu], [openvino], [training])"
+            "onnxruntime is not installed: install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise MissingRuntimeError(
             "the onnxruntime installation is broken (two flavours in one environment?): uninstall all of "
-            "them, then install obs-onnx[cpu] (or [gpu], [openvino], [training])"
+            "them, then install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
         )
     onnxruntime.set_default_logger_severity(_ERROR_ONLY)
     return onnxruntime
 
 
-def _provider(wanted: str | None, available: Sequence[str]) -> str:
+def find_provider(wanted: str | None, available: Sequence[str], where: str = "here") -> str:
+    """Full name of the provider that ``wanted`` is the start of; the CPU for None."""
     if wanted is None:
         return "CPUExecutionProvider"
     for name in available:
         if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider")):
             return name
-    raise OptionError(f"onnxruntime has no provider {wanted!r} here; available: {', '.join(available)}")
+    raise OptionError(f"onnxruntime has no provider {wanted!r} {where}; available: {', '.join(available)}")
 
 
-def _spec(value: Any, role: str) -> TensorSpec:
+def tensor_spec(value: Any, role: str) -> TensorSpec:
+    """Of an input or output with ``name``, ``type`` and ``shape`` as onnxruntime gives them."""
     match = re.fullmatch(r"tensor\((\w+)\)", value.type)
     dtype = _DTYPES.get(match[1]) if match else None
     if dtype is None:
@@ -250,27 +262,10 @@ def _is_bfloat16(array: NDArray[Any]) -> bool:
     return bool(array.dtype == ml_dtypes.bfloat16)
 
 
-def _array(value: Any) -> NDArray[Any]:
-    """A tensor as it is; of a sequence or a map all numbers in a row, by key; of an absent optional none."""
-    if isinstance(value, np.ndarray):
-        return value
-    if isinstance(value, dict):
-        value = [value[key] for key in sorted(value)]
-    if isinstance(value, list) and value:
-        return np.concatenate([_array(part).reshape(-1) for part in value])
-    return np.asarray([] if value is None else value, np.float32 if not value else None)
-
-
 def _to_numpy(value: Any) -> NDArray[Any]:
     """Copy of a value that onnxruntime gives out; bfloat16 goes by its address."""
-    result: NDArray[Any]
-    if value.element_type() != _BFLOAT16:
-        result = value.numpy()
-        return result
-    shape = tuple(value.shape())
-    raw = ctypes.string_at(value.data_ptr(), 2 * math.prod(shape))
-    bits: NDArray[Any] = np.frombuffer(raw, np.uint16).copy()
-    result = bits.view(ml_dtypes.bfloat16).reshape(shape)
+    bits = bfloat16_bits(value)
+    result: NDArray[Any] = value.numpy() if bits is None else bits.view(ml_dtypes.bfloat16)
     return result
 
 
