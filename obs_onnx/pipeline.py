@@ -18,6 +18,7 @@ import onnx_ir as ir
 import psutil
 
 from obs_onnx.channels_mode import ChannelsMode
+from obs_onnx.combinations import Int8, combine
 from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
 from obs_onnx.evaluation import evaluate_sessions
@@ -26,9 +27,10 @@ from obs_onnx.mode import Mode, Options
 from obs_onnx.model_file import load_model, save_model, serialize
 from obs_onnx.opened import Opened, calibration_of, destination_of, keep_path, open_model
 from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.quantize import int8_path
 from obs_onnx.report.files import check_writable, write_json
 from obs_onnx.report.progress import Progress, quiet
-from obs_onnx.report.result import Report
+from obs_onnx.report.result import Combination, Report
 from obs_onnx.retraining import Retraining
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.ort import OrtRuntime
@@ -48,10 +50,17 @@ MODES: Mapping[str, Callable[..., Mode]] = {"channels": ChannelsMode, "weights":
 
 @dataclass(frozen=True)
 class Pruned:
-    """What :func:`prune` returns: the model, and everything measured about it."""
+    """What :func:`prune` returns.
+
+    Attributes:
+        model: the pruned one.
+        report: everything measured about it.
+        quantized: the same in integers of 8 bits, where ``quantize`` asked for it.
+    """
 
     model: ir.Model
     report: Report
+    quantized: ir.Model | None = None
 
 
 def prune(
@@ -77,6 +86,7 @@ def prune(
     rounds: int = 1,
     finetune: int = 0,
     lr: float | None = None,
+    quantize: str | None = None,
     effort: str = "normal",
     loss: str = "auto",
     runtime: str = "onnxruntime",
@@ -128,6 +138,7 @@ def prune(
         finetune: updates of retraining after each round, on the dense model's outputs for the calibration
             data (and on its labels, where ``labels`` is given); zeros stay zeros.
         lr: largest learning rate of retraining.
+        quantize: ``int8`` also writes the result in integers of 8 bits, as ``<output stem>.int8.onnx``.
         effort: quick, normal or thorough.
         loss: damage that allocation minimises: ``kl``, ``error``, or ``auto`` (kl for class scores).
         runtime, threads: where models run, see :func:`obs_onnx.runtimes.open_runtime`.
@@ -151,6 +162,10 @@ def prune(
     start = time.perf_counter()
     wanted = parse_targets(targets or {})
     _check_options(effort, rounds, seed, finetune)
+    if quantize not in (None, "int8"):
+        raise OptionError(f"quantize={quantize!r} is unknown: use int8")
+    if quantize is not None and custom_ops:
+        raise OptionError("--quantize int8 knows no libraries of custom operators: leave out --quantize")
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
     if memory is not None and memory <= 0:
@@ -178,6 +193,8 @@ def prune(
     destination = destination_of(output, path)
     if destination is not None and mode == "channels":
         check_writable(keep_path(destination))
+    if destination is not None and quantize is not None:
+        check_writable(int8_path(destination))
     where = open_runtime(runtime, threads, custom_ops, spinning=False)
     way.open(Opened(original, name, path, where))
 
@@ -192,6 +209,7 @@ def prune(
     accuracy = None if judged is None else evaluate_sessions(dense, judged).accuracy
     if wanted.drop is not None and accuracy is None:
         raise DataError("target drop needs labelled data: give --eval with labels")
+    int8 = None if quantize is None else Int8.of(where, original, way.model, fit)
     retraining = None
     if finetune:
         if not isinstance(where, OrtRuntime):
@@ -260,6 +278,11 @@ def prune(
         check_batches(dense, session, first, decided_outputs(best.model))
     final = finished.model
     notes += finished.notes
+    quantized = None
+    if int8 is not None:
+        with run.stage("quantize"):
+            quantized = int8(best.model)
+        notes += int8.notes
     if destination is not None:
 
         def check(written: Path) -> None:
@@ -270,6 +293,8 @@ def prune(
             save_model(final, destination, check)
             if finished.keep is not None:
                 write_json(keep_path(destination), finished.keep)
+            if int8 is not None and quantized is not None:
+                save_model(quantized, int8_path(destination), int8.check(quantized))
     reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
     before = figures(original, path, accuracy, demand, way.leaves_zeros)
     reached = measured(where, best.model, sample)
@@ -279,6 +304,12 @@ def prune(
             before, after = timed(
                 open_runtime(runtime, threads, custom_ops), original, final, before, after, batch, notes
             )
+    combinations: tuple[Combination, ...] = ()
+    if int8 is not None and quantized is not None:
+        models = {"dense": original, "dense int8": int8.dense, "pruned": final, "pruned int8": quantized}
+        timing = (open_runtime(runtime, threads, custom_ops), batch)
+        with run.stage("compare"):
+            combinations = combine(models, where, held_out, judged, timing if latency else None)
     notes += way.advice(before.compressed_bytes, after.compressed_bytes)
     report = Report(
         model=name,
@@ -300,11 +331,13 @@ def prune(
         pattern=pattern,
         damping=finished.damping,
         finetune=_trained(finished.training, finetune),
+        quantized=None if quantized is None or destination is None else str(int8_path(destination)),
+        combinations=combinations,
         seed=seed,
         environment={key: str(value) for key, value in where.environment().items()},
         notes=tuple(notes),
     )
-    return Pruned(final, report)
+    return Pruned(final, report, quantized)
 
 
 def _trained(training: Trained | None, steps: int) -> dict[str, object] | None:

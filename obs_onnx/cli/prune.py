@@ -95,6 +95,11 @@ __all__ = ["prune"]
 )
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(
+    "--quantize",
+    type=click.Choice(["int8"]),
+    help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
+)
+@click.option(
     "--effort", type=click.Choice(["quick", "normal", "thorough"]), default="normal", show_default=True
 )
 @click.option("--loss", type=click.Choice(["auto", "kl", "error"]), default="auto", show_default=True)
@@ -134,7 +139,8 @@ def prune(
 
     output = options["output"] or f"{os.path.splitext(model)[0]}.pruned.onnx"
     keep = f"{os.path.splitext(output)[0]}.keep.json" if options["mode"] == "channels" else None
-    distinct(model, output, keep, json_path, html_path)
+    int8 = f"{os.path.splitext(output)[0]}.int8.onnx" if options["quantize"] else None
+    distinct(model, output, keep, int8, json_path, html_path)
     result = run(
         model,
         targets=targets,

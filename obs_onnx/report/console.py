@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
+from obs_onnx.report.combined import COMBINED, combined_rows
 from obs_onnx.report.result import Figures, GroupResult, Latency, LayerResult, Report
 
 if TYPE_CHECKING:
@@ -84,6 +85,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
         _print_layers(out, report.layers)
         out.line()
     out.table(("", "before", "after", ""), total_rows(report.before, report.after))
+    if report.combinations:
+        out.line()
+        out.table(COMBINED, combined_rows(report.combinations))
     quality = quality_lines(report)
     if quality:
         out.line()

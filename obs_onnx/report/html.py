@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
+from obs_onnx.report.combined import COMBINED, combined_rows
 from obs_onnx.report.console import quality_lines, total_rows
 from obs_onnx.report.files import write_text
 from obs_onnx.report.result import LayerResult, Report
@@ -40,6 +41,8 @@ def render_html(report: Report, *, plots: bool = True) -> str:
         report=report,
         totals=total_rows(report.before, report.after),
         quality=quality_lines(report),
+        headings=COMBINED,
+        combinations=combined_rows(report.combinations),
         plots=_plots(report.layers) if plots and report.layers else [],
     )
 

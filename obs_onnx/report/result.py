@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from obs_onnx.passes.layers import Frozen
 
-__all__ = ["SCHEMA", "BoundLike", "Figures", "GroupResult", "Latency", "LayerResult", "Report", "jsonable"]
+__all__ = [
+    "SCHEMA",
+    "BoundLike",
+    "Combination",
+    "Figures",
+    "GroupResult",
+    "Latency",
+    "LayerResult",
+    "Report",
+    "jsonable",
+]
 
 SCHEMA = 1
 
@@ -70,6 +80,26 @@ class Figures:
     runtime: str | None = None
     accuracy: float | None = None
     peak_activation_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One of the dense and the pruned model in float and in integers of 8 bits, measured.
+
+    Attributes:
+        model: which one.
+        file_bytes: of its file.
+        accuracy: top-1 share on labelled evaluation data.
+        output_error, agreement: against the dense float model, on held-out calibration data.
+        latency_ms: of one run.
+    """
+
+    model: str
+    file_bytes: int
+    accuracy: float | None = None
+    output_error: float | None = None
+    agreement: float | None = None
+    latency_ms: Latency | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +160,8 @@ class Report:
         output_error: relative error of the model's outputs on held-out calibration data.
         agreement: share of held-out samples with the same top-1 class.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it.
+        quantized: file of the pruned model in integers of 8 bits.
+        combinations: dense and pruned model, in float and in integers of 8 bits.
         seconds: wall-clock time of every stage.
         notes: advice for the reader.
     """
@@ -153,6 +185,8 @@ class Report:
     pattern: str | None = None
     damping: float | None = None
     finetune: Mapping[str, object] | None = None
+    quantized: str | None = None
+    combinations: tuple[Combination, ...] = ()
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

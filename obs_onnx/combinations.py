@@ -1,0 +1,140 @@
+"""Pruning and quantization together: the dense and the pruned model, in float and in integers of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.evaluation import evaluate_sessions
+from obs_onnx.model_file import load_model, serialize
+from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
+from obs_onnx.passes.upcast import uses_bfloat16
+from obs_onnx.quantize import check_quantizable, quantize
+from obs_onnx.report.result import Combination, Latency
+from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.sources import Source
+from obs_onnx.timing import bench
+from obs_onnx.verify import check_model
+
+__all__ = ["Int8", "combine"]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Quantizes the models of one run, all with the same calibration data.
+
+    Attributes:
+        where: runtime for calibration and checks.
+        source: calibration data.
+        dense: the dense model, quantized.
+        notes: for the report.
+    """
+
+    where: Runtime
+    source: Source
+    dense: ir.Model
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, where: Runtime, original: ir.Model, dense: ir.Model, source: Source) -> Int8:
+        """Quantize the dense model, so that whatever is in the way shows before anything costly starts.
+
+        Args:
+            where: runtime for calibration and checks.
+            original: the model as it came in.
+            dense: the same in the form that is calibrated.
+            source: calibration data.
+
+        Raises:
+            OptionError, MissingRuntimeError, ModelError: it cannot be quantized.
+        """
+        if uses_bfloat16(original):
+            raise OptionError(
+                "--quantize int8 needs float32, and this model is bfloat16: give the float32 model"
+            )
+        check_quantizable(dense)
+        quantized, notes = quantize(dense, source, where)
+        if not _sound(where, dense, quantized, source):
+            raise ModelError("outputs of the quantized dense model are no numbers: leave out --quantize")
+        return cls(where, source, quantized, notes)
+
+    def __call__(self, model: ir.Model) -> ir.Model:
+        """The pruned model, quantized and checked.
+
+        Raises:
+            VerificationError: its outputs are no numbers, or a zero did not stay one.
+        """
+        quantized, _ = quantize(model, self.source, self.where)
+        if not _sound(self.where, model, quantized, self.source):
+            raise VerificationError("outputs of the quantized model are no numbers")
+        return quantized
+
+    def check(self, quantized: ir.Model) -> Callable[[Path], None]:
+        """What a written file must pass: it loads, and does what the quantized model does."""
+        feed = next(iter(self.source))
+        expected = self.where.session(serialize(quantized)).run(feed)
+        return lambda written: check_model(self.where, load_model(written), feed, expected)
+
+
+def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:
+    """Whether the quantized model loads and gives numbers wherever the other one does."""
+    feed = next(iter(source))
+    expected, found = (where.session(serialize(one)).run(feed) for one in (model, quantized))
+    return all(
+        found[name].shape == array.shape and np.isfinite(found[name][np.isfinite(array)]).all()
+        for name, array in expected.items()
+        if array.dtype.kind == "f"
+    )
+
+
+def combine(
+    models: Mapping[str, ir.Model],
+    where: Runtime,
+    held_out: Source,
+    labelled: Source | None,
+    timed: tuple[Runtime, int] | None,
+) -> tuple[Combination, ...]:
+    """Measure several models on the same data, and time them in turn.
+
+    Args:
+        models: by name; errors and agreement are relative to the first.
+        where: runtime to measure on.
+        held_out: data for errors and agreement.
+        labelled: data for the accuracy, if there is any.
+        timed: runtime and batch for latencies, if they are wanted.
+    """
+    written = {name: serialize(model) for name, model in models.items()}
+    sessions = {name: where.session(data) for name, data in written.items()}
+    latencies: list[Latency | None] = [None] * len(models)
+    if timed is not None:
+        found = bench(list(written.values()), timed[0], batch=timed[1], seconds=1.0).latencies
+        latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
+    first = next(iter(sessions.values()))
+    return tuple(
+        _measured(name, len(written[name]), session, first, held_out, labelled, latency)
+        for (name, session), latency in zip(sessions.items(), latencies, strict=True)
+    )
+
+
+def _measured(
+    name: str,
+    size: int,
+    session: Session,
+    first: Session,
+    held_out: Source,
+    labelled: Source | None,
+    latency: Latency | None,
+) -> Combination:
+    quality = None if session is first else evaluate_sessions(session, held_out, first)
+    return Combination(
+        model=name,
+        file_bytes=size,
+        accuracy=None if labelled is None else evaluate_sessions(session, labelled).accuracy,
+        output_error=None if quality is None else quality.output_error,
+        agreement=None if quality is None else quality.agreement,
+        latency_ms=latency,
+    )
