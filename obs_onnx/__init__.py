@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from obs_onnx.evaluation import evaluate
     from obs_onnx.finetuning import Finetuned, finetune
     from obs_onnx.inspection import inspect
+    from obs_onnx.on_device import Artifacts, artifacts
     from obs_onnx.pipeline import Pruned, prune
     from obs_onnx.scoring import Scores, score
     from obs_onnx.timing import bench
@@ -22,10 +23,12 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Artifacts",
     "Finetuned",
     "Pruned",
     "Scores",
     "__version__",
+    "artifacts",
     "bench",
     "evaluate",
     "finetune",
@@ -36,9 +39,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Artifacts": "on_device",
     "Finetuned": "finetuning",
     "Pruned": "pipeline",
     "Scores": "scoring",
+    "artifacts": "on_device",
     "bench": "timing",
     "evaluate": "evaluation",
     "finetune": "finetuning",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from obs_onnx import __version__
+from obs_onnx.cli.artifacts import artifacts
 from obs_onnx.cli.bench import bench
 from obs_onnx.cli.common import OneLine
 from obs_onnx.cli.evaluate import evaluate
@@ -23,5 +24,5 @@ def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
 
 
-for command in (prune, inspect, bench, evaluate, gradient, finetune, score):
+for command in (prune, inspect, bench, evaluate, gradient, finetune, score, artifacts):
     main.add_command(command)

@@ -30,7 +30,17 @@ from obs_onnx.passes.infer_shapes import InferShapes
 from obs_onnx.passes.optimizers import SGD, Adam, AdamW, Optimizer
 from obs_onnx.runtimes.ort import OrtRuntime, first_line, import_onnxruntime
 
-__all__ = ["CHECKPOINT", "EVALUATION", "FILES", "TRAINING", "UPDATE", "Training", "fitted", "write_artifacts"]
+__all__ = [
+    "CHECKPOINT",
+    "EVALUATION",
+    "FILES",
+    "TRAINING",
+    "UPDATE",
+    "Training",
+    "fitted",
+    "readable",
+    "write_artifacts",
+]
 
 TRAINING, EVALUATION = "training_model.onnx", "eval_model.onnx"
 UPDATE, CHECKPOINT = "optimizer_model.onnx", "checkpoint"
@@ -88,17 +98,16 @@ def _without_init(folder: Path) -> Iterator[None]:
         del sys.modules[name]
 
 
-def fitted(model: ir.Model) -> ir.Model:
-    """A copy in a form that the package reads and differentiates.
-
-    Its gradients are wrong for Conv with ``auto_pad`` and for BatchNormalization with stored statistics, and
-    its AveragePoolGrad ends the process where the batch is free: these are written out.
+def readable(model: ir.Model) -> ir.Model:
+    """The model itself, or a copy with an opset and an IR version that the package reads.
 
     Raises:
         ModelError: the model cannot be converted.
     """
+    opset = model.graph.opset_imports.get("", _NEWEST_OPSET)
+    if opset <= _NEWEST_OPSET and model.ir_version <= _NEWEST_IR:
+        return model
     copy = model.clone()
-    opset = copy.graph.opset_imports.get("", _NEWEST_OPSET)
     if opset > _NEWEST_OPSET:
         try:
             proto = onnx.version_converter.convert_version(
@@ -112,6 +121,20 @@ def fitted(model: ir.Model) -> ir.Model:
         copy = ir.from_proto(proto)
         InferShapes().call(copy)
     copy.ir_version = min(copy.ir_version, _NEWEST_IR)
+    return copy
+
+
+def fitted(model: ir.Model) -> ir.Model:
+    """A copy in a form that the package reads and differentiates.
+
+    Its gradients are wrong for Conv with ``auto_pad`` and for BatchNormalization with stored statistics, and
+    its AveragePoolGrad ends the process where the batch is free: these are written out.
+
+    Raises:
+        ModelError: the model cannot be converted.
+        GradientError: an operator cannot be written out.
+    """
+    copy = readable(model).clone()
     Elementary().call(copy)
     return copy
 
