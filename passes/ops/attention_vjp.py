@@ -1,7 +1,8 @@
 """Fused attention written out, which is how it is differentiated.
 
 ``softmax(scale Q K^T + masks) V`` for each head, with arrays of shape (batch, heads, tokens, width). Heads of
-keys and values that are shared by several heads of queries are repeated.
+keys and values that are shared by several heads of queries are repeated. Rotary embeddings (Su et al.,
+RoFormer, 2021) turn pairs of widths by angles that grow with the place in the text.
 """
 
 from __future__ import annotations
@@ -174,8 +175,103 @@ def _fused(
     return _joined(v, _attend(v, q, k, values, scale, masks, causal))
 
 
+def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft GroupQueryAttention of a whole text: causal, without a cache of earlier tokens."""
+    q, k, values, past_key, past_value, _, _, cos, sin = _given(v, inputs, 9)
+    if past_key is not None or past_value is not None:
+        v.refuse("it keeps a state")
+    if facts.int_attribute(v.node, "local_window_size", -1) > 0:
+        v.refuse("its window is limited")
+    if facts.int_attribute(v.node, "smooth_softmax") > 0:
+        v.refuse("its softmax is smooth")
+    assert q is not None
+    count = facts.int_attribute(v.node, "num_heads", 1)
+    shared = facts.int_attribute(v.node, "kv_num_heads", 1)
+    if k is None or values is None:
+        width = (v.dims(q)[2] or 0) // (count + 2 * shared)
+        q, k, values = _split(v, q, [count * width, shared * width, shared * width])
+    q, k, values = _heads(v, q, count), _heads(v, k, shared), _heads(v, values, shared)
+    if facts.int_attribute(v.node, "do_rotary"):
+        angles = [None if x is None else v.op("Gather", x, _places(v, q), axis=0) for x in (cos, sin)]
+        turn = bool(facts.int_attribute(v.node, "rotary_interleaved"))
+        q, k = (_rotated(v, x, angles[0], angles[1], turn) for x in (q, k))
+    width = v.dims(q)[3] or 0
+    k, values = (_repeated(v, x, count // shared) for x in (k, values))
+    scale = facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    softcap = facts.float_attribute(v.node, "softcap", 0.0)
+    return [_joined(v, _attend(v, q, k, values, scale, causal=True, softcap=softcap))]
+
+
+def _places(v: Vjp, x: ir.Value) -> ir.Value:
+    """0, 1, 2, ... for the tokens of (B, H, T, W)."""
+    return v.op("Range", v.constant(np.array(0)), v.squeeze(v.size_of(x, 2), [0]), v.constant(np.array(1)))
+
+
+def _rotated(v: Vjp, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None, alternating: bool) -> ir.Value:
+    """Pairs of the first widths of ``x`` (B, H, T, W), turned by angles of shape (T, R) or (B, T, R).
+
+    A pair is (i, R + i), or (2i, 2i + 1) where ``alternating``; widths from 2R on stay.
+    """
+    if cos is None or sin is None:
+        v.refuse("its angles are missing")
+    pairs, width = v.dims(cos)[-1], v.dims(x)[3]
+    if pairs is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    cos, sin = (v.unsqueeze(y, [0, 1] if v.rank(y) == 2 else [1]) for y in (cos, sin))
+    if alternating:
+        a, b = (v.slice(x, [start], [2 * pairs], [3], [2]) for start in (0, 1))
+    else:
+        a, b = (v.slice(x, [start], [start + pairs], [3]) for start in (0, pairs))
+    turned = [v.sub(v.mul(a, cos), v.mul(b, sin)), v.add(v.mul(a, sin), v.mul(b, cos))]
+    if alternating:
+        stacked = v.op("Concat", *(v.unsqueeze(y, [4]) for y in turned), axis=4)
+        turned = [v.reshape(stacked, [0, 0, -1, 2 * pairs])]
+    rest = [v.slice(x, [2 * pairs], [None], [3])] if 2 * pairs < width else []
+    return v.shaped(v.op("Concat", *turned, *rest, axis=3), x)
+
+
+def _rotary(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """RotaryEmbedding of the default domain."""
+    x, cos, sin, places = _given(v, inputs, 4)
+    if places is not None:
+        cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
+    return [_turned(v, x, cos, sin, facts.int_attribute(v.node, "num_heads"))]
+
+
+def _rotary_microsoft(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft RotaryEmbedding: one place in the text for each token, or that of the first token."""
+    x, places, cos, sin = _given(v, inputs, 4)
+    assert x is not None
+    assert places is not None
+    if facts.int_attribute(v.node, "is_packed_batching") or facts.float_attribute(v.node, "scale", 1.0) != 1:
+        v.refuse("it packs its batch or scales")
+    heads, width = facts.int_attribute(v.node, "num_heads"), v.dims(x)[-1]
+    if v.rank(x) == 3 and not heads:
+        if cos is None or width is None or not (pairs := v.dims(cos)[-1]):
+            v.refuse("the width of its heads is unknown")
+        heads = width // (2 * pairs)
+    if v.rank(places) == 1:
+        length = v.squeeze(v.size_of(x, v.rank(x) - 2 if v.rank(x) == 4 else 1), [0])
+        places = v.add(v.op("Range", v.constant(np.array(0)), length, v.constant(np.array(1))), places)
+    cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
+    return [_turned(v, x, cos, sin, heads)]
+
+
+def _turned(v: Vjp, x: ir.Value | None, cos: ir.Value | None, sin: ir.Value | None, heads: int) -> ir.Value:
+    assert x is not None
+    alternating = bool(facts.int_attribute(v.node, "interleaved"))
+    if v.rank(x) == 4:
+        return _rotated(v, x, cos, sin, alternating)
+    if not heads:
+        v.refuse("the number of its heads is not given")
+    return _joined(v, _rotated(v, _heads(v, x, heads), cos, sin, alternating))
+
+
 RULES: Mapping[Callable[[Vjp], None], str] = {
     composite(_standard): "Attention",
     composite(_multi_head): "com.microsoft::MultiHeadAttention",
     composite(_packed): "com.microsoft::Attention",
+    composite(_grouped): "com.microsoft::GroupQueryAttention",
+    composite(_rotary): "RotaryEmbedding",
+    composite(_rotary_microsoft): "com.microsoft::RotaryEmbedding",
 }

@@ -96,7 +96,7 @@ def _one_direction(
     projected = v.op("MatMul", x, v.transpose(w, [1, 0]))
     step, bias = _CELLS[v.node.op_type](v, v.transpose(r, [1, 0]), b, peepholes, hidden)
     projected = projected if bias is None else v.add(projected, bias)
-    states = [h, c] if v.node.op_type == "LSTM" else [h]
+    states = [s for s in ((h, c) if v.node.op_type == "LSTM" else (h,)) if s is not None]
     if steps is not None and steps <= _FEW_STEPS and lengths is None:
         order = reversed(range(steps)) if backwards else range(steps)
         ys = {}
@@ -136,7 +136,7 @@ def _scan(
     inside = replace(v, near=near, body=body)
     slots = [ir.Value(name=v.names.fresh(f"{near}.input")) for _ in (*states, *columns)]
     for slot, value in zip(slots, (*states, *columns), strict=True):
-        dims = list(value.shape) if value.shape is not None else v.dims(value)
+        dims = list(v.dims(value) if value.shape is None else value.shape)
         slot.type = value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
         slot.shape = ir.Shape(dims[1:] if value in columns else dims)
     body.inputs.extend(slots)
@@ -156,9 +156,9 @@ def _scan(
     node = ir.Node("", "Scan", [*states, *columns], attributes, num_outputs=len(states) + 1, name=near)
     for k, (output, inner) in enumerate(zip(node.outputs, body.outputs, strict=True)):
         output.name, output.type = v.names.fresh(f"{near}.{k}"), inner.type
-        inner.shape = slots[min(k, len(states) - 1)].shape
-        length = [] if k < len(states) else [v.dims(columns[0])[0]]
-        output.shape = ir.Shape([*length, *inner.shape])
+        dims = list(v.dims(states[0]) if states[0].shape is None else states[0].shape)
+        inner.shape = ir.Shape(dims)
+        output.shape = ir.Shape(dims if k < len(states) else [v.dims(columns[0])[0], *dims])
     v.graph.append(node)
     return node.outputs[-1], list(node.outputs[:-1])
 
