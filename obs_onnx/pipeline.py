@@ -86,6 +86,7 @@ def prune(
     rounds: int = 1,
     finetune: int = 0,
     lr: float | None = None,
+    trainer: str = "graph",
     quantize: str | None = None,
     effort: str = "normal",
     loss: str = "auto",
@@ -138,6 +139,7 @@ def prune(
         finetune: updates of retraining after each round, on the dense model's outputs for the calibration
             data (and on its labels, where ``labels`` is given); zeros stay zeros.
         lr: largest learning rate of retraining.
+        trainer: its engine, ``graph`` or ``ort-training``; see :func:`obs_onnx.finetune`.
         quantize: ``int8`` also writes the result in integers of 8 bits, as ``<output stem>.int8.onnx``.
         effort: quick, normal or thorough.
         loss: damage that allocation minimises: ``kl``, ``error``, or ``auto`` (kl for class scores).
@@ -214,7 +216,7 @@ def prune(
     if finetune:
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
-        settings = Settings(finetune, rate=lr, seed=seed)
+        settings = Settings(finetune, rate=lr, seed=seed, trainer=trainer)
         learnt = labels is not None and source.has_labels
         retraining = Retraining(where, dense, fit, held_out, settings, learnt, progress)
         retraining.check(way.model)

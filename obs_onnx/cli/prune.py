@@ -95,6 +95,13 @@ __all__ = ["prune"]
 )
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(
+    "--trainer",
+    type=click.Choice(["graph", "ort-training"]),
+    default="graph",
+    show_default=True,
+    help="Engine of --finetune; the second one needs obs-onnx[training].",
+)
+@click.option(
     "--quantize",
     type=click.Choice(["int8"]),
     help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
