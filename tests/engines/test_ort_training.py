@@ -6,13 +6,14 @@ import json
 import os
 from contextlib import contextmanager
 
+import nets
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 from click.testing import CliRunner
 
-from obs_onnx import finetune
+from obs_onnx import finetune, prune
 from obs_onnx.cli import main
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, OptionError
@@ -284,3 +285,20 @@ def test_without_the_package(net, data, monkeypatch):
     with pytest.raises(MissingRuntimeError, match="environment of its own"):
         finetune(net("mlp"), data("mlp", 30), steps=2, trainer="ort-training")
     ort_training._package.cache_clear()
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(("mode", "targets"), [("weights", {"sparsity": 0.8}), ("channels", {"macs": 0.5})])
+def test_pruning_with_retraining(tmp_path, mode, targets):
+    model = nets.mlp()
+    calib = {model.graph.input[0].name: nets.data(1, 256, 12, factors=12)}
+    options = {"calib": calib, "mode": mode, "targets": targets, "effort": "quick", "latency": False}
+    report = prune(
+        model, tmp_path / "out.onnx", finetune=60, lr=3e-3, trainer="ort-training", **options
+    ).report
+    assert report.met
+    assert report.finetune["after"]["loss"] < report.finetune["before"]["loss"]
+    if mode == "weights":
+        weights = [w for w in values(onnx.load(tmp_path / "out.onnx")).values() if w.ndim > 1]
+        zeros = sum(int((w == 0).sum()) for w in weights)
+        assert report.finetune["masked"] == zeros >= 0.8 * sum(w.size for w in weights)
