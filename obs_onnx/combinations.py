@@ -71,6 +71,8 @@ class Int8:
         quantized, _ = quantize(model, self.source, self.where)
         if not _sound(self.where, model, quantized, self.source):
             raise VerificationError("outputs of the quantized model are no numbers")
+        feed = next(iter(self.source))
+        check_model(self.where, quantized, feed, self.where.session(serialize(quantized)).run(feed))
         return quantized
 
     def check(self, quantized: ir.Model) -> Callable[[Path], None]:

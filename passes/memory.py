@@ -119,9 +119,9 @@ class Memory:
         lengths = Sizes(coupling)
         moments: list[Terms] = [{} for _ in coupling.model.graph] or [{}]
         for value, (first, last) in lifetimes(coupling.model.graph).items():
-            bytes_ = _scaled(value, lengths, sizes)
+            size = lengths.scaled(value, sizes.get(str(value.name), 0))
             for moment in moments[first : last + 1]:
-                add(moment, bytes_)
+                add(moment, size)
         self.moments = [Polynomial(terms, lengths.full) for terms in _undominated(moments)]
 
     def value(self, counts: Mapping[int, int]) -> float:
@@ -133,15 +133,6 @@ class Memory:
         for moment in self.moments:
             if moment.value({}) > limit:
                 yield moment, limit
-
-
-def _scaled(value: ir.Value, lengths: Sizes, sizes: Mapping[str, int]) -> Terms:
-    """Bytes of a value: those of the dense run, in proportion to its elements."""
-    dense, elements = sizes.get(str(value.name), 0), lengths.elements(value)
-    if elements is None or set(elements) <= {()}:
-        return {(): dense}
-    whole = Polynomial(elements, lengths.full).value({})
-    return {term: coefficient * dense / whole for term, coefficient in elements.items()} if whole else {}
 
 
 def _undominated(moments: list[Terms]) -> list[Terms]:
