@@ -17,6 +17,7 @@ from obs_onnx.passes.ops import facts
 from obs_onnx.passes.ops.bounds import data_only
 from obs_onnx.passes.ops.pool_vjp import RULES
 from obs_onnx.passes.ops.registry import Op, differentiable, related
+from obs_onnx.passes.ops.sample_vjp import RULES as SAMPLE
 from obs_onnx.passes.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
@@ -182,4 +183,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **SAMPLE})

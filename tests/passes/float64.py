@@ -368,6 +368,23 @@ class ScatterND(OpRun):
         return (y,)
 
 
+class GridSample(OpRun):
+    """Linear, zeros outside: every place of an axis has a hat of width two."""
+
+    def _run(self, x, grid, align_corners=None, mode=None, padding_mode=None):
+        assert mode in ("linear", "bilinear")
+        assert padding_mode in (None, "zeros")
+        rank, letters = x.ndim - 2, "hij"
+        hats = []
+        for axis, size in enumerate(x.shape[2:]):
+            place = (grid.reshape(len(x), -1, rank)[..., rank - 1 - axis] + 1) / 2
+            place = place * (size - 1) if align_corners else place * size - 0.5
+            hats.append(np.maximum(0, 1 - np.abs(place[..., None] - np.arange(size))))
+        letters = letters[:rank]
+        y = np.einsum(f"nc{letters}," + ",".join(f"np{c}" for c in letters) + "->ncp", x, *hats)
+        return (y.reshape(*x.shape[:2], *grid.shape[1:-1]),)
+
+
 class _Iterated(OpRun):
     def need_context(self):
         return True
