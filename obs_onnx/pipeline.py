@@ -87,6 +87,8 @@ def prune(
     finetune: int = 0,
     lr: float | None = None,
     trainer: str = "graph",
+    train_batch: int = 64,
+    augment: str = "",
     quantize: str | None = None,
     effort: str = "normal",
     loss: str = "auto",
@@ -140,6 +142,8 @@ def prune(
             data (and on its labels, where ``labels`` is given); zeros stay zeros.
         lr: largest learning rate of retraining.
         trainer: its engine, ``graph`` or ``ort-training``; see :func:`obs_onnx.finetune`.
+        train_batch: samples of one update.
+        augment: random views of images in training, such as ``flip,crop``.
         quantize: ``int8`` also writes the result in integers of 8 bits, as ``<output stem>.int8.onnx``.
         effort: quick, normal or thorough.
         loss: damage that allocation minimises: ``kl``, ``error``, or ``auto`` (kl for class scores).
@@ -216,7 +220,7 @@ def prune(
     if finetune:
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
-        settings = Settings(finetune, rate=lr, seed=seed, trainer=trainer)
+        settings = Settings(finetune, train_batch, rate=lr, seed=seed, trainer=trainer, augment=augment)
         learnt = labels is not None and source.has_labels
         retraining = Retraining(where, dense, fit, held_out, settings, learnt, progress)
         retraining.check(way.model)
@@ -332,7 +336,7 @@ def prune(
         method=criterion,
         pattern=pattern,
         damping=finished.damping,
-        finetune=_trained(finished.training, finetune),
+        finetune=None if retraining is None else _trained(finished.training, retraining.runs),
         quantized=None if quantized is None or destination is None else str(int8_path(destination)),
         combinations=combinations,
         seed=seed,
@@ -342,16 +346,21 @@ def prune(
     return Pruned(final, report, quantized)
 
 
-def _trained(training: Trained | None, steps: int) -> dict[str, object] | None:
+def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:
     """What retraining did, for the report; no steps where its result was not better."""
+    rounds = [
+        {"steps": run.steps, "before": asdict(run.before), "after": asdict(run.after)} for run in runs
+    ]
+    total = {"total_steps": sum(run.steps for run in runs), "rounds": rounds}
     if training is None:
-        return {"steps": 0} if steps else None
+        return {"steps": 0, **total}
     return {
         "steps": training.steps,
         "before": asdict(training.before),
         "after": asdict(training.after),
         "masked": training.masked,
         "ms_per_step": 1000 * training.seconds / max(training.steps, 1),
+        **total,
     }
 
 

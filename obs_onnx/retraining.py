@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
@@ -33,6 +33,7 @@ class Retraining:
         settings: of each run.
         labels: learn the labels, too.
         progress: shows a stage.
+        runs: all so far, one after each round of pruning.
     """
 
     runtime: OrtRuntime
@@ -42,6 +43,7 @@ class Retraining:
     settings: Settings
     labels: bool = False
     progress: Progress = quiet
+    runs: list[Trained] = field(default_factory=list)
 
     def __call__(self, model: ir.Model, frozen: Collection[str], keep_zeros: bool) -> Trained:
         """Train all weights but ``frozen`` ones of a model, which is not changed.
@@ -50,7 +52,7 @@ class Retraining:
             GradientError: it cannot be differentiated.
         """
         objective = self.objective(model)
-        return retrain(
+        found = retrain(
             self.runtime,
             model,
             objective,
@@ -62,6 +64,8 @@ class Retraining:
             frozen=frozen,
             progress=self.progress,
         )
+        self.runs.append(found)
+        return found
 
     def check(self, model: ir.Model) -> None:
         """Fail now rather than after hours if a model cannot be trained.

@@ -38,6 +38,10 @@ def test_zeros_of_weights_stay(net, calib, tmp_path, rounds):
     zeros, size = (sum(f(w) for w in weights.values()) for f in (lambda w: (w == 0).sum(), np.size))
     assert zeros >= 0.85 * size
     assert report.finetune["masked"] == zeros
+    runs = report.finetune["rounds"]
+    assert [run["after"] for run in runs][-1] == report.finetune["after"]
+    assert len(runs) == rounds
+    assert report.finetune["total_steps"] == sum(run["steps"] for run in runs)
 
 
 @pytest.mark.parametrize("rounds", [1, 2])

@@ -95,6 +95,10 @@ __all__ = ["prune"]
 )
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(
+    "--train-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per update."
+)
+@click.option("--augment", default="", metavar="flip,crop", help="Random views of images in --finetune.")
+@click.option(
     "--trainer",
     type=click.Choice(["graph", "ort-training"]),
     default="graph",

@@ -159,7 +159,8 @@ class Report:
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
         output_error: relative error of the model's outputs on held-out calibration data.
         agreement: share of held-out samples with the same top-1 class.
-        finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it.
+        finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
+            last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
         combinations: dense and pruned model, in float and in integers of 8 bits.
         seconds: wall-clock time of every stage.
