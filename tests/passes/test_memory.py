@@ -167,3 +167,16 @@ def test_against_what_onnxruntime_counts(name: str, tmp_path: Path) -> None:
             both.append(int(args["output_size"]) + int(args["activation_size"]))
     peak = peak_memory(model, sizes).bytes
     assert peak == max(both) if name == "mlp" else peak >= max(both)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnet32", "vit"])
+def test_real_models_are_exact(outside_data: Path, name: str) -> None:
+    model = prepare(ir.load(outside_data / "models" / f"{name}.onnx"))
+    coupling = couple(model)
+    memory = Memory(coupling, static_sizes(model))
+    for seed in range(3):
+        keep = random_keep(coupling, seed)
+        small = model.clone()
+        RemoveChannels(keep).call(small)
+        assert memory.value(counted(keep)) == peak_memory(small, static_sizes(small)).bytes
