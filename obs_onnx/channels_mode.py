@@ -8,8 +8,9 @@ from typing import Any
 
 import onnx_ir as ir
 
-from obs_onnx.channel_trials import ChannelAttempt, ChannelOptions, ChannelTrials
-from obs_onnx.mode import DAMAGE, Finished, Options, check_allocation
+from obs_onnx.channel_study import ChannelAttempt, ChannelOptions
+from obs_onnx.channel_trials import ChannelTrials
+from obs_onnx.mode import DAMAGE, Finished, Options, allocation_notes, check_allocation
 from obs_onnx.model_file import serialize
 from obs_onnx.opened import Opened, runnable
 from obs_onnx.passes.coupling import couple
@@ -118,8 +119,9 @@ class ChannelsMode:
             study.runtime, self._coupling.of(compensated), best.keep, best.model, feed
         )
         notes = [
+            *allocation_notes(self._options),
             f"outputs equal those of the dense model with the same weights and {_count(best)} channels "
-            f"silenced: relative difference {deviation:.1e}, allowed {tolerance:.0e}"
+            f"silenced: relative difference {deviation:.1e}, allowed {tolerance:.0e}",
         ]
         final = best.model
         if self._copied:
@@ -130,15 +132,16 @@ class ChannelsMode:
                 f"{study.runtime.spec} has no kernels for bfloat16: "
                 "all was computed and measured on a float32 copy"
             )
-        quantum = self._options.round_to
-        if quantum is None and study.runtime.quantum > 1:
+        if study.stopwatch is not None:
+            notes += [*study.stopwatch.notes, *_shortfall(best, study.limits(wanted))]
+        elif self._options.round_to is None and study.runtime.quantum > 1:
             notes.append(
                 f"channel counts are multiples of a power of two up to {study.runtime.quantum}, "
                 f"which {study.runtime.spec} runs faster: choose another one with --round-to"
             )
         return Finished(
             model=final,
-            met=best.met(wanted, study.dense_bytes, study.peak),
+            met=best.met(wanted, study.limits(wanted)),
             copied=self._copied,
             layers=tuple(_layer_lines(self._layers, best)),
             groups=tuple(
@@ -164,6 +167,19 @@ class ChannelsMode:
     def runnable(self, model: ir.Model) -> ir.Model:
         """A written model, in the form that the runtime takes."""
         return runnable(self._opened.runtime, model)[0]
+
+
+def _shortfall(best: ChannelAttempt, limits: Mapping[str, float]) -> list[str]:
+    """Why a limit on latency does not hold."""
+    limit, found = limits.get("latency"), best.costs["latency"]
+    if limit is None or found <= limit:
+        return []
+    if all(mask.all() for mask in best.keep.values()):
+        return ["no removal of channels was found that makes the model faster: it stays as it is"]
+    return [
+        f"latency {limit:.3f} of the dense model's could not be reached: "
+        f"this is the fastest model found, at {found:.3f}"
+    ]
 
 
 def _is_name(model: ir.Model, pattern: str) -> bool:

@@ -15,13 +15,12 @@ from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.macs import count_macs
 from obs_onnx.passes.memory import Peak, peak_memory
 from obs_onnx.passes.parameters import float_tensors
-from obs_onnx.passes.segments import extract
 from obs_onnx.report.files import compressed_bytes
 from obs_onnx.report.result import Figures, Latency, LayerResult
 from obs_onnx.runtimes import Runtime
-from obs_onnx.timing import bench
+from obs_onnx.timing import Ratio, bench
 from obs_onnx.trials import Attempt
-from obs_onnx.walk import Values, open_part
+from obs_onnx.walk import Values, every_value
 
 __all__ = ["Demand", "figures", "layer_line", "measured", "measured_macs", "timed"]
 
@@ -43,10 +42,7 @@ class Demand:
 
 def measured(runtime: Runtime, model: ir.Model, sample: Values) -> Demand:
     """What a run of a canonical model on ``sample`` takes, from the shapes that every value really has."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-    values = [str(value.name) for node in model.graph for value in node.outputs if is_tensor(value)]
-    session = open_part(runtime, extract(model, inputs, values))
-    found = {**sample, **session.run({spec.name: sample[spec.name] for spec in session.inputs})}
+    found = every_value(runtime, model, sample)
     sizes = {name: array.nbytes for name, array in found.items()}
     macs = count_macs(model, {name: array.shape for name, array in found.items()})
     return Demand(macs, peak_memory(model, sizes), sizes)
@@ -55,11 +51,6 @@ def measured(runtime: Runtime, model: ir.Model, sample: Values) -> Demand:
 def measured_macs(runtime: Runtime, model: ir.Model, sample: Values) -> int:
     """Multiply-accumulates of one run on ``sample``."""
     return measured(runtime, model, sample).macs
-
-
-def is_tensor(value: ir.Value) -> bool:
-    """Whether a value has a name and is no sequence, map or optional."""
-    return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))
 
 
 def figures(
@@ -94,14 +85,15 @@ def timed(
     after: Figures,
     batch: int,
     notes: list[str],
-) -> tuple[Figures, Figures]:
-    """The figures with latencies, both models timed in turn."""
+) -> tuple[Figures, Figures, Ratio]:
+    """The figures with latencies, both models timed in turn, and the ratio of these."""
     result = bench([serialize(original), serialize(pruned)], runtime, batch=batch, seconds=1.0)
     notes += [f"latency is noisy: {reason}" for reason in result.noise]
     first, second = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
     return (
         replace(before, latency_ms=first, runtime=runtime.spec),
         replace(after, latency_ms=second, runtime=runtime.spec),
+        result.ratios[1],
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from obs_onnx.evaluation import Evaluation, evaluate_sessions
+from obs_onnx.latency import Stopwatch
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.layers import Layer
 from obs_onnx.passes.segments import Plan
@@ -40,6 +41,7 @@ class Effort:
         refinements: further levels per layer, where its curve bends.
         samples: on which the damage is measured, at most.
         macs: multiply-accumulates that measuring may take; cheap models get up to :data:`MOST_LEVELS` levels.
+        widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
 
@@ -47,6 +49,7 @@ class Effort:
     refinements: int
     samples: int
     macs: float
+    widths: int
     trials: int
 
     def affordable(self, parts: int, macs: int) -> float:
@@ -74,9 +77,9 @@ class Effort:
 
 
 EFFORTS = {
-    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, trials=4),
-    "normal": Effort(levels=5, refinements=1, samples=512, macs=4e12, trials=6),
-    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, trials=8),
+    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, widths=5, trials=4),
+    "normal": Effort(levels=5, refinements=1, samples=512, macs=4e12, widths=7, trials=6),
+    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, widths=7, trials=8),
 }
 
 
@@ -119,6 +122,7 @@ class Study:
         peak: bytes of activations that it holds at once.
         seed: of everything random.
         retraining: what follows each round of pruning, if anything.
+        stopwatch: times models where latency is wanted.
         seconds: of every stage so far.
     """
 
@@ -139,6 +143,7 @@ class Study:
     peak: int
     seed: int
     retraining: Retraining | None = None
+    stopwatch: Stopwatch | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from obs_onnx.passes.errors import OptionError
 
@@ -12,8 +13,7 @@ __all__ = ["COSTS", "Targets", "parse_bytes", "parse_targets"]
 
 SHARES = ("sparsity", "macs", "params", "error", "drop")
 SIZES = ("size", "ram")
-COSTS = ("macs", "params", "size", "ram")
-_LATER = ("latency",)
+COSTS = ("macs", "params", "size", "ram", "latency")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,9 @@ class Targets:
         size: of the file (flash), at most: bytes, or below 1 a share of the dense file's size.
         ram: peak memory of the activations of one sample, at most: bytes, or below 1 a share of the dense
             model's (see :mod:`obs_onnx.passes.memory`).
+        latency: of a run on the target runtime, at most, as a share of the dense model's.
+        latency_ms: the same in milliseconds.
+        fastest: as fast as the limits on error and accuracy allow.
         error: largest relative output error on held-out calibration data.
         drop: largest loss of accuracy on labelled evaluation data, as a share (0.005 is half a point).
     """
@@ -35,12 +38,27 @@ class Targets:
     params: float | None = None
     size: float | None = None
     ram: float | None = None
+    latency: float | None = None
+    latency_ms: float | None = None
+    fastest: bool = False
     error: float | None = None
     drop: float | None = None
 
-    def as_dict(self) -> dict[str, float]:
-        """The limits that are set."""
-        return {name: value for name in (*SHARES, *SIZES) if (value := getattr(self, name)) is not None}
+    @property
+    def timed(self) -> bool:
+        """Whether any of them is about latency."""
+        return self.fastest or self.latency is not None or self.latency_ms is not None
+
+    def as_dict(self) -> dict[str, float | str]:
+        """What is set, as it was asked for."""
+        found: dict[str, float | str] = {
+            name: value for name in (*SHARES, *SIZES) if (value := getattr(self, name)) is not None
+        }
+        if self.latency is not None:
+            found["latency"] = self.latency
+        elif self.timed:
+            found["latency"] = "min" if self.fastest else f"{self.latency_ms:g}ms"
+        return found
 
 
 def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
@@ -58,16 +76,38 @@ def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
             if not sign:
                 raise OptionError(f"target {text!r} is not KEY=VALUE, for example sparsity=0.9")
             pairs.append((name.strip(), value.strip()))
-    values: dict[str, float] = {}
+    values: dict[str, Any] = {}
+    asked: set[str] = set()
     for name, value in pairs:
-        if name in _LATER:
-            raise OptionError(f"target {name} cannot be asked for yet: use one of {', '.join(COSTS)}")
-        if name not in (*SHARES, *SIZES):
-            raise OptionError(f"target {name!r} is unknown: use one of {', '.join((*SHARES, *SIZES))}")
-        if name in values:
+        if name not in (*SHARES, *SIZES, "latency"):
+            known = ", ".join((*SHARES, *SIZES, "latency"))
+            raise OptionError(f"target {name!r} is unknown: use one of {known}")
+        if name in asked:
             raise OptionError(f"target {name} is given twice: give it once")
-        values[name] = _size(name, value) if name in SIZES else _share(name, value)
+        asked.add(name)
+        if name == "latency":
+            values |= _latency(value)
+        else:
+            values[name] = _size(name, value) if name in SIZES else _share(name, value)
     return Targets(**values)
+
+
+def _latency(text: str) -> dict[str, Any]:
+    """A share, milliseconds, or the least there is."""
+    if text == "min":
+        return {"fastest": True}
+    match = re.fullmatch(r"([0-9]*\.?[0-9]+)\s*(ms|us|s)", text.strip())
+    if match is None:
+        try:
+            return {"latency": _share("latency", text)}
+        except OptionError:
+            raise OptionError(
+                f"target latency={text}: give a share between 0 and 1, a time such as 4ms, or min"
+            ) from None
+    milliseconds = float(match[1]) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[match[2]]
+    if milliseconds <= 0:
+        raise OptionError(f"target latency={text}: give a time above 0")
+    return {"latency_ms": milliseconds}
 
 
 def _share(name: str, text: str) -> float:

@@ -17,7 +17,7 @@ from obs_onnx.activations import Activations
 from obs_onnx.passes.segments import Plan, extract
 from obs_onnx.runtimes.base import Runtime, Session
 
-__all__ = ["Values", "Walk", "open_part"]
+__all__ = ["Values", "Walk", "every_value", "open_part"]
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -40,6 +40,18 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     return runtime.session(ir.to_proto(part).SerializeToString())
+
+
+def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, NDArray[Any]]:
+    """All tensors of one run of the main graph, inputs included, by name; nothing is fused away."""
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
+    session = open_part(runtime, extract(model, inputs, values), feed)
+    return {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))
 
 
 class Walk:

@@ -424,7 +424,7 @@ class TestBadInput:
             ({"round_to": 0}, "--round-to 0: use 1 or more"),
             (
                 {"mode": "weights", "targets": {"macs": 0.5}},
-                "macs needs channel removal: use --mode channels",
+                "macs needs channel removal, zeros do not lower it: use --mode channels",
             ),
             ({"mode": "weights", "targets": {"size": "1KB"}}, "size needs channel removal"),
             ({"mode": "weights", "round_to": 4}, "--round-to is about channels: use --mode channels"),

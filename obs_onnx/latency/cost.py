@@ -28,14 +28,12 @@ class _Grid:
         values = self.values
         if len(self.axes) == 2:
             other = self.axes[1 - axis]
-            place = int(np.clip(np.searchsorted(other, others[1 - axis]) - 1, 0, max(len(other) - 2, 0)))
-            if len(other) == 1:
-                values = values.take(0, 1 - axis)
-            else:
-                share = (others[1 - axis] - other[place]) / (other[place + 1] - other[place])
-                low, high = values.take(place, 1 - axis), values.take(place + 1, 1 - axis)
-                values = low + np.clip(share, 0, 1) * (high - low)
-        return np.interp(counts, self.axes[axis], values)
+            at = float(np.interp(others[1 - axis], other, np.arange(len(other))))
+            low = min(int(at), max(len(other) - 2, 0))
+            high = min(low + 1, len(other) - 1)
+            rows = np.moveaxis(values, 1 - axis, 0)
+            values = rows[low] + (at - low) * (rows[high] - rows[low])
+        return np.asarray(np.interp(counts, self.axes[axis], values))
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +45,7 @@ class _Sum:
 
     def along(self, axis: int, counts: NDArray[np.float64], others: tuple[float, ...]) -> NDArray[np.float64]:
         total = np.zeros(len(counts))
-        for term, factor in zip(self.terms, self.factors, strict=True):
+        for term, factor in zip(self.terms, self.factors.tolist(), strict=True):
             rest = factor * float(np.prod([others[place] for place in term if place != axis]))
             total += rest * (counts if axis in term else 1.0)
         return total
@@ -142,7 +140,7 @@ class Traffic:
 
     def of(self, stored: NDArray[np.float64]) -> NDArray[np.float64]:
         """For so many bytes."""
-        return np.maximum(stored[:, None] - self.thresholds, 0) @ self.rates
+        return np.asarray(np.maximum(stored[:, None] - self.thresholds, 0) @ self.rates)
 
 
 class LatencyCost:
@@ -178,7 +176,7 @@ class LatencyCost:
         weights = self.traffic.weights
         stored = weights.value(counts) - np.append(weights.saving(counts, group, then.reshape(-1)), 0.0)
         waits = self.traffic.of(stored)
-        saved = waits[-1] - waits[:-1]
+        saved: NDArray[np.float64] = waits[-1] - waits[:-1]
         for block in self._of.get(group, ()):
             asked[-1] = counts.get(group, block.dense[block.groups.index(group)])
             times = self.factors[block.kind] * block.along(group, asked, counts)

@@ -91,8 +91,8 @@ def group_quanta(
     found = {group.id: 0 for group in coupling.groups}
     meeting = groups_of_blocks(coupling)
     for block in cut_blocks(coupling.model):
-        for group in meeting[block.name]:
-            found[group] = max(found[group], kinds.get(block.kind) or 0)
+        for number in meeting[block.name]:
+            found[number] = max(found[number], kinds.get(block.kind) or 0)
     for group in coupling.groups:
         found[group.id] = found[group.id] or default
         while found[group.id] > 1 and group.n < _LEAST_COUNTS * found[group.id]:

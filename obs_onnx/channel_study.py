@@ -1,0 +1,269 @@
+"""What trials of removing channels share: curves, costs, making a smaller model, and judging it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.activations import Activations
+from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
+from obs_onnx.criterion_curves import criterion_curves
+from obs_onnx.evidence import Evidence
+from obs_onnx.figures import measured
+from obs_onnx.latency import LatencyTable
+from obs_onnx.model_file import serialize
+from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.parameters import float_tensors
+from obs_onnx.passes.remove_channels import RemoveChannels
+from obs_onnx.passes.segments import Plan
+from obs_onnx.passes.set_weights import SetWeights
+from obs_onnx.prefixes import Tensors
+from obs_onnx.regularizers import penalties, regularizers
+from obs_onnx.saliency import CRITERIA
+from obs_onnx.sources import Source
+from obs_onnx.study import Judged, Study
+from obs_onnx.targets import Targets
+from obs_onnx.train import Trained
+
+__all__ = ["ChannelAttempt", "ChannelOptions", "ChannelStudy", "Keeps", "quanta"]
+
+_LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
+_MULTIPLES = 8
+
+Keeps = dict[int, NDArray[np.bool_]]
+
+
+@dataclass(frozen=True)
+class ChannelOptions:
+    """How channels are chosen.
+
+    Attributes:
+        criterion: name of the criterion that ranks the channels of a group.
+        damping: of the second moments, relative to the mean of their diagonal.
+        compensate: refit what is left.
+        sequential: refit layer by layer on what the smaller model really gives, to the dense outputs.
+        quantum: kept counts are multiples of it; None: of a power of two up to 8 that leaves enough choice.
+        fixed: layers that the user wants left alone.
+        allocation: criterion whose scores say how much of each group goes; None: damage is measured.
+        normalize: make those scores comparable by their norm, and cut at one threshold.
+        regularize: what costs take off them, see :mod:`obs_onnx.regularizers`.
+    """
+
+    criterion: str = "obs"
+    damping: float = 1e-2
+    compensate: bool = True
+    sequential: bool = True
+    quantum: int | None = None
+    fixed: frozenset[str] = frozenset()
+    allocation: str | None = None
+    normalize: bool = False
+    regularize: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether what scores lowest goes, whatever it saves: costs are in the scores, or do not count."""
+        return self.normalize or bool(self.regularize)
+
+
+@dataclass(frozen=True)
+class ChannelAttempt(Judged):
+    """A smaller model and how it does.
+
+    Attributes:
+        model: without the removed channels.
+        keep: channels of the dense model that stay, by group.
+        tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
+        expected: damage by group that the curves predict.
+        costs: reached, as shares of the dense model's, and ``size`` in bytes.
+        training: what retraining did, if there was any.
+    """
+
+    model: ir.Model
+    keep: Mapping[int, NDArray[np.bool_]]
+    tensors: Tensors
+    expected: Mapping[int, float]
+    costs: Mapping[str, float]
+    training: Trained | None = None
+
+    def met(self, wanted: Targets, limits: Mapping[str, float]) -> bool:
+        """Whether all targets hold; ``limits`` are those on costs."""
+        return self.strain(wanted) <= 1 and all(
+            self.costs[name] <= limit * (1 + 1e-9) for name, limit in limits.items()
+        )
+
+
+def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
+    """What the kept count of each group is a multiple of.
+
+    By default the largest power of two, up to that of the runtime, that leaves a group at least eight counts.
+    """
+    if wanted is not None:
+        return {group.id: wanted for group in coupling.groups}
+    return {
+        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
+        for group in coupling.groups
+    }
+
+
+@dataclass(kw_only=True)
+class ChannelStudy(Study):
+    """A model whose channels are to be removed.
+
+    Attributes:
+        coupling: of ``model``.
+        options: see there.
+        runtime_quantum: multiple of channels that the runtime likes.
+        dense_bytes: size of the dense model's file.
+    """
+
+    coupling: Coupling
+    options: ChannelOptions
+    runtime_quantum: int
+    dense_bytes: int
+
+    def limits(self, wanted: Targets) -> dict[str, float]:
+        """Limits on costs: shares of the dense model's, and for ``size`` bytes."""
+        shares = ("macs", "params", "latency")
+        limits = {name: value for name in shares if (value := getattr(wanted, name)) is not None}
+        if wanted.size is not None:
+            limits["size"] = wanted.size * self.dense_bytes if wanted.size < 1 else wanted.size
+        if wanted.ram is not None:
+            limits["ram"] = wanted.ram if wanted.ram < 1 else wanted.ram / max(self.peak, 1)
+        if wanted.latency_ms is not None and self.stopwatch is not None:
+            limits["latency"] = wanted.latency_ms / self.stopwatch.dense_ms
+        return limits
+
+    def attempt(
+        self, keep: Keeps, expected: Mapping[int, float], evidence: Evidence, start: Tensors | None = None
+    ) -> ChannelAttempt:
+        """Remove channels of the dense model (``start``: its weights by now), refit, and measure.
+
+        ``evidence`` is that of the dense model.
+        """
+        options = self.options
+        tensors: Tensors = dict(start or {})
+        with self.stage("remove and refit", len(self.layers)) as advance:
+            if options.compensate and options.sequential:
+                small, refitted = solve_channels(
+                    self.runtime,
+                    self.coupling,
+                    self.plan,
+                    self.fit,
+                    keep,
+                    fixed=options.fixed,
+                    damping=options.damping,
+                    budget=self.budget,
+                    advance=advance,
+                    start=start,
+                )
+                tensors.update(spread(self.coupling, keep, refitted))
+            else:
+                if options.compensate:
+                    tensors.update(solve_alone(evidence, keep))
+                small = self.model.clone()
+                SetWeights(tensors)(small)
+                RemoveChannels(keep, self.coupling.of(small)).call(small)
+        judged = self.judged(small)
+        return ChannelAttempt(
+            judged.quality,
+            judged.drop,
+            small,
+            keep,
+            tensors,
+            expected,
+            self.costs_of(small),
+        )
+
+    def retrained(self, attempt: ChannelAttempt, wanted: Targets) -> ChannelAttempt:
+        """The attempt after retraining, if there is any; as it was where that broke a limit that it held."""
+        if self.retraining is None:
+            return attempt
+        fixed = [layer for layer in self.layers if layer.name in self.options.fixed]
+        frozen = {layer.name for layer in fixed} | {use.bias for layer in fixed for use in layer.uses}
+        small, training = self.trained(attempt.model, {name for name in frozen if name}, keep_zeros=False)
+        judged = self.judged(small)
+        if judged.strain(wanted) > 1 >= attempt.strain(wanted):
+            return attempt
+        return replace(
+            attempt,
+            quality=judged.quality,
+            drop=judged.drop,
+            model=small,
+            tensors={**attempt.tensors, **spread(self.coupling, attempt.keep, training.weights)},
+            training=training,
+        )
+
+    def latencies(self, coupling: Coupling) -> LatencyTable | None:
+        """Latency as a function of widths, where it is wanted."""
+        if self.stopwatch is None:
+            return None
+        with self.stage("measure latency") as advance:
+            return self.stopwatch.table(coupling, advance)
+
+    def measured_curves(
+        self, evidence: Evidence, plan: Plan, test: Source, damaged: bool
+    ) -> dict[int, Ranked]:
+        """Groups with curves of measured damage; ``damaged``: around a model that was pruned before."""
+        model, groups = evidence.model, evidence.coupling.groups
+        count, samples = self.effort.bounded(
+            len(groups), self.macs, len(model.graph), test.count or self.effort.samples
+        )
+        feeds, outputs = list(test.limit(samples)), Activations(self.budget // 4)
+        for feed in feeds:
+            outputs.append(self.dense.run(feed))
+        with self.stage("measure damage", len(groups)) as advance:
+            return group_curves(
+                self.runtime,
+                evidence,
+                plan,
+                Reference(feeds, outputs, self.measure),
+                criterion=CRITERIA[self.options.criterion],
+                levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
+                compensate=self.options.compensate,
+                budget=self.budget,
+                advance=advance,
+                damaged=damaged,
+            )
+
+    def scored_curves(self, evidence: Evidence, quantum: Mapping[int, int]) -> dict[int, Ranked]:
+        """Groups with curves that are sums of a criterion's scores."""
+        options, groups = self.options, evidence.coupling.groups
+        assert options.allocation is not None
+        off: dict[int, float] = {}
+        if options.regularize:
+            sample = next(iter(self.held_out.rebatch(1)))
+            demand = measured(self.runtime, evidence.model, sample)
+            costs = regularizers(evidence.coupling, demand.macs, demand.sizes)
+            off = penalties(options.regularize, costs, groups, quantum)
+        with self.stage("score channels", len(groups)) as advance:
+            return criterion_curves(
+                evidence,
+                order=options.criterion,
+                allocation=options.allocation,
+                normalize=options.by_threshold,
+                penalties=off,
+                advance=advance,
+            )
+
+    def smaller(self, keep: Keeps) -> ir.Model:
+        """The dense model without the channels, weights as they are."""
+        small = self.model.clone()
+        RemoveChannels(keep, self.coupling.of(small)).call(small)
+        return small
+
+    def costs_of(self, small: ir.Model) -> dict[str, float]:
+        """What a smaller model really costs: shares of the dense model's, and bytes of its file."""
+        demand = measured(self.runtime, small, next(iter(self.held_out.rebatch(1))))
+        before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in (self.model, small))
+        return {
+            "macs": demand.macs / self.macs if self.macs else 1.0,
+            "ram": demand.peak.bytes / self.peak if self.peak else 1.0,
+            "params": after / before if before else 1.0,
+            "size": float(len(serialize(small))),
+            **({} if self.stopwatch is None else {"latency": self.stopwatch.ratio(small)}),
+        }
