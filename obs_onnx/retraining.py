@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from obs_onnx.augment import augmented, parse_augment
 from obs_onnx.objective import Objective, choose_objective
 from obs_onnx.passes.canonical import canonicalize, plain
 from obs_onnx.passes.errors import ModelError
@@ -73,7 +74,9 @@ class Retraining:
         Raises:
             GradientError: an operator on the way has no rule.
             OptionError: the weights are of a type that is not trained.
+            DataError: there are no images to augment.
         """
+        augmented(next(iter(self.held_out)), parse_augment(self.settings.augment), (0,))
         folded = all(node.op_type != "BatchNormalization" for node in model.graph)
         modern = modernize(model, canonicalize if folded else unfolded)
         check_trainable(self.runtime, modern, self.objective(model), self.settings)

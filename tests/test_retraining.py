@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from obs_onnx import prune
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import DataError, OptionError
 
 OPTIONS = {"effort": "quick", "latency": False, "lr": 3e-3, "finetune": 100}
 
@@ -83,6 +83,11 @@ def test_labels_are_learnt_where_they_are_named(net, calib):
 
 def test_without_steps_nothing_is_reported(net, calib):
     assert prune(net, calib=calib, effort="quick", latency=False).report.finetune is None
+
+
+def test_views_are_refused_before_anything_is_pruned(net, calib):
+    with pytest.raises(DataError, match="images"):
+        prune(net, calib=calib, augment="flip", **OPTIONS, dry_run=True)
 
 
 def test_negative_steps_are_refused(net, calib):
