@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from obs_onnx.allocate_channels import admissible
+from obs_onnx.allocate_channels import Quantum, admissible
 from obs_onnx.passes.costs import Cost, Costs
 from obs_onnx.passes.coupling import Coupling, Group
 from obs_onnx.passes.errors import OptionError
@@ -86,7 +86,7 @@ def penalties(
     weights: Mapping[str, float],
     costs: Mapping[str, Cost],
     groups: Sequence[Group],
-    quantum: Mapping[int, int] | None = None,
+    quantum: Mapping[int, Quantum] | None = None,
 ) -> dict[int, float]:
     """What is taken off the score of every channel of each group.
 
@@ -94,13 +94,13 @@ def penalties(
         weights: lambda of each cost by name.
         costs: see :func:`regularizers`.
         groups: of the model.
-        quantum: multiple of channels that each group keeps; one by default.
+        quantum: which counts each group may keep; all by default.
 
     Raises:
-        OptionError: there is no such cost for this model and runtime.
+        OptionError: ``latency`` was not measured.
     """
     if missing := weights.keys() - costs.keys():
-        raise OptionError(f"--regularize {min(missing)}: only {', '.join(costs)} are known for this model")
+        raise OptionError(f"--regularize {min(missing)}: only known where a target latency is asked for")
     found = {}
     for group in groups:
         fewer = int(admissible(group.n, (quantum or {}).get(group.id, 1))[-2:][0])

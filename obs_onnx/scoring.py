@@ -19,6 +19,7 @@ from scipy.stats import rankdata
 from obs_onnx.data import open_source
 from obs_onnx.evidence import Evidence
 from obs_onnx.figures import measured
+from obs_onnx.latency import LatencyTable, measure_table
 from obs_onnx.model_file import serialize
 from obs_onnx.opened import calibration_of, open_model, runnable
 from obs_onnx.passes.costs import Cost
@@ -184,7 +185,8 @@ class Scorer:
             damping=damping,
             seed=seed,
         )
-        self._demand = measured(where, dense, next(iter(source.rebatch(1))))
+        self._where, self._sample = where, next(iter(source.rebatch(1)))
+        self._demand = measured(where, dense, self._sample)
         self._notes = [*source.notes]
         if not source.has_labels:
             self._notes.append("no labels: the loss compares with the model's own outputs")
@@ -196,8 +198,20 @@ class Scorer:
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:
-        """What can regularise the scores, by name."""
+        """What can regularise the scores, by name; latency has to be measured first."""
         return regularizers(self._coupling, self._demand.macs, self._demand.sizes)
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """Milliseconds of one run on one sample, measured."""
+        with self._progress.stage("measure latency") as advance:
+            return measure_table(self._coupling, self._where, self._where, self._sample, advance=advance)
+
+    def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
+        groups = self._coupling.groups
+        if "latency" not in weights:
+            return penalties(weights, self.costs, groups)
+        return penalties(weights, {**self.costs, "latency": self.latency.cost}, groups, self.latency.quanta)
 
     @cached_property
     def oracle(self) -> Mapping[int, Float]:
@@ -217,7 +231,7 @@ class Scorer:
             raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
         truth = self.oracle if oracle or criterion == "oracle" else None
         start = time.perf_counter()
-        off, found = penalties(regularize or {}, self.costs, self._coupling.groups), []
+        off, found = self._penalties(regularize or {}), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
                 if truth is not None and criterion == "oracle":

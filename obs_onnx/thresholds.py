@@ -9,14 +9,14 @@ convex hull of the sums.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.allocate import Curve, lower_hull
-from obs_onnx.allocate_channels import Allocation, admissible
+from obs_onnx.allocate_channels import Allocation, Quantum, admissible
 from obs_onnx.passes.costs import Cost
 from obs_onnx.passes.errors import DataError
 from obs_onnx.solvers.patterns import Pattern, pooled
@@ -34,12 +34,12 @@ class ScoreCurve(Curve):
         scores: (size,) in the order of removal; negative ones are better gone.
     """
 
-    scores: Float
+    scores: Float = field(default_factory=lambda: np.zeros(0))
 
     @classmethod
     def of(cls, scores: Float) -> ScoreCurve:
         """Of scores in the order of removal."""
-        return cls(len(scores), (), (), (), np.asarray(scores, np.float64))
+        return cls(len(scores), (), (), (), scores=np.asarray(scores, np.float64))
 
     @cached_property
     def _rising(self) -> Float:
@@ -123,7 +123,7 @@ def threshold_weights(curves: Mapping[str, Curve], budget: int) -> dict[str, int
 def threshold_channels(
     curves: Mapping[int, Curve],
     limits: Sequence[tuple[Cost, float]],
-    quantum: int | Mapping[int, int] = 1,
+    quantum: int | Mapping[int, Quantum] = 1,
 ) -> Allocation:
     """Channels that each group keeps: the lowest scores go, whatever they save, until all limits hold.
 

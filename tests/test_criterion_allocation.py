@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import nets
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 from test_channelwise import opened, tensors_of
 
-from obs_onnx import prune
+from obs_onnx import prune, score, scoring
 from obs_onnx.cli import main
 from obs_onnx.criterion_curves import criterion_curves
 from obs_onnx.figures import measured
@@ -248,12 +249,28 @@ class TestRegularizers:
         coupling = couple(model)
         dense = measured(open_runtime("onnxruntime", 1), model, {"x": nets.data(0, 1, 3, 8, 8)})
         costs = regularizers(coupling, dense.macs, dense.sizes)
-        with pytest.raises(OptionError, match="only flops, memory, bandwidth are known"):
+        with pytest.raises(OptionError, match="where a target latency is asked for"):
             penalties({"latency": 1.0}, costs, coupling.groups)
         timed = regularizers(coupling, dense.macs, dense.sizes, latency=costs["flops"])
         assert penalties({"latency": 1.0}, timed, coupling.groups) == penalties(
             {"flops": 1.0}, costs, coupling.groups
         )
+
+    def test_scores_are_taxed_by_measured_latency(self, monkeypatch) -> None:
+        """With the steps in which it falls."""
+        model, x = ir.from_proto(nets.residual()), nets.data(0, 20, 3, 8, 8)
+        coupling = couple(prepare(model))
+        dense = measured(open_runtime("onnxruntime", 1), coupling.model, {"x": x[:1]})
+        flops = regularizers(coupling, dense.macs, dense.sizes)["flops"]
+        table = SimpleNamespace(cost=flops, quanta={group.id: 4 for group in coupling.groups})
+        monkeypatch.setattr(scoring, "measure_table", lambda *args, **options: table)
+        plain, taxed = (
+            score(model, calib={"x": x}, criterion="l2", regularize=r) for r in ({}, {"latency": 2.0})
+        )
+        for group, before, after in zip(coupling.groups, plain.groups, taxed.groups, strict=True):
+            off = 2 * float(flops.saving({}, group.id, group.n - 4)) / 4
+            np.testing.assert_allclose(before.normalised - after.normalised, off)
+        assert taxed.to_json()["regularize"] == {"latency": 2.0}
 
     def test_a_large_weight_takes_the_dearest_channels_first(self) -> None:
         proto = nets.residual()
