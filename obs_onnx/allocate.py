@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +30,14 @@ class Curve:
         sparsities: rising, each in (0, 1).
         damages: at those levels, non-negative.
         errors: the layer's own relative output error at those levels, as predicted by the solver.
+        gone: damage when nothing is left, where that is possible.
     """
 
     size: int
     sparsities: tuple[float, ...]
     damages: tuple[float, ...]
     errors: tuple[float, ...]
+    gone: float | None = field(default=None, kw_only=True)
 
     def damage(self, sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
         """Damage at any sparsity, never falling.
@@ -53,7 +55,10 @@ class Curve:
             inside = np.where(at < kept[-1], logs[-1] + slope * (kept[-1] - at), inside)
         first = self.sparsities[0]
         below = np.exp(logs[0]) * (sparsity / first) ** 2
-        return np.asarray(np.where(sparsity < first, below, np.exp(inside)))
+        damage = np.where(sparsity < first, below, np.exp(inside))
+        if self.gone is not None:
+            damage = np.where(np.asarray(sparsity) >= 1, self.gone, np.minimum(damage, self.gone))
+        return np.asarray(damage)
 
 
 def sparsity_levels(target: float, count: int) -> tuple[float, ...]:

@@ -25,7 +25,10 @@ from obs_onnx.allocate import Curve
 from obs_onnx.kept_counts import Problem, State
 from obs_onnx.passes.costs import Cost
 
-__all__ = ["Allocation", "admissible", "allocate_channels"]
+__all__ = ["Allocation", "Quantum", "admissible", "allocate_channels"]
+
+Quantum = int | Sequence[int]
+"""Kept counts of a group are multiples of it, or one of these."""
 
 _LEVELS = 32  # of each group at first
 _ROUNDS, _GAIN = 8, 1e-3  # the exchange ends after so many rounds, or one that gains less than this share
@@ -47,15 +50,21 @@ class Allocation:
     damage: float
 
 
-def admissible(n: int, quantum: int, least: int = 1) -> NDArray[np.int64]:
+def admissible(n: int, quantum: Quantum, least: int = 1) -> NDArray[np.int64]:
     """Counts that a group of ``n`` channels may keep, rising.
 
-    Multiples of ``quantum``, and ``n`` itself: a group may stay as it is. Where fewer than two quanta fit,
-    the quantum is halved until they do, down to 1. At least ``max(least, 1)`` channels stay, or all ``n``.
+    Multiples of ``quantum`` or the counts that it lists, and ``n`` itself: a group may stay as it is. Where
+    fewer than two quanta fit, the quantum is halved until they do, down to 1. At least ``max(least, 1)``
+    channels stay, or all ``n``.
 
     Raises:
-        ValueError: a quantum below 1.
+        ValueError: a quantum or count below 1.
     """
+    if not isinstance(quantum, int):
+        counts = np.unique(np.array(quantum, np.int64))
+        if (counts < 1).any():
+            raise ValueError(f"a group cannot keep {counts[0]} channels")
+        return np.append(counts[(counts >= least) & (counts < n)], n)
     if quantum < 1:
         raise ValueError(f"kept counts cannot be multiples of {quantum}")
     while quantum > 1 and n < 2 * quantum:
@@ -67,7 +76,7 @@ def admissible(n: int, quantum: int, least: int = 1) -> NDArray[np.int64]:
 def allocate_channels(
     curves: Mapping[int, Curve],
     limits: Sequence[tuple[Cost, float]],
-    quantum: int | Mapping[int, int] = 1,
+    quantum: int | Mapping[int, Quantum] = 1,
     least: Mapping[int, int] | None = None,
 ) -> Allocation:
     """Choose how many channels each group keeps.
@@ -75,7 +84,7 @@ def allocate_channels(
     Args:
         curves: of the groups that may lose channels; their size is the number of channels.
         limits: costs, and what each may be at most; all must hold.
-        quantum: kept counts are multiples of it (see :func:`admissible`), for all groups or for each.
+        quantum: which counts may be kept (see :func:`admissible`), for all groups or for each.
         least: channels that must stay, for some groups.
 
     Returns:
@@ -90,6 +99,9 @@ def allocate_channels(
         )
         for group, curve in sorted(curves.items())
     }
+    for group, curve in curves.items():
+        if curve.gone is not None:
+            levels[group] = np.append(0, levels[group])
     coarse = {group: _thinned(counts) for group, counts in levels.items()}
     state = Problem.of(curves, coarse, limits).start()
     if not _descend(state):

@@ -66,8 +66,17 @@ class Round:
     start: Tensors | None = None
 
     @classmethod
-    def of(cls, study: ChannelStudy, before: ChannelAttempt | None, dense_evidence: Evidence | None) -> Round:
-        """Measure around ``before``, or around the dense model."""
+    def of(
+        cls,
+        study: ChannelStudy,
+        before: ChannelAttempt | None,
+        dense_evidence: Evidence | None,
+        last: bool = True,
+    ) -> Round:
+        """Measure around ``before``, or around the dense model.
+
+        In a ``last`` round that is the first one, branches may be left out where latency is wanted.
+        """
         model = study.model if before is None else before.model
         coupling = study.coupling if before is None else study.coupling.of(model)
         layers = study.layers if before is None else find_layers(model)[0]
@@ -91,9 +100,10 @@ class Round:
         else:
             quantum = dict(table.quanta)
         if damage:
-            ranked = study.measured_curves(evidence, plan, test, damaged=before is not None)
+            branches = study.branches if last and before is None and table is not None else {}
+            ranked = study.measured_curves(evidence, plan, test, before is not None, branches)
         else:
-            ranked = study.scored_curves(evidence, quantum)
+            ranked = study.scored_curves(evidence, quantum, table)
         dense, ratio = Costs(study.coupling), 1.0 if before is None else before.costs.get("latency", 1.0)
         return cls(
             study,
@@ -114,6 +124,12 @@ class Round:
         )
 
     @cached_property
+    def latency(self) -> Cost:
+        """Milliseconds of a run, branches that may be left out included."""
+        assert self.table is not None
+        return self.table.cost.leaving_out({k: one.dead for k, one in self.study.branches.items()})
+
+    @cached_property
     def memory(self) -> Memory:
         """Of activations, for one sample."""
         sample = next(iter(self.study.held_out.rebatch(1)))
@@ -128,7 +144,7 @@ class Round:
             "size": self.costs.bytes,
         }
         if self.table is not None:
-            costs["latency"] = self.table.cost
+            costs["latency"] = self.latency
         absolute = [
             (costs[name], limit if name == "size" else limit * self.dense_costs[name])
             for name, limit in limits.items()

@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.activations import Activations
-from obs_onnx.channelwise import Ranked, Reference, group_curves, solve_alone, solve_channels, spread
+from obs_onnx.channelwise import Ranked, Reference, emptied, group_curves, solve_alone, solve_channels, spread
 from obs_onnx.criterion_curves import criterion_curves
 from obs_onnx.evidence import Evidence
 from obs_onnx.figures import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.model_file import serialize
-from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.branches import Branch, LeaveOut, find_branches
+from obs_onnx.passes.coupling import Coupling, Group
 from obs_onnx.passes.parameters import float_tensors
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.passes.segments import Plan
@@ -80,6 +82,7 @@ class ChannelAttempt(Judged):
         tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
         expected: damage by group that the curves predict.
         costs: reached, as shares of the dense model's, and ``size`` in bytes.
+        left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
         training: what retraining did, if there was any.
     """
 
@@ -88,7 +91,14 @@ class ChannelAttempt(Judged):
     tensors: Tensors
     expected: Mapping[int, float]
     costs: Mapping[str, float]
+    left_out: frozenset[int] = frozenset()
     training: Trained | None = None
+
+    def kept(self, group: Group) -> int:
+        """Channels of a group of the dense model that are left."""
+        if group.id in self.left_out:
+            return 0
+        return int(self.keep[group.id].sum()) if group.id in self.keep else group.n
 
     def met(self, wanted: Targets, limits: Mapping[str, float]) -> bool:
         """Whether all targets hold; ``limits`` are those on costs."""
@@ -143,10 +153,11 @@ class ChannelStudy(Study):
     ) -> ChannelAttempt:
         """Remove channels of the dense model (``start``: its weights by now), refit, and measure.
 
-        ``evidence`` is that of the dense model.
+        ``evidence`` is that of the dense model. Groups of which nothing is kept have to be :attr:`branches`.
         """
         options = self.options
         tensors: Tensors = dict(start or {})
+        keep, left_out, empty = self._split(keep)
         with self.stage("remove and refit", len(self.layers)) as advance:
             if options.compensate and options.sequential:
                 small, refitted = solve_channels(
@@ -160,14 +171,18 @@ class ChannelStudy(Study):
                     budget=self.budget,
                     advance=advance,
                     start=start,
+                    empty=empty,
                 )
                 tensors.update(spread(self.coupling, keep, refitted))
             else:
                 if options.compensate:
                     tensors.update(solve_alone(evidence, keep))
+                tensors.update(emptied(self.model, self.layers, empty))
                 small = self.model.clone()
                 SetWeights(tensors)(small)
                 RemoveChannels(keep, self.coupling.of(small)).call(small)
+            if empty:
+                LeaveOut(empty)(small)
         judged = self.judged(small)
         return ChannelAttempt(
             judged.quality,
@@ -177,6 +192,7 @@ class ChannelStudy(Study):
             tensors,
             expected,
             self.costs_of(small),
+            left_out,
         )
 
     def retrained(self, attempt: ChannelAttempt, wanted: Targets) -> ChannelAttempt:
@@ -206,9 +222,21 @@ class ChannelStudy(Study):
             return self.stopwatch.table(coupling, advance)
 
     def measured_curves(
-        self, evidence: Evidence, plan: Plan, test: Source, damaged: bool
+        self,
+        evidence: Evidence,
+        plan: Plan,
+        test: Source,
+        damaged: bool,
+        branches: Mapping[int, Branch],
     ) -> dict[int, Ranked]:
-        """Groups with curves of measured damage; ``damaged``: around a model that was pruned before."""
+        """Groups with curves of measured damage.
+
+        Args:
+            evidence, plan: of the model that is measured.
+            test: data for it.
+            damaged: it was pruned before.
+            branches: groups that may go altogether.
+        """
         model, groups = evidence.model, evidence.coupling.groups
         count, samples = self.effort.bounded(
             len(groups), self.macs, len(model.graph), test.count or self.effort.samples
@@ -228,9 +256,12 @@ class ChannelStudy(Study):
                 budget=self.budget,
                 advance=advance,
                 damaged=damaged,
+                branches=branches,
             )
 
-    def scored_curves(self, evidence: Evidence, quantum: Mapping[int, int]) -> dict[int, Ranked]:
+    def scored_curves(
+        self, evidence: Evidence, quantum: Mapping[int, int], table: LatencyTable | None = None
+    ) -> dict[int, Ranked]:
         """Groups with curves that are sums of a criterion's scores."""
         options, groups = self.options, evidence.coupling.groups
         assert options.allocation is not None
@@ -238,7 +269,8 @@ class ChannelStudy(Study):
         if options.regularize:
             sample = next(iter(self.held_out.rebatch(1)))
             demand = measured(self.runtime, evidence.model, sample)
-            costs = regularizers(evidence.coupling, demand.macs, demand.sizes)
+            latency = None if table is None else table.cost
+            costs = regularizers(evidence.coupling, demand.macs, demand.sizes, latency)
             off = penalties(options.regularize, costs, groups, quantum)
         with self.stage("score channels", len(groups)) as advance:
             return criterion_curves(
@@ -252,9 +284,24 @@ class ChannelStudy(Study):
 
     def smaller(self, keep: Keeps) -> ir.Model:
         """The dense model without the channels, weights as they are."""
+        keep, _, empty = self._split(keep)
         small = self.model.clone()
         RemoveChannels(keep, self.coupling.of(small)).call(small)
+        if empty:
+            LeaveOut(empty)(small)
         return small
+
+    @cached_property
+    def branches(self) -> dict[int, Branch]:
+        """Groups that may go altogether."""
+        return find_branches(self.coupling, self.layers)
+
+    def _split(self, keep: Keeps) -> tuple[Keeps, frozenset[int], frozenset[str]]:
+        """Masks with a channel at least; groups that had none; layers that give zeros then."""
+        left_out = frozenset(group for group, mask in keep.items() if not mask.any())
+        first = {group: np.arange(len(keep[group])) == 0 for group in left_out}
+        empty = frozenset(name for group in left_out for name in self.branches[group].layers)
+        return {**keep, **first}, left_out, empty
 
     def costs_of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs: shares of the dense model's, and bytes of its file."""

@@ -29,7 +29,7 @@ class ChannelTrials(ChannelStudy):
         best: ChannelAttempt | None = None
         part: Round | None = None
         for number in range(1, rounds + 1):
-            part = Round.of(self, best, None if part is None else part.dense_evidence)
+            part = Round.of(self, best, None if part is None else part.dense_evidence, last=number == rounds)
             if not limits:
                 found = self.retrained(self._search(part, wanted), wanted)
                 best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))

@@ -148,7 +148,7 @@ class ChannelsMode:
                 GroupResult(
                     name=group.name,
                     channels=group.n,
-                    kept=int(best.keep[group.id].sum()) if group.id in best.keep else group.n,
+                    kept=best.kept(group),
                     tensors=len(group.sites),
                     expected_damage=best.expected.get(group.id),
                 )
@@ -195,15 +195,15 @@ def _count(best: ChannelAttempt) -> int:
 def _layer_lines(layers: Sequence[Layer], best: ChannelAttempt) -> list[LayerResult]:
     lines = []
     for layer in layers:
-        tensor = best.model.graph.initializers[layer.name].const_value
-        assert tensor is not None
+        held = best.model.graph.initializers.get(layer.name)
+        left = 0 if held is None or held.const_value is None else held.const_value.size
         lines.append(
             LayerResult(
                 name=layer.name,
                 op_type=layer.op_type,
                 shape=layer.layout.shape,
                 weights=layer.size,
-                kept=tensor.size / layer.size,
+                kept=left / layer.size,
             )
         )
     return lines

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from obs_onnx.allocate import Curve
 from obs_onnx.damage import Damage
 from obs_onnx.evidence import Consumption, Evidence
+from obs_onnx.passes.branches import Branch
 from obs_onnx.passes.coupling import Coupling, Group, Keep
 from obs_onnx.passes.layers import ConvGeometry, Layer, find_layers
 from obs_onnx.passes.places import combining, standing
@@ -34,7 +35,7 @@ from obs_onnx.solvers.structured import refit_columns
 from obs_onnx.threads import threads_for
 from obs_onnx.walk import Values, Walk
 
-__all__ = ["Ranked", "Reference", "compensated", "group_curves", "solve_channels", "spread"]
+__all__ = ["Ranked", "Reference", "compensated", "emptied", "group_curves", "solve_channels", "spread"]
 
 Mask = NDArray[np.bool_]
 _RUINED = 1e9  # damage of outputs that are no numbers any more
@@ -84,6 +85,12 @@ def compensated(evidence: Evidence, reading: Sequence[Consumption], keep: Mask, 
         with threads_for(layer.layout.goi[2]):
             tensors.update(posed.tensors(refit_columns(posed.problem, ~gone)))
     return tensors
+
+
+def emptied(model: ir.Model, layers: Iterable[Layer], names: Collection[str]) -> Tensors:
+    """Zeros for the weights of these layers and for their biases."""
+    held = [name for layer in layers if layer.name in names for name in (layer.name, bias_of(layer)) if name]
+    return {name: np.zeros_like(stored(model, name), np.float64) for name in held}
 
 
 class _Probe:
@@ -169,6 +176,7 @@ def group_curves(
     budget: int,
     advance: Callable[[int], None],
     damaged: bool = False,
+    branches: Mapping[int, Branch] | None = None,
 ) -> dict[int, Ranked]:
     """Order and damage curve of every group.
 
@@ -183,6 +191,7 @@ def group_curves(
         budget: bytes of activations in memory.
         advance: called with 1 after each group.
         damaged: the model around differs from the dense one, what it is off by itself is subtracted.
+        branches: groups that may go altogether.
     """
     model, coupling = evidence.model, evidence.coupling
     at: dict[int, list[Group]] = {}
@@ -210,8 +219,15 @@ def group_curves(
                 keep[order[:count]] = False
                 tensors = compensated(evidence, reading, keep, compensate)
                 damages.append(max(probe(keep, tensors) - base, 0.0))
+            gone = None
+            if branches and group.id in branches:
+                last = np.zeros(group.n, bool)
+                last[order[-1]] = True
+                tensors = emptied(model, evidence.layers, branches[group.id].layers)
+                gone = max(probe(last, tensors) - base, 0.0)
             shares = tuple(count / group.n for count in counts)
-            found[group.id] = Ranked(order, Curve(group.n, shares, tuple(damages), (0.0,) * len(counts)))
+            curve = Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone)
+            found[group.id] = Ranked(order, curve)
             evidence.forget(group)
             advance(1)
         testing.step(model)
@@ -271,6 +287,7 @@ def solve_channels(
     budget: int,
     advance: Callable[[int], None],
     start: Tensors | None = None,
+    empty: Collection[str] = (),
 ) -> tuple[ir.Model, Tensors]:
     """Remove channels and refit what is left, layer by layer.
 
@@ -287,6 +304,7 @@ def solve_channels(
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
         start: initializers of the dense model that the smaller one starts from instead of the dense ones.
+        empty: names of layers that give zeros.
 
     Returns:
         The smaller model, and the initializers of it that were refitted.
@@ -301,13 +319,14 @@ def solve_channels(
     )
     refitted: Tensors = {}
     for stage in plan.stages:
+        there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
         solved = [
-            layers[layer.name]
-            for layer in stage.layers
-            if layer.name in layers and layer.name not in spared and not _is_depthwise(layer)
+            layer
+            for layer in there
+            if layer.name not in spared and layer.name not in empty and not _is_depthwise(layer)
         ]
         moments = prefixes.pose(stage, solved, small, damping)
-        tensors: Tensors = {}
+        tensors = emptied(small, there, empty)
         for layer in solved:
             posed = LayerProblem(small, layer, *moments.pop(layer.name))
             with threads_for(layer.layout.goi[2]):

@@ -431,7 +431,7 @@ class TestBadInput:
             ({"mode": "weights", "criterion": "apoz"}, "criterion 'apoz' does not rank weights"),
             ({"targets": {"size": "0"}}, "target size"),
             ({"targets": {"size": "much"}}, "'much' is not a size"),
-            ({"targets": {"latency": "4ms"}}, "latency cannot be asked for yet"),
+            ({"targets": {"latency": "4"}}, "give a share between 0 and 1, a time such as 4ms, or min"),
             ({"damping": -1.0}, "damping"),
             ({"loss": "l1", "targets": {"macs": 0.5}}, "loss 'l1' is unknown"),
         ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,11 @@ from scipy.optimize import nnls
 
 from obs_onnx.passes.costs import Cost
 
-__all__ = ["BlockLatency", "LatencyCost", "Traffic", "block_latency"]
+__all__ = ["ITERATIONS", "BlockLatency", "LatencyCost", "Traffic", "block_latency"]
 
 _TERMS = 40
+_FLOOR = 0.05  # of the longest time: below it, errors are no longer relative
+ITERATIONS = 30  # of non-negative least squares, for each unknown
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +122,8 @@ def _fitted(counts: NDArray[np.int64], milliseconds: NDArray[np.float64]) -> _Su
         terms += more
     scale = counts.max(0).astype(np.float64)
     columns = np.stack([(counts[:, list(term)] / scale[list(term)]).prod(1) for term in terms], axis=1)
-    weight = 1 / np.maximum(milliseconds, 1e-6)
-    factors, _ = nnls(columns * weight[:, None], milliseconds * weight)
+    weight = 1 / np.maximum(milliseconds, max(_FLOOR * float(milliseconds.max()), 1e-9))
+    factors, _ = nnls(columns * weight[:, None], milliseconds * weight, maxiter=ITERATIONS * columns.shape[1])
     factors = factors / np.array([scale[list(term)].prod() for term in terms])
     held = [i for i in range(len(terms)) if factors[i] > 0]
     return _Sum(tuple(terms[i] for i in held), factors[held])
@@ -151,22 +153,38 @@ class LatencyCost:
         factors: of each kind of block.
         constant: milliseconds that every run takes.
         traffic: what depends on the size of the whole model.
+        dead: for groups that can go altogether, names of the nodes that are gone then.
     """
 
     def __init__(
-        self, blocks: Iterable[BlockLatency], factors: Mapping[str, float], constant: float, traffic: Traffic
+        self,
+        blocks: Iterable[BlockLatency],
+        factors: Mapping[str, float],
+        constant: float,
+        traffic: Traffic,
+        dead: Mapping[int, Collection[str]] | None = None,
     ) -> None:
         self.blocks, self.factors, self.constant = tuple(blocks), dict(factors), constant
-        self.traffic = traffic
+        self.traffic, self.dead = traffic, dead or {}
         self._of: dict[int, list[BlockLatency]] = {}
+        self._ends: dict[str, frozenset[int]] = {}
         for block in self.blocks:
-            for group in block.groups:
+            self._ends[block.name] = frozenset(g for g, names in self.dead.items() if block.name in names)
+            for group in {*block.groups, *self._ends[block.name]}:
                 self._of.setdefault(group, []).append(block)
+
+    def leaving_out(self, dead: Mapping[int, Collection[str]]) -> LatencyCost:
+        """The same with groups that can go altogether: node names that are gone then, by group."""
+        return LatencyCost(self.blocks, self.factors, self.constant, self.traffic, dead)
 
     def value(self, counts: Mapping[int, int]) -> float:
         """Milliseconds of one run."""
         stored = np.array([self.traffic.weights.value(counts)])
-        own = sum(self.factors[block.kind] * block.at(counts) for block in self.blocks)
+        own = sum(
+            self.factors[block.kind] * block.at(counts)
+            for block in self.blocks
+            if not self._is_dead(block, counts)
+        )
         return self.constant + own + float(self.traffic.of(stored)[0])
 
     def saving(self, counts: Mapping[int, int], group: int, fewer: ArrayLike) -> NDArray[np.float64]:
@@ -178,11 +196,24 @@ class LatencyCost:
         waits = self.traffic.of(stored)
         saved: NDArray[np.float64] = waits[-1] - waits[:-1]
         for block in self._of.get(group, ()):
-            asked[-1] = counts.get(group, block.dense[block.groups.index(group)])
-            times = self.factors[block.kind] * block.along(group, asked, counts)
-            saved += times[-1] - times[:-1]
+            if self._is_dead(block, {g: n for g, n in counts.items() if g != group}):
+                continue
+            if group in block.groups:
+                asked[-1] = counts.get(group, block.dense[block.groups.index(group)])
+                times = block.along(group, asked, counts)
+            else:
+                asked[-1] = counts.get(group, 1)
+                times = np.full(len(asked), block.at(counts))
+            if group in self._ends[block.name]:
+                times = np.where(asked == 0, 0.0, times)
+            saved += self.factors[block.kind] * (times[-1] - times[:-1])
         return saved.reshape(then.shape)
+
+    def _is_dead(self, block: BlockLatency, counts: Mapping[int, int]) -> bool:
+        return any(counts.get(group) == 0 for group in self._ends[block.name])
 
     def coupled(self, group: int) -> frozenset[int]:
         """Groups that meet ``group`` in a block, itself included; all others through the caches, slightly."""
-        return frozenset(other for block in self._of.get(group, ()) for other in block.groups)
+        return frozenset(
+            other for block in self._of.get(group, ()) for other in (*block.groups, *self._ends[block.name])
+        )
