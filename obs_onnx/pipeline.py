@@ -10,41 +10,32 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-import psutil
 
 from obs_onnx.channels_mode import ChannelsMode
 from obs_onnx.combinations import Int8, combine
-from obs_onnx.damage import choose_measure
-from obs_onnx.data import open_source, split
-from obs_onnx.evaluation import evaluate_sessions
 from obs_onnx.figures import figures, measured, timed
-from obs_onnx.latency import Stopwatch
 from obs_onnx.mode import Mode, Options
-from obs_onnx.model_file import load_model, save_model, serialize
-from obs_onnx.opened import Opened, calibration_of, destination_of, keep_path, open_model
-from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.model_file import save_model
+from obs_onnx.opened import destination_of, keep_path, open_model
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.preparation import check_memory, prepare
 from obs_onnx.quantize import int8_path
 from obs_onnx.report.files import check_writable, write_json
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.report.result import Combination, Report
 from obs_onnx.retraining import Retraining
-from obs_onnx.runtimes import calibration_runtime, open_runtime
 from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.study import EFFORTS
-from obs_onnx.targets import COSTS, parse_targets
+from obs_onnx.targets import parse_targets
 from obs_onnx.train import Settings, Trained
-from obs_onnx.verify import check_batches, check_model, decided_outputs
 from obs_onnx.weights_mode import WeightsMode
 
 __all__ = ["Pruned", "prune"]
 
-BATCH = 128
-HELD_OUT = 0.125
 DEFAULT_TARGETS = {"error": 0.05}
 MODES: Mapping[str, Callable[..., Mode]] = {"channels": ChannelsMode, "weights": WeightsMode}
 
@@ -175,8 +166,7 @@ def prune(
         raise OptionError("--quantize int8 knows no libraries of custom operators: leave out --quantize")
     if mode not in MODES:
         raise OptionError(f"mode {mode!r} is unknown: use one of {', '.join(MODES)}")
-    if memory is not None and memory <= 0:
-        raise OptionError(f"a memory of {memory} bytes is too little: give for example 2GB")
+    check_memory(memory)
     options = Options(
         pattern=pattern,
         criterion=criterion,
@@ -196,71 +186,45 @@ def prune(
     if not wanted.as_dict() and way.bound_by_default:
         wanted = parse_targets(DEFAULT_TARGETS)
 
-    original, name, path = open_model(model, custom_domains)
+    found = original, name, path = open_model(model, custom_domains)
     destination = destination_of(output, path)
     if destination is not None and mode == "channels":
         check_writable(keep_path(destination))
     if destination is not None and quantize is not None:
         check_writable(int8_path(destination))
-    target = open_runtime(runtime, threads, custom_ops)
-    where = calibration_runtime(runtime, threads, custom_ops)
-    way.open(Opened(original, name, path, where))
-
-    dense = where.session(serialize(way.model))
-    source = open_source(
-        calibration_of(calib, path), dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed
+    given = prepare(
+        way,
+        found,
+        wanted,
+        calib=calib,
+        labels=labels,
+        evaluation=evaluation,
+        runtime=runtime,
+        threads=threads,
+        custom_ops=custom_ops,
+        seed=seed,
     )
-    fit, held_out = split(source, HELD_OUT, seed)
-    judged = held_out if held_out.has_labels else None
-    if evaluation is not None:
-        judged = open_source(evaluation, dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed)
-    accuracy = None if judged is None else evaluate_sessions(dense, judged).accuracy
-    if wanted.drop is not None and accuracy is None:
-        raise DataError("target drop needs labelled data: give --eval with labels")
-    int8 = None if quantize is None else Int8.of(where, original, way.model, fit)
+    where, accuracy, demand = given.where, given.accuracy, given.demand
+    int8 = None if quantize is None else Int8.of(where, original, way.model, given.fit)
     retraining = None
     if finetune:
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
         settings = Settings(finetune, train_batch, rate=lr, seed=seed, trainer=trainer, augment=augment)
-        learnt = labels is not None and source.has_labels
-        retraining = Retraining(where, dense, fit, held_out, settings, learnt, progress)
+        learnt = labels is not None and given.source.has_labels
+        retraining = Retraining(where, given.dense, given.fit, given.held_out, settings, learnt, progress)
         retraining.check(way.model)
-    first = next(iter(held_out))
-    answer = dense.run(first)
-    if wanted.error is not None and choose_measure("error", answer) != "error":
-        raise OptionError(
-            "no output of the model is of a float type, so it has no error: give another target"
-        )
-    sample = next(iter(held_out.rebatch(1)))
-    demand = measured(where, way.model, sample)
-    stopwatch = None
-    if wanted.timed:
-        feed = next(iter(held_out.rebatch(batch)))
-        stopwatch = Stopwatch(target, where, original, feed, round_to, EFFORTS[effort].widths)
-    limited = any(name in wanted.as_dict() for name in ("sparsity", *COSTS))
-    run = way.study(
-        {
-            "runtime": where,
-            "fit": fit,
-            "held_out": held_out,
-            "effort": EFFORTS[effort],
-            "measure": choose_measure("error" if loss == "auto" and not limited else loss, answer),
-            "budget": memory or psutil.virtual_memory().available // 2,
-            "progress": progress,
-            "dense": dense,
-            "evaluation": judged,
-            "dense_accuracy": accuracy,
-            "macs": demand.macs,
-            "peak": demand.peak.bytes,
-            "seed": seed,
-            "retraining": retraining,
-            "stopwatch": stopwatch,
-        },
-        wanted,
+    run = given.study(
+        effort=effort,
+        loss=loss,
+        batch=batch,
+        round_to=round_to,
+        memory=memory,
+        progress=progress,
+        retraining=retraining,
     )
     run.seconds["open"] = time.perf_counter() - start
-    notes = [*source.notes]
+    notes = [*given.source.notes]
     if note := way.cost_note(run):
         progress.say(note)
     if dry_run:
@@ -283,12 +247,7 @@ def prune(
         return Pruned(way.model, report)
 
     best = run.find(wanted, rounds)
-    with run.stage("verify"):
-        finished = way.finish(run, best, wanted)
-        session = where.session(serialize(best.model))
-        expected = session.run(first)
-        check_model(where, best.model, first, expected)
-        check_batches(dense, session, first, decided_outputs(best.model))
+    finished, expected = given.finish(run, best)
     final = finished.model
     notes += finished.notes
     quantized = None
@@ -297,25 +256,20 @@ def prune(
             quantized = int8(best.model)
         notes += int8.notes
     if destination is not None:
-
-        def check(written: Path) -> None:
-            again = way.runnable(load_model(written, custom_domains=custom_domains))
-            check_model(where, again, first, expected)
-
         with run.stage("write"):
-            save_model(final, destination, check)
+            save_model(final, destination, given.check_file(expected, custom_domains))
             if finished.keep is not None:
                 write_json(keep_path(destination), finished.keep)
             if int8 is not None and quantized is not None:
                 save_model(quantized, int8_path(destination), int8.check(quantized))
     reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
     before = figures(original, path, accuracy, demand, way.leaves_zeros)
-    reached = measured(where, best.model, sample)
+    reached = measured(where, best.model, given.sample)
     after = figures(final, destination, reached_accuracy, reached, way.leaves_zeros)
     met = finished.met
     if (latency or wanted.timed) and not finished.copied:
         with run.stage("latency"):
-            before, after, ratio = timed(target, original, final, before, after, batch, notes)
+            before, after, ratio = timed(given.target, original, final, before, after, batch, notes)
             if wanted.timed and ratio.low > run.limits(wanted).get("latency", 1.0):
                 met = False
                 notes.append(f"the latency measured at last is {ratio.value:.3f} of the dense model's")
@@ -323,7 +277,8 @@ def prune(
     if int8 is not None and quantized is not None:
         models = {"dense": original, "dense int8": int8.dense, "pruned": final, "pruned int8": quantized}
         with run.stage("compare"):
-            combinations = combine(models, where, held_out, judged, (target, batch) if latency else None)
+            clock = (given.target, batch) if latency else None
+            combinations = combine(models, where, given.held_out, given.judged, clock)
     notes += way.advice(before.compressed_bytes, after.compressed_bytes)
     report = Report(
         model=name,
@@ -356,9 +311,7 @@ def prune(
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:
     """What retraining did, for the report; no steps where its result was not better."""
-    rounds = [
-        {"steps": run.steps, "before": asdict(run.before), "after": asdict(run.after)} for run in runs
-    ]
+    rounds = [{"steps": run.steps, "before": asdict(run.before), "after": asdict(run.after)} for run in runs]
     total = {"total_steps": sum(run.steps for run in runs), "rounds": rounds}
     if training is None:
         return {"steps": 0, **total}
