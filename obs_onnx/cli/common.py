@@ -83,7 +83,11 @@ JSON = click.option(
 LABELS = click.option("--labels", metavar="KEY", help="Name of the labels in the data.")
 RUNTIME = _together(
     click.option(
-        "--runtime", default="onnxruntime", show_default=True, metavar="SPEC", help="onnxruntime[:PROVIDER]."
+        "--runtime",
+        default="onnxruntime",
+        show_default=True,
+        metavar="SPEC",
+        help="onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX, with options; docs/runtimes.md.",
     ),
     click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of one operator."),
     click.option("--custom-ops", multiple=True, metavar="LIBRARY", help="Library with custom operators."),

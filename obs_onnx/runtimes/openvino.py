@@ -35,13 +35,20 @@ class OpenVinoSession:
     Args:
         compiled: OpenVINO's compiled model.
         inputs, outputs: of the model, in its order.
+        places: of the inputs, by name.
         openvino: the package.
     """
 
     def __init__(
-        self, compiled: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], openvino: Any
+        self,
+        compiled: Any,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        places: Mapping[str, int],
+        openvino: Any,
     ) -> None:
         self._openvino = openvino
+        self._places = dict(places)
         self._request = compiled.create_infer_request()
         self._inputs = tuple(inputs)
         self._outputs = tuple(outputs)
@@ -61,14 +68,14 @@ class OpenVinoSession:
         """Output name -> array for one complete feed.
 
         Raises:
-            DataError: the feed does not fit the inputs.
-            ModelError: the model fails while running, or has no such output.
+            DataError: the feed does not fit the inputs, or there is no such output.
+            ModelError: the model fails while running.
         """
         places = {spec.name: place for place, spec in enumerate(self._outputs)}
         names = list(places) if outputs is None else list(outputs)
         for name in names:
             if name not in places:
-                raise ModelError(f"the model has no output {name!r}")
+                raise DataError(f"openvino cannot run the model: it has no output {name!r}")
         self._bind(feed)
         try:
             self._request.infer()
@@ -98,7 +105,7 @@ class OpenVinoSession:
             wanted = ", ".join(spec.name for spec in self._inputs)
             raise DataError(f"openvino cannot run the model: its inputs are {wanted}, not {', '.join(feed)}")
         self._fed.clear()
-        for place, spec in enumerate(self._inputs):
+        for spec in self._inputs:
             array = np.ascontiguousarray(feed[spec.name]).reshape(feed[spec.name].shape)
             if array.dtype != spec.dtype:
                 raise DataError(
@@ -106,7 +113,7 @@ class OpenVinoSession:
                 )
             self._fed.append(array)
             try:
-                self._request.set_input_tensor(place, self._tensor(array))
+                self._request.set_input_tensor(self._places[spec.name], self._tensor(array))
             except Exception as error:
                 raise DataError(f"openvino cannot run the model: {reason(error)}") from error
 
@@ -189,11 +196,12 @@ class OpenVinoRuntime:
             compiled = self._core.compile_model(read, self.device, self._properties())
         except Exception as error:
             raise ModelError(f"openvino cannot load {name}: {reason(error)}") from error
-        ports = [port.get_names() for port in compiled.inputs]
-        ordered = [spec for names in ports for spec in inputs if spec.name in names]
-        if len(ports) != len(inputs) or len(ordered) != len(inputs) or len(compiled.outputs) != len(outputs):
-            raise ModelError(f"openvino cannot load {name}: it changes its inputs or outputs")
-        return OpenVinoSession(compiled, ordered, outputs, self._openvino)
+        places = {one: place for place, port in enumerate(compiled.inputs) for one in port.get_names()}
+        if {spec.name for spec in inputs} - set(places) or len(compiled.inputs) != len(inputs):
+            raise ModelError(f"openvino cannot load {name}: it changes its inputs")
+        if len(compiled.outputs) != len(outputs):
+            raise ModelError(f"openvino cannot load {name}: it changes its outputs")
+        return OpenVinoSession(compiled, inputs, outputs, places, self._openvino)
 
     def environment(self) -> dict[str, Any]:
         """Name, version, device, threads, precision."""

@@ -162,7 +162,7 @@ def _entry(entry: Any) -> tuple[str, str, tuple[int, ...], int]:
     name, kind, shape, size = (entry.get(key) for key in ("name", "type", "shape", "bytes"))
     numbers: list[Any] = [size, *shape] if isinstance(shape, list) else [None]
     sound = all(type(number) is int and 0 <= number <= PAYLOAD_LIMIT for number in numbers)
-    if not sound or not isinstance(name, str) or not (kind == "string" or kind in TYPES):
+    if not sound or not isinstance(name, str) or kind not in ["string", *TYPES]:
         raise ProtocolError(f"{json.dumps(entry)[:200]} describes no array")
     return name, str(kind), tuple(map(int, numbers[1:])), int(numbers[0])
 
