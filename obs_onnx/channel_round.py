@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from obs_onnx.allocate_channels import Allocation, allocate_channels
+from obs_onnx.allocate_channels import Allocation, Quantum, allocate_channels
 from obs_onnx.channel_study import ChannelAttempt, ChannelStudy, Keeps, quanta
 from obs_onnx.channelwise import Ranked
 from obs_onnx.evidence import Evidence
@@ -60,7 +60,7 @@ class Round:
     dense_evidence: Evidence
     ranked: dict[int, Ranked]
     costs: Costs
-    quantum: dict[int, int]
+    quantum: dict[int, Quantum]
     dense_costs: Mapping[str, float]
     table: LatencyTable | None = None
     start: Tensors | None = None
@@ -96,9 +96,9 @@ class Round:
         )
         table = study.latencies(coupling)
         if table is None:
-            quantum = quanta(coupling, study.options.quantum, study.runtime_quantum)
+            quantum = dict[int, Quantum](quanta(coupling, study.options.quantum, study.runtime_quantum))
         else:
-            quantum = dict(table.quanta)
+            quantum = dict(table.counts)
         if damage:
             branches = study.branches if last and before is None and table is not None else {}
             ranked = study.measured_curves(evidence, plan, test, before is not None, branches)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.activations import Activations
+from obs_onnx.allocate_channels import Quantum
 from obs_onnx.channelwise import Ranked, Reference, emptied, group_curves, solve_alone, solve_channels, spread
 from obs_onnx.criterion_curves import criterion_curves
 from obs_onnx.evidence import Evidence
@@ -260,7 +261,7 @@ class ChannelStudy(Study):
             )
 
     def scored_curves(
-        self, evidence: Evidence, quantum: Mapping[int, int], table: LatencyTable | None = None
+        self, evidence: Evidence, quantum: Mapping[int, Quantum], table: LatencyTable | None = None
     ) -> dict[int, Ranked]:
         """Groups with curves that are sums of a criterion's scores."""
         options, groups = self.options, evidence.coupling.groups

@@ -17,7 +17,7 @@ from obs_onnx.damage import choose_measure
 from obs_onnx.data import open_source, split
 from obs_onnx.evaluation import evaluate_sessions
 from obs_onnx.figures import Demand, measured
-from obs_onnx.latency import Stopwatch
+from obs_onnx.latency import Stopwatch, timing_feed
 from obs_onnx.mode import Finished, Mode
 from obs_onnx.model_file import load_model, serialize
 from obs_onnx.opened import Opened, calibration_of
@@ -120,8 +120,8 @@ class Prepared:
         )
 
     def timing_feed(self, batch: int) -> Values:
-        """One complete feed of so many held-out samples."""
-        return next(iter(self.held_out.rebatch(batch)))
+        """One complete feed of so many held-out samples, see :func:`obs_onnx.latency.timing_feed`."""
+        return timing_feed(self.held_out, self.dense.inputs, batch)
 
     def finish(self, study: Any, best: Any) -> tuple[Finished, Values]:
         """The result of an attempt with its promises checked, and its outputs for ``first``.

@@ -29,6 +29,9 @@ _BLOCK_SECONDS = 0.02
 _STABLE = 0.05
 _MAX_RUNS = 5000
 _LEAST_RUNS = 3
+_SLOW = "one run in ten is over 25% slower than the median"
+_UNSURE = "the median is only known to within 10%"
+_BUSY = "the machine was busy before"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Benchmark:
     def noisy(self) -> bool:
         """Whether something disturbed the measurement."""
         return bool(self.noise)
+
+    @property
+    def causes(self) -> tuple[str, ...]:
+        """What is in ``noise``, without the models and numbers."""
+        return tuple(c for c in (_SLOW, _UNSURE, _BUSY) if any(c in reason for reason in self.noise))
 
     def rows(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """One flat dict per model for tables and JSON: model, latency, ratio, runtime, threads, batch."""
@@ -143,7 +151,7 @@ def bench(
 def quick(session: Session, feed: Mapping[str, NDArray[Any]], seconds: float = 0.02) -> float:
     """Milliseconds per run of a small model: lower quartile of all runs in ``seconds``, after a warm-up."""
     first = session.time(feed, 2)[-1]
-    runs = int(np.clip(seconds / 3 / max(first, 1e-7), 2, 1000))
+    runs = int(np.clip(seconds / 3 / max(first, 1e-7), 1, 1000))
     session.time(feed, runs)
     return 1e3 * float(np.percentile(session.time(feed, 3 * runs), 25))
 
@@ -215,10 +223,10 @@ def _noise(latencies: Sequence[Latency], machine: Mapping[str, Any]) -> tuple[st
     reasons = []
     for number, latency in enumerate(latencies):
         if latency.p90 > 1.25 * latency.median:
-            reasons.append(f"model {number}: one run in ten is over 25% slower than the median")
+            reasons.append(f"model {number}: {_SLOW}")
         if latency.high - latency.low > 0.1 * latency.median:
-            reasons.append(f"model {number}: the median is only known to within 10%")
+            reasons.append(f"model {number}: {_UNSURE}")
     load, cores = machine["load_average"], machine["logical_cores"]
     if load is not None and cores and load > 0.7 * cores:
-        reasons.append(f"the machine was busy before (load {load} on {cores} cores)")
+        reasons.append(f"{_BUSY} (load {load} on {cores} cores)")
     return tuple(reasons)

@@ -1,9 +1,9 @@
 """Cut a graph into small graphs that can be timed one by one: each heavy operator with what is fused to it.
 
 Operators that multiply and accumulate begin a block. Every other node (activations, additions, pooling,
-normalisation, reshaping) joins the block that produced the last of its inputs, as a runtime would fuse it;
+normalisation, reshaping) joins the last of the blocks that its inputs come from, as a runtime would fuse it;
 what depends on the model's inputs alone joins the first block that reads it. Every node is in exactly one
-block.
+block, and a block reads nothing from those after it.
 """
 
 from __future__ import annotations
@@ -49,13 +49,13 @@ def cut_blocks(model: ir.Model) -> list[Block]:
     begins = [node for node in nodes if _is_heavy(node)] or nodes[:1]
     owner: dict[ir.Node, ir.Node] = {node: node for node in begins}
     for node in nodes:
-        above = [producer for value in node_inputs(node, graph) if (producer := value.producer()) in owner]
+        above = [owner[p] for value in node_inputs(node, graph) if (p := value.producer()) in owner]
         if node not in owner and above:
-            owner[node] = owner[max(above, key=place.__getitem__)]
+            owner[node] = max(above, key=place.__getitem__)
     for node in reversed(nodes):
         if node not in owner:
-            readers = [user for value in node.outputs for user, _ in value.uses() if user in owner]
-            owner[node] = owner[min(readers, key=place.__getitem__)] if readers else begins[0]
+            readers = [owner[user] for value in node.outputs for user, _ in value.uses() if user in owner]
+            owner[node] = min(readers, key=place.__getitem__, default=begins[0])
     members: dict[ir.Node, list[ir.Node]] = {node: [] for node in begins}
     for node in nodes:
         members[owner[node]].append(node)

@@ -13,13 +13,15 @@ from obs_onnx.latency.cache import LatencyCache, signature
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.blocks import cut_blocks
 from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.timing import quick
 from obs_onnx.walk import Values, every_value
 
-__all__ = ["BlockClock", "groups_of_blocks", "narrowed"]
+__all__ = ["MOST_TIMINGS", "BlockClock", "groups_of_blocks", "narrowed"]
 
+MOST_TIMINGS = 3  # of one block, in all runs together
 _SECONDS = 0.02
 
 
@@ -53,6 +55,7 @@ class BlockClock:
         cache: of earlier times.
         timed: blocks that had to be timed.
         asked: blocks that were asked for.
+        left_out: why a block cannot be timed alone, by its name; it is not tried again.
     """
 
     target: Runtime
@@ -61,34 +64,51 @@ class BlockClock:
     cache: LatencyCache
     timed: int = 0
     asked: int = 0
+    left_out: dict[str, str] = field(default_factory=dict)
     _overhead: float | None = field(default=None, init=False)
 
-    def times(
+    def signatures(
         self, model: ir.Model, names: Collection[str] | None = None, again: bool = False
-    ) -> dict[str, float]:
-        """Milliseconds of each block of a model by name, of all or of those in ``names``.
+    ) -> dict[str, str]:
+        """Signature of each block of a model by name, of all or of those in ``names``; all are timed then.
 
-        What a run costs without any work is taken off. With ``again`` known blocks are timed once more, and
-        the shorter time counts: other work on a machine only ever adds to it.
+        With ``again`` known blocks are timed once more, and the shorter time counts (other work on a machine
+        only ever adds to it), but no block ever more than :data:`MOST_TIMINGS` times.
         """
-        blocks = [block for block in cut_blocks(model) if names is None or block.name in names]
         values = every_value(self.local, model, self.sample)
         found = {}
-        for block in blocks:
-            if not block.outputs:
+        for block in cut_blocks(model):
+            if not block.outputs or block.name in self.left_out:
+                continue
+            if names is not None and block.name not in names:
                 continue
             part = block.model(model)
-            feed = {str(value.name): values[str(value.name)] for value in part.graph.inputs}
-            key = signature(part, feed)
-            known = self.cache.get(key)
+            if unknown := [str(v.name) for v in part.graph.inputs if str(v.name) not in values]:
+                self.left_out[block.name] = f"{unknown[0]} is no tensor"
+                continue
+            key = signature(part, values)
+            timings = self.cache.timings(key)
             self.asked += 1
-            if known is None or again:
-                now = quick(self._session(part, feed), feed, _SECONDS)
-                known = now if known is None else min(now, known)
-                self.cache.put(key, known)
+            if timings == 0 or (again and timings < MOST_TIMINGS):
+                feed = {str(value.name): values[str(value.name)] for value in part.graph.inputs}
+                try:
+                    self.cache.put(key, quick(self._session(part, feed), feed, _SECONDS))
+                except (ModelError, DataError) as error:
+                    self.left_out[block.name] = str(error)
+                    continue
                 self.timed += 1
-            found[block.name] = max(known - self.overhead, 0.0)
+            found[block.name] = key
         return found
+
+    def milliseconds(self, key: str) -> float:
+        """Of a block that was timed; what a run costs without any work is taken off."""
+        known = self.cache.get(key)
+        assert known is not None
+        return max(known - self.overhead, 0.0)
+
+    def times(self, model: ir.Model, names: Collection[str] | None = None) -> dict[str, float]:
+        """Milliseconds of each block of a model by name; see :meth:`signatures`."""
+        return {name: self.milliseconds(key) for name, key in self.signatures(model, names).items()}
 
     def open(self, model: ir.Model) -> Session:
         """A session of a whole model where it is timed."""
@@ -96,14 +116,17 @@ class BlockClock:
 
     @property
     def overhead(self) -> float:
-        """Milliseconds of a run that does nothing."""
+        """Milliseconds of a run that does nothing; 0 where the target takes no such model."""
         if self._overhead is None:
             x = ir.Value(name="x", shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.FLOAT))
             node = ir.node("Neg", [x])
             node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", x.shape, x.type
             graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 17}, name="nothing")
-            session = self.target.session(serialize(ir.Model(graph, ir_version=8)))
-            self._overhead = quick(session, {"x": np.zeros(1, np.float32)}, _SECONDS)
+            try:
+                session = self.target.session(serialize(ir.Model(graph, ir_version=8)))
+                self._overhead = quick(session, {"x": np.zeros(1, np.float32)}, _SECONDS)
+            except (ModelError, DataError):
+                self._overhead = 0.0
         return self._overhead
 
     def _session(self, part: ir.Model, feed: Feed) -> Session:

@@ -1,12 +1,19 @@
-"""Latencies that were measured before, kept on disk for each runtime, version, set of options and machine."""
+"""Latencies that were measured before, kept on disk for each runtime, version, set of options and machine.
+
+A file has one line for each entry, ``[signature, milliseconds, timings]``, and is only ever appended to, in
+one write: programs that run at the same time lose nothing of each other's. Lines that cannot be read are
+passed over. A file that has grown too long is written anew with its latest entries.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +24,66 @@ __all__ = ["LatencyCache", "cache_folder", "signature"]
 
 _SMALL = 64  # elements of an integer tensor whose values count: they are sizes, axes, indices
 _SCHEMA = 1
+_ENTRIES = 50_000  # of one file, about 5 MB
+
+_Known = dict[str, tuple[float, int]]
 
 
 def cache_folder() -> Path:
-    """``OBS_ONNX_CACHE``, or ``obs-onnx`` in the user's cache folder."""
+    """``OBS_ONNX_CACHE``, or ``obs-onnx`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
     if given := os.environ.get("OBS_ONNX_CACHE"):
         return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "obs-onnx"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "obs-onnx"
+    except RuntimeError:  # a user without a home
+        return Path(tempfile.gettempdir()) / "obs-onnx"
 
 
-def signature(model: ir.Model, feed: Mapping[str, NDArray[Any]]) -> str:
-    """The same for models that do the same work: names and weights do not count, sizes and attributes do."""
+def signature(model: ir.Model, values: Mapping[str, NDArray[Any]]) -> str:
+    """The same for models that do the same work: names and weights do not count, sizes and attributes do.
+
+    Args:
+        model: that is timed.
+        values: its inputs, and as many of its other values as are known: what is inside has a size as well,
+            which may follow from a constant.
+    """
     graph, names = model.graph, {"": ""}
 
     def anonymous(value: ir.Value | None) -> str:
         return names.setdefault("" if value is None else str(value.name), str(len(names)))
 
+    def described(value: ir.Value) -> list[Any]:
+        array = values.get(str(value.name))
+        return [anonymous(value), *([] if array is None else [array.dtype.str, array.shape])]
+
     parts: list[Any] = [sorted(model.opset_imports.items())]
-    for value in graph.inputs:
-        array = feed[str(value.name)]
-        parts.append([anonymous(value), array.dtype.str, array.shape, _content(array)])
+    parts += [[*described(value), _content(values[str(value.name)])] for value in graph.inputs]
     for value in graph.initializers.values():
         tensor = value.const_value
         assert tensor is not None
-        small = tensor.size <= _SMALL and tensor.dtype.is_integer()
+        small = tensor.size <= _SMALL and (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL)
         shape = tensor.shape.numpy()
         parts.append([anonymous(value), tensor.dtype.name, shape, _content(tensor.numpy()) if small else []])
+    bodies = False
     for node in graph:
+        bodies |= any(one.type in _BODIES for one in node.attributes.values())
         attributes = [
             ir.to_proto(one).SerializeToString(deterministic=True).hex()
             for _, one in sorted(node.attributes.items())
         ]
         parts.append([node.domain, node.op_type, list(map(anonymous, node.inputs)), attributes])
-        parts.append(list(map(anonymous, node.outputs)))
+        parts.append(list(map(described, node.outputs)))
     parts.append(list(map(anonymous, graph.outputs)))
+    if bodies:  # they read outer values by name
+        parts.append(sorted(names.items()))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
 def _content(array: NDArray[Any]) -> list[int]:
-    return array.reshape(-1).tolist() if array.dtype.kind in "iu" and array.size <= _SMALL else []
+    return array.reshape(-1).tolist() if array.dtype.kind in "iub" and array.size <= _SMALL else []
 
 
 class LatencyCache:
@@ -64,39 +92,79 @@ class LatencyCache:
     Args:
         place: what tells this place from others: runtime, version, options, machine.
         folder: of the cache; :func:`cache_folder` by default.
+        entries: that the file holds at most.
     """
 
-    def __init__(self, place: Mapping[str, Any], folder: Path | None = None) -> None:
+    def __init__(self, place: Mapping[str, Any], folder: Path | None = None, entries: int = _ENTRIES) -> None:
         text = json.dumps({"schema": _SCHEMA, **place}, sort_keys=True, default=str)
         name = hashlib.sha256(text.encode()).hexdigest()[:32]
-        self._path = (folder or cache_folder()) / "latency" / f"{name}.json"
-        self._place = json.loads(text)
-        self._known = self._read()
+        self.path = (folder or cache_folder()) / "latency" / f"{name}.jsonl"
+        self._place, self._entries = json.loads(text), entries
+        self._known, self._new = self._read(), set[str]()
 
     def get(self, key: str) -> float | None:
-        """Milliseconds, where they are known."""
-        return self._known.get(key)
+        """The shortest time in milliseconds, where one is known."""
+        return self._known[key][0] if key in self._known else None
+
+    def timings(self, key: str) -> int:
+        """How often it was timed, now and before."""
+        return self._known[key][1] if key in self._known else 0
 
     def put(self, key: str, milliseconds: float) -> None:
-        """Remember; written by :meth:`save`."""
-        self._known[key] = milliseconds
+        """Remember one more timing; written by :meth:`save`."""
+        before, timings = self._known.get(key, (math.inf, 0))
+        self._known[key] = min(before, milliseconds), timings + 1
+        self._new.add(key)
 
     def save(self) -> None:
-        """Write, together with what others wrote meanwhile; a folder that cannot be written is no error."""
-        together = {**self._read(), **self._known}
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(
-                "w", encoding="utf-8", dir=self._path.parent, suffix=".tmp", delete=False
-            ) as file:
-                json.dump({"place": self._place, "milliseconds": together}, file)
-            os.replace(file.name, self._path)
-        except OSError:
-            return
+        """Write what is new; a folder that cannot be written is no error."""
+        with contextlib.suppress(OSError):
+            self._append([(key, *self._known[key]) for key in self._known if key in self._new])
+            self._new.clear()
+            self._tidy()
 
-    def _read(self) -> dict[str, float]:
+    def _append(self, entries: Iterable[tuple[str, float, int]]) -> None:
+        lines = [json.dumps(entry) for entry in entries]
+        if not lines:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists():
+            lines.insert(0, json.dumps(self._place))
+        file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            stored = json.loads(self._path.read_text(encoding="utf-8"))["milliseconds"]
-            return {str(key): float(value) for key, value in stored.items()}
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return {}
+            os.write(file, "\n".join(["", *lines, ""]).encode())
+        finally:
+            os.close(file)
+
+    def _tidy(self) -> None:
+        """Write the file anew with its latest entries if there are too many lines."""
+        with self.path.open("rb") as file:
+            if sum(1 for _ in file) <= 3 * self._entries:
+                return
+        latest = list(self._read().items())[-self._entries :]
+        lines = [json.dumps(self._place), *(json.dumps([key, *found]) for key, found in latest)]
+        number, name = tempfile.mkstemp(suffix=".tmp", dir=self.path.parent)
+        try:
+            with os.fdopen(number, "w", encoding="utf-8") as file:
+                file.write("\n".join([*lines, ""]))
+            os.replace(name, self.path)
+        except OSError:
+            os.unlink(name)
+
+    def _read(self) -> _Known:
+        """All entries, those written last at the end; several of one signature are taken together."""
+        found: _Known = {}
+        try:
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return found
+        for line in lines:
+            try:
+                key, milliseconds, timings = json.loads(line)
+                entry = float(milliseconds), int(timings)
+            except (ValueError, TypeError, OverflowError):
+                continue
+            if isinstance(key, str) and math.isfinite(entry[0]) and min(entry) > 0:
+                before = found.pop(key, entry)
+                found[key] = min(before[0], entry[0]), max(before[1], entry[1])
+        return found

@@ -48,7 +48,7 @@ def columns_for(groups: Sequence[int], meeting: Iterable[Iterable[int]], columns
 def plans(
     counts: Mapping[int, NDArray[np.int64]], meeting: Iterable[Iterable[int]], levels: int
 ) -> list[dict[int, int]]:
-    """Kept counts of all groups, one dict for each model to measure; the dense model comes last.
+    """Kept counts of all groups, one dict for each model to measure, all different; the dense one comes last.
 
     Args:
         counts: that each group may keep, rising; ``levels`` of them are used, evenly spaced.
@@ -62,4 +62,5 @@ def plans(
     }
     rows = [{group: int(chosen[group][row[column[group]]]) for group in counts} for row in array]
     dense = {group: int(own[-1]) for group, own in counts.items()}
-    return [row for row in rows if row != dense] + [dense]
+    once = {tuple(row.values()): row for row in rows if row != dense}
+    return [*once.values(), dense]

@@ -2,18 +2,20 @@
 
 All groups are set to a multiple of 16 channels and then to 1, 2, 4, 8 and 16 channels less. A step q is
 worth taking if it saves at least half of its share of what 16 channels save; the quantum is the least such q
-of which all larger steps are worth taking as well.
+of which all larger steps are worth taking as well. Below one quantum its halvings may be kept, too: there is
+no whole step left to save, but what a layer reads still shrinks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from obs_onnx.allocate_channels import admissible
 from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
 from obs_onnx.passes.blocks import cut_blocks
-from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.coupling import Coupling, Group
 
-__all__ = ["STEPS", "group_quanta", "kind_quanta", "quantum_of"]
+__all__ = ["STEPS", "group_counts", "group_quanta", "kind_quanta", "quantum_of"]
 
 STEPS = (1, 2, 4, 8, 16)
 _WHOLE = STEPS[-1]
@@ -65,12 +67,12 @@ def kind_quanta(
         model = narrowed(coupling, {group: count - step for group, count in base.items()})
         times[step] = clock.times(model, names)
         advance(1)
-    return {
-        kind: quantum_of({step: sum(found[name] for name in own) for step, found in times.items()})
-        if own
-        else None
-        for kind, own in chosen.items()
-    }
+    quanta = {}
+    for kind, own in chosen.items():
+        timed = [name for name in own if all(name in found for found in times.values())]
+        steps = {step: sum(found[name] for name in timed) for step, found in times.items()}
+        quanta[kind] = quantum_of(steps) if timed else None
+    return quanta
 
 
 def group_quanta(
@@ -98,3 +100,22 @@ def group_quanta(
         while found[group.id] > 1 and group.n < _LEAST_COUNTS * found[group.id]:
             found[group.id] //= 2
     return found
+
+
+def group_counts(coupling: Coupling, quanta: Mapping[int, int]) -> dict[int, tuple[int, ...]]:
+    """Counts that each group may keep: multiples of its quantum, and its halvings down to 2.
+
+    Whole steps are what pays where a group is wide; below one step every channel less saves something, in
+    what is read if not in what is computed.
+    """
+    found = {}
+    for group in coupling.groups:
+        quantum = quanta[group.id]
+        halves = {quantum >> times for times in range(1, quantum.bit_length() - 1)}
+        found[group.id] = tuple(sorted({n for n in halves if n < group.n} | set(_multiples(group, quantum))))
+    return found
+
+
+def _multiples(group: Group, quantum: int) -> list[int]:
+    counts: list[int] = admissible(group.n, quantum).tolist()
+    return counts

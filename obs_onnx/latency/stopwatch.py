@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.latency.cache import LatencyCache
+from obs_onnx.latency.cache import LatencyCache, signature
+from obs_onnx.latency.noise import Noise
 from obs_onnx.latency.table import LEVELS, LatencyTable, measure_table
 from obs_onnx.model_file import serialize
 from obs_onnx.passes.coupling import Coupling
@@ -19,6 +19,8 @@ from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.timing import Benchmark, bench
 
 __all__ = ["Stopwatch"]
+
+_NAMED = 3  # blocks in notes
 
 
 @dataclass
@@ -33,7 +35,6 @@ class Stopwatch:
         round_to: multiple of kept channel counts, discovered by default.
         levels: widths of each group that are measured for tables, a prime.
         cache: of latencies; by default the user's.
-        notes: what was found out on the way, for people.
     """
 
     target: Runtime
@@ -43,7 +44,9 @@ class Stopwatch:
     round_to: int | None = None
     levels: int = LEVELS
     cache: LatencyCache | None = None
-    notes: list[str] = field(default_factory=list)
+    _told: list[str] = field(default_factory=list, init=False)
+    _noise: Noise = field(default_factory=Noise, init=False)
+    _ratios: dict[str, float] = field(default_factory=dict, init=False)
 
     @cached_property
     def _session(self) -> Session:
@@ -54,9 +57,21 @@ class Stopwatch:
         """Milliseconds of the dense model."""
         return self._bench([self._session], 1.0).latencies[0].median
 
+    @property
+    def notes(self) -> list[str]:
+        """What was found out on the way, for people."""
+        return [*dict.fromkeys(self._told), *self._noise.lines()]
+
     def ratio(self, model: ir.Model, seconds: float = 1.0) -> float:
-        """Latency of a model divided by the dense one's, both timed in turn for so many seconds each."""
-        return self._bench([self._session, self.target.session(serialize(model))], seconds).ratios[1].value
+        """Latency of a model divided by the dense one's, both timed in turn for so many seconds each.
+
+        Models that differ in nothing but their weights are timed once.
+        """
+        key = signature(model, self.sample)
+        if key not in self._ratios:
+            sessions = [self._session, self.target.session(serialize(model))]
+            self._ratios[key] = self._bench(sessions, seconds).ratios[1].value
+        return self._ratios[key]
 
     def table(self, coupling: Coupling, advance: Callable[[int], None] = lambda _: None) -> LatencyTable:
         """Latency of a model as a function of its widths."""
@@ -71,15 +86,28 @@ class Stopwatch:
             advance=advance,
         )
         steps = sorted({quantum for quantum in found.kinds.values() if quantum is not None})
-        self.notes.append(
+        self._told.append(
             f"latency on {self.target.spec} is predicted from {found.asked} blocks ({found.timed} timed now, "
             f"the others known) with a median error of {100 * found.error:.1f}% on {len(found.wholes)} whole "
             "models" + (f"; it falls in steps of {' or '.join(map(str, steps))} channels" if steps else "")
         )
-        self.notes += [f"latency is noisy: {reason}" for reason in found.noise]
+        self._told += _left_out(found.left_out)
+        self._noise.include(found.noise)
         return found
 
     def _bench(self, sessions: list[Session], seconds: float) -> Benchmark:
         found = bench(sessions, self.target, feed=self.sample, seconds=seconds, min_runs=7)
-        assert np.isfinite(found.ratios[-1].value)
+        self._noise.add(found)
         return found
+
+
+def _left_out(reasons: Mapping[str, str]) -> list[str]:
+    """Notes on the blocks that could not be timed alone."""
+    named = list(reasons.items())[:_NAMED]
+    notes = [
+        f"the block of node {name!r} cannot be timed alone, its time counts as constant: {reason}"
+        for name, reason in named
+    ]
+    if len(reasons) > _NAMED:
+        notes.append(f"so do {len(reasons) - _NAMED} other blocks")
+    return notes

@@ -14,17 +14,18 @@ The error that is reported is that of each whole model under a fit without it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.optimize import nnls
 
 from obs_onnx.allocate_channels import admissible
-from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
+from obs_onnx.latency.blocks import MOST_TIMINGS, BlockClock, groups_of_blocks, narrowed
 from obs_onnx.latency.cache import LatencyCache
-from obs_onnx.latency.cost import BlockLatency, LatencyCost, Traffic, block_latency
+from obs_onnx.latency.cost import ITERATIONS, BlockLatency, LatencyCost, Traffic, block_latency
 from obs_onnx.latency.design import plans
-from obs_onnx.latency.quantum import group_quanta, kind_quanta
+from obs_onnx.latency.noise import Noise
+from obs_onnx.latency.quantum import group_counts, group_quanta, kind_quanta
 from obs_onnx.passes.blocks import cut_blocks
 from obs_onnx.passes.costs import Cost, Costs
 from obs_onnx.passes.coupling import Coupling
@@ -38,7 +39,7 @@ LEVELS = 7
 WHOLES = 17
 _SECONDS = 0.25
 _PULL = 0.3
-_AGAIN, _DOUBT = 2, 1.08  # times that blocks are timed again which took so much longer than wider ones
+_DOUBT = 1.08  # blocks that took so much longer than wider ones are timed again
 _TRUST = 3.0  # weight of the dense model, with which every other one is compared
 _THRESHOLDS = (0.0, 1 / 16, 1 / 8, 1 / 4, 1 / 2)  # of what the dense model stores
 
@@ -63,23 +64,27 @@ class LatencyTable:
     Attributes:
         cost: milliseconds as a function of kept counts.
         dense_ms: of the dense model.
-        quanta: what the kept count of each group is a multiple of.
+        quanta: steps in which the kept count of each group pays.
+        counts: that each group may keep, rising.
         kinds: quantum of each kind of block, None where it could not be told.
         error: median relative error of whole models that the fit did not see.
         timed, asked: blocks that were timed, and that were needed (the others were known).
         wholes: models that were timed as a whole.
-        noise: why the times deserve little trust.
+        noise: how many of the whole models' times were disturbed.
+        left_out: blocks that could not be timed alone, and why; the fit puts their time into the constant.
     """
 
     cost: LatencyCost
     dense_ms: float
     quanta: Mapping[int, int]
+    counts: Mapping[int, tuple[int, ...]]
     kinds: Mapping[str, int | None]
     error: float
     timed: int
     asked: int
     wholes: tuple[Whole, ...]
-    noise: tuple[str, ...] = ()
+    noise: Noise = field(default_factory=Noise)
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 def measure_table(
@@ -104,47 +109,27 @@ def measure_table(
         levels: widths of each group that are measured, a prime.
         cache: of earlier times; by default that of ``target`` and this machine.
         advance: called with 1 after each of the models that are measured.
+
+    Raises:
+        ModelError: a whole model cannot be loaded or run.
     """
     if cache is None:
         cache = LatencyCache({"cpu": target.machine()["cpu"], **target.environment()})
     clock = BlockClock(target, local, sample, cache)
-    kinds = {} if round_to is not None else kind_quanta(clock, coupling, advance)
-    quanta = group_quanta(coupling, kinds, target.quantum, round_to)
-    counts = {group.id: admissible(group.n, quanta[group.id]) for group in coupling.groups}
-    meeting = groups_of_blocks(coupling)
-    dense_blocks = {block.name: block for block in cut_blocks(coupling.model)}
-    rows = plans(counts, meeting.values(), levels)
-    whole = set(np.linspace(0, len(rows) - 1, min(WHOLES, len(rows))).round().astype(int).tolist())
-    dense = clock.open(coupling.model)
-    times: list[dict[str, float]] = []
-    wholes: list[Whole] = []
-    noise: list[str] = []
-    dense_ms: list[float] = []
-    for number, row in enumerate(rows):
-        model = narrowed(coupling, row)
-        times.append(clock.times(model))
-        if number in whole:
-            found = bench([dense, clock.open(model)], target, feed=dict(sample), seconds=_SECONDS, min_runs=5)
-            wholes.append(Whole(row, found.ratios[1].value))
-            dense_ms.append(found.latencies[0].median)
-            noise += found.noise
-        advance(1)
-    for _ in range(_AGAIN):
-        for number, names in sorted(doubtful(rows, times, meeting).items()):
-            times[number] |= clock.times(narrowed(coupling, rows[number]), names, again=True)
-    clock.cache.save()
-    full = {group.id: group.n for group in coupling.groups}
-    blocks = []
-    for name, groups in meeting.items():
-        if name not in times[-1]:
-            continue
-        points = [number for number, found in enumerate(times) if name in found]
-        table = np.array([[rows[number][group] for group in groups] for number in points], np.int64)
-        milliseconds = np.array([times[number][name] for number in points])
-        kind, own = dense_blocks[name].kind, tuple(full[group] for group in groups)
-        blocks.append(block_latency(name, kind, groups, own, table.reshape(len(points), -1), milliseconds))
+    try:
+        kinds = {} if round_to is not None else kind_quanta(clock, coupling, advance)
+        quanta = group_quanta(coupling, kinds, target.quantum, round_to)
+        if round_to is None:
+            counts = group_counts(coupling, quanta)
+        else:
+            counts = {group.id: tuple(admissible(group.n, round_to).tolist()) for group in coupling.groups}
+        meeting = groups_of_blocks(coupling).values()
+        rows = plans({group: np.array(own) for group, own in counts.items()}, meeting, levels)
+        times, wholes, dense_ms, noise = _timed_rows(clock, coupling, rows, advance)
+    finally:
+        cache.save()
     middle = float(np.median(dense_ms))
-    weights = Costs(coupling).bytes
+    blocks, weights = _blocks(coupling, rows, times), Costs(coupling).bytes
     cost = fit_cost(blocks, wholes, middle, weights)
     errors = [
         abs(
@@ -158,13 +143,66 @@ def measure_table(
         cost,
         middle,
         quanta,
+        counts,
         kinds,
-        float(np.median(errors)),
+        float(np.median(errors)) if errors else 0.0,
         clock.timed,
         clock.asked,
         tuple(wholes),
-        tuple(dict.fromkeys(noise)),
+        noise,
+        dict(clock.left_out),
     )
+
+
+def _timed_rows(
+    clock: BlockClock, coupling: Coupling, rows: Sequence[Mapping[int, int]], advance: Callable[[int], None]
+) -> tuple[list[dict[str, float]], list[Whole], list[float], Noise]:
+    """Times of the blocks of each row, some whole models, and the dense one's times in turn with these."""
+    meeting = groups_of_blocks(coupling)
+    whole = set(np.linspace(0, len(rows) - 1, min(WHOLES, len(rows))).round().astype(int).tolist())
+    dense, noise = clock.open(coupling.model), Noise()
+    signatures: list[dict[str, str]] = []
+    wholes: list[Whole] = []
+    dense_ms: list[float] = []
+    for number, row in enumerate(rows):
+        model = narrowed(coupling, row)
+        signatures.append(clock.signatures(model))
+        if number in whole:
+            pair = [dense, clock.open(model)]
+            found = bench(pair, clock.target, feed=clock.sample, seconds=_SECONDS, min_runs=5)
+            wholes.append(Whole(row, found.ratios[1].value))
+            dense_ms.append(found.latencies[0].median)
+            noise.add(found)
+        advance(1)
+
+    def times() -> list[dict[str, float]]:
+        return [
+            {name: clock.milliseconds(key) for name, key in own.items() if name not in clock.left_out}
+            for own in signatures
+        ]
+
+    for _ in range(MOST_TIMINGS - 1):
+        for number, names in sorted(doubtful(rows, times(), meeting).items()):
+            if names := {n for n in names if clock.cache.timings(signatures[number][n]) < MOST_TIMINGS}:
+                clock.signatures(narrowed(coupling, rows[number]), names, again=True)
+    return times(), wholes, dense_ms, noise
+
+
+def _blocks(
+    coupling: Coupling, rows: Sequence[Mapping[int, int]], times: Sequence[Mapping[str, float]]
+) -> list[BlockLatency]:
+    """What the times of the blocks at the widths of all rows say about other widths."""
+    full, meeting, blocks = {group.id: group.n for group in coupling.groups}, groups_of_blocks(coupling), []
+    for block in cut_blocks(coupling.model):
+        points = [number for number, found in enumerate(times) if block.name in found]
+        if not points or block.name not in times[-1]:
+            continue
+        groups = meeting[block.name]
+        counts = np.array([[rows[number][group] for group in groups] for number in points], np.int64)
+        milliseconds = np.array([times[number][block.name] for number in points])
+        dense, table = tuple(full[group] for group in groups), counts.reshape(len(points), -1)
+        blocks.append(block_latency(block.name, block.kind, groups, dense, table, milliseconds))
+    return blocks
 
 
 def doubtful(
@@ -179,6 +217,8 @@ def doubtful(
     found: dict[int, set[str]] = {}
     for name, groups in meeting.items():
         points = [number for number, own in enumerate(times) if name in own]
+        if not points or not groups:
+            continue
         counts = np.array([[rows[number][group] for group in groups] for number in points])
         taken = np.array([times[number][name] for number in points])
         wider = (counts[None, :, :] >= counts[:, None, :]).all(-1) & (taken[:, None] > _DOUBT * taken)
@@ -218,6 +258,7 @@ def fit_cost(
     found, _ = nnls(
         np.concatenate([columns * (trust / ratios)[:, None], pull]),
         np.concatenate([trust, min(common, 1.0) * pull.sum(1)]),
+        maxiter=ITERATIONS * columns.shape[1],
     )
     factors, constant, rates = found[: len(kinds)], found[len(kinds)], found[len(kinds) + 1 :]
     return LatencyCost(
