@@ -30,12 +30,15 @@ from obs_onnx.feeds import Feed
 from obs_onnx.model_file import from_proto, serialize
 from obs_onnx.passes.errors import InputError, MissingRuntimeError, ModelError, OptionError, VerificationError
 from obs_onnx.passes.ops.facts import FLOATS
+from obs_onnx.passes.segments import extract
 from obs_onnx.runtimes import Runtime
 from obs_onnx.sources import Source
+from obs_onnx.walk import open_part
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "int8_path", "quantize"]
 
 _SAMPLES, _BATCH = 512, 32
+_INFINITY = 5e3  # masks use numbers from 1e4 to the largest float
 _PER_CHANNEL_OPSET = 13  # the first with an axis of DequantizeLinear
 _SUFFIX = "_quantized"  # of a weight's name, by onnxruntime
 _WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
@@ -99,6 +102,7 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
                 after,
                 _Reader(source),
                 quant_format=quantization.QuantFormat.QDQ,
+                nodes_to_exclude=_masked(model, source, runtime),
                 per_channel=not notes,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -116,6 +120,30 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
     return result, notes
+
+
+def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
+    """Nodes that read or write values which stand for minus infinity: no scale suits these and others."""
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
+    session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
+    feed = next(iter(source.rebatch(1)))
+    found = {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    found |= {
+        name: value.const_value.numpy()
+        for name, value in model.graph.initializers.items()
+        if value.const_value is not None and value.const_value.dtype == ir.DataType.FLOAT
+    }
+    large = {
+        name
+        for name, array in found.items()
+        if array.dtype == np.float32 and array.size and not np.abs(array).max() < _INFINITY
+    }
+    return [
+        str(node.name)
+        for node in model.graph
+        if any(value is not None and value.name in large for value in (*node.inputs, *node.outputs))
+    ]
 
 
 def check_quantized_zeros(dense: ir.Model, quantized: ir.Model) -> int:

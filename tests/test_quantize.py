@@ -112,6 +112,24 @@ def test_a_transformer() -> None:
     assert {value.dtype for value in found.graph.initializers.values()} >= {ir.DataType.INT8}
 
 
+def test_masks_do_not_swamp_what_they_leave(make_proto: Callable[..., onnx.ModelProto]) -> None:
+    rng = np.random.default_rng(1)
+    proto = make_proto(
+        "g (float[N,6,8] x) => (float[N,6,8] y) { q = MatMul(x, w) t = Transpose <perm = [0, 2, 1]> (x)"
+        " s = MatMul(q, t) m = Add(s, mask) p = Softmax <axis = -1> (m) a = MatMul(p, x) y = MatMul(a, v) }",
+        {
+            "w": rng.normal(size=(8, 8)).astype(np.float32),
+            "v": rng.normal(size=(8, 8)).astype(np.float32),
+            "mask": np.triu(np.full((6, 6), np.finfo(np.float32).min), 1).astype(np.float32),
+        },
+    )
+    samples = {"x": data(3, 64, 6, 8)}
+    model, found, _ = quantized(proto, samples)
+    y, reference = (run_proto(ir.to_proto(one), samples)["y"] for one in (found, model))
+    assert relative(y, reference) < 0.05
+    assert {"w", "v"} <= set(integers(ir.to_proto(found)))
+
+
 def test_old_opsets(make_proto: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     text = "g (float[N,12] x) => (float[N,4] y) { a = Gemm(x, w, b) r = Relu(a) y = Gemm(r, v, c) }"
