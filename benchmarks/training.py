@@ -3,9 +3,9 @@
     OBS_ONNX_DATA=<folder with models/> python benchmarks/training.py [NET ...] [--threads 2] [--steps 20]
         [--optimizer adamw|sgd] [--ort-training PYTHON] [--torch PYTHON]
 
-``--ort-training`` and ``--torch`` name Python interpreters with onnxruntime-training-cpu 1.19.2, and with
-torch and onnx. All engines train the same folded model on the same batch in turns, so that a busy machine
-hits all of them, and the fastest and the median step count.
+``--ort-training`` and ``--torch`` name Python interpreters with obs-onnx[training], and with torch and onnx.
+All engines train the same folded model on the same batch in turns, so that a busy machine hits all of them,
+and the fastest and the median step count. SGD is without momentum, AdamW without decay: all have these.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,79 +38,24 @@ def example(path: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
     return x, rng.integers(0, 10, batch)
 
 
-def graph_engine(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
-    """A step of this project's engine; returns the loss."""
-    from obs_onnx.model_file import load_model, serialize
+def engine(trainer: str, path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
+    """A step of one of this project's engines; returns the loss."""
+    from obs_onnx.engines import Task, open_engine
+    from obs_onnx.model_file import load_model
     from obs_onnx.passes.canonical import canonicalize
-    from obs_onnx.passes.optimizers import OPTIMIZERS
-    from obs_onnx.passes.training_step import Term, trained_weights, training_step
+    from obs_onnx.passes.training_step import Term, trained_weights
     from obs_onnx.runtimes.ort import OrtRuntime
-    from obs_onnx.runtimes.resident import Resident
+    from obs_onnx.training_settings import Settings
 
     model = canonicalize(load_model(path))
     terms = [Term("cross_entropy", str(model.graph.outputs[0].name), "labels")]
-    names, rule = trained_weights(model, terms), OPTIMIZERS[optimizer]()
-    graph = training_step(model, terms, names, rule)
+    names = trained_weights(model, terms)
     start = {name: model.graph.initializers[name].const_value.numpy() for name in names}
-    start.update({slot: np.zeros_like(start[name]) for slot, name in graph.slots.items()})
-    session = Resident(OrtRuntime(None, threads), serialize(graph.model), graph.carried, start)
+    settings = Settings(1, optimizer=optimizer, momentum=0.0, decay=0.0, trainer=trainer)
+    made = open_engine(OrtRuntime(None, threads), Task(model, terms, start, settings))
     x, labels = example(path, batch)
-    feed, step = {str(model.graph.inputs[0].name): x, "labels": labels}, 0
-
-    def run() -> float:
-        nonlocal step
-        step += 1
-        numbers = {graph.scalars[k]: np.array(n, np.float32) for k, n in rule.numbers(step, RATE).items()}
-        return float(session.run({**feed, **numbers})[graph.loss])
-
-    return run
-
-
-def ort_training(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
-    """A step of onnxruntime-training. Its package is reached without its ``__init__``, which wants torch."""
-    import types
-
-    import onnxruntime
-
-    package = types.ModuleType("onnxruntime.training")
-    package.__path__ = [os.path.join(os.path.dirname(onnxruntime.__file__), "training")]
-    sys.modules["onnxruntime.training"] = package
-    from onnxruntime.training import artifacts
-    from onnxruntime.training.api import CheckpointState, Module, Optimizer
-
-    folder = tempfile.mkdtemp()
-    model = onnx.load(path)
-    model.ir_version = 10
-    tensors = model.graph.initializer
-    learnt = [t.name for t in tensors if t.data_type == onnx.TensorProto.FLOAT and np.prod(t.dims) > 1]
-    kinds = {"adamw": artifacts.OptimType.AdamW, "sgd": artifacts.OptimType.SGD}
-    artifacts.generate_artifacts(
-        model,
-        requires_grad=learnt,
-        frozen_params=[t.name for t in tensors if t.name not in learnt],
-        loss=artifacts.LossType.CrossEntropyLoss,
-        optimizer=kinds[optimizer],
-        artifact_directory=folder,
-    )
-    rule = onnx.load(f"{folder}/optimizer_model.onnx")
-    rule.ir_version = 10
-    onnx.save(rule, f"{folder}/optimizer_model.onnx")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    state = CheckpointState.load_checkpoint(f"{folder}/checkpoint")
-    module = Module(f"{folder}/training_model.onnx", state, session_options=options)
-    updater = Optimizer(f"{folder}/optimizer_model.onnx", module)
-    updater.set_learning_rate(RATE)
-    module.train()
-    x, labels = example(path, batch)
-
-    def run() -> float:
-        loss = module(x, labels)
-        updater.step()
-        module.lazy_reset_grad()
-        return float(loss)
-
-    return run
+    feed = {str(model.graph.inputs[0].name): x, "labels": labels}
+    return lambda: float(made.step(feed, RATE)[made.loss])
 
 
 def torch_eager(path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
@@ -122,8 +68,7 @@ def torch_eager(path: Path, batch: int, threads: int, optimizer: str) -> Callabl
     held = {t.name: torch.from_numpy(onnx.numpy_helper.to_array(t).copy()) for t in graph.initializer}
     learnt = [t.requires_grad_() for t in held.values() if t.is_floating_point() and t.numel() > 1]
     kinds: dict[str, Any] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-    extra = {"momentum": 0.9} if optimizer == "sgd" else {}
-    updater = kinds[optimizer](learnt, lr=RATE, **extra)
+    updater = kinds[optimizer](learnt, lr=RATE, weight_decay=0.0)
     x, labels = (torch.from_numpy(array) for array in example(path, batch))
 
     def node(n: onnx.NodeProto, v: dict[str, Any]) -> Any:
@@ -155,15 +100,19 @@ def torch_eager(path: Path, batch: int, threads: int, optimizer: str) -> Callabl
     return run
 
 
-ENGINES = {"graph": graph_engine, "ort-training": ort_training, "torch": torch_eager}
+ENGINES = {
+    "graph": partial(engine, "graph"),
+    "ort-training": partial(engine, "ort-training"),
+    "torch": torch_eager,
+}
 
 
 def serve(arguments: list[str]) -> None:
     """Worker: one step for every line on stdin; prints milliseconds and loss."""
-    engine, path, batch, threads, optimizer = arguments
+    name, path, batch, threads, optimizer = arguments
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # libraries may print
-    run = ENGINES[engine](Path(path), int(batch), int(threads), optimizer)
+    run = ENGINES[name](Path(path), int(batch), int(threads), optimizer)
     for _ in sys.stdin:
         start = time.perf_counter()
         loss = run()

@@ -204,8 +204,12 @@ def _block(package: _Package, rule: Optimizer) -> Any:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Nothing on stderr: the package logs every transformation of the graph there, whatever the severity."""
-    sys.stderr.flush()
-    kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
         yield
@@ -318,7 +322,7 @@ class Training:
         self._api.CheckpointState.save_checkpoint(self._state, path, include_optimizer_state=True)
 
     def _run(self, feed: Mapping[str, NDArray[Any]]) -> Feed:
-        arrays = [np.ascontiguousarray(feed[name]) for name in self._inputs]
+        arrays = [np.asarray(feed[name], order="C") for name in self._inputs]
         try:
             found = self._module(*arrays)
         except Exception as error:
