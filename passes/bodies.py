@@ -53,11 +53,22 @@ def copy_body(emitter: Emitter, body: ir.Graph) -> ir.Graph:
 
 
 def infer_body(emitter: Emitter, body: ir.Graph) -> None:
-    """Types and shapes of the values of ``body`` that follow from those of its inputs."""
+    """Add the types and shapes of the values of ``body`` that follow from those of its inputs."""
     inside = emitter.to("", body)
     for node in body:
         if node.domain in ("", "ai.onnx") and not any(True for _ in bodies(node)):
+            before = [output.shape for output in node.outputs]
             inside.infer(node)
+            for output, shape in zip(node.outputs, before, strict=True):
+                output.shape = _merged(output.shape, shape)
+
+
+def _merged(new: ir.Shape | None, old: ir.Shape | None) -> ir.Shape | None:
+    if new is None or old is None or len(new) != len(old):
+        return old if new is None else new
+    return ir.Shape(
+        [n if isinstance(n, int) or not isinstance(o, int) else o for n, o in zip(new, old, strict=True)]
+    )
 
 
 def drop_dead_nodes(body: ir.Graph) -> None:

@@ -26,6 +26,7 @@ OLDEST = 11  # first opset with axes counted from the end, and with Clip and Pad
 
 _SMALL = 1024  # elements of a constant that shape inference may look into
 _AXES_INPUT = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
+_TARGET = {"Reshape": 1, "ConstantOfShape": 0}
 _LARGEST = 2**63 - 1
 
 Operand = ir.Value | float | int | None
@@ -156,11 +157,7 @@ class Emitter:
     def reshape(self, value: ir.Value, shape: ir.Value | Sequence[int]) -> ir.Value:
         """Reshape to a vector of int64 or to numbers, of which one may be -1 and 0 copies."""
         target = shape if isinstance(shape, ir.Value) else self.ints(shape)
-        made = self.op("Reshape", value, target)
-        lengths = facts.dims(target)
-        if made.shape is None and lengths is not None and lengths[0] is not None:
-            made.shape = ir.Shape([None] * lengths[0])
-        return made
+        return self.op("Reshape", value, target)
 
     def reshape_like(self, value: ir.Value, like: ir.Value) -> ir.Value:
         """Reshape to the shape of ``like``, with a constant target where one axis at most is unknown."""
@@ -344,10 +341,18 @@ class Emitter:
             proto = found.get(str(output.name))
             if proto is not None and proto.tensor_type.elem_type:
                 output.type = ir.serde.deserialize_type_proto_for_type(proto)
-                output.shape = ir.serde.deserialize_type_proto_for_shape(proto)
+                shape = ir.serde.deserialize_type_proto_for_shape(proto)
+                output.shape = _rank_by_target(node) if shape is None else shape
             elif output.type is None:
                 first = next((value for value in node.inputs if value is not None), None)
                 output.type = None if first is None else first.type
+
+
+def _rank_by_target(node: ir.Node) -> ir.Shape | None:
+    """Unknown sizes, as many as the shape in an input of ``node`` says; for operators that get one."""
+    index = _TARGET.get(node.op_type)
+    lengths = None if index is None else facts.dims(facts.input_of(node, index))
+    return None if lengths is None or lengths[0] is None else ir.Shape([None] * lengths[0])
 
 
 def same_shape(a: ir.Value, b: ir.Value) -> bool:

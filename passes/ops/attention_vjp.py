@@ -61,7 +61,9 @@ def _attend(
     masks: Sequence[ir.Value] = (),
     causal: bool = False,
     softcap: float = 0.0,
+    seen: ir.Value | None = None,
 ) -> ir.Value:
+    """Masks are added; ``seen`` and ``causal`` say what exists at all."""
     scores = v.mul(v.op("MatMul", q, v.transpose(k, [0, 1, 3, 2])), scale)
     for mask in masks:
         scores = v.add(scores, mask)
@@ -70,7 +72,8 @@ def _attend(
     if causal:
         square = v.op("Concat", v.size_of(q, 2), v.size_of(k, 2), axis=0)
         ones = v.op("ConstantOfShape", square, value=ir.Tensor(np.ones(1, np.float32)))
-        seen = v.op("Greater", v.op("Trilu", ones, upper=0), 0.5)
+        scores = v.where(v.op("Greater", v.op("Trilu", ones, upper=0), 0.5), scores, _lowest(scores))
+    if seen is not None:
         scores = v.where(seen, scores, _lowest(scores))
     return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
 
@@ -176,8 +179,11 @@ def _fused(
 
 
 def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
-    """com.microsoft GroupQueryAttention of a whole text: causal, without a cache of earlier tokens."""
-    q, k, values, past_key, past_value, _, _, cos, sin = _given(v, inputs, 9)
+    """com.microsoft GroupQueryAttention of a whole text: causal, without a cache of earlier tokens.
+
+    The lengths of the texts, less one, say how many keys there are.
+    """
+    q, k, values, past_key, past_value, lengths, _, cos, sin = _given(v, inputs, 9)
     if past_key is not None or past_value is not None:
         v.refuse("it keeps a state")
     if facts.int_attribute(v.node, "local_window_size", -1) > 0:
@@ -199,7 +205,10 @@ def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     k, values = (_repeated(v, x, count // shared) for x in (k, values))
     scale = facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
     softcap = facts.float_attribute(v.node, "softcap", 0.0)
-    return [_joined(v, _attend(v, q, k, values, scale, causal=True, softcap=softcap))]
+    assert lengths is not None
+    last = v.reshape(v.op("Cast", lengths, to=int(ir.DataType.INT64)), [-1, 1, 1, 1])
+    seen = v.op("Not", v.op("Greater", _places(v, k), last))
+    return [_joined(v, _attend(v, q, k, values, scale, causal=True, softcap=softcap, seen=seen))]
 
 
 def _places(v: Vjp, x: ir.Value) -> ir.Value:

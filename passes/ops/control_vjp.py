@@ -79,6 +79,7 @@ _BRANCHES = ("then_branch", "else_branch")
 
 def _scan(v: Vjp) -> None:
     (body,) = bodies(v.node)
+    _name_outputs(v, body.outputs)
     copy = copy_body(v, body)
     inputs, outputs = len(v.node.inputs), len(v.node.outputs)
     count = facts.int_attribute(v.node, "num_scan_inputs")
@@ -108,6 +109,7 @@ _PAIR = ("axes", "directions")
 
 def _loop(v: Vjp) -> None:
     (body,) = bodies(v.node)
+    _name_outputs(v, body.outputs[1:])  # in front is the condition
     copy = copy_body(v, body)
     v.stop(0, 1)
     states = len(v.node.inputs) - 2
@@ -117,6 +119,15 @@ def _loop(v: Vjp) -> None:
         if state.before.dtype is None:
             v.refuse(f"the type of what it carries as {state.before.name!r} is unknown")
     _reverse(v, copy, carried, [], given)
+
+
+def _name_outputs(v: Vjp, inner: Sequence[ir.Value]) -> None:
+    """Outputs that the model leaves out get names."""
+    node = v.node
+    node.resize_outputs(len(inner))
+    for output, value in zip(node.outputs, inner, strict=True):
+        output.name = output.name or v.names.fresh(f"{node.name}.unused")
+        output.type = output.type or value.type
 
 
 def _reverse(
@@ -205,13 +216,10 @@ def _stack(v: Vjp, position: int) -> ir.Value:
     (body,) = bodies(node)
     value = body.inputs[position]
     scanning = node.op_type == "Scan"
-    first = 0 if scanning else -1  # the body of a Loop has its condition in front
-    for k in range(len(node.outputs), len(body.outputs) + first):  # left out by the model
-        node.resize_outputs(k + 1)
-        node.outputs[k].name = v.names.fresh(f"{node.name}.unused")
+    first = len(body.outputs) - len(node.outputs)  # the body of a Loop has its condition in front
     states = len(node.inputs) - (facts.int_attribute(node, "num_scan_inputs") if scanning else 2)
     for k in range(states, len(node.outputs)):
-        made = body.outputs[k - first].producer()
+        made = body.outputs[k + first].producer()
         copied = made is not None and made.op_type == "Identity" and made.inputs[0] is value
         if copied and _in_order(node, k - states):
             return node.outputs[k]

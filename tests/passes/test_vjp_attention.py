@@ -94,6 +94,21 @@ MORE = {
         {"num_heads": 4, "kv_num_heads": 2, "softcap": 2.0},
         (2, 3, 32),
     ),
+    "grouped, of different lengths": (
+        "GroupQueryAttention",
+        [
+            normal(2, 3, 32),
+            normal(2, 3, 16),
+            normal(2, 3, 16),
+            None,
+            None,
+            np.array([0, 2], np.int32),
+            *lengths(3)[3:],
+        ],
+        (0, 1, 2),
+        {"num_heads": 4, "kv_num_heads": 2},
+        (2, 3, 32),
+    ),
     "grouped, packed and rotated": (
         "GroupQueryAttention",
         [normal(2, 3, 128), None, None, *lengths(3), normal(9, 8), normal(9, 8)],

@@ -72,6 +72,15 @@ NESTED = """g (double[2] h, double[4, 3] x, double[2] w) => (double loss) {
     b = Mul(a, a)  loss = ReduceSum <keepdims = 0> (b)
 }"""
 
+SWAPPED = """g (double[2] h, double[5, 2] x, double[2] w) => (double loss) {
+    , c, y = Scan <num_scan_inputs = 1, body = step (double[2] h0, double[2] c0, double[2] x0)
+        => (double[2] c0, double[2] c1, double[2] y1) {
+        p = Mul(x0, h0)  c1 = Sin(p)  k = Shape(c0)  n = Concat <axis = 0> (k, one)
+        r = Reshape(c1, n)  m = MatMul(column, r)  e = ReduceSum <keepdims = 0> (m)  y1 = Mul(e, c1)
+    }> (h, w, x)
+    s = Mul(c, c)  l1 = ReduceSum <keepdims = 0> (s)  l2 = ReduceSum <keepdims = 0> (y)  loss = Add(l1, l2)
+}"""
+
 PASSED_ON = """g (double[2] h, double[3, 2] x, double[2] w) => (double loss) {
     a, c = Scan <num_scan_inputs = 1, body = step (double[2] h0, double[2] c0, double[2] x0)
         => (double[2] h1, double[2] c1) {
@@ -94,18 +103,21 @@ def case(name):
         feeds = {"h": np.array([0.1, 0.2]), "w": np.array([[0.9, 0.2], [0.3, 0.7]]), "limit": np.array(3.0)}
         held = {"yes": np.array(True), "n_start": np.array(2), "n_step": np.array(3)}
         return WHILE, feeds, ["h", "w"], held
+    if name == "swapped":
+        feeds = {"h": normal(2), "x": normal((5, 2)), "w": normal(2)}
+        return SWAPPED, feeds, list(feeds), {"one": np.array([1]), "column": normal((1, 2))}
     feeds = {"h": normal(2), "x": normal((4, 3)), "w": normal(2)}
     return NESTED, feeds, ["h", "x", "w"], {"zero": np.array(0.0)}
 
 
-@pytest.mark.parametrize("name", ["then", "else", "scan", "while", "nested"])
+@pytest.mark.parametrize("name", ["then", "else", "scan", "while", "nested", "swapped"])
 def test_derivatives(name):
     text, feeds, wrt, held = case(name)
     check_model(build_model(text, held), feeds, wrt)
 
 
 @pytest.mark.parametrize("opset", [13, 18])
-@pytest.mark.parametrize("name", ["then", "else", "scan", "while", "nested"])
+@pytest.mark.parametrize("name", ["then", "else", "scan", "while", "nested", "swapped"])
 def test_onnxruntime_gives_the_same(name, opset):
     text, feeds, wrt, held = case(name)
     if opset == 13:
@@ -114,6 +126,10 @@ def test_onnxruntime_gives_the_same(name, opset):
         )
     single = {k: a.astype(np.float32) if a.dtype == np.float64 else a for k, a in held.items()}
     text = text.replace("double", "float").replace("to = 11", "to = 1")
+    text = text.replace(
+        "(float[2] c0, float[2] c1, float[2] y1) {",
+        "(float[2] h1, float[2] c1, float[2] y1) { h1 = Identity(c0)",
+    )
     model = canonicalize(ir.from_proto(build_model(text, single, opset=opset)))
     HessianVectorProduct("loss", wrt).call(model)
     proto = ir.to_proto(model)
