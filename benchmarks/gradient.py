@@ -164,7 +164,7 @@ def one(zoo, path: Path, options) -> dict:
         **dict.fromkeys(("nodes", "wrt", "seconds"), 0),
         "note": "",
     }
-    start = time.time()
+    start = time.process_time()
     try:
         proto = zoo.load(path)
         if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
@@ -204,7 +204,7 @@ def one(zoo, path: Path, options) -> dict:
         row["note"] = f"{type(problem).__name__}: {' '.join(str(problem).split())[:250]}"
         if options.verbose:
             traceback.print_exc()
-    row["seconds"] = time.time() - start
+    row["seconds"] = time.process_time() - start
     return row
 
 
@@ -308,7 +308,9 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--no-hvp", action="store_true")
     parser.add_argument("--part", default="0/1", help="k/n: every n-th model from the k-th on")
-    parser.add_argument("--limit", type=int, default=0, help="seconds for a model, 0: as long as it takes")
+    parser.add_argument(
+        "--limit", type=int, default=0, help="seconds of processor time for a model, 0: as long as it takes"
+    )
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     if options.root is None:
@@ -327,12 +329,12 @@ def main() -> int:
     first, every = map(int, options.part.split("/"))
     paths = sorted(paths[first::every], key=lambda path: weight_of(path, root))
     rows = []
-    signal.signal(signal.SIGALRM, _too_long)
+    signal.signal(signal.SIGPROF, _too_long)
     print(f"{'model':36} weights nodes  gradient  hvp      float32  seconds")
     for path in paths:
-        signal.alarm(options.limit)
+        signal.setitimer(signal.ITIMER_PROF, options.limit)
         row = one(zoo, path, options)
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         rows.append(row)
         print(
             f"{path.stem:36} {row['wrt']:7d} {row['nodes']:5.1f}  {row['gradient']:.1e}   "
