@@ -78,7 +78,8 @@ def _package() -> _Package:
             "(Python 3.12 at most), since it replaces onnxruntime"
         ) from error
     # it deletes temp.onnx in the working folder, the user's own one as well; only models by path write it
-    del onnxblock.Block.__del__
+    if "__del__" in vars(onnxblock.Block):
+        del onnxblock.Block.__del__
     return _Package(artifacts, onnxblock, api)
 
 
