@@ -102,6 +102,8 @@ class Round:
         if damage:
             branches = study.branches if last and before is None and table is not None else {}
             ranked = study.measured_curves(evidence, plan, test, before is not None, branches)
+            if before is None and table is not None:
+                ranked = study.mended_curves(ranked, evidence, fit, test, branches)
         else:
             ranked = study.scored_curves(evidence, quantum, table)
         dense, ratio = Costs(study.coupling), 1.0 if before is None else before.costs.get("latency", 1.0)

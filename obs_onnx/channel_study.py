@@ -15,6 +15,8 @@ from obs_onnx.activations import Activations
 from obs_onnx.allocate_channels import Quantum
 from obs_onnx.channelwise import Ranked, Reference, emptied, group_curves, solve_alone, solve_channels, spread
 from obs_onnx.criterion_curves import criterion_curves
+from obs_onnx.damage import Damage
+from obs_onnx.downstream import SHARES, mended
 from obs_onnx.evidence import Evidence
 from obs_onnx.figures import measured
 from obs_onnx.latency import LatencyTable
@@ -29,7 +31,7 @@ from obs_onnx.prefixes import Tensors
 from obs_onnx.regularizers import penalties, regularizers
 from obs_onnx.saliency import CRITERIA
 from obs_onnx.sources import Source
-from obs_onnx.study import Judged, Study
+from obs_onnx.study import REFIT_SAMPLES, Judged, Study
 from obs_onnx.targets import Targets
 from obs_onnx.train import Trained
 
@@ -259,6 +261,56 @@ class ChannelStudy(Study):
                 damaged=damaged,
                 branches=branches,
             )
+
+    def mended_curves(
+        self,
+        ranked: Mapping[int, Ranked],
+        evidence: Evidence,
+        fit: Source,
+        test: Source,
+        branches: Mapping[int, Branch],
+    ) -> dict[int, Ranked]:
+        """Curves of the damage that remains when all layers behind the channels are refitted, if affordable.
+
+        Args:
+            ranked: groups of the dense model with curves of the damage behind the next layers' refit alone.
+            evidence: of the dense model.
+            fit, test: data to refit on and to measure the damage on.
+            branches: groups that may go altogether.
+        """
+        options, layers = self.options, [layer for stage in self.plan.stages for layer in stage.layers]
+        probes = len(ranked) * len(SHARES) + len(branches)
+        whole = options.compensate and options.sequential
+        if not whole or not layers or not self.effort.refits(probes, self.macs, layers):
+            return dict(ranked)
+        feeds = list(test.limit(self.effort.samples))
+        expected = [self.dense.run(feed) for feed in feeds]
+        few = fit.limit(REFIT_SAMPLES)
+
+        def damage(group: int, mask: NDArray[np.bool_]) -> float:
+            keep, _, empty = self._split({group: mask})
+            reading = {one.layer.name for one in evidence.consumers(self.coupling.groups[group])}
+            first = [layer.name in (reading or empty) for layer in layers]
+            before = layers[: first.index(True)] if any(first) else []
+            small, _ = solve_channels(
+                self.runtime,
+                self.coupling,
+                self.plan,
+                few,
+                keep,
+                fixed={*options.fixed, *(layer.name for layer in before)},
+                damping=options.damping,
+                budget=self.budget // 2,
+                advance=lambda _: None,
+                empty=empty,
+            )
+            session, found = self.runtime.session(serialize(small)), Damage(self.measure, self.plan.outputs)
+            for feed, outputs in zip(feeds, expected, strict=True):
+                found.update(outputs, session.run(feed))
+            return found.value
+
+        with self.stage("measure damage behind the refit", len(ranked)) as advance:
+            return mended(ranked, damage, branches, advance)
 
     def scored_curves(
         self, evidence: Evidence, quantum: Mapping[int, Quantum], table: LatencyTable | None = None

@@ -22,11 +22,13 @@ from obs_onnx.sources import Source
 from obs_onnx.targets import Targets
 from obs_onnx.train import Trained
 
-__all__ = ["DAMAGE_SHARE", "EFFORTS", "Effort", "Judged", "Study"]
+__all__ = ["DAMAGE_SHARE", "EFFORTS", "REFIT_SAMPLES", "Effort", "Judged", "Study"]
 
 MOST_LEVELS = 8
 DAMAGE_SHARE = 0.3
 LEAST_SAMPLES = 8
+REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
+_REFITTING = 5  # times the multiply-accumulates of an effort that may go into that
 _FEWEST_LEVELS = 2
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
@@ -55,6 +57,21 @@ class Effort:
     def affordable(self, parts: int, macs: int) -> float:
         """How often ``macs`` allows to measure every one of so many parts of a model with so many MACs."""
         return self.macs / max(parts * self.samples * macs, 1)
+
+    def refits(self, times: int, macs: int, layers: Sequence[Layer]) -> bool:
+        """Whether a whole model may be refitted so many times on :data:`REFIT_SAMPLES` samples.
+
+        Args:
+            times: that it would be refitted.
+            macs: multiply-accumulates of the model per sample.
+            layers: that are refitted; their second moments and factorisations count.
+        """
+        sizes = [layer.layout.goi for layer in layers]
+        solving = sum(float(groups) * columns**3 for groups, _, columns in sizes)
+        widening = float(
+            np.mean([columns for *_, columns in sizes]) / np.mean([rows for _, rows, _ in sizes])
+        )
+        return times * (2 * REFIT_SAMPLES * macs * (1 + widening) + solving) <= _REFITTING * self.macs
 
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
