@@ -68,10 +68,8 @@ class Effort:
         """
         sizes = [layer.layout.goi for layer in layers]
         solving = sum(float(groups) * columns**3 for groups, _, columns in sizes)
-        widening = float(
-            np.mean([columns for *_, columns in sizes]) / np.mean([rows for _, rows, _ in sizes])
-        )
-        return times * (2 * REFIT_SAMPLES * macs * (1 + widening) + solving) <= _REFITTING * self.macs
+        wider = sum(columns for *_, columns in sizes) / max(sum(rows for _, rows, _ in sizes), 1)
+        return times * (2 * REFIT_SAMPLES * macs * (1 + wider) + solving) <= _REFITTING * self.macs
 
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
