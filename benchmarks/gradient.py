@@ -308,9 +308,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--no-hvp", action="store_true")
     parser.add_argument("--part", default="0/1", help="k/n: every n-th model from the k-th on")
-    parser.add_argument(
-        "--limit", type=int, default=0, help="seconds of processor time for a model, 0: as long as it takes"
-    )
+    parser.add_argument("--limit", type=int, default=0, help="processor seconds for a model, 0: any number")
     parser.add_argument("--verbose", action="store_true")
     options = parser.parse_args()
     if options.root is None:
