@@ -76,12 +76,15 @@ class CommandSession:
             ModelError: the model fails while running, or the worker dies or does not answer in time.
         """
         entries, parts = _packed(feed)
-        header = {"outputs": None if outputs is None else list(outputs), "arrays": entries}
+        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        header = {"outputs": names, "arrays": entries}
         with self._link.lock:
             self._load()
             answer, payload = self._request("run", header, parts, self._link.timeout)
         with self._link.trusting():
             found = worker.unpack(answer["arrays"], payload)
+            if [name for name, _, _ in found] != names:
+                raise worker.ProtocolError(f"outputs other than {', '.join(names)}")
         return {name: _array(kind, array) for name, kind, array in found}
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
@@ -96,7 +99,7 @@ class CommandSession:
         limit += runs * (limit if self._seconds is None else 10 * self._seconds)
         with self._link.lock:
             self._load()
-            known = self._sent == digest
+            known, self._sent = self._sent == digest, b""
             header = {"runs": runs, "arrays": None if known else entries}
             answer, _ = self._request("time", header, () if known else parts, limit)
             self._sent = digest

@@ -198,7 +198,8 @@ class Link:
         return ModelError(self._message(f"cannot use {name}", reason))
 
     def _message(self, what: str, why: str = "") -> str:
-        return f"the command {self.prefix!r} {what}" + (f": {why}" if why else "")
+        text = f"the command {self.prefix!r} {what}" + (f": {why}" if why else "")
+        return "".join(one if one.isprintable() else " " for one in text)  # no codes for the terminal
 
 
 def _command(prefix: str) -> list[str]:

@@ -281,6 +281,10 @@ def test_a_feed_to_time_is_sent_once(monkeypatch):
         for feed in (X, X.copy(), X + 1, X):
             session.time({"x": feed}, 1)
         assert sent == [("time", 8), ("time", 0), ("time", 8), ("time", 8)]
+        with pytest.raises(DataError):
+            session.time({"x": X[:, :1]}, 1)
+        session.time({"x": X}, 1)
+        assert sent[4:] == [("time", 4), ("time", 8)]
 
 
 def test_dropped_sessions_are_unloaded(odd):
@@ -319,6 +323,7 @@ def test_what_is_printed_over_there_does_not_disturb(odd):
     ("body", "what"),
     [
         ("os.kill(os.getpid(), signal.SIGKILL)", "signal SIGKILL"),
+        ("os.write(2, b'\\x1b[31mred\\n'); os._exit(1)", r"exit status 1 .*: +\[31mred"),
         ("os.write(2, b'before\\nit hurts\\n'); os._exit(3)", "exit status 3 .*: it hurts"),
         ("os._exit(0)", "exit status 0"),
         ("os.write(9, b'')", "Bad file descriptor"),
@@ -445,15 +450,18 @@ def test_answers_that_lack_something(odd, answer):
         runtime.session(RELU)
 
 
-def test_outputs_that_lie_about_their_size(odd):
+@pytest.mark.parametrize(("name", "what"), [("y", "longer than the payload"), ("z", "outputs other than y")])
+def test_outputs_that_lie(odd, name, what):
     command = odd(
         "def _run(self, header, payload):\n"
         "    payload.all()\n"
-        "    return {'arrays': [{'name': 'y', 'type': 'float32', 'shape': [1, 2], 'bytes': 8}]}, [b'1234']"
+        f"    size = 8 if {name!r} == 'y' else 4\n"
+        f"    array = {{'name': {name!r}, 'type': 'float32', 'shape': [size // 4], 'bytes': size}}\n"
+        "    return {'arrays': [array]}, [b'1234']"
     )
     with open_runtime(f"command:{command}") as runtime:
         session = runtime.session(RELU)
-        with pytest.raises(ModelError, match=r"broke the protocol: .*longer than the payload"):
+        with pytest.raises(ModelError, match=f"broke the protocol: .*{what}"):
             session.run({"x": X})
 
 
