@@ -103,6 +103,11 @@ class ChannelAttempt(Judged):
             return 0
         return int(self.keep[group.id].sum()) if group.id in self.keep else group.n
 
+    def lost(self, dense: ir.Model) -> list[str]:
+        """Weights and biases that went with whole branches."""
+        held = self.model.graph.initializers
+        return [name for name in dense.graph.initializers if name not in held] if self.left_out else []
+
     def met(self, wanted: Targets, limits: Mapping[str, float]) -> bool:
         """Whether all targets hold; ``limits`` are those on costs."""
         return self.strain(wanted) <= 1 and all(

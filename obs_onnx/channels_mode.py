@@ -156,7 +156,7 @@ class ChannelsMode:
             ),
             damping=self._options.damping,
             training=best.training,
-            keep=keep_file(self._opened.model, self._coupling, best.keep),
+            keep=keep_file(self._opened.model, self._coupling, best.keep, best.lost(self._coupling.model)),
             notes=tuple(notes),
         )
 

@@ -15,13 +15,18 @@ __all__ = ["keep_file", "replay"]
 Tensors = Mapping[str, Mapping[str, Sequence[int]]]
 
 
-def keep_file(original: ir.Model, coupling: Coupling, keep: Keep) -> dict[str, object]:
+def keep_file(
+    original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()
+) -> dict[str, object]:
     """``{"schema": 1, "tensors": {initializer: {axis: kept indices}}}`` for the initializers of ``original``.
+
+    With ``removed`` the key of that name lists initializers that are gone altogether.
 
     Args:
         original: the model as it came in (constants of nodes count as initializers, named after the output).
         coupling: of its prepared form.
         keep: for the groups of ``coupling``.
+        removed: names of initializers of that form that the smaller model lacks.
 
     A constant that serves several nodes is left out where they keep different parts of it.
     """
@@ -35,7 +40,8 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep) -> dict[str, o
         for name, copies in names.items()
         if copies[0] in kept and all(kept.get(copy) == kept[copies[0]] for copy in copies)
     }
-    return {"schema": 1, "tensors": tensors}
+    gone = [name for name, copies in names.items() if set(copies) & set(removed)]
+    return {"schema": 1, "tensors": tensors, **({"removed": gone} if gone else {})}
 
 
 def replay(original: ir.Model, tensors: Tensors) -> ir.Model:
