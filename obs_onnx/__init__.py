@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from obs_onnx.differentiate import gradient
     from obs_onnx.evaluation import evaluate
     from obs_onnx.finetuning import Finetuned, finetune
+    from obs_onnx.frontier import Pareto, pareto
     from obs_onnx.inspection import inspect
     from obs_onnx.on_device import Artifacts, artifacts
     from obs_onnx.pipeline import Pruned, prune
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Artifacts",
     "Finetuned",
+    "Pareto",
     "Pruned",
     "Scores",
     "__version__",
@@ -34,6 +36,7 @@ __all__ = [
     "finetune",
     "gradient",
     "inspect",
+    "pareto",
     "prune",
     "score",
 ]
@@ -41,6 +44,7 @@ __all__ = [
 _HOMES = {
     "Artifacts": "on_device",
     "Finetuned": "finetuning",
+    "Pareto": "frontier",
     "Pruned": "pipeline",
     "Scores": "scoring",
     "artifacts": "on_device",
@@ -49,6 +53,7 @@ _HOMES = {
     "finetune": "finetuning",
     "gradient": "differentiate",
     "inspect": "inspection",
+    "pareto": "frontier",
     "prune": "pipeline",
     "score": "scoring",
 }

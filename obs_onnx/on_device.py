@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from obs_onnx.data import random_feed
 from obs_onnx.feeds import Feed
 from obs_onnx.model_file import serialize
-from obs_onnx.opened import open_model
+from obs_onnx.opened import new_folder, open_model
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import GradientError, OptionError, VerificationError
 from obs_onnx.passes.gradient import Gradient, modernize, weights
@@ -111,7 +111,7 @@ def artifacts(
     """
     if optimizer not in OPTIMIZERS:
         raise OptionError(f"optimizer {optimizer!r} is unknown: use {' or '.join(OPTIMIZERS)}")
-    target = _destination(output)
+    target = new_folder(output)
     original, name, _ = open_model(model, custom_domains)
     runtime = OrtRuntime()
     form = readable(modernize(canonicalize(original)))
@@ -146,15 +146,6 @@ def artifacts(
         loss=found,
         gradient_error=error,
     )
-
-
-def _destination(output: str | os.PathLike[str]) -> Path:
-    target = Path(os.path.realpath(output))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise OptionError(f"{output} exists: choose another folder, or remove it")
-    if not target.parent.is_dir():
-        raise OptionError(f"the folder of {output} does not exist: create it or choose another output")
-    return target
 
 
 def _term(model: ir.Model, loss: str) -> Term:

@@ -16,7 +16,15 @@ from obs_onnx.passes.errors import ModelError, OptionError
 from obs_onnx.passes.upcast import Upcast, uses_bfloat16
 from obs_onnx.runtimes import Runtime
 
-__all__ = ["Opened", "calibration_of", "destination_of", "keep_path", "open_model", "runnable"]
+__all__ = [
+    "Opened",
+    "calibration_of",
+    "destination_of",
+    "keep_path",
+    "new_folder",
+    "open_model",
+    "runnable",
+]
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,22 @@ def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> 
     if path is not None and destination.resolve() == path.resolve():
         raise OptionError(f"{destination} is the model itself: choose another output")
     return destination
+
+
+def new_folder(output: str | os.PathLike[str]) -> Path:
+    """A folder that can be made; checked before anything costly starts.
+
+    Raises:
+        OptionError: something is there already, or the folder around is missing or read-only.
+    """
+    target = Path(os.path.realpath(output))
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise OptionError(f"{output} exists: choose another folder, or remove it")
+    if not target.parent.is_dir():
+        raise OptionError(f"the folder of {output} does not exist: create it or choose another output")
+    if not os.access(target.parent, os.W_OK):
+        raise OptionError(f"cannot write {output}: permission denied")
+    return target
 
 
 def keep_path(destination: Path) -> Path:

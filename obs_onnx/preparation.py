@@ -123,14 +123,19 @@ class Prepared:
         """One complete feed of so many held-out samples, see :func:`obs_onnx.latency.timing_feed`."""
         return timing_feed(self.held_out, self.dense.inputs, batch)
 
-    def finish(self, study: Any, best: Any) -> tuple[Finished, Values]:
+    def finish(self, study: Any, best: Any, wanted: Targets | None = None) -> tuple[Finished, Values]:
         """The result of an attempt with its promises checked, and its outputs for ``first``.
+
+        Args:
+            study: as :meth:`study` made it.
+            best: the attempt.
+            wanted: other targets than those of the study.
 
         Raises:
             VerificationError: a promise is broken.
         """
         with study.stage("verify"):
-            finished = self.way.finish(study, best, self.wanted)
+            finished = self.way.finish(study, best, self.wanted if wanted is None else wanted)
             session = self.where.session(serialize(best.model))
             expected = session.run(self.first)
             check_model(self.where, best.model, self.first, expected)

@@ -6,6 +6,7 @@ from obs_onnx.report.advice import advice
 from obs_onnx.report.console import (
     print_bench,
     print_evaluation,
+    print_frontier,
     print_inspection,
     print_report,
     print_scores,
@@ -27,6 +28,7 @@ __all__ = [
     "compressed_bytes",
     "print_bench",
     "print_evaluation",
+    "print_frontier",
     "print_inspection",
     "print_report",
     "print_scores",

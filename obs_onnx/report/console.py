@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
 from obs_onnx.report.combined import COMBINED, combined_rows
+from obs_onnx.report.frontier import COLUMNS, Frontier, frontier_rows
 from obs_onnx.report.result import Figures, GroupResult, Latency, LayerResult, Report
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "print_bench",
     "print_evaluation",
+    "print_frontier",
     "print_inspection",
     "print_report",
     "print_scores",
@@ -235,6 +237,29 @@ def print_scores(result: Mapping[str, Any], console: Console | None = None) -> N
             if (found := spearman[key]) is not None:
                 raw, normalised = _correlation(found["raw"]), _correlation(found["normalised"])
                 out.line(f"{what}: raw {raw}, normalised by group {normalised}")
+
+
+def print_frontier(frontier: Frontier, console: Console | None = None) -> None:
+    """The models that nothing dominates, under the dense one; a figure that nobody measured has no column.
+
+    Args:
+        frontier: to show.
+        console: default stdout.
+    """
+    out = _Writer(console)
+    out.line(f"{frontier.model} {out.arrow} {frontier.output or '(nothing written)'}", style="bold")
+    out.line(f"{frontier.by} against {frontier.cost}, {frontier.runtime}, batch {frontier.batch}")
+    out.line()
+    rows = frontier_rows(frontier)
+    used = [i for i, _ in enumerate(COLUMNS) if any(row[i] != fmt.DASH for row in rows)]
+    out.table([COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows])
+    if frontier.notes:
+        out.line()
+    for note in frontier.notes:
+        out.line(f"note: {note}", style="yellow")
+    stages = ", ".join(f"{name} {value:.1f} s" for name, value in frontier.seconds.items())
+    out.line()
+    out.line(f"time: {stages}", style="dim")
 
 
 def _quantiles(scores: Sequence[float]) -> tuple[float, float, float]:

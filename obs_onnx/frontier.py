@@ -1,0 +1,377 @@
+"""pareto(): the frontier of smaller models from one calibration.
+
+open -> find channels -> calibration data -> measure damage and latency, once -> for each limit: allocate,
+remove, refit -> verify all -> time all in turn -> keep what nothing dominates -> write
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from obs_onnx.channel_round import Round
+from obs_onnx.channel_study import ChannelAttempt
+from obs_onnx.channels_mode import ChannelsMode
+from obs_onnx.damage import choose_measure
+from obs_onnx.evaluation import Evaluation
+from obs_onnx.figures import figures, measured
+from obs_onnx.frontier_search import FrontierSearch, target
+from obs_onnx.latency.noise import Noise
+from obs_onnx.mode import Finished, Options
+from obs_onnx.model_file import save_model, serialize
+from obs_onnx.opened import keep_path, new_folder, open_model
+from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.preparation import Prepared, check_memory, prepare
+from obs_onnx.report.files import write_json
+from obs_onnx.report.frontier import Frontier, Point, undominated
+from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
+from obs_onnx.report.progress import Progress, quiet
+from obs_onnx.report.result import Latency
+from obs_onnx.study import EFFORTS
+from obs_onnx.targets import COSTS, Targets
+from obs_onnx.timing import Benchmark, bench
+from obs_onnx.walk import Values
+
+__all__ = ["Pareto", "pareto"]
+
+POINTS, MOST_POINTS = 12, 99
+LEAST = 0.2
+_MORE = 0.5  # attempts, as a share of the points wanted, that fill gaps
+
+
+@dataclass(frozen=True)
+class Pareto:
+    """What :func:`pareto` returns.
+
+    Attributes:
+        frontier: everything measured.
+        models: those of ``frontier.kept``, in the same order.
+    """
+
+    frontier: Frontier
+    models: tuple[ir.Model, ...]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An attempt that kept its promises."""
+
+    attempt: ChannelAttempt
+    finished: Finished
+    expected: Values
+
+
+def pareto(
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+    output_folder: str | os.PathLike[str] | None = None,
+    *,
+    calib: Any = None,
+    labels: str | None = None,
+    evaluation: Any = None,
+    points: int = POINTS,
+    cost: str = "latency",
+    least: float = LEAST,
+    by: str = "auto",
+    criterion: str = "auto",
+    allocation: str = "damage",
+    compensate: bool = True,
+    sequential: bool = True,
+    damping: float = 1e-2,
+    protect: Sequence[str] = (),
+    round_to: int | None = None,
+    effort: str = "normal",
+    loss: str = "auto",
+    runtime: str = "onnxruntime",
+    threads: int | None = None,
+    batch: int = 1,
+    memory: int | None = None,
+    custom_ops: Sequence[str] = (),
+    custom_domains: Sequence[str] = (),
+    seed: int = 0,
+    latency: bool = True,
+    seconds: float = 1.0,
+    plot: bool | None = None,
+    progress: Progress = quiet,
+) -> Pareto:
+    """Trade a cost for quality: several smaller models, of which no one is worse than another in both.
+
+    Damage curves, and latency as a function of the widths, are measured once. The folder holds
+    ``<stem>.<NN>.onnx`` and ``<stem>.<NN>.keep.json`` for each model that nothing dominates, numbered from
+    dear to cheap, ``pareto.json`` with all that was measured, and ``pareto.svg``. It is complete, or it is
+    not there.
+
+    Args:
+        model: a file, or a model in memory (which is not changed).
+        output_folder: to make; by default ``<stem>.pareto`` beside a model given as a file, nothing is
+            written for a model in memory.
+        points: models wanted. Limits on the cost are spaced in equal ratios; half as many more are tried
+            where the frontier has gaps.
+        cost: latency, macs, params, size or ram.
+        least: share of the dense model's cost at which the frontier ends.
+        by: what is traded for the cost: ``error`` (relative, of the outputs, on held-out calibration data),
+            ``accuracy`` on labelled data, or ``auto``: accuracy if there is ``evaluation``.
+        latency: time the models, whatever the cost.
+        seconds: that each model is timed in the end, in turn with all others and the dense one.
+        plot: draw the frontier; None: if matplotlib is there.
+        calib, labels, evaluation, criterion, allocation, compensate, sequential, damping, protect, round_to,
+            effort, loss, runtime, threads, batch, memory, custom_ops, custom_domains, seed, progress: see
+            :func:`obs_onnx.pipeline.prune`.
+
+    Returns:
+        The models and their figures; a frontier without points where nothing was found that costs less.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
+        VerificationError: a result broke a promise; nothing is written.
+    """
+    start = time.perf_counter()
+    _check_options(points, cost, least, by, effort, seconds, seed, latency)
+    check_memory(memory)
+    if plot is None:
+        plot = importlib.util.find_spec("matplotlib") is not None
+    elif plot:
+        check_matplotlib()
+    options = Options(
+        pattern=None,
+        criterion=criterion,
+        compensate=compensate,
+        sequential=sequential,
+        correct=None,
+        damping=damping,
+        protect=protect,
+        layer_sparsity={},
+        round_to=round_to,
+        seed=seed,
+        allocation=allocation,
+    )
+    wanted = target(cost, least)
+    way = ChannelsMode(wanted, options)
+    found = original, name, path = open_model(model, custom_domains)
+    folder = _folder(output_folder, path)
+    given = prepare(
+        way,
+        found,
+        wanted,
+        calib=calib,
+        labels=labels,
+        evaluation=evaluation,
+        runtime=runtime,
+        threads=threads,
+        custom_ops=custom_ops,
+        seed=seed,
+    )
+    by = _choose(by, given, evaluation is not None)
+    study = given.study(
+        effort=effort, loss=loss, batch=batch, round_to=round_to, memory=memory, progress=progress
+    )
+    study.seconds["open"] = time.perf_counter() - start
+    if note := way.cost_note(study):
+        progress.say(note)
+
+    search = FrontierSearch(Round.of(study, None, None), cost, lambda one: _loss(one, by))
+    with progress.stage("models", points) as advance:
+        search.run(least, points, int(_MORE * points), advance)
+    search.found.sort(key=search.share, reverse=True)
+    candidates = [_Candidate(one, *given.finish(study, one, Targets())) for one in search.found]
+    timing = None
+    if latency and not any(one.finished.copied for one in candidates):
+        with study.stage("latency"):
+            models = [serialize(one) for one in (original, *(c.finished.model for c in candidates))]
+            feed = given.timing_feed(batch)
+            timing = bench(models, given.target, feed=dict(feed), seconds=seconds)
+    dense, measures = _points(given, candidates, timing)
+    kept = _kept(cost, by, [dense, *measures])[1:]
+    measures = [replace(one, dominated=not good) for one, good in zip(measures, kept, strict=True)]
+    chosen = [one for one, good in zip(candidates, kept, strict=True) if good]
+    names = _names(path, len(chosen)) if folder is not None else []
+    named = iter(names)
+    frontier = Frontier(
+        model=name,
+        output=None if folder is None else str(output_folder or folder),
+        cost=cost,
+        by=by,
+        dense=dense,
+        points=tuple(one if one.dominated else replace(one, file=next(named, None)) for one in measures),
+        seconds=study.seconds,
+        runtime=given.target.spec,
+        batch=batch,
+        seed=seed,
+        environment=given.where.environment() if timing is None else timing.environment,
+        notes=(
+            *given.source.notes,
+            *_shared_notes(candidates),
+            *_shortfall(search, least, points, chosen),
+            *(() if timing is None else _noise(timing)),
+            *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
+        ),
+    )
+    study.seconds["total"] = time.perf_counter() - start
+    if folder is not None:
+        _write(folder, given, frontier, list(zip(names, chosen, strict=True)), custom_domains, plot)
+    return Pareto(frontier, tuple(one.finished.model for one in chosen))
+
+
+def _check_options(
+    points: int, cost: str, least: float, by: str, effort: str, seconds: float, seed: int, latency: bool
+) -> None:
+    if not 1 <= points <= MOST_POINTS:
+        raise OptionError(f"{points} points: use 1 to {MOST_POINTS}")
+    if cost not in COSTS:
+        raise OptionError(f"cost {cost!r} is unknown: use one of {', '.join(COSTS)}")
+    if not 0 < least < 1:
+        raise OptionError(f"--least {least:g}: give a share of the dense model's {cost} between 0 and 1")
+    if by not in ("auto", "error", "accuracy"):
+        raise OptionError(f"--by {by!r} is unknown: use auto, error or accuracy")
+    if effort not in EFFORTS:
+        raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
+    if not 0 < seconds < float("inf"):
+        raise OptionError(f"--seconds {seconds:g}: give more than 0")
+    if seed < 0:
+        raise OptionError(f"seed {seed} is negative: use 0 or more")
+    if cost == "latency" and not latency:
+        raise OptionError("cost latency has to be timed: give another cost")
+
+
+def _folder(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
+    if output is None and path is not None:
+        output = path.with_name(f"{path.stem}.pareto")
+    return None if output is None else new_folder(output)
+
+
+def _choose(by: str, given: Prepared, evaluation: bool) -> str:
+    """What is traded for the cost."""
+    if by == "auto":
+        by = "accuracy" if evaluation else "error"
+    if by == "accuracy" and given.accuracy is None:
+        raise DataError("a frontier by accuracy needs labelled data: give --eval with labels")
+    if by == "error" and choose_measure("error", given.answer) != "error":
+        raise OptionError(
+            "no output of the model is of a float type, so it has no error: give --eval with labels"
+        )
+    return by
+
+
+def _loss(attempt: ChannelAttempt, by: str) -> float:
+    value = attempt.drop if by == "accuracy" else attempt.quality.output_error
+    return float("inf") if value is None else value
+
+
+def _points(
+    given: Prepared, candidates: Sequence[_Candidate], timing: Benchmark | None
+) -> tuple[Point, list[Point]]:
+    """The dense model and all candidates, measured."""
+    demands = [given.demand, *(measured(given.where, c.attempt.model, given.sample) for c in candidates)]
+    models = [given.opened.model, *(c.finished.model for c in candidates)]
+    qualities = [c.attempt.quality for c in candidates]
+    known = qualities[0] if qualities else Evaluation(0)
+    itself = Evaluation(
+        known.samples,
+        output_error=None if known.output_error is None else 0.0,
+        agreement=None if known.agreement is None else 1.0,
+    )
+    drops = [0.0, *(c.attempt.drop for c in candidates)]
+    shared = set(_shared_notes(candidates))
+    own = [(), *(tuple(n for n in c.finished.notes if n not in shared) for c in candidates)]
+    found = []
+    rows = zip(demands, models, [itself, *qualities], drops, own, strict=True)
+    for i, (demand, one, quality, drop, notes) in enumerate(rows):
+        size = figures(one, None, None, demand)
+        times = None if timing is None else timing.latencies[i]
+        ratio = None if timing is None else timing.ratios[i]
+        found.append(
+            Point(
+                latency_ms=None if times is None else times.median,
+                latency=None if times is None else Latency(times.median, times.p10, times.p90, times.runs),
+                ratio=None if ratio is None else ratio.value,
+                ratio_interval=None if ratio is None else (ratio.low, ratio.high),
+                macs=size.macs,
+                parameters=size.parameters,
+                peak_activation_bytes=size.peak_activation_bytes,
+                file_bytes=len(serialize(one)),
+                output_error=quality.output_error,
+                agreement=quality.agreement,
+                accuracy=None if given.accuracy is None or drop is None else given.accuracy - drop,
+                notes=notes,
+            )
+        )
+    return found[0], found[1:]
+
+
+def _kept(cost: str, by: str, points: Sequence[Point]) -> list[bool]:
+    """Which points nothing dominates, by what was measured at last."""
+    losses = []
+    for point in points:
+        value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
+        losses.append(float("inf") if value is None else value)
+    measures: Mapping[str, tuple[str, ...]] = {
+        "latency": ("ratio", "latency_ms"),
+        "macs": ("macs",),
+        "params": ("parameters",),
+        "size": ("file_bytes",),
+        "ram": ("peak_activation_bytes",),
+    }
+    return undominated(losses, [[getattr(one, key) for key in measures[cost]] for one in points])
+
+
+def _shared_notes(candidates: Sequence[_Candidate]) -> list[str]:
+    """What is true of all candidates."""
+    notes = [one.finished.notes for one in candidates]
+    return [note for note in (notes[0] if notes else ()) if all(note in other for other in notes)]
+
+
+def _shortfall(search: FrontierSearch, least: float, points: int, chosen: Sequence[_Candidate]) -> list[str]:
+    """What the frontier lacks."""
+    if not search.found:
+        return [f"no removal of channels was found that lowers {search.cost}"]
+    notes = []
+    if (reached := min(map(search.share, search.found))) > least:
+        notes.append(
+            f"the least {search.cost} found is {reached:.3f} of the dense model's, {least:g} was asked for"
+        )
+    if len(chosen) < points:
+        notes.append(f"{len(chosen)} models are not dominated by another one, {points} were asked for")
+    return notes
+
+
+def _noise(timing: Benchmark) -> list[str]:
+    noise = Noise()
+    noise.add(timing)
+    return [f"when all models were timed in turn: {line}" for line in noise.lines()]
+
+
+def _names(path: Path | None, count: int) -> list[str]:
+    stem = "model" if path is None else path.stem
+    return [f"{stem}.{number:02d}.onnx" for number in range(1, count + 1)]
+
+
+def _write(
+    folder: Path,
+    given: Prepared,
+    frontier: Frontier,
+    models: Sequence[tuple[str, _Candidate]],
+    custom_domains: Sequence[str],
+    plot: bool,
+) -> None:
+    """Fill a folder beside the wanted one, and rename it."""
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
+            new = Path(scratch, "new")
+            new.mkdir()
+            for name, one in models:
+                save_model(one.finished.model, new / name, given.check_file(one.expected, custom_domains))
+                write_json(keep_path(new / name), one.finished.keep)
+            if plot:
+                write_frontier(new / "pareto.svg", frontier)
+            write_json(new / "pareto.json", frontier)
+            os.replace(new, folder)
+    except OSError as error:
+        raise OptionError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -1,0 +1,84 @@
+"""A frontier as a plot; needs matplotlib (extra ``[report]``)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from obs_onnx.passes.errors import MissingRuntimeError, OptionError
+from obs_onnx.report.frontier import Frontier, Point
+
+__all__ = ["check_matplotlib", "write_frontier"]
+
+_AXES = {
+    "latency": ("latency_ms", "latency in ms"),
+    "macs": ("macs", "multiply-accumulates"),
+    "params": ("parameters", "parameters"),
+    "size": ("file_bytes", "bytes of the file"),
+    "ram": ("peak_activation_bytes", "peak memory of activations in bytes"),
+}
+
+
+def check_matplotlib() -> None:
+    """Fail now if the plot cannot be drawn later.
+
+    Raises:
+        MissingRuntimeError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401  (the import itself is the question)
+    except ImportError as error:
+        raise MissingRuntimeError("plots need matplotlib: install obs-onnx[report]") from error
+
+
+def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
+    """Draw what models lose against what they cost, the dense one and dominated ones included.
+
+    Args:
+        path: file to write, .svg or .png.
+        frontier: to draw.
+
+    Raises:
+        MissingRuntimeError: matplotlib is not installed.
+        OptionError: the file cannot be written.
+    """
+    check_matplotlib()
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    attribute, label = _AXES[frontier.cost]
+    if frontier.cost == "latency":
+        label += f" on {frontier.runtime}, batch {frontier.batch}"
+    accuracy = frontier.by == "accuracy"
+    kept = [frontier.dense, *frontier.kept]
+    others = [point for point in frontier.points if point.dominated]
+    with matplotlib.rc_context({"svg.hashsalt": "obs-onnx"}):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        styles: list[tuple[list[Point], dict[str, Any], str]] = [
+            (kept, {"marker": "o"}, "frontier"),
+            (others, {"marker": "x", "linestyle": "none", "color": "0.6"}, "dominated"),
+            ([frontier.dense], {"marker": "s", "linestyle": "none", "color": "black"}, "dense"),
+        ]
+        for points, style, name in styles:
+            drawn = [(getattr(one, attribute), _quality(one, accuracy)) for one in points]
+            drawn = [(x, y) for x, y in drawn if x is not None and y is not None]
+            if drawn:
+                axes.plot(*zip(*drawn, strict=True), label=name, **style)
+        axes.set(
+            xlabel=label,
+            ylabel="top-1 accuracy in %" if accuracy else "relative output error",
+            title=os.path.basename(frontier.model),
+        )
+        axes.set_xlim(left=0)
+        axes.legend()
+        try:
+            figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
+        except OSError as error:
+            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _quality(point: Point, accuracy: bool) -> float | None:
+    if accuracy:
+        return None if point.accuracy is None else 100 * point.accuracy
+    return point.output_error
