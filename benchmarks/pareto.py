@@ -1,0 +1,164 @@
+"""The frontier of `obs-onnx pareto` against uniform pruning, on images that neither of them saw.
+
+    OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/pareto.py [NET] [--points 12]
+
+Both calibrate on the same 2,048 unlabelled training images. Uniform pruning keeps the same share of the
+channels of every group, in multiples of 8, ranked by the same criterion and refitted in the same way. Then
+all models are timed in turn, in one go, and evaluated on labelled images. A uniform model is dominated if one
+of the frontier is no slower and no less accurate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from one_shot import images
+
+from obs_onnx import bench, evaluate, pareto
+from obs_onnx.channel_round import Round
+from obs_onnx.channels_mode import ChannelsMode
+from obs_onnx.environment import describe_machine
+from obs_onnx.mode import Options
+from obs_onnx.model_file import load_model, save_model
+from obs_onnx.preparation import prepare
+from obs_onnx.report.progress import quiet, terminal_progress
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.targets import Targets
+
+QUANTUM = 8
+SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
+Row = Mapping[str, float]
+
+
+def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], threads: int) -> list[Path]:
+    """Models that keep such shares of the channels of each group."""
+    options = Options(None, "auto", True, True, None, 1e-2, (), {}, QUANTUM, 0)
+    wanted = Targets(macs=0.5)
+    given = prepare(
+        ChannelsMode(wanted, options),
+        (load_model(model), str(model), model),
+        wanted,
+        calib=calib,
+        labels=None,
+        evaluation=None,
+        runtime="onnxruntime",
+        threads=threads,
+        custom_ops=(),
+        seed=0,
+    )
+    study = given.study(
+        effort="quick", loss="auto", batch=1, round_to=QUANTUM, memory=None, progress=quiet
+    )  # the effort changes how often damage is measured, not how channels are ranked
+    part = Round.of(study, None, None)
+    paths, seen = [], set()
+    for share in shares:
+        counts = {
+            group.id: min(max(QUANTUM * round(share * group.n / QUANTUM), QUANTUM), group.n)
+            for group in part.coupling.groups
+        }
+        if tuple(counts.values()) in seen or all(counts[g.id] == g.n for g in part.coupling.groups):
+            continue
+        seen.add(tuple(counts.values()))
+        keep = {group: one.keep(counts[group]) for group, one in part.ranked.items()}
+        attempt = study.attempt(keep, {}, part.dense_evidence)
+        paths.append(folder / f"uniform {share:g}.onnx")
+        save_model(attempt.model, paths[-1])
+    return paths
+
+
+def verdict(row: Row, frontier: Mapping[str, Row]) -> str:
+    """What the frontier says about a uniform model."""
+    better = [
+        name
+        for name, one in frontier.items()
+        if one["ratio"] <= row["ratio"] and one["accuracy"] >= row["accuracy"]
+    ]
+    if better:
+        best = max(better, key=lambda name: frontier[name]["accuracy"])
+        gain = 100 * (frontier[best]["accuracy"] - row["accuracy"])
+        return f"dominated by {best}, {gain:+.1f} points"
+    if row["ratio"] < min(one["ratio"] for one in frontier.values()):
+        return "faster than the end of the frontier"
+    return "NOT dominated"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("net", nargs="?", default="resnet32", metavar="NET")
+    parser.add_argument("--points", type=int, default=12)
+    parser.add_argument("--least", type=float, default=0.2)
+    parser.add_argument("--cost", default="latency")
+    parser.add_argument("--effort", default="normal")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of timing, per model")
+    parser.add_argument("--images", type=int, default=None, help="labelled images  [default: all]")
+    parser.add_argument("--verbose", action="store_true")
+    args = parser.parse_args()
+    if "OBS_ONNX_DATA" not in os.environ:
+        sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
+    root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
+    model = root / "models" / f"{args.net}.onnx"
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        calib, out = folder / "calib.npz", folder / "out"
+        np.savez(calib, input=images(root, args.net, "train", 2048)[0])
+        start = time.perf_counter()
+        found = pareto(
+            model,
+            out,
+            calib=calib,
+            points=args.points,
+            least=args.least,
+            cost=args.cost,
+            effort=args.effort,
+            threads=args.threads,
+            batch=args.batch,
+            seconds=args.seconds,
+            progress=terminal_progress(silent=not args.verbose),
+        ).frontier
+        seconds = time.perf_counter() - start
+        kept = {point.file.removesuffix(".onnx"): out / point.file for point in found.kept if point.file}
+        others = {path.stem: path for path in uniform(model, calib, folder, SHARES, args.threads)}
+        paths = {"dense": model, **kept, **others}
+
+        runtime = open_runtime(threads=args.threads)
+        x, y = images(root, args.net, "val", args.images)
+        feed = {"input": x[: args.batch]}
+        times = bench([str(p) for p in paths.values()], runtime, feed=feed, seconds=args.seconds)
+        rows: dict[str, Row] = {}
+        for i, (name, path) in enumerate(paths.items()):
+            quality = evaluate(path, {"input": x, "labels": y}, batch_size=250, against=model)
+            rows[name] = {
+                "ms": times.latencies[i].median,
+                "ratio": times.ratios[i].value,
+                "accuracy": quality.accuracy or 0.0,
+                "error": quality.output_error or 0.0,
+            }
+    print(f"{describe_machine()['cpu']}; {runtime.spec}, {args.threads} thread(s), batch {args.batch}")
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in found.seconds.items())
+    print(f"{args.net}: {len(kept)} of {len(found.points)} models kept after {seconds:.0f} s ({stages})")
+    for note in (*found.notes, *times.noise):
+        print(f"- {note}")
+    print(f"\n| model | ms | of dense | top-1 on {len(y):,} | output error | |\n|---|---|---|---|---|---|")
+    frontier = {name: rows[name] for name in ("dense", *kept)}
+    for name, row in rows.items():
+        what = verdict(row, frontier) if name in others else ""
+        print(
+            f"| {name} | {row['ms']:.3f} | {100 * row['ratio']:.1f} % | {100 * row['accuracy']:.2f} "
+            f"| {row['error']:.3f} | {what} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
