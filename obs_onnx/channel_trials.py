@@ -12,6 +12,8 @@ from obs_onnx.targets import Targets
 
 __all__ = ["ChannelTrials"]
 
+_NO_LIMIT = 2.0  # a share of the dense model's cost that it is far below, however it is measured
+
 
 @dataclass(kw_only=True)
 class ChannelTrials(ChannelStudy):
@@ -60,7 +62,7 @@ class ChannelTrials(ChannelStudy):
         found = largest(trial, predict, tolerance=0.01, trials=self.effort.trials)
         if found is not None:
             return found.result
-        tried.append(part.reach({cost: 1.0}))  # nothing can go: that holds, unless refitting breaks it
+        tried.append(part.reach({cost: _NO_LIMIT}))  # nothing goes: that holds, unless refitting breaks it
         return min(tried, key=lambda attempt: attempt.strain(wanted))
 
 

@@ -85,9 +85,14 @@ def timed(
     after: Figures,
     batch: int,
     notes: list[str],
+    feed: Values | None = None,
 ) -> tuple[Figures, Figures, Ratio]:
-    """The figures with latencies, both models timed in turn, and the ratio of these."""
-    result = bench([serialize(original), serialize(pruned)], runtime, batch=batch, seconds=1.0)
+    """The figures with latencies, both models timed in turn, and the ratio of these.
+
+    Without a ``feed`` the models run on random data.
+    """
+    models = [serialize(original), serialize(pruned)]
+    result = bench(models, runtime, batch=batch, feed=feed, seconds=1.0)
     notes += [f"latency is noisy: {reason}" for reason in result.noise]
     first, second = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
     return (

@@ -183,8 +183,8 @@ def prune(
         regularize=regularize or {},
     )
     way: Mode = MODES[mode](wanted, options)
-    if not wanted.as_dict() and way.bound_by_default:
-        wanted = parse_targets(DEFAULT_TARGETS)
+    if not wanted.bounded and way.bound_by_default:
+        wanted = parse_targets({**wanted.as_dict(), **DEFAULT_TARGETS})
 
     found = original, name, path = open_model(model, custom_domains)
     destination = destination_of(output, path)
@@ -269,7 +269,8 @@ def prune(
     met = finished.met
     if (latency or wanted.timed) and not finished.copied:
         with run.stage("latency"):
-            before, after, ratio = timed(given.target, original, final, before, after, batch, notes)
+            feed = given.timing_feed(batch) if wanted.timed else None
+            before, after, ratio = timed(given.target, original, final, before, after, batch, notes, feed)
             if wanted.timed and ratio.low > run.limits(wanted).get("latency", 1.0):
                 met = False
                 notes.append(f"the latency measured at last is {ratio.value:.3f} of the dense model's")

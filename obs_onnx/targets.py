@@ -28,7 +28,7 @@ class Targets:
             model's (see :mod:`obs_onnx.passes.memory`).
         latency: of a run on the target runtime, at most, as a share of the dense model's.
         latency_ms: the same in milliseconds.
-        fastest: as fast as the limits on error and accuracy allow.
+        fastest: as fast as the limits on error and accuracy allow, without limits on other costs.
         error: largest relative output error on held-out calibration data.
         drop: largest loss of accuracy on labelled evaluation data, as a share (0.005 is half a point).
     """
@@ -43,6 +43,11 @@ class Targets:
     fastest: bool = False
     error: float | None = None
     drop: float | None = None
+
+    @property
+    def bounded(self) -> bool:
+        """Whether any of them says how far to go."""
+        return bool(self.as_dict()) and not (self.fastest and self.error is None and self.drop is None)
 
     @property
     def timed(self) -> bool:
@@ -65,7 +70,7 @@ def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
     """Targets from ``{"sparsity": 0.9}`` or ``["sparsity=0.9", "drop=0.5%"]``.
 
     Raises:
-        OptionError: unknown name, no number, or out of range.
+        OptionError: unknown name, no number, out of range, or targets that contradict each other.
     """
     if isinstance(given, Mapping):
         pairs = [(str(name), str(value)) for name, value in given.items()]
@@ -89,6 +94,11 @@ def parse_targets(given: Mapping[str, float | str] | Iterable[str]) -> Targets:
             values |= _latency(value)
         else:
             values[name] = _size(name, value) if name in SIZES else _share(name, value)
+    if values.get("fastest") and (others := asked & {*COSTS} - {"latency"}):
+        raise OptionError(
+            f"target latency=min goes as far as error and drop allow, target {min(others)} asks for "
+            "something else: give a latency, or leave one of them out"
+        )
     return Targets(**values)
 
 

@@ -39,6 +39,34 @@ class TestTargets:
         assert parse_targets([f"ram={text}"]) == Targets(ram=size)
 
     @pytest.mark.parametrize(
+        ("text", "limits", "shown"),
+        [
+            ("latency=0.5", {"latency": 0.5}, 0.5),
+            ("latency=25%", {"latency": 0.25}, 0.25),
+            ("latency=4ms", {"latency_ms": 4.0}, "4ms"),
+            ("latency=.5 ms", {"latency_ms": 0.5}, "0.5ms"),
+            ("latency=800us", {"latency_ms": 0.8}, "0.8ms"),
+            ("latency=2s", {"latency_ms": 2000.0}, "2000ms"),
+            ("latency=min", {"fastest": True}, "min"),
+        ],
+    )
+    def test_a_latency_is_a_share_a_time_or_the_least(self, text: str, limits: dict, shown: object) -> None:
+        found = parse_targets([text])
+        assert found == Targets(**limits)
+        assert found.as_dict() == {"latency": shown}
+        assert found.timed
+        assert not parse_targets(["macs=0.5"]).timed
+
+    def test_the_least_latency_needs_a_bound(self) -> None:
+        assert not parse_targets(["latency=min"]).bounded
+        assert not parse_targets([]).bounded
+        assert all(parse_targets([*more, "latency=min"]).bounded for more in (["error=0.1"], ["drop=1%"]))
+        assert parse_targets(["latency=0.5"]).bounded
+        for other in ("macs=0.5", "size=4KB", "ram=0.5", "params=0.5"):
+            with pytest.raises(OptionError, match=r"target latency=min .* give a latency"):
+                parse_targets([other, "latency=min"])
+
+    @pytest.mark.parametrize(
         "text",
         [
             "sparsity",
@@ -52,7 +80,12 @@ class TestTargets:
             "drop=200%",
             "speed=2",
             "=0.5",
-            "latency=4ms",
+            "latency=4",
+            "latency=1.5",
+            "latency=0ms",
+            "latency=fast",
+            "latency=-3ms",
+            "latency=0",
             "macs=0",
             "macs=2x",
             "params=1",

@@ -47,39 +47,52 @@ def signature(model: ir.Model, values: Mapping[str, NDArray[Any]]) -> str:
         values: its inputs, and as many of its other values as are known: what is inside has a size as well,
             which may follow from a constant.
     """
-    graph, names = model.graph, {"": ""}
+    names, parts = {"": 0}, list[Any]()
 
-    def anonymous(value: ir.Value | None) -> str:
-        return names.setdefault("" if value is None else str(value.name), str(len(names)))
+    def number(value: ir.Value | None) -> int:
+        """In the order in which nodes name values; what is known about one is told the first time."""
+        name = "" if value is None else str(value.name)
+        if value is not None and name not in names:
+            names[name] = len(names)
+            parts.append([names[name], *_described(value, values.get(name))])
+        return names[name]
 
-    def described(value: ir.Value) -> list[Any]:
-        array = values.get(str(value.name))
-        return [anonymous(value), *([] if array is None else [array.dtype.str, array.shape])]
-
-    parts: list[Any] = [sorted(model.opset_imports.items())]
-    parts += [[*described(value), _content(values[str(value.name)])] for value in graph.inputs]
-    for value in graph.initializers.values():
-        tensor = value.const_value
-        assert tensor is not None
-        small = tensor.size <= _SMALL and (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL)
-        shape = tensor.shape.numpy()
-        parts.append([anonymous(value), tensor.dtype.name, shape, _content(tensor.numpy()) if small else []])
     bodies = False
-    for node in graph:
+    for node in model.graph:
         bodies |= any(one.type in _BODIES for one in node.attributes.values())
         attributes = [
             ir.to_proto(one).SerializeToString(deterministic=True).hex()
             for _, one in sorted(node.attributes.items())
         ]
-        parts.append([node.domain, node.op_type, list(map(anonymous, node.inputs)), attributes])
-        parts.append(list(map(described, node.outputs)))
-    parts.append(list(map(anonymous, graph.outputs)))
-    if bodies:  # they read outer values by name
+        inputs, outputs = ([number(value) for value in side] for side in (node.inputs, node.outputs))
+        parts.append([node.domain, node.op_type, inputs, outputs, attributes])
+    parts.append([number(value) for value in model.graph.outputs])
+    parts.append(sorted(model.opset_imports.items()))
+    if bodies:  # they read outer values by name, some of which no node does
+        read = [*model.graph.inputs, *model.graph.initializers.values()]
+        for value in sorted(read, key=lambda value: str(value.name)):
+            number(value)
         parts.append(sorted(names.items()))
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 _BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def _described(value: ir.Value, array: NDArray[Any] | None) -> list[Any]:
+    """Type, size, and the values of small integers that come in or are constant."""
+    tensor = value.const_value
+    if value.is_initializer() and tensor is not None:
+        counts = tensor.size <= _SMALL and (tensor.dtype.is_integer() or tensor.dtype == ir.DataType.BOOL)
+        return [
+            "constant",
+            tensor.dtype.name,
+            tensor.shape.numpy(),
+            _content(tensor.numpy()) if counts else [],
+        ]
+    if array is None:
+        return []
+    return [array.dtype.str, array.shape, _content(array) if value.producer() is None else []]
 
 
 def _content(array: NDArray[Any]) -> list[int]:
