@@ -107,7 +107,6 @@ def labels(bench: Bench) -> Iterator[Line]:
         held_out=held,
         lr=args.lr,
         augment="flip,crop",
-        patience=20,
     ).report
     seconds = time.perf_counter() - begin
     before, after = (bench.accuracy("resnet32", path) for path in (start, out))

@@ -101,7 +101,7 @@ def finetune(
     momentum: float = 0.9,
     weight_decay: float | None = None,
     evaluations: int = 20,
-    patience: int = 10,
+    patience: int | None = None,
     keep_zeros: bool = True,
     fold: bool = True,
     trainer: str = "graph",
@@ -136,7 +136,8 @@ def finetune(
         momentum: of SGD.
         weight_decay: of weights with two axes or more; by default 1e-2 for AdamW and 0 for the others.
         evaluations: how often the held-out loss is measured.
-        patience: evaluations in a row without a better one after which training stops.
+        patience: evaluations in a row without a better one after which training stops; by default it goes
+            on, because most of the improvement comes while the learning rate falls.
         keep_zeros: zeros in weights of layers stay zeros.
         fold: fold BatchNormalization into the weights first; otherwise its scale and shift are trained, with
             the statistics as they are.

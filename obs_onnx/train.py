@@ -234,7 +234,7 @@ class _Loop:
             self.best, self.stale = self._engine.weights(), 0
         else:
             self.stale += 1
-            self.stopped = self.stale >= self.settings.patience
+            self.stopped = self.settings.patience is not None and self.stale >= self.settings.patience
         return point
 
     @property

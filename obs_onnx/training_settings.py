@@ -30,7 +30,8 @@ class Settings:
         decay: of weights with two axes or more; None for 1e-2 with AdamW, else 0.
         seed: of the order of the samples.
         evaluations: how often the held-out loss is measured.
-        patience: evaluations without a better one after which training stops.
+        patience: evaluations without a better one after which training stops; None to go on, because most
+            of the improvement comes while the rate falls.
         trainer: the engine, one of :data:`TRAINERS`; see :mod:`obs_onnx.engines`.
         augment: random views of images, such as ``flip,crop``; see :mod:`obs_onnx.augment`.
     """
@@ -44,7 +45,7 @@ class Settings:
     decay: float | None = None
     seed: int = 0
     evaluations: int = 20
-    patience: int = 10
+    patience: int | None = None
     trainer: str = "graph"
     augment: str = ""
 

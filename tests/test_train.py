@@ -211,6 +211,8 @@ def test_an_early_stop_keeps_the_best(deep, easy):
     found = finetune(good, noise, steps=200, lr=0.05, held_out=easy, evaluations=40, patience=3)
     assert found.report.after.step == 0
     assert found.report.steps < 200
+    whole = finetune(good, noise, steps=60, lr=0.05, held_out=easy, evaluations=40).report
+    assert (whole.steps, whole.after.step) == (60, 0)
     for name, array in values(good).items():
         assert np.array_equal(array, values(found.model)[name])
 

@@ -33,7 +33,10 @@ __all__ = ["finetune"]
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
 @click.option("--weight-decay", type=float, help="[default: 0.01 with adamw, else 0].")
 @click.option(
-    "--patience", type=click.IntRange(1), default=10, show_default=True, help="Before an early stop."
+    "--patience",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Measurements without a better one before an early stop  [default: no early stop].",
 )
 @click.option("--keep-zeros/--no-keep-zeros", default=True, help="Zeros stay zeros.")
 @click.option(
