@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 __all__ = ["LatencyCache", "cache_folder", "signature"]
 
 _SMALL = 64  # elements of an integer tensor whose values count: they are sizes, axes, indices
-_SCHEMA = 1
+_SCHEMA = 2  # of the file, and of how times are taken
 _ENTRIES = 50_000  # of one file, about 5 MB
 
 _Known = dict[str, tuple[float, int]]

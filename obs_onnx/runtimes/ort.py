@@ -19,7 +19,7 @@ from obs_onnx.feeds import Feed, TensorSpec
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
-from obs_onnx.runtimes.worker import bfloat16_bits, first_line, ort_value, plain, session_options
+from obs_onnx.runtimes.worker import bfloat16_bits, bound, first_line, ort_value, plain, session_options
 
 __all__ = [
     "QUANTUM",
@@ -88,16 +88,16 @@ class OrtSession:
         return dict(zip(names, map(plain, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
-        """Seconds of each of ``runs`` runs; the feed is bound once, outputs stay in the runtime."""
+        """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
         names = [spec.name for spec in self._outputs]
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
-        run = self._session.run if strings else self._session.run_with_ort_values
+        run = self._session.run if strings else self._session.run_with_iobinding
         seconds = []
         try:
-            values = dict(feed) if strings else self._ort_values(feed)
+            given = (names, dict(feed)) if strings else (bound(self._session, self._ort_values(feed)),)
             for _ in range(runs):
                 start = time.perf_counter()
-                run(names, values)
+                run(*given)
                 seconds.append(time.perf_counter() - start)
         except Exception as error:
             raise _run_error(error) from error

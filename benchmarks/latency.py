@@ -1,0 +1,201 @@
+"""Latency as an objective: predicted against measured, and pruned to a share of the dense model's.
+
+    OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/latency.py [NET ...]
+        [--table predicted|pruned] [--runtime onnxruntime|openvino] [--target latency=0.5]
+
+The first table takes models of random widths, over the whole range, and compares the latency that is predicted
+from blocks with the one that is measured. The second prunes to a share of the dense latency. What is called
+measured comes from a loop of this script's own, one thread, one sample, each model in turn with the dense one. Latencies of blocks that are known from earlier runs are used again; an empty folder in
+OBS_ONNX_CACHE measures all of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from one_shot import images
+from scipy.stats import spearmanr
+
+NETS = ("lenet5", "cifarnet", "resnet32", "mobilenetv2", "vgg16", "vit")
+TARGETS = {
+    "mobilenetv2": ("latency=0.5", 0.52, 86.8),
+    "vgg16": ("latency=0.33", 0.35, 89.0),
+    "resnet32": ("latency=0.6", 0.62, 86.5),
+}
+LOWEST = 0.12  # share of the channels of the narrowest random models
+BLOCK_SECONDS = 0.01
+
+Run = Callable[[], object]
+
+
+def opened(model: bytes, x: np.ndarray, runtime: str) -> Run:
+    """A function that runs the model once on one thread, without anything of obs-onnx."""
+    if runtime.startswith("openvino"):
+        import openvino
+
+        core = openvino.Core()
+        options = {"INFERENCE_NUM_THREADS": 1, "PERFORMANCE_HINT": "LATENCY"}
+        compiled = core.compile_model(core.read_model(model), "CPU", options)
+        request = compiled.create_infer_request()
+        return lambda: request.infer([x])
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda: session.run(None, {name: x})
+
+
+def ratio(dense: Run, other: Run, seconds: float) -> float:
+    """Median over rounds of the other one's median time in a round, by the dense one's."""
+
+    def timed(run: Run, runs: int) -> float:
+        run()
+        times = []
+        for _ in range(runs):
+            start = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - start)
+        return float(np.median(times))
+
+    runs = [max(3, int(BLOCK_SECONDS / timed(run, 5))) for run in (dense, other)]
+    found, end = [], time.perf_counter() + seconds
+    while time.perf_counter() < end or len(found) < 5:
+        if len(found) % 2:
+            below, above = timed(dense, runs[0]), timed(other, runs[1])
+        else:
+            above, below = timed(other, runs[1]), timed(dense, runs[0])
+        found.append(above / below)
+    return float(np.median(found))
+
+
+def predicted(root: Path, net: str, args: argparse.Namespace) -> str:
+    """A row of the first table."""
+    from obs_onnx.latency import measure_table
+    from obs_onnx.latency.blocks import narrowed
+    from obs_onnx.model_file import load_model, serialize
+    from obs_onnx.passes.coupling import couple
+    from obs_onnx.passes.prepare import prepare
+    from obs_onnx.runtimes import open_runtime
+
+    coupling = couple(prepare(load_model(root / "models" / f"{net}.onnx")))
+    local = open_runtime("onnxruntime", 1)
+    (spec,) = local.session(serialize(coupling.model)).inputs
+    x = np.random.default_rng(0).normal(size=(1, *spec.shape[1:])).astype(np.float32)
+    start = time.perf_counter()
+    table = measure_table(coupling, open_runtime(args.runtime, 1), local, {spec.name: x})
+    seconds = time.perf_counter() - start
+    rng, guesses, truths = np.random.default_rng(args.seed), [], []
+    dense = opened(serialize(coupling.model), x, args.runtime)
+    for middle in rng.permutation(np.linspace(LOWEST, 1, args.plans)):
+        plan = {}
+        for group in coupling.groups:
+            own = np.array(table.counts[group.id])
+            share = np.clip(middle * rng.lognormal(0, 0.4), 0, 1)
+            plan[group.id] = int(own[np.abs(own - share * group.n).argmin()])
+        guesses.append(table.cost.value(plan) / table.dense_ms)
+        truths.append(
+            ratio(dense, opened(serialize(narrowed(coupling, plan)), x, args.runtime), args.seconds)
+        )
+        if args.plain:
+            print(f"    {guesses[-1]:.3f} predicted, {truths[-1]:.3f} measured", flush=True)
+    errors = np.abs(np.array(guesses) / truths - 1)
+    return (
+        f"| {net} | {args.runtime} | {table.dense_ms:.2f} | {min(truths):.2f} to {max(truths):.2f} "
+        f"| **{100 * np.median(errors):.1f} %** | {100 * errors.max():.1f} % "
+        f"| **{spearmanr(guesses, truths)[0]:.3f}** | {100 * table.error:.1f} % "
+        f"| {table.timed} of {table.asked} | {seconds:.0f} |"
+    )
+
+
+def pruned(root: Path, net: str, args: argparse.Namespace) -> str:
+    """A row of the second table."""
+    from obs_onnx import evaluate, prune
+
+    target, most, floor = TARGETS.get(net, ("latency=0.5", float("nan"), float("nan")))
+    if args.target:
+        target, most, floor = args.target, float("nan"), float("nan")
+    x, _ = images(root, net, "train", 2048)
+    test, labels = images(root, net, "val", 5000)
+    model = root / "models" / f"{net}.onnx"
+    options = {"effort": args.effort, "rounds": args.rounds, "runtime": args.runtime, "threads": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        out, start = Path(folder, "pruned.onnx"), time.perf_counter()
+        report = prune(model, out, calib={"input": x}, targets=[target], **options).report
+        seconds = time.perf_counter() - start
+        both = [opened(path.read_bytes(), test[:1], args.runtime) for path in (model, out)]
+        share = ratio(*both, 4 * args.seconds)
+        accuracy = 100 * evaluate(out, {"input": test, "labels": labels}, batch_size=250).accuracy
+    if args.plain:
+        for note in report.notes:
+            print(f"    {note}")
+        print("   ", {stage: round(value, 1) for stage, value in report.seconds.items()}, flush=True)
+    return (
+        f"| {net} | {args.runtime} | {target} | {'yes' if report.met else 'no'} | **{share:.3f}** | {most} "
+        f"| **{accuracy:.2f}** | {floor} | {100 * report.after.macs / report.before.macs:.1f} % "
+        f"| {seconds:.0f} |"
+    )
+
+
+TABLES = {
+    "predicted": (
+        predicted,
+        NETS,
+        (
+            "net",
+            "runtime",
+            "dense ms",
+            "measured shares",
+            "median error",
+            "largest",
+            "rank correlation",
+            "own estimate of the error",
+            "blocks timed",
+            "seconds",
+        ),
+    ),
+    "pruned": (
+        pruned,
+        tuple(TARGETS),
+        ("net", "runtime", "target", "met", "timed", "at most", "top-1", "at least", "MACs left", "seconds"),
+    ),
+}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
+    parser.add_argument("--table", choices=TABLES, action="append", help="both by default")
+    parser.add_argument("--runtime", default="onnxruntime", help="onnxruntime or openvino")
+    parser.add_argument("--target", help="of the second table, instead of the listed ones")
+    parser.add_argument("--plans", type=int, default=20, help="random models of the first table")
+    parser.add_argument("--seconds", type=float, default=1.0, help="to time a pair of models")
+    parser.add_argument("--effort", default="normal")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plain", action="store_true", help="print every model, notes and stages, too")
+    args = parser.parse_args()
+    if "OBS_ONNX_DATA" not in os.environ:
+        sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
+    if args.runtime not in ("onnxruntime", "openvino"):
+        sys.exit("this script's own loop knows onnxruntime and openvino")
+    from obs_onnx.environment import describe_machine
+
+    machine = describe_machine()
+    print(
+        f"{machine['cpu']}, {machine['logical_cores']} cores, load {machine['load_average']}; {args.runtime}"
+    )
+    for name in args.table or TABLES:
+        row, nets, headings = TABLES[name]
+        print(f"\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
+        for net in args.nets or nets:
+            print(row(Path(os.environ["OBS_ONNX_DATA"]).resolve(), net, args), flush=True)
