@@ -3,9 +3,10 @@
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/latency.py [NET ...]
         [--table predicted|pruned] [--runtime onnxruntime|openvino] [--target latency=0.5]
 
-The first table takes models of random widths, over the whole range, and compares the latency that is predicted
-from blocks with the one that is measured. The second prunes to a share of the dense latency. What is called
-measured comes from a loop of this script's own, one thread, one sample, each model in turn with the dense one. Latencies of blocks that are known from earlier runs are used again; an empty folder in
+The first table takes models of random widths, over the whole range, and compares the latency that is
+predicted from blocks with the one that is measured. The second prunes to a share of the dense latency. What
+is called measured comes from a loop of this script's own, one thread, one sample, each model in turn with
+the dense one. Latencies of blocks that are known from earlier runs are used again; an empty folder in
 OBS_ONNX_CACHE measures all of them.
 """
 
