@@ -35,7 +35,7 @@ __all__ = ["prune"]
     "targets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="macs, params, size, ram, error, drop or sparsity; repeatable.",
+    help="latency, macs, params, size, ram, error, drop or sparsity; repeatable.",
 )
 @click.option(
     "--pattern", metavar="PATTERN", help="N:M or RxC along the input channels, for example 2:4 or 1x4."
