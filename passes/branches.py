@@ -1,7 +1,8 @@
 """Branches that can be left out for good: layers whose results are only added to values of the same shape.
 
-If such a layer gives zeros, the sum is its other operand, and all that only the layer had read is dead: in a
-residual network the whole inside of a block. A group of channels can go altogether if it lies in what is dead.
+If such a layer gives zeros, the sum is its other operand, and all that only the layer had read is dead: in
+a residual network the whole inside of a block. A group of channels can go altogether if it lies in what is
+dead.
 """
 
 from __future__ import annotations
