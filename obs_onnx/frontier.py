@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from obs_onnx.channel_round import Round
 from obs_onnx.channel_study import ChannelAttempt
+from obs_onnx.channel_trials import ChannelTrials
 from obs_onnx.channels_mode import ChannelsMode
 from obs_onnx.damage import choose_measure
 from obs_onnx.evaluation import Evaluation
@@ -46,6 +47,14 @@ __all__ = ["Pareto", "pareto"]
 POINTS, MOST_POINTS = 12, 99
 LEAST = 0.2
 _MORE = 0.5  # attempts, as a share of the points wanted, that fill gaps
+_NEAR = 1.01  # a cost that is so much larger than the least one wanted is worth a note
+_MEASURES: Mapping[str, tuple[str, ...]] = {
+    "latency": ("ratio", "latency_ms"),
+    "macs": ("macs",),
+    "params": ("parameters",),
+    "size": ("file_bytes",),
+    "ram": ("peak_activation_bytes",),
+}
 
 
 @dataclass(frozen=True)
@@ -63,11 +72,12 @@ class Pareto:
 
 @dataclass(frozen=True)
 class _Candidate:
-    """An attempt that kept its promises."""
+    """An attempt that kept its promises; what was only needed to make it is gone."""
 
     attempt: ChannelAttempt
     finished: Finished
     expected: Values
+    notes: tuple[str, ...]
 
 
 def pareto(
@@ -156,7 +166,8 @@ def pareto(
     wanted = target(cost, least)
     way = ChannelsMode(wanted, options)
     found = original, name, path = open_model(model, custom_domains)
-    folder = _folder(output_folder, path)
+    shown = _shown(output_folder, path)
+    folder = None if shown is None else new_folder(shown)
     given = prepare(
         way,
         found,
@@ -177,11 +188,15 @@ def pareto(
     if note := way.cost_note(study):
         progress.say(note)
 
-    search = FrontierSearch(Round.of(study, None, None), cost, lambda one: _loss(one, by))
+    candidates: list[_Candidate] = []
+
+    def settle(attempt: ChannelAttempt) -> ChannelAttempt:
+        candidates.append(_finished(given, study, attempt))
+        return candidates[-1].attempt
+
+    search = FrontierSearch(Round.of(study, None, None), cost, lambda one: _loss(one, by), settle)
     with progress.stage("models", points) as advance:
         search.run(least, points, int(_MORE * points), advance)
-    search.found.sort(key=search.share, reverse=True)
-    candidates = [_Candidate(one, *given.finish(study, one, Targets())) for one in search.found]
     timing = None
     if latency and not any(one.finished.copied for one in candidates):
         with study.stage("latency"):
@@ -189,14 +204,17 @@ def pareto(
             feed = given.timing_feed(batch)
             timing = bench(models, given.target, feed=dict(feed), seconds=seconds)
     dense, measures = _points(given, candidates, timing)
-    kept = _kept(cost, by, [dense, *measures])[1:]
+    order = sorted(range(len(candidates)), key=lambda i: _costs(cost, measures[i]), reverse=True)
+    candidates, measures = [candidates[i] for i in order], [measures[i] for i in order]
+    every = [dense, *measures]
+    kept = undominated([_final_loss(one, by) for one in every], [_costs(cost, one) for one in every])[1:]
     measures = [replace(one, dominated=not good) for one, good in zip(measures, kept, strict=True)]
     chosen = [one for one, good in zip(candidates, kept, strict=True) if good]
     names = _names(path, len(chosen)) if folder is not None else []
     named = iter(names)
     frontier = Frontier(
         model=name,
-        output=None if folder is None else str(output_folder or folder),
+        output=None if folder is None else str(shown),
         cost=cost,
         by=by,
         dense=dense,
@@ -209,6 +227,7 @@ def pareto(
         notes=(
             *given.source.notes,
             *_shared_notes(candidates),
+            *(() if study.stopwatch is None else study.stopwatch.notes),
             *_shortfall(search, least, points, chosen),
             *(() if timing is None else _noise(timing)),
             *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
@@ -241,10 +260,8 @@ def _check_options(
         raise OptionError("cost latency has to be timed: give another cost")
 
 
-def _folder(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
-    if output is None and path is not None:
-        output = path.with_name(f"{path.stem}.pareto")
-    return None if output is None else new_folder(output)
+def _shown(output: str | os.PathLike[str] | None, path: Path | None) -> str | os.PathLike[str] | None:
+    return path.with_name(f"{path.stem}.pareto") if output is None and path is not None else output
 
 
 def _choose(by: str, given: Prepared, evaluation: bool) -> str:
@@ -258,6 +275,13 @@ def _choose(by: str, given: Prepared, evaluation: bool) -> str:
             "no output of the model is of a float type, so it has no error: give --eval with labels"
         )
     return by
+
+
+def _finished(given: Prepared, study: ChannelTrials, attempt: ChannelAttempt) -> _Candidate:
+    finished, expected = given.finish(study, attempt, Targets())
+    general = set() if study.stopwatch is None else set(study.stopwatch.notes)
+    notes = tuple(note for note in finished.notes if note not in general)
+    return _Candidate(replace(attempt, tensors={}), finished, expected, notes)
 
 
 def _loss(attempt: ChannelAttempt, by: str) -> float:
@@ -280,7 +304,7 @@ def _points(
     )
     drops = [0.0, *(c.attempt.drop for c in candidates)]
     shared = set(_shared_notes(candidates))
-    own = [(), *(tuple(n for n in c.finished.notes if n not in shared) for c in candidates)]
+    own = [(), *(tuple(note for note in c.notes if note not in shared) for c in candidates)]
     found = []
     rows = zip(demands, models, [itself, *qualities], drops, own, strict=True)
     for i, (demand, one, quality, drop, notes) in enumerate(rows):
@@ -306,25 +330,19 @@ def _points(
     return found[0], found[1:]
 
 
-def _kept(cost: str, by: str, points: Sequence[Point]) -> list[bool]:
-    """Which points nothing dominates, by what was measured at last."""
-    losses = []
-    for point in points:
-        value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
-        losses.append(float("inf") if value is None else value)
-    measures: Mapping[str, tuple[str, ...]] = {
-        "latency": ("ratio", "latency_ms"),
-        "macs": ("macs",),
-        "params": ("parameters",),
-        "size": ("file_bytes",),
-        "ram": ("peak_activation_bytes",),
-    }
-    return undominated(losses, [[getattr(one, key) for key in measures[cost]] for one in points])
+def _final_loss(point: Point, by: str) -> float:
+    value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
+    return float("inf") if value is None else value
+
+
+def _costs(cost: str, point: Point) -> list[float]:
+    """What was measured of a cost at last."""
+    return [getattr(point, name) for name in _MEASURES[cost]]
 
 
 def _shared_notes(candidates: Sequence[_Candidate]) -> list[str]:
     """What is true of all candidates."""
-    notes = [one.finished.notes for one in candidates]
+    notes = [one.notes for one in candidates]
     return [note for note in (notes[0] if notes else ()) if all(note in other for other in notes)]
 
 
@@ -333,7 +351,7 @@ def _shortfall(search: FrontierSearch, least: float, points: int, chosen: Sequen
     if not search.found:
         return [f"no removal of channels was found that lowers {search.cost}"]
     notes = []
-    if (reached := min(map(search.share, search.found))) > least:
+    if (reached := min(map(search.share, search.found))) > _NEAR * least:
         notes.append(
             f"the least {search.cost} found is {reached:.3f} of the dense model's, {least:g} was asked for"
         )

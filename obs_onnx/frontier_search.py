@@ -26,12 +26,14 @@ class FrontierSearch:
         part: groups with their curves.
         cost: a name in :data:`obs_onnx.targets.COSTS`.
         loss: of an attempt, what is traded for the cost.
+        settle: called with each new attempt; what it returns is remembered.
         found: attempts so far, all different.
     """
 
     part: Round
     cost: str
     loss: Callable[[ChannelAttempt], float]
+    settle: Callable[[ChannelAttempt], ChannelAttempt] = lambda attempt: attempt
     found: list[ChannelAttempt] = field(default_factory=list)
     _spans: list[tuple[float, float]] = field(default_factory=list)
 
@@ -75,7 +77,7 @@ class FrontierSearch:
         self._spans.append((low, high))
         known = any(_alike(attempt, one) for one in self.found)
         if not known and (attempt.left_out or not all(mask.all() for mask in attempt.keep.values())):
-            self.found.append(attempt)
+            self.found.append(self.settle(attempt))
         advance(1)
 
     def _gap(self) -> float | None:
