@@ -1,10 +1,10 @@
 """What single weights are worth, where that decides how many of each layer go.
 
-    magnitude     |w|
-    obs           w^2 / (A^-1)_qq with the damped moment A of the layer's inputs: the error of the layer's
-                  own output when this weight alone goes and the others move
-    taylor ...    see :mod:`obs_onnx.weight_sensitivities`
-    random        uniform numbers
+magnitude     |w|
+obs           w^2 / (A^-1)_qq with the damped moment A of the layer's inputs: the error of the layer's
+              own output when this weight alone goes and the others move
+taylor ...    see :mod:`obs_onnx.weight_sensitivities`
+random        uniform numbers
 """
 
 from __future__ import annotations
