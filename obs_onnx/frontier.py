@@ -10,7 +10,7 @@ import importlib.util
 import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,27 +20,23 @@ import onnx_ir as ir
 
 from obs_onnx.channel_round import Round
 from obs_onnx.channel_study import ChannelAttempt
-from obs_onnx.channel_trials import ChannelTrials
 from obs_onnx.channels_mode import ChannelsMode
 from obs_onnx.damage import choose_measure
-from obs_onnx.evaluation import Evaluation
-from obs_onnx.figures import figures, measured
+from obs_onnx.frontier_points import Candidate, checked, costs_of, loss_of, measured_points, shared_notes
 from obs_onnx.frontier_search import FrontierSearch, target
 from obs_onnx.latency.noise import Noise
-from obs_onnx.mode import Finished, Options
+from obs_onnx.mode import Options
 from obs_onnx.model_file import save_model, serialize
 from obs_onnx.opened import keep_path, new_folder, open_model
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.preparation import Prepared, check_memory, prepare
 from obs_onnx.report.files import write_json
-from obs_onnx.report.frontier import Frontier, Point, undominated
+from obs_onnx.report.frontier import Frontier, undominated
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
 from obs_onnx.report.progress import Progress, quiet
-from obs_onnx.report.result import Latency
 from obs_onnx.study import EFFORTS
-from obs_onnx.targets import COSTS, Targets
+from obs_onnx.targets import COSTS
 from obs_onnx.timing import Benchmark, bench
-from obs_onnx.walk import Values
 
 __all__ = ["Pareto", "pareto"]
 
@@ -48,13 +44,6 @@ POINTS, MOST_POINTS = 12, 99
 LEAST = 0.2
 _MORE = 0.5  # attempts, as a share of the points wanted, that fill gaps
 _NEAR = 1.01  # a cost that is so much larger than the least one wanted is worth a note
-_MEASURES: Mapping[str, tuple[str, ...]] = {
-    "latency": ("ratio", "latency_ms"),
-    "macs": ("macs",),
-    "params": ("parameters",),
-    "size": ("file_bytes",),
-    "ram": ("peak_activation_bytes",),
-}
 
 
 @dataclass(frozen=True)
@@ -68,16 +57,6 @@ class Pareto:
 
     frontier: Frontier
     models: tuple[ir.Model, ...]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """An attempt that kept its promises; what was only needed to make it is gone."""
-
-    attempt: ChannelAttempt
-    finished: Finished
-    expected: Values
-    notes: tuple[str, ...]
 
 
 def pareto(
@@ -188,10 +167,10 @@ def pareto(
     if note := way.cost_note(study):
         progress.say(note)
 
-    candidates: list[_Candidate] = []
+    candidates: list[Candidate] = []
 
     def settle(attempt: ChannelAttempt) -> ChannelAttempt:
-        candidates.append(_finished(given, study, attempt))
+        candidates.append(checked(given, study, attempt))
         return candidates[-1].attempt
 
     search = FrontierSearch(Round.of(study, None, None), cost, lambda one: _loss(one, by), settle)
@@ -203,11 +182,11 @@ def pareto(
             models = [serialize(one) for one in (original, *(c.finished.model for c in candidates))]
             feed = given.timing_feed(batch)
             timing = bench(models, given.target, feed=dict(feed), seconds=seconds)
-    dense, measures = _points(given, candidates, timing)
-    order = sorted(range(len(candidates)), key=lambda i: _costs(cost, measures[i]), reverse=True)
+    dense, measures = measured_points(given, candidates, timing)
+    order = sorted(range(len(candidates)), key=lambda i: costs_of(cost, measures[i]), reverse=True)
     candidates, measures = [candidates[i] for i in order], [measures[i] for i in order]
     every = [dense, *measures]
-    kept = undominated([_final_loss(one, by) for one in every], [_costs(cost, one) for one in every])[1:]
+    kept = undominated([loss_of(one, by) for one in every], [costs_of(cost, one) for one in every])[1:]
     measures = [replace(one, dominated=not good) for one, good in zip(measures, kept, strict=True)]
     chosen = [one for one, good in zip(candidates, kept, strict=True) if good]
     names = _names(path, len(chosen)) if folder is not None else []
@@ -226,7 +205,7 @@ def pareto(
         environment=given.where.environment() if timing is None else timing.environment,
         notes=(
             *given.source.notes,
-            *_shared_notes(candidates),
+            *shared_notes(candidates),
             *(() if study.stopwatch is None else study.stopwatch.notes),
             *_shortfall(search, least, points, chosen),
             *(() if timing is None else _noise(timing)),
@@ -264,6 +243,11 @@ def _shown(output: str | os.PathLike[str] | None, path: Path | None) -> str | os
     return path.with_name(f"{path.stem}.pareto") if output is None and path is not None else output
 
 
+def _loss(attempt: ChannelAttempt, by: str) -> float:
+    value = attempt.drop if by == "accuracy" else attempt.quality.output_error
+    return float("inf") if value is None else value
+
+
 def _choose(by: str, given: Prepared, evaluation: bool) -> str:
     """What is traded for the cost."""
     if by == "auto":
@@ -277,76 +261,7 @@ def _choose(by: str, given: Prepared, evaluation: bool) -> str:
     return by
 
 
-def _finished(given: Prepared, study: ChannelTrials, attempt: ChannelAttempt) -> _Candidate:
-    finished, expected = given.finish(study, attempt, Targets())
-    general = set() if study.stopwatch is None else set(study.stopwatch.notes)
-    notes = tuple(note for note in finished.notes if note not in general)
-    return _Candidate(replace(attempt, tensors={}), finished, expected, notes)
-
-
-def _loss(attempt: ChannelAttempt, by: str) -> float:
-    value = attempt.drop if by == "accuracy" else attempt.quality.output_error
-    return float("inf") if value is None else value
-
-
-def _points(
-    given: Prepared, candidates: Sequence[_Candidate], timing: Benchmark | None
-) -> tuple[Point, list[Point]]:
-    """The dense model and all candidates, measured."""
-    demands = [given.demand, *(measured(given.where, c.attempt.model, given.sample) for c in candidates)]
-    models = [given.opened.model, *(c.finished.model for c in candidates)]
-    qualities = [c.attempt.quality for c in candidates]
-    known = qualities[0] if qualities else Evaluation(0)
-    itself = Evaluation(
-        known.samples,
-        output_error=None if known.output_error is None else 0.0,
-        agreement=None if known.agreement is None else 1.0,
-    )
-    drops = [0.0, *(c.attempt.drop for c in candidates)]
-    shared = set(_shared_notes(candidates))
-    own = [(), *(tuple(note for note in c.notes if note not in shared) for c in candidates)]
-    found = []
-    rows = zip(demands, models, [itself, *qualities], drops, own, strict=True)
-    for i, (demand, one, quality, drop, notes) in enumerate(rows):
-        size = figures(one, None, None, demand)
-        times = None if timing is None else timing.latencies[i]
-        ratio = None if timing is None else timing.ratios[i]
-        found.append(
-            Point(
-                latency_ms=None if times is None else times.median,
-                latency=None if times is None else Latency(times.median, times.p10, times.p90, times.runs),
-                ratio=None if ratio is None else ratio.value,
-                ratio_interval=None if ratio is None else (ratio.low, ratio.high),
-                macs=size.macs,
-                parameters=size.parameters,
-                peak_activation_bytes=size.peak_activation_bytes,
-                file_bytes=len(serialize(one)),
-                output_error=quality.output_error,
-                agreement=quality.agreement,
-                accuracy=None if given.accuracy is None or drop is None else given.accuracy - drop,
-                notes=notes,
-            )
-        )
-    return found[0], found[1:]
-
-
-def _final_loss(point: Point, by: str) -> float:
-    value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
-    return float("inf") if value is None else value
-
-
-def _costs(cost: str, point: Point) -> list[float]:
-    """What was measured of a cost at last."""
-    return [getattr(point, name) for name in _MEASURES[cost]]
-
-
-def _shared_notes(candidates: Sequence[_Candidate]) -> list[str]:
-    """What is true of all candidates."""
-    notes = [one.notes for one in candidates]
-    return [note for note in (notes[0] if notes else ()) if all(note in other for other in notes)]
-
-
-def _shortfall(search: FrontierSearch, least: float, points: int, chosen: Sequence[_Candidate]) -> list[str]:
+def _shortfall(search: FrontierSearch, least: float, points: int, chosen: Sequence[Candidate]) -> list[str]:
     """What the frontier lacks."""
     if not search.found:
         return [f"no removal of channels was found that lowers {search.cost}"]
@@ -375,7 +290,7 @@ def _write(
     folder: Path,
     given: Prepared,
     frontier: Frontier,
-    models: Sequence[tuple[str, _Candidate]],
+    models: Sequence[tuple[str, Candidate]],
     custom_domains: Sequence[str],
     plot: bool,
 ) -> None:
