@@ -93,7 +93,8 @@ def timed(
     """
     models = [serialize(original), serialize(pruned)]
     result = bench(models, runtime, batch=batch, feed=feed, seconds=1.0)
-    notes += [f"latency is noisy: {reason}" for reason in result.noise]
+    if result.noisy:
+        notes.append(f"the last measurement of latency is noisy: {'; '.join(result.noise)}")
     first, second = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
     return (
         replace(before, latency_ms=first, runtime=runtime.spec),
