@@ -297,9 +297,9 @@ class _Model:
     def time(self, feed: Typed, runs: int) -> list[float]:
         names = [one.name for one in self.session.get_outputs()]
         if any(kind == "string" for _, kind, _ in feed):
-            run, given = self.session.run, (names, {name: array for name, _, array in feed})
+            run, given = self.session.run, [names, {name: array for name, _, array in feed}]
         else:
-            run, given = self.session.run_with_iobinding, (bound(self.session, self._values(feed)),)
+            run, given = self.session.run_with_iobinding, [bound(self.session, self._values(feed))]
         seconds = []
         for _ in range(runs):
             start = time.perf_counter()
