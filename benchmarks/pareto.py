@@ -68,7 +68,7 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
         seen.add(tuple(counts.values()))
         keep = {group: one.keep(counts[group]) for group, one in part.ranked.items()}
         attempt = study.attempt(keep, {}, part.dense_evidence)
-        paths.append(folder / f"uniform {share:g}.onnx")
+        paths.append(folder / f"uniform_{share:g}.onnx")
         save_model(attempt.model, paths[-1])
     return paths
 
@@ -104,15 +104,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.0, help="of timing, per model")
     parser.add_argument("--images", type=int, default=None, help="labelled images  [default: all]")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--folder", type=Path, help="where models stay; those that lie there are used again")
+    parser.add_argument("--prepare", action="store_true", help="only make the uniform models in --folder")
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
     model = root / "models" / f"{args.net}.onnx"
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
+        folder = args.folder or Path(scratch)
+        folder.mkdir(exist_ok=True)
         calib, out = folder / "calib.npz", folder / "out"
         np.savez(calib, input=images(root, args.net, "train", 2048)[0])
+        made = sorted(folder.glob("uniform_*.onnx"), reverse=True)
+        uniforms = made or uniform(model, calib, folder, SHARES, args.threads)
+        if args.prepare:
+            return
         start = time.perf_counter()
         found = pareto(
             model,
@@ -129,7 +136,7 @@ def main() -> None:
         ).frontier
         seconds = time.perf_counter() - start
         kept = {point.file.removesuffix(".onnx"): out / point.file for point in found.kept if point.file}
-        others = {path.stem: path for path in uniform(model, calib, folder, SHARES, args.threads)}
+        others = {path.stem.replace("_", " "): path for path in uniforms}
         paths = {"dense": model, **kept, **others}
 
         runtime = open_runtime(threads=args.threads)
