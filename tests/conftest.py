@@ -11,19 +11,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from nets import run_proto
+from nets import build_model, run_proto
 
 Arrays = Mapping[str, Any]
-
-
-def build_model(text: str, initializers: Arrays | None = None, *, opset: int = 18, ir_version: int = 10):
-    """Model proto from the body of a graph in ONNX text form, with ``initializers`` added by name."""
-    head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
-    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else head + text)
-    proto.graph.initializer.extend(
-        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (initializers or {}).items()
-    )
-    return proto
 
 
 @pytest.fixture(scope="session")

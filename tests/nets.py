@@ -12,6 +12,18 @@ import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 
+def build_model(
+    text: str, initializers: Mapping[str, Any] | None = None, *, opset: int = 18, ir_version: int = 10
+):
+    """Model proto from the body of a graph in ONNX text form, with ``initializers`` added by name."""
+    head = f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
+    proto = onnx.parser.parse_model(text if text.lstrip().startswith("<") else head + text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in (initializers or {}).items()
+    )
+    return proto
+
+
 def data(seed: int, samples: int, *shape: int, factors: int = 6) -> np.ndarray:
     """Samples that are mostly mixtures of a few factors, the same ones for every seed."""
     size = int(np.prod(shape))

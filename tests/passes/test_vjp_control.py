@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from conftest import build_model, run_proto
 from derivatives import check_model
 from float64 import double, evaluator
+from nets import build_model, run_proto
 
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import GradientError

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 import pytest
-from conftest import run_proto
 from derivatives import check, operator
+from nets import run_proto
 
 from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import GradientError
