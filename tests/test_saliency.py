@@ -8,10 +8,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 from nets import run_proto
+from scipy.special import logsumexp
 from test_channelwise import named, opened, tensors_of
 
 from obs_onnx.evidence import Evidence
 from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.silence import silence
 from obs_onnx.saliency import CRITERIA
 
 STATISTICS = {
@@ -184,7 +186,19 @@ def test_random_depends_on_seed_and_group_alone(perceptron) -> None:
     assert not np.array_equal(first[: two.n], CRITERIA["random"](evidence, two))
 
 
-def test_the_oracle_needs_a_way_to_measure(perceptron) -> None:
-    evidence, coupling, _ = perceptron
-    with pytest.raises(ValueError, match="no way to measure damage"):
-        CRITERIA["oracle"](evidence, coupling.groups[0])
+def test_the_oracle_without_a_damage_is_the_change_of_the_loss(perceptron) -> None:
+    """Cross-entropy with the classes that the model itself names, each channel silenced in turn."""
+    evidence, coupling, x = perceptron
+    group, answer = coupling.groups[0], next(iter(run_proto(ir.to_proto(evidence.model), {"x": x}).values()))
+
+    def loss(scores: np.ndarray) -> float:
+        scores = scores.astype(np.float64)
+        named_class = scores[np.arange(len(scores)), answer.argmax(1)]
+        return float(np.mean(logsumexp(scores, axis=1) - named_class))
+
+    changes = []
+    for channel in range(group.n):
+        silenced = silence(evidence.model, {group.id: np.arange(group.n) != channel}, coupling)
+        scores = next(iter(run_proto(ir.to_proto(silenced), {"x": x}).values()))
+        changes.append(abs(loss(scores) - loss(answer)))
+    np.testing.assert_allclose(CRITERIA["oracle"](evidence, group), changes, rtol=1e-3, atol=1e-6)
