@@ -11,10 +11,10 @@ of the frontier is no slower and no less accurate.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=None, help="labelled images  [default: all]")
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--folder", type=Path, help="where models stay; those that lie there are used again")
-    parser.add_argument("--prepare", action="store_true", help="only make the uniform models in --folder")
+    parser.add_argument("--prepare", action="store_true", help="with --folder: stop before anything is timed")
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
@@ -118,44 +118,47 @@ def main() -> None:
         np.savez(calib, input=images(root, args.net, "train", 2048)[0])
         made = sorted(folder.glob("uniform_*.onnx"), reverse=True)
         uniforms = made or uniform(model, calib, folder, SHARES, args.threads)
-        if args.prepare:
+        if args.prepare and not out.exists():
             return
-        start = time.perf_counter()
-        found = pareto(
-            model,
-            out,
-            calib=calib,
-            points=args.points,
-            least=args.least,
-            cost=args.cost,
-            effort=args.effort,
-            threads=args.threads,
-            batch=args.batch,
-            seconds=args.seconds,
-            progress=terminal_progress(silent=not args.verbose),
-        ).frontier
-        seconds = time.perf_counter() - start
-        kept = {point.file.removesuffix(".onnx"): out / point.file for point in found.kept if point.file}
+        if not out.exists():
+            pareto(
+                model,
+                out,
+                calib=calib,
+                points=args.points,
+                least=args.least,
+                cost=args.cost,
+                effort=args.effort,
+                threads=args.threads,
+                batch=args.batch,
+                seconds=args.seconds,
+                progress=terminal_progress(silent=not args.verbose),
+            )
+        found = json.loads((out / "pareto.json").read_text())
+        points = found["points"]
+        files = [point["file"] for point in points if point["file"]]
+        kept = {file.removesuffix(".onnx"): out / file for file in files}
         others = {path.stem.replace("_", " "): path for path in uniforms}
         paths = {"dense": model, **kept, **others}
 
-        runtime = open_runtime(threads=args.threads)
         x, y = images(root, args.net, "val", args.images)
+        known = folder / "quality.json"
+        rows: dict[str, dict[str, float]] = json.loads(known.read_text()) if known.exists() else {}
+        for name in [name for name in paths if name not in rows]:
+            quality = evaluate(paths[name], {"input": x, "labels": y}, batch_size=250, against=model)
+            rows[name] = {"accuracy": quality.accuracy or 0.0, "error": quality.output_error or 0.0}
+        known.write_text(json.dumps(rows))
+        if args.prepare:
+            return
+        runtime = open_runtime(threads=args.threads)
         feed = {"input": x[: args.batch]}
         times = bench([str(p) for p in paths.values()], runtime, feed=feed, seconds=args.seconds)
-        rows: dict[str, Row] = {}
-        for i, (name, path) in enumerate(paths.items()):
-            quality = evaluate(path, {"input": x, "labels": y}, batch_size=250, against=model)
-            rows[name] = {
-                "ms": times.latencies[i].median,
-                "ratio": times.ratios[i].value,
-                "accuracy": quality.accuracy or 0.0,
-                "error": quality.output_error or 0.0,
-            }
+        for i, name in enumerate(paths):
+            rows[name] |= {"ms": times.latencies[i].median, "ratio": times.ratios[i].value}
     print(f"{describe_machine()['cpu']}; {runtime.spec}, {args.threads} thread(s), batch {args.batch}")
-    stages = ", ".join(f"{name} {value:.0f} s" for name, value in found.seconds.items())
-    print(f"{args.net}: {len(kept)} of {len(found.points)} models kept after {seconds:.0f} s ({stages})")
-    for note in (*found.notes, *times.noise):
+    stages = ", ".join(f"{name} {value:.0f} s" for name, value in found["seconds"].items())
+    print(f"{args.net}: {len(kept)} of {len(points)} models kept ({stages})")
+    for note in (*found["notes"], *times.noise):
         print(f"- {note}")
     print(f"\n| model | ms | of dense | top-1 on {len(y):,} | output error | |\n|---|---|---|---|---|---|")
     frontier = {name: rows[name] for name in ("dense", *kept)}
