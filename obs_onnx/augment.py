@@ -7,6 +7,7 @@ last) is that of the channels: one, three or four of them. All such inputs of a 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from obs_onnx.feeds import Array, Feed, is_float
 from obs_onnx.passes.errors import DataError, OptionError
 
-__all__ = ["AUGMENTATIONS", "augmented", "parse_augment"]
+__all__ = ["View", "augmented", "parse_augment"]
 
 _CHANNELS = (1, 3, 4)
 _SHIFT = 8  # an image is shifted by at most one part of so many of its side
@@ -22,26 +23,33 @@ _SHIFT = 8  # an image is shifted by at most one part of so many of its side
 View = Callable[[Array, np.random.Generator], Array]
 
 
-def parse_augment(text: str) -> tuple[str, ...]:
-    """The views that ``flip,crop`` names.
+def parse_augment(text: str) -> tuple[View, ...]:
+    """The views that a text such as ``flip,crop`` or ``crop=1`` (a shift of at most one pixel) names.
 
     Raises:
-        OptionError: an unknown one.
+        OptionError: an unknown one, or a shift that is no number of pixels.
     """
-    names = tuple(part.strip() for part in text.split(",") if part.strip())
-    for name in names:
-        if name not in AUGMENTATIONS:
-            raise OptionError(f"augmentation {name!r} is unknown: use {', '.join(AUGMENTATIONS)}")
-    return names
+    return tuple(_view(part.strip()) for part in text.split(",") if part.strip())
 
 
-def augmented(feed: Feed, names: tuple[str, ...], seed: tuple[int, ...]) -> Feed:
+def _view(text: str) -> View:
+    name, given, size = text.partition("=")
+    if name == "flip" and not given:
+        return _flip
+    if name == "crop" and not given:
+        return _crop
+    if name == "crop" and size.isdecimal() and int(size) > 0:
+        return partial(_crop, most=int(size))
+    raise OptionError(f"augmentation {text!r} is unknown: use flip, crop, or crop=PIXELS")
+
+
+def augmented(feed: Feed, views: tuple[View, ...], seed: tuple[int, ...]) -> Feed:
     """The feed with its images changed at random; ``seed`` alone decides how.
 
     Raises:
         DataError: it holds no images.
     """
-    if not names:
+    if not views:
         return feed
     images = {name: axis for name, array in feed.items() if (axis := _channel_axis(array)) is not None}
     if not images:
@@ -53,8 +61,8 @@ def augmented(feed: Feed, names: tuple[str, ...], seed: tuple[int, ...]) -> Feed
     for name, axis in images.items():
         random = np.random.default_rng(seed)
         x_NHWC = np.moveaxis(feed[name], axis, -1)
-        for view in names:
-            x_NHWC = AUGMENTATIONS[view](x_NHWC, random)
+        for view in views:
+            x_NHWC = view(x_NHWC, random)
         changed[name] = np.ascontiguousarray(np.moveaxis(x_NHWC, -1, axis))
     return changed
 
@@ -71,18 +79,15 @@ def _flip(x_NHWC: Array, random: np.random.Generator) -> Array:
     return np.where(chosen[:, None, None, None], x_NHWC[:, :, ::-1], x_NHWC)
 
 
-def _crop(x_NHWC: Array, random: np.random.Generator) -> Array:
-    """Each image shifted by up to an eighth of its side; its edge is repeated where there is nothing."""
-    height, width = x_NHWC.shape[1:3]
-    rows, columns = _shifted(height, len(x_NHWC), random), _shifted(width, len(x_NHWC), random)
+def _crop(x_NHWC: Array, random: np.random.Generator, most: int | None = None) -> Array:
+    """Each image shifted by up to an eighth of its side, or ``most`` pixels; edges are repeated."""
+    rows, columns = (_shifted(side, most, len(x_NHWC), random) for side in x_NHWC.shape[1:3])
     samples = np.arange(len(x_NHWC))[:, None, None]
     return np.asarray(x_NHWC[samples, rows[:, :, None], columns[:, None, :]])
 
 
-def _shifted(side: int, count: int, random: np.random.Generator) -> NDArray[np.int64]:
+def _shifted(side: int, most: int | None, count: int, random: np.random.Generator) -> NDArray[np.int64]:
     """(count, side) positions that are read."""
-    shift = random.integers(-(side // _SHIFT), side // _SHIFT, (count, 1), endpoint=True)
+    most = side // _SHIFT if most is None else most
+    shift = random.integers(-most, most, (count, 1), endpoint=True)
     return np.asarray(np.clip(np.arange(side) + shift, 0, side - 1))
-
-
-AUGMENTATIONS: dict[str, View] = {"flip": _flip, "crop": _crop}

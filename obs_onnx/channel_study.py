@@ -203,13 +203,13 @@ class ChannelStudy(Study):
             left_out,
         )
 
-    def retrained(self, attempt: ChannelAttempt, wanted: Targets) -> ChannelAttempt:
+    def retrained(self, attempt: ChannelAttempt, wanted: Targets, last: bool) -> ChannelAttempt:
         """The attempt after retraining, if there is any; as it was where that broke a limit that it held."""
         if self.retraining is None:
             return attempt
         fixed = [layer for layer in self.layers if layer.name in self.options.fixed]
         frozen = {layer.name for layer in fixed} | {use.bias for layer in fixed for use in layer.uses}
-        small, training = self.trained(attempt.model, {name for name in frozen if name}, keep_zeros=False)
+        small, training = self.trained(attempt.model, {name for name in frozen if name}, False, last)
         judged = self.judged(small)
         if judged.strain(wanted) > 1 >= attempt.strain(wanted):
             return attempt

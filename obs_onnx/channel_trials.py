@@ -31,9 +31,10 @@ class ChannelTrials(ChannelStudy):
         best: ChannelAttempt | None = None
         part: Round | None = None
         for number in range(1, rounds + 1):
-            part = Round.of(self, best, None if part is None else part.dense_evidence, last=number == rounds)
+            last = number == rounds
+            part = Round.of(self, best, None if part is None else part.dense_evidence, last)
             if not limits:
-                found = self.retrained(self._search(part, wanted), wanted)
+                found = self.retrained(self._search(part, wanted), wanted, last)
                 best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))
                 continue
             step = {
@@ -42,7 +43,7 @@ class ChannelTrials(ChannelStudy):
                 else self.dense_bytes * (limit / self.dense_bytes) ** (number / rounds)
                 for name, limit in limits.items()
             }
-            best = self.retrained(part.reach(step), wanted)
+            best = self.retrained(part.reach(step), wanted, last)
         assert best is not None
         return best
 

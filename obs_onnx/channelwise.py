@@ -318,22 +318,25 @@ def solve_channels(
         runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small
     )
     refitted: Tensors = {}
-    for stage in plan.stages:
+    for number, stage in enumerate(plan.stages):
         there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
         solved = [
             layer
             for layer in there
             if layer.name not in spared and layer.name not in empty and not _is_depthwise(layer)
         ]
-        moments = prefixes.pose(stage, solved, small, damping)
         tensors = emptied(small, there, empty)
+        if solved:
+            prefixes.skip(number, small)
+            moments = prefixes.pose(stage, solved, small, damping)
         for layer in solved:
             posed = LayerProblem(small, layer, *moments.pop(layer.name))
             with threads_for(layer.layout.goi[2]):
                 tensors.update(posed.tensors(posed.problem.optimum))
         SetWeights(tensors)(small)
         refitted.update(tensors)
-        prefixes.follow(small)
+        if solved:
+            prefixes.follow(small)
         advance(len(stage.layers))
     return small, refitted
 

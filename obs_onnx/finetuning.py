@@ -143,7 +143,7 @@ def finetune(
             the statistics as they are.
         trainer: the engine: ``graph``, one graph of standard operators, or ``ort-training``, which needs the
             package onnxruntime-training.
-        augment: random views of the images of a batch, ``flip``, ``crop`` or ``flip,crop``; see
+        augment: random views of the images of a batch, ``flip``, ``crop``, ``flip,crop=1`` ...; see
             :mod:`obs_onnx.augment`.
         seed: of the order of the samples.
         checkpoint: file to save the run in.

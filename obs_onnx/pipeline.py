@@ -17,12 +17,13 @@ import onnx_ir as ir
 
 from obs_onnx.channels_mode import ChannelsMode
 from obs_onnx.combinations import Int8, combine
+from obs_onnx.data import open_source, split
 from obs_onnx.figures import figures, measured, timed
 from obs_onnx.mode import Mode, Options
 from obs_onnx.model_file import save_model
 from obs_onnx.opened import destination_of, keep_path, open_model
 from obs_onnx.passes.errors import OptionError
-from obs_onnx.preparation import check_memory, prepare
+from obs_onnx.preparation import BATCH, HELD_OUT, check_memory, prepare
 from obs_onnx.quantize import int8_path
 from obs_onnx.report.files import check_writable, write_json
 from obs_onnx.report.progress import Progress, quiet
@@ -77,6 +78,9 @@ def prune(
     layer_sparsity: Mapping[str, float] | None = None,
     rounds: int = 1,
     finetune: int = 0,
+    finetune_last: int | None = None,
+    finetune_data: Any = None,
+    mix: float = 0.5,
     lr: float | None = None,
     trainer: str = "graph",
     train_batch: int = 64,
@@ -132,7 +136,11 @@ def prune(
         rounds: iterations; each one measures again around the model pruned so far.
         finetune: updates of retraining after each round, on the dense model's outputs for the calibration
             data (and on its labels, where ``labels`` is given); zeros stay zeros.
-        lr: largest learning rate of retraining.
+        finetune_last: updates after the last round; by default as many as after the others.
+        finetune_data: what retraining learns from, of which one sample of eight is held out; by default the
+            calibration data.
+        mix: share of the labels in the loss of retraining, where they are learnt.
+        lr: largest learning rate of retraining, which rises and falls once in all rounds together.
         trainer: its engine, ``graph`` or ``ort-training``; see :func:`obs_onnx.finetune`.
         train_batch: samples of one update.
         augment: random views of images in training, such as ``flip,crop``.
@@ -159,7 +167,8 @@ def prune(
     """
     start = time.perf_counter()
     wanted = parse_targets(targets or {})
-    _check_options(effort, rounds, seed, finetune)
+    _check_options(effort, rounds, seed)
+    _check_retraining(finetune, finetune_last, finetune_data)
     if quantize not in (None, "int8"):
         raise OptionError(f"quantize={quantize!r} is unknown: use int8")
     if quantize is not None and custom_ops:
@@ -210,9 +219,18 @@ def prune(
     if finetune:
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
-        settings = Settings(finetune, train_batch, rate=lr, seed=seed, trainer=trainer, augment=augment)
-        learnt = labels is not None and given.source.has_labels
-        retraining = Retraining(where, given.dense, given.fit, given.held_out, settings, learnt, progress)
+        steps = finetune if finetune_last is None else finetune_last
+        settings = Settings(steps, train_batch, rate=lr, seed=seed, trainer=trainer, augment=augment)
+        source, fit, held_out = given.source, given.fit, given.held_out
+        if finetune_data is not None:
+            source = open_source(
+                finetune_data, given.dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed
+            )
+            fit, held_out = split(source, HELD_OUT, seed)
+        learnt = labels is not None and source.has_labels
+        retraining = Retraining(
+            where, given.dense, fit, held_out, settings, learnt, mix, finetune, rounds, progress
+        )
         retraining.check(way.model)
     run = given.study(
         effort=effort,
@@ -326,9 +344,16 @@ def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, obj
     }
 
 
-def _check_options(effort: str, rounds: int, seed: int, finetune: int) -> None:
+def _check_retraining(finetune: int, finetune_last: int | None, finetune_data: Any) -> None:
     if finetune < 0:
         raise OptionError(f"{finetune} steps of retraining: use 0 or more")
+    if finetune_last is not None and not finetune:
+        raise OptionError("--finetune-last goes with --finetune: give that, too")
+    if finetune_data is not None and not finetune:
+        raise OptionError("--finetune-data goes with --finetune: give that, too")
+
+
+def _check_options(effort: str, rounds: int, seed: int) -> None:
     if effort not in EFFORTS:
         raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
     if rounds < 1:

@@ -191,6 +191,13 @@ class Prefixes:
                     target = target + (self._cut(skip, before[skip]) - pruned[skip])
             moments.update(pruned[use.x], use.geometry, target)
 
+    def skip(self, to: int, pruned: ir.Model) -> None:
+        """Let both walks go on to the boundary before stage number ``to``; nothing on the way is observed."""
+        if self._walk.index < to:
+            self._walk.step(self._dense, to=to)
+        if self._pruned is not None and self._pruned.index < to:
+            self._pruned.step(pruned, to=to)
+
     def follow(self, pruned: ir.Model) -> None:
         """Let the pruned walk follow to the next boundary."""
         if self._pruned is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import onnx_ir as ir
@@ -18,7 +18,7 @@ from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.sources import Source
-from obs_onnx.train import Settings, Trained, check_trainable, train
+from obs_onnx.train import Course, Settings, Trained, check_trainable, train
 
 __all__ = ["Retraining", "retrain", "unfolded"]
 
@@ -27,12 +27,17 @@ __all__ = ["Retraining", "retrain", "unfolded"]
 class Retraining:
     """Trains pruned models to give the dense one's outputs.
 
+    What follows several rounds of pruning is one course: its learning rate rises and falls once.
+
     Attributes:
         runtime: where it runs.
         teacher: session of the dense model.
         fit, held_out: to learn from, and to stop by.
-        settings: of each run.
+        settings: of the run after the last round.
+        between: steps after every round before it.
+        rounds: of pruning.
         labels: learn the labels, too.
+        mix: their share of the loss.
         progress: shows a stage.
         runs: all so far, one after each round of pruning.
     """
@@ -43,11 +48,22 @@ class Retraining:
     held_out: Source
     settings: Settings
     labels: bool = False
+    mix: float = 0.5
+    between: int = 0
+    rounds: int = 1
     progress: Progress = quiet
     runs: list[Trained] = field(default_factory=list)
 
-    def __call__(self, model: ir.Model, frozen: Collection[str], keep_zeros: bool) -> Trained:
+    def __call__(
+        self, model: ir.Model, frozen: Collection[str], keep_zeros: bool, last: bool = True
+    ) -> Trained:
         """Train all weights but ``frozen`` ones of a model, which is not changed.
+
+        Args:
+            model: with what the round removed.
+            frozen: initializers.
+            keep_zeros: weights of layers that are zero stay zero.
+            last: no round of pruning follows.
 
         Raises:
             GradientError: it cannot be differentiated.
@@ -58,15 +74,21 @@ class Retraining:
             model,
             objective,
             self.fit,
-            self.settings,
+            self.settings if last else replace(self.settings, steps=self.between, evaluations=1),
             held_out=self.held_out,
             teacher=self.teacher,
             keep_zeros=keep_zeros,
             frozen=frozen,
             progress=self.progress,
+            course=self._course(last),
         )
         self.runs.append(found)
         return found
+
+    def _course(self, last: bool) -> Course:
+        done = sum(run.steps for run in self.runs)
+        ahead = 0 if last else self.between * (self.rounds - 1 - len(self.runs))
+        return Course(done, done + ahead + self.settings.steps, self.runs[-1].state if self.runs else {})
 
     def check(self, model: ir.Model) -> None:
         """Fail now rather than after hours if a model cannot be trained.
@@ -84,7 +106,7 @@ class Retraining:
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""
         answer = self.teacher.run(next(iter(self.held_out)))
-        return choose_objective(model, answer, labels=self.labels, teacher=True)
+        return choose_objective(model, answer, labels=self.labels, teacher=True, mix=self.mix)
 
 
 def retrain(

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.augment import augmented
+from obs_onnx.augment import View, augmented
 from obs_onnx.feeds import Feed
 from obs_onnx.sources import Batch, Labels, SampleSource, Source
 
@@ -39,7 +39,7 @@ class TrainingBatch:
 
 
 def shuffled(
-    source: Source, batch: int, seed: int, start: int = 0, augment: tuple[str, ...] = ()
+    source: Source, batch: int, seed: int, start: int = 0, augment: tuple[View, ...] = ()
 ) -> Iterator[TrainingBatch]:
     """Endless batches, from step ``start`` on.
 

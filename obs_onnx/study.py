@@ -189,11 +189,13 @@ class Study:
                 drop = None if accuracy is None else self.dense_accuracy - accuracy
         return Judged(quality, drop)
 
-    def trained(self, model: ir.Model, frozen: Collection[str], keep_zeros: bool) -> tuple[ir.Model, Trained]:
-        """A copy of a pruned model, retrained."""
+    def trained(
+        self, model: ir.Model, frozen: Collection[str], keep_zeros: bool, last: bool
+    ) -> tuple[ir.Model, Trained]:
+        """A copy of a pruned model, retrained; see :class:`obs_onnx.retraining.Retraining`."""
         assert self.retraining is not None
         with self.stage("retrain"):
-            found = self.retraining(model, frozen, keep_zeros)
+            found = self.retraining(model, frozen, keep_zeros, last)
         return SetWeights(found.weights)(model.clone()).model, found
 
     def cost_note(self, what: str, parts: int) -> str:

@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,17 @@ from obs_onnx.shuffle import TrainingBatch, shuffled
 from obs_onnx.sources import SampleSource, Source
 from obs_onnx.training_settings import RATES, TRAINERS, Settings
 
-__all__ = ["RATES", "TRAINERS", "Point", "Settings", "Trained", "check_trainable", "train", "zero_masks"]
+__all__ = [
+    "RATES",
+    "TRAINERS",
+    "Course",
+    "Point",
+    "Settings",
+    "Trained",
+    "check_trainable",
+    "train",
+    "zero_masks",
+]
 
 _TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
@@ -56,6 +66,24 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Course:
+    """Where a run stands in a longer one, whose learning rate rises and falls once.
+
+    Between its parts weights are pruned. A part that is not the last one ends with the weights of its last
+    step: those that do best half-way, at a high rate, are not those that lead furthest.
+
+    Attributes:
+        done: steps before this part.
+        total: steps of all parts.
+        state: of the engine after the part before; it is used where the weights still have their shapes.
+    """
+
+    done: int
+    total: int
+    state: Arrays = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Trained:
     """The result.
 
@@ -66,6 +94,7 @@ class Trained:
         steps: done, fewer than asked for if training stopped early.
         seconds: of all steps, without measuring.
         masked: number of weights that are zero and stay so.
+        state: of the engine after the last step, for the next part of a longer run.
     """
 
     weights: Arrays
@@ -75,6 +104,7 @@ class Trained:
     steps: int
     seconds: float
     masked: int = 0
+    state: Arrays = field(default_factory=dict, repr=False)
 
 
 def zero_masks(model: ir.Model, names: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
@@ -113,6 +143,7 @@ def train(
     progress: Progress = quiet,
     checkpoint: str | os.PathLike[str] | None = None,
     resume: bool = False,
+    course: Course | None = None,
 ) -> Trained:
     """Train the weights of a model.
 
@@ -129,6 +160,7 @@ def train(
         progress: shows a stage.
         checkpoint: file in which the run is saved at every evaluation.
         resume: go on from there, if it exists.
+        course: the longer run that this one is a part of.
 
     Raises:
         GradientError: the model cannot be differentiated.
@@ -140,13 +172,14 @@ def train(
     names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
     start = _start(model, names)
     masks = zero_masks(model, names) if keep_zeros else {}
-    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks)
+    course = course or Course(0, settings.steps)
+    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks, course)
     about = {**asdict(settings), "model": _fingerprint(start, objective)}
     saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
     loop.begin(saved)
     every = max(1, math.ceil(settings.steps / settings.evaluations))
     views = parse_augment(settings.augment)
-    batches = shuffled(data, settings.batch, settings.seed, loop.step, views)
+    batches = shuffled(data, settings.batch, settings.seed, course.done + loop.step, views)
     with progress.stage("finetune", settings.steps) as advance:
         advance(loop.step)
         while loop.step < settings.steps and not loop.stopped:
@@ -158,7 +191,14 @@ def train(
                     loop.checkpoint(about).save(checkpoint)
     masked = sum(int((~mask).sum()) for mask in masks.values())
     return Trained(
-        loop.best, loop.history[0], loop.best_point, tuple(loop.history), loop.step, loop.seconds, masked
+        loop.best,
+        loop.history[0],
+        loop.best_point,
+        tuple(loop.history),
+        loop.step,
+        loop.seconds,
+        masked,
+        {} if loop.last else loop.state(),
     )
 
 
@@ -175,6 +215,7 @@ class _Loop:
     teacher: Session | None
     start: Arrays
     masks: Mapping[str, NDArray[np.bool_]]
+    course: Course
     step: int = 0
     seconds: float = 0.0
     history: list[Point] = field(default_factory=list)
@@ -183,7 +224,9 @@ class _Loop:
     stopped: bool = False
 
     def __post_init__(self) -> None:
-        self._schedule = self.settings.schedule()
+        self._schedule = replace(self.settings, steps=self.course.total).schedule()
+        self.last = self.course.done + self.settings.steps >= self.course.total
+        self._chooses = self.last and self.held_out is not None
         self._losses: list[float] = []
         self._right = [0, 0]
         rows = self.data.indices.max() + 1 if isinstance(self.data, SampleSource) else None
@@ -202,7 +245,7 @@ class _Loop:
             shown,
             self.held_out is not None,
         )
-        done, state = (0, None) if saved is None else (saved.step, saved.state)
+        done, state = (saved.step, saved.state) if saved is not None else self._inherited()
         self._engine = open_engine(self.runtime, task, done, state)
         if saved is None:
             self.best = dict(self.start)
@@ -213,11 +256,21 @@ class _Loop:
         self.stale, self.stopped = saved.progress["stale"], saved.progress["stopped"]
         self.seconds = saved.progress["seconds"]
 
+    def _inherited(self) -> tuple[int, Arrays | None]:
+        """Steps and state that the engine goes on from: slots of the part before, weights of this one."""
+        state = self.course.state
+        fits = all(name in state and state[name].shape == array.shape for name, array in self.start.items())
+        return (self.course.done, {**state, **self.start}) if fits else (0, None)
+
+    def state(self) -> Arrays:
+        """Of the engine."""
+        return self._engine.state()
+
     def learn(self, batch: TrainingBatch) -> None:
         """One step."""
         before = time.perf_counter()
         targets = self._targets(batch, self._teach)
-        found = self._engine.step({**batch.feed, **targets}, self._schedule(self.step))
+        found = self._engine.step({**batch.feed, **targets}, self._schedule(self.course.done + self.step))
         self.step += 1
         self._losses.append(float(found[self._engine.loss]))
         self._count(found, targets, self._right)
@@ -230,7 +283,7 @@ class _Loop:
         self._losses, self._right = [], [0, 0]
         if not math.isfinite(point.loss):
             self.stopped = True
-        elif self.held_out is None or point.loss < best.loss:
+        elif not self._chooses or point.loss < best.loss:
             self.best, self.stale = self._engine.weights(), 0
         else:
             self.stale += 1
@@ -243,7 +296,7 @@ class _Loop:
         points = [point for point in self.history if math.isfinite(point.loss)]
         if not points:
             return self.history[0]
-        return points[-1] if self.held_out is None else min(points, key=lambda point: point.loss)
+        return min(points, key=lambda point: point.loss) if self._chooses else points[-1]
 
     def checkpoint(self, settings: Mapping[str, Any]) -> Checkpoint:
         """Everything that the rest of the run depends on."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,6 +12,7 @@ import onnx_ir as ir
 from obs_onnx.allocate import Curve, allocate, sparsity_levels
 from obs_onnx.correct import correct_statistics, reestimate_batch_normalization
 from obs_onnx.layerwise import Solved, SolveOptions, damage_curves, solve_layers
+from obs_onnx.prefixes import stored
 from obs_onnx.prunable import Choice
 from obs_onnx.search import largest
 from obs_onnx.study import Judged, Study
@@ -19,6 +20,7 @@ from obs_onnx.targets import Targets
 from obs_onnx.thresholds import threshold_weights
 from obs_onnx.train import Trained
 from obs_onnx.weight_allocation import WeightAllocation
+from obs_onnx.weight_sensitivities import WeightScores
 
 __all__ = ["Attempt", "Trials"]
 
@@ -55,6 +57,7 @@ class Trials(Study):
         fixed: sparsities that the user set, by layer name.
         correct: try statistics correction.
         allocation: scores that say how many weights of each layer go; None: damage is measured.
+        scored: what gradients say about the weights of a model, where ``options.scores`` are such.
     """
 
     choice: Choice
@@ -62,6 +65,7 @@ class Trials(Study):
     fixed: Mapping[str, float]
     correct: bool
     allocation: WeightAllocation | None = None
+    scored: Callable[[ir.Model], WeightScores] | None = None
 
     def curves(self, center: float, context: ir.Model | None) -> Mapping[str, Curve]:
         """Damage curves around a wanted sparsity, measured on a part of the data to fit on."""
@@ -148,38 +152,54 @@ class Trials(Study):
             wanted: the targets.
             rounds: each one measures the damage again around the model of the round before, and goes on from
                 its weights where they were retrained; a wanted sparsity is approached in equal factors of the
-                kept share.
+                kept share, from that of the model on.
         """
         pattern = self.options.pattern
         if pattern.kind == "nm":
             share = 1 - pattern.rows / pattern.columns
             removed = {layer.name: math.floor(share * layer.size) for layer in self.choice.pruned}
-            return self.retrained(self.attempt(removed), wanted)
+            return self.retrained(self.attempt(removed), wanted, True)
+        there = max(self._nonzero(), 1) / self.prunable
         best: Attempt | None = None
         for number in range(1, rounds + 1):
-            here = self if best is None or best.training is None else replace(self, model=best.model)
+            here = self if best is None or best.training is None else self._around(best.model)
+            last = number == rounds
             if wanted.sparsity is None:
-                found = here.retrained(here._search(wanted, best), wanted)
+                found = here.retrained(here._search(wanted, best), wanted, last)
                 best = found if best is None else self._better(found, best, wanted)
                 continue
-            sparsity = 1 - (1 - wanted.sparsity) ** (number / rounds)
+            sparsity = 1 - there * min((1 - wanted.sparsity) / there, 1.0) ** (number / rounds)
             curves = here.curves(sparsity, None if best is None else best.model)
             best = here.attempt(here.shares(curves, sparsity))
-            if number == rounds and self._is_cheap():
+            if last and self._is_cheap():
                 curves = here.curves(wanted.sparsity, best.model)
                 other = here.attempt(here.shares(curves, wanted.sparsity))
                 best = min(best, other, key=lambda attempt: attempt.quality.output_error or 0.0)
-            best = here.retrained(best, wanted)
+            best = here.retrained(best, wanted, last)
         assert best is not None
         return best
 
-    def retrained(self, attempt: Attempt, wanted: Targets) -> Attempt:
+    def _around(self, model: ir.Model) -> Trials:
+        """The same trials of a retrained model, whose weights are worth something else."""
+        options = self.options
+        if self.scored is not None:
+            options = replace(options, scores=self.scored(model))
+        allocation = self.allocation
+        if allocation is not None:
+            known = None if options.scores is None else (model, options.scores)
+            allocation = replace(allocation, known=known if allocation.known else None)
+        return replace(self, model=model, options=options, allocation=allocation)
+
+    def _nonzero(self) -> int:
+        return sum(int(np.count_nonzero(stored(self.model, layer.name))) for layer in self.choice.pruned)
+
+    def retrained(self, attempt: Attempt, wanted: Targets, last: bool) -> Attempt:
         """The attempt after retraining, if there is any; as it was where that broke a limit that it held."""
         if self.retraining is None:
             return attempt
         kept = {layer.name for layer in self.choice.kept}
         kept |= {use.bias for layer in self.choice.kept for use in layer.uses if use.bias is not None}
-        model, training = self.trained(attempt.model, kept, keep_zeros=True)
+        model, training = self.trained(attempt.model, kept, True, last)
         judged = self.judged(model)
         if judged.strain(wanted) > 1 >= attempt.strain(wanted):
             return attempt

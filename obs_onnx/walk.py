@@ -113,16 +113,19 @@ class Walk:
         model: ir.Model,
         taps: Sequence[str] = (),
         visit: Callable[[int, Values, Values], None] | None = None,
+        to: int | None = None,
     ) -> None:
-        """Move to the next boundary.
+        """Move to the next boundary, or to a later one at once.
 
         Args:
             model: whose nodes and weights are used.
             taps: names of values in the segment (or live ones) to be shown on the way.
             visit: called for each batch with its number, the values at the boundary left behind, and the
                 tapped ones.
+            to: number of the boundary; by default the next one.
         """
-        target = self._plan.boundary(self.index + 1)
+        to = self.index + 1 if to is None else to
+        target = self._plan.boundary(to)
         run = self.part(model, [*target, *taps])
         for number in range(len(self._batches)):
             before = self._batches[number]
@@ -130,4 +133,4 @@ class Walk:
             if visit is not None:
                 visit(number, before, {name: values[name] for name in taps})
             self._batches.replace(number, {name: values[name] for name in target})
-        self.index += 1
+        self.index = to

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import onnx_ir as ir
@@ -93,7 +94,8 @@ class WeightsMode:
         """Everything that trials share."""
         options = self._options
         sequential = options.sequential and options.compensate
-        scores = self._scores(shared) if options.criterion in KINDS else None
+        scored = partial(self._scores, shared) if options.criterion in KINDS else None
+        scores = None if scored is None else scored(self.model)
         correct = not options.sequential if options.correct is None else options.correct
         plan = plan_stages(self.model, self._layers)
         return Trials(
@@ -113,12 +115,13 @@ class WeightsMode:
             fixed=self._fixed,
             correct=options.compensate and correct,
             allocation=self._allocation(shared, plan, scores) if options.allocation != DAMAGE else None,
+            scored=scored,
             **shared,
         )
 
-    def _scores(self, shared: Mapping[str, Any]) -> WeightScores:
+    def _scores(self, shared: Mapping[str, Any], model: ir.Model) -> WeightScores:
         """What gradients say about every weight; computed when the first layer is solved."""
-        lessons = Lessons(shared["runtime"], self.model, shared["fit"], self._options.seed)
+        lessons = Lessons(shared["runtime"], model, shared["fit"], self._options.seed)
         names = [layer.name for layer in self._layers]
         return WeightScores(WeightSensitivities(lessons, names, self._options.seed), self._options.criterion)
 

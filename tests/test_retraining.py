@@ -7,8 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from obs_onnx import prune
+from obs_onnx import prune, weights_mode
 from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.trials import Trials
 
 OPTIONS = {"effort": "quick", "latency": False, "lr": 3e-3, "finetune": 100}
 
@@ -79,6 +80,65 @@ def test_labels_are_learnt_where_they_are_named(net, calib):
     options = {"calib": {**calib, "labels": classes}, "mode": "weights", "targets": {"sparsity": 0.8}}
     both, taught = prune(net, labels="labels", **options, **OPTIONS), prune(net, **options, **OPTIONS)
     assert both.report.finetune["before"]["loss"] != taught.report.finetune["before"]["loss"]
+
+
+def test_the_last_round_may_be_followed_by_more_updates(net, calib, tmp_path):
+    out = tmp_path / "out.onnx"
+    options = {**OPTIONS, "calib": calib, "mode": "weights", "targets": {"sparsity": 0.9}, "rounds": 6}
+    report = prune(net, out, **{**options, "finetune": 5, "finetune_last": 60}).report
+    assert [run["steps"] for run in report.finetune["rounds"]] == [5] * 5 + [60]
+    assert report.met
+    weights = [array for array in arrays(out).values() if array.ndim > 1]
+    assert sum((w == 0).sum() for w in weights) >= 0.9 * sum(w.size for w in weights)
+
+
+def test_scores_of_a_round_are_those_of_the_weights_trained_before_it(net, calib, monkeypatch):
+    judged = []
+
+    class Spied(weights_mode.Lessons):
+        def __init__(self, runtime, model, *others):
+            judged.append({n: v.const_value.numpy().copy() for n, v in model.graph.initializers.items()})
+            super().__init__(runtime, model, *others)
+
+    monkeypatch.setattr(weights_mode, "Lessons", Spied)
+    options = {**OPTIONS, "calib": calib, "mode": "weights", "targets": {"sparsity": 0.8}, "rounds": 3}
+    prune(net, criterion="fisher", allocation="fisher", compensate=False, **options)
+    assert len(judged) == 3
+    zeros = [sum(int((w == 0).sum()) for w in of.values()) for of in judged]
+    assert zeros[0] < zeros[1] < zeros[2]
+
+
+def test_a_sparse_model_is_approached_from_where_it_is(net, calib):
+    options = {**OPTIONS, "calib": calib, "mode": "weights", "finetune": 0}
+    half = prune(net, targets={"sparsity": 0.5}, **options).model
+    seen = []
+    options |= {"finetune": 1, "criterion": "magnitude", "rounds": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        find = Trials.attempt
+        patch.setattr(Trials, "attempt", lambda self, removed: seen.append(removed) or find(self, removed))
+        prune(half, targets={"sparsity": 0.875}, **options)
+    shares = [sum(removed.values()) / sum(layer_sizes(net)) for removed in seen]
+    assert sorted(set(shares)) == pytest.approx([0.75, 0.875], abs=0.01)
+
+
+def layer_sizes(net):
+    return [array.size for array in arrays(net).values() if array.ndim > 1]
+
+
+def test_other_data_to_learn_from(net, calib):
+    name = next(iter(calib))
+    labels = np.random.default_rng(3).integers(0, 5, len(calib[name]))
+    options = {"targets": {"macs": 0.5}, **OPTIONS, "finetune": 40}
+    taught = prune(net, calib=calib, **options).report.finetune["before"]
+    few = {name: calib[name][:64]}
+    report = prune(net, calib=few, finetune_data=calib, **options).report
+    assert report.finetune["before"] != taught
+    both = {**calib, "labels": labels}
+    mixed = prune(net, calib=both, labels="labels", finetune_data=both, mix=1.0, **options).report
+    assert mixed.finetune["before"]["loss"] > 1  # cross-entropy with labels that mean nothing
+    for wrong in ({"finetune_data": calib}, {"finetune_last": 5}):
+        with pytest.raises(OptionError, match="goes with --finetune"):
+            prune(net, calib=calib, **{**options, "finetune": 0}, **wrong)
 
 
 def test_without_steps_nothing_is_reported(net, calib):

@@ -16,9 +16,14 @@ from obs_onnx import finetune
 from obs_onnx.cli import main
 from obs_onnx.data import open_source
 from obs_onnx.feeds import TensorSpec
+from obs_onnx.model_file import serialize
+from obs_onnx.objective import choose_objective
+from obs_onnx.passes.canonical import canonicalize
 from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.schedule import Schedule
 from obs_onnx.shuffle import shuffled
+from obs_onnx.train import Course, Settings, train
 
 LINEAR = "g (float[N, 4] x) => (float[N, 3] z) { z = Gemm(x, w, b) }"
 DEEP = """g (float[N, 6] x) => (float[N, 4] z) {
@@ -203,6 +208,50 @@ def test_a_resumed_run_equals_an_uninterrupted_one(deep, easy, tmp_path, optimiz
     path.write_bytes(b"nonsense")
     with pytest.raises(OptionError, match="no checkpoint"):
         finetune(deep, easy, checkpoint=path, resume=True, **options)
+
+
+def part(model, data, steps, **options):
+    """A run of :func:`train` on labels; the model is not changed."""
+    model, runtime = canonicalize(ir.from_proto(model)), OrtRuntime()
+    objective = choose_objective(model, {"z": np.zeros((1, 4), np.float32)}, labels=True, teacher=False)
+    source = open_source(data, runtime.session(serialize(model)).inputs, batch_size=24)
+    settings = Settings(steps, 24, "adam", 0.01, evaluations=2)
+    return train(runtime, model, objective, source, settings, **options)
+
+
+def changed(model, weights):
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    for tensor in copy.graph.initializer:
+        array = weights[tensor.name].astype(np.float32)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return copy
+
+
+def test_the_parts_of_a_course_make_one_run(deep, easy):
+    whole = part(deep, easy, 30)
+    first = part(deep, easy, 12, course=Course(0, 30))
+    second = part(changed(deep, first.weights), easy, 18, course=Course(12, 30, first.state))
+    for name, array in whole.weights.items():
+        assert np.array_equal(array, second.weights[name])
+
+
+def test_a_course_goes_on_from_the_last_weights(deep, easy):
+    noise = {**easy, "labels": np.random.default_rng(5).permutation(easy["labels"])}
+    held_out = open_source(easy, [TensorSpec("x", (None, 6), np.dtype(np.float32))])
+    good = changed(deep, part(deep, easy, 100).weights)
+    worse = part(good, noise, 40, held_out=held_out, course=Course(0, 80))
+    assert worse.after.loss > worse.before.loss
+    last = part(good, noise, 40, held_out=held_out, course=Course(40, 80))
+    assert last.after.loss <= last.before.loss
+
+
+def test_what_is_pruned_between_two_parts_stays_zero(deep, easy):
+    first = part(deep, easy, 12, course=Course(0, 30))
+    weights = dict(first.weights)
+    weights["w1"] = weights["w1"] * (np.arange(weights["w1"].size).reshape(weights["w1"].shape) % 2)
+    second = part(changed(deep, weights), easy, 18, course=Course(12, 30, first.state))
+    assert np.array_equal(second.weights["w1"] == 0, weights["w1"] == 0)
+    assert not np.array_equal(second.weights["w1"], weights["w1"])
 
 
 def test_an_early_stop_keeps_the_best(deep, easy):

@@ -46,7 +46,7 @@ __all__ = ["finetune"]
     show_default=True,
     help="Engine; the second one needs obs-onnx[training].",
 )
-@click.option("--augment", default="", metavar="flip,crop", help="Random views of images.")
+@click.option("--augment", default="", metavar="flip,crop[=N]", help="Random views of images.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--checkpoint", metavar="PATH", callback=writable, help="Save the run here.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint, if it exists.")

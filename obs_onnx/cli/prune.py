@@ -93,11 +93,27 @@ __all__ = ["prune"]
     metavar="STEPS",
     help="Updates after each round, taught by MODEL (and by --labels).",
 )
+@click.option(
+    "--finetune-last",
+    type=click.IntRange(1),
+    metavar="STEPS",
+    help="Updates after the last round  [default: as --finetune].",
+)
+@click.option(
+    "--finetune-data", metavar="SRC", help="Data that --finetune learns from  [default: as --calib]."
+)
+@click.option(
+    "--mix",
+    type=click.FloatRange(0, 1),
+    default=0.5,
+    show_default=True,
+    help="Share of the labels in what --finetune learns.",
+)
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(
     "--train-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per update."
 )
-@click.option("--augment", default="", metavar="flip,crop", help="Random views of images in --finetune.")
+@click.option("--augment", default="", metavar="flip,crop[=N]", help="Random views of images in --finetune.")
 @click.option(
     "--trainer",
     type=click.Choice(["graph", "ort-training"]),

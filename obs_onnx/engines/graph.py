@@ -25,7 +25,8 @@ class GraphEngine:
         runtime: where it runs.
         task: what is trained.
         done: steps done before.
-        state: of an engine after these steps; None for a start.
+        state: of an engine after these steps; None for a start. What a mask excludes may still have moved
+            then.
 
     Raises:
         GradientError: the model cannot be differentiated.
@@ -39,6 +40,8 @@ class GraphEngine:
         if state is None:
             zeros = {slot: np.zeros_like(task.start[name]) for slot, name in self._graph.slots.items()}
             state = {**task.start, **zeros}
+        masked = {slot: task.masks[name] for slot, name in self._graph.slots.items() if name in task.masks}
+        state = {name: array * masked[name] if name in masked else array for name, array in state.items()}
         self._like = next(iter(task.start.values())).dtype
         self._session = Resident(runtime, serialize(self._graph.model), self._graph.carried, state)
         self._measured: Measured | None = None
