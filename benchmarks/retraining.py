@@ -4,8 +4,9 @@
 
 * labels: resnet32 at half of its multiply-accumulates, then some epochs on the labelled training images;
 * teacher: the same smaller model taught by the dense one on the 2,048 unlabelled images it was pruned with;
-* lenet300, lenet5: weights in rounds (prune, train, prune ...) on the labelled training images, with the
-  sparsity and the total of updates of Dong et al. 2017, table 1;
+* lenet300, lenet5: the sparsity of Dong et al. 2017, table 1, with no more updates than there: most weights
+  go at once, by obs without labels; the others in many small rounds (prune, train, prune ...), by Fisher
+  information on labelled training images, with a long end of training alone;
 * taylor, obs: rounds of "estimate, rank, remove channels, train K updates" (Molchanov et al. 2017) on
   cifarnet, by their criterion without compensation and by obs with it, a line for every round.
 
@@ -136,32 +137,43 @@ def teacher(bench: Bench) -> Iterator[Line]:
         yield "teacher", what, before, "87.4", after, report.steps, came_back(start, out), seconds
 
 
-def rounds_of_weights(net: str, sparsity: float, wanted: str, rounds: int, steps: int) -> Callable:
+def rounds_of_weights(
+    net: str, at_once: float, sparsity: float, wanted: str, rounds: int, steps: int, last: int
+) -> Callable:
     """A row of iterative pruning of weights."""
 
     def row(bench: Bench) -> Iterator[Line]:
         from obs_onnx import prune
 
-        out, begin = bench.folder / f"{net}.rounds.onnx", time.perf_counter()
+        start, out = (bench.folder / f"{net}.{name}.onnx" for name in ("first", "rounds"))
+        begin, common = time.perf_counter(), {"mode": "weights", "latency": False}
+        calib = bench.data(net, "train", 2 * CALIBRATION)
+        prune(bench.dense(net), start, calib=calib, targets={"sparsity": at_once}, **common)
         report = prune(
-            bench.dense(net),
+            start,
             out,
-            calib=bench.data(net, "train"),
+            calib=calib,
             labels="labels",
-            mode="weights",
             targets={"sparsity": sparsity},
+            criterion="fisher",
+            allocation="fisher",
+            compensate=False,
             rounds=rounds,
             finetune=steps,
-            train_batch=bench.args.batch,
-            lr=bench.args.lr,
-            latency=False,
+            finetune_last=last,
+            finetune_data=bench.data(net, "train"),
+            mix=1.0,
+            train_batch=4 * bench.args.batch,
+            lr=bench.args.lr or 1e-2,
+            augment="crop=1",
+            **common,
         ).report
         seconds = time.perf_counter() - begin
         arrays = weights(out).values()
         zeros, size = (sum(of(array) for array in arrays) for of in (lambda w: int((w == 0).sum()), np.size))
         back = max(int(np.ceil(sparsity * size - 1e-9)), report.finetune["masked"]) - zeros
         total = report.finetune["total_steps"]
-        what = f"{net}, {100 * (1 - zeros / size):.2f}% of weights, {rounds} rounds"
+        what = f"{net}, {100 * (1 - zeros / size):.2f}% of weights, {rounds} rounds of {steps}"
         before, after = (bench.accuracy(net, path) for path in (bench.dense(net), out))
         yield net, what, before, wanted, after, total, max(back, 0), seconds
 
@@ -211,8 +223,8 @@ def greedy(criterion: str, compensate: bool) -> Callable:
 ROWS: dict[str, Callable[[Bench], Iterator[Line]]] = {
     "labels": labels,
     "teacher": teacher,
-    "lenet300": rounds_of_weights("lenet300", 0.985, "98.2", 3, 214),
-    "lenet5": rounds_of_weights("lenet5", 0.991, "98.8", 3, 280),
+    "lenet300": rounds_of_weights("lenet300", 0.9, 0.985, "98.2", 33, 10, 320),
+    "lenet5": rounds_of_weights("lenet5", 0.95, 0.991, "98.8", 37, 10, 480),
     "taylor": greedy("taylor", False),
     "obs": greedy("obs", True),
 }
@@ -226,7 +238,9 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=", ".join(ROWS))
     parser.add_argument("--folder", type=Path, help="keep models here, and take resnet32.half.onnx from here")
     parser.add_argument("--epochs", type=float, default=5)
-    parser.add_argument("--batch", type=int, default=128, help="of all rows but teacher")
+    parser.add_argument(
+        "--batch", type=int, default=128, help="of all rows but teacher; four times as much for the lenets"
+    )
     parser.add_argument("--lr", type=float)
     parser.add_argument("--rounds", type=int, default=5, help="of taylor and obs")
     parser.add_argument("--updates", type=int, default=60, help="of each of their rounds")

@@ -76,7 +76,7 @@ class Retraining:
             self.fit,
             self.settings if last else replace(self.settings, steps=self.between, evaluations=1),
             held_out=self.held_out,
-            teacher=self.teacher,
+            teacher=self.teacher if self._taught else None,
             keep_zeros=keep_zeros,
             frozen=frozen,
             progress=self.progress,
@@ -84,6 +84,10 @@ class Retraining:
         )
         self.runs.append(found)
         return found
+
+    @property
+    def _taught(self) -> bool:
+        return not (self.labels and self.mix == 1)
 
     def _course(self, last: bool) -> Course:
         done = sum(run.steps for run in self.runs)
@@ -106,7 +110,7 @@ class Retraining:
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""
         answer = self.teacher.run(next(iter(self.held_out)))
-        return choose_objective(model, answer, labels=self.labels, teacher=True, mix=self.mix)
+        return choose_objective(model, answer, labels=self.labels, teacher=self._taught, mix=self.mix)
 
 
 def retrain(

@@ -106,10 +106,6 @@ class BlockClock:
         assert known is not None
         return max(known - self.overhead, 0.0)
 
-    def times(self, model: ir.Model, names: Collection[str] | None = None) -> dict[str, float]:
-        """Milliseconds of each block of a model by name; see :meth:`signatures`."""
-        return {name: self.milliseconds(key) for name, key in self.signatures(model, names).items()}
-
     def open(self, model: ir.Model) -> Session:
         """A session of a whole model where it is timed."""
         return self.target.session(serialize(model))

@@ -1,28 +1,34 @@
 """The width quantum of each kind of block: in which steps of channels its latency falls.
 
-All groups are set to a multiple of 16 channels and then to 1, 2, 4, 8 and 16 channels less. A step q is
-worth taking if it saves at least half of its share of what 16 channels save; the quantum is the least such q
-of which all larger steps are worth taking as well. Below one quantum its halvings may be kept, too: there is
-no whole step left to save, but what a layer reads still shrinks.
+All groups are set to a multiple of 16 channels, and then those of one kind of block to 1, 2, 4, 8 and 16
+channels less. A step q is worth taking if it saves at least half of its share of what 16 channels save; the
+quantum is the least such q of which all larger steps are worth taking as well. Whole models are timed for
+that, in turn: alone, a block brings its data in and out in the plain layout, and what that takes hides the
+steps of kernels that are used in blocks of channels inside a model.
+
+Below one quantum its halvings may be kept, too: there is no whole step left to save, but what a layer reads
+still shrinks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from obs_onnx.allocate_channels import admissible
 from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
+from obs_onnx.latency.cache import signature
 from obs_onnx.passes.blocks import cut_blocks
 from obs_onnx.passes.coupling import Coupling, Group
+from obs_onnx.timing import bench
 
 __all__ = ["STEPS", "group_counts", "group_quanta", "kind_quanta", "quantum_of"]
 
 STEPS = (1, 2, 4, 8, 16)
 _WHOLE = STEPS[-1]
 _WIDE = 4 * _WHOLE  # where a step of 16 channels is large enough to be seen
-_LEAST_SAVED = 0.03
+_LEAST_SAVED = 0.05
 _WORTH = 0.5
-_BLOCKS = 4  # of each kind that are timed
+_SECONDS = 0.25  # for each model
 _LEAST_COUNTS = 4  # that a group shall have to choose from
 
 
@@ -49,30 +55,45 @@ def quantum_of(times: Mapping[int, float]) -> int | None:
 def kind_quanta(
     clock: BlockClock, coupling: Coupling, advance: Callable[[int], None] = lambda _: None
 ) -> dict[str, int | None]:
-    """Quantum of each kind of block of a model, None where it cannot be told."""
+    """Quantum of each kind of block of a model, None where it cannot be told.
+
+    Args:
+        clock: of the runtime.
+        coupling: of the model.
+        advance: called with 1 after each set of models.
+
+    Raises:
+        ModelError: a whole model cannot be loaded or run.
+    """
     base = {
         group.id: min(group.n, _WIDE) // _WHOLE * _WHOLE for group in coupling.groups if group.n >= 2 * _WHOLE
     }
     meeting = groups_of_blocks(coupling)
-    chosen: dict[str, list[str]] = {}
+    widths: dict[str, frozenset[int]] = {}
     for block in cut_blocks(coupling.model):
-        own = chosen.setdefault(block.kind, [])
-        if meeting[block.name] and base.keys() >= set(meeting[block.name]) and len(own) < _BLOCKS:
-            own.append(block.name)
-    names = frozenset(name for own in chosen.values() for name in own)
-    if not names:
-        return dict.fromkeys(chosen)
-    times = {}
-    for step in (0, *STEPS):
-        model = narrowed(coupling, {group: count - step for group, count in base.items()})
-        times[step] = clock.times(model, names)
-        advance(1)
-    quanta = {}
-    for kind, own in chosen.items():
-        timed = [name for name in own if all(name in found for found in times.values())]
-        steps = {step: sum(found[name] for name in timed) for step, found in times.items()}
-        quanta[kind] = quantum_of(steps) if timed else None
-    return quanta
+        widths[block.kind] = widths.get(block.kind, frozenset()) | (set(meeting[block.name]) & base.keys())
+    found: dict[frozenset[int], int | None] = {frozenset(): None}
+    for groups in widths.values():
+        if groups not in found:
+            found[groups] = quantum_of(_times(clock, coupling, base, groups))
+            advance(1)
+    return {kind: found[groups] for kind, groups in widths.items()}
+
+
+def _times(
+    clock: BlockClock, coupling: Coupling, base: Mapping[int, int], groups: Collection[int]
+) -> dict[int, float]:
+    """Channels less in ``groups`` -> time of the whole model, relative to that at the base widths."""
+    plans = [base, *({**base, **{group: base[group] - step for group in groups}} for step in STEPS)]
+    models = [narrowed(coupling, plan) for plan in plans]
+    first, *others = (signature(model, clock.sample) for model in models)
+    keys = [f"{other}/{first}" for other in others]
+    if any(clock.cache.get(key) is None for key in keys):
+        sessions = [clock.open(model) for model in models]
+        timed = bench(sessions, clock.target, feed=clock.sample, seconds=_SECONDS, min_runs=5)
+        for key, ratio in zip(keys, timed.ratios[1:], strict=True):
+            clock.cache.put(key, ratio.value)
+    return {0: 1.0} | {step: clock.cache.get(key) or 1.0 for step, key in zip(STEPS, keys, strict=True)}
 
 
 def group_quanta(

@@ -113,13 +113,13 @@ def test_doubtful_blocks_are_timed_a_few_times_in_all_runs() -> None:
 def test_a_disturbed_time_is_taken_again() -> None:
     coupling, target, cache = coupled(wide()), FormulaRuntime(in_steps(16)), LatencyCache({"d": 1})
     clock = BlockClock(target, LOCAL, sample_of(coupling), cache)
-    truth = clock.times(coupling.model)
+    truth = clock.milliseconds(clock.signatures(coupling.model)["Conv_inner"])
     small = {group.id: 32 for group in coupling.groups}
     keys = clock.signatures(narrowed(coupling, small))
     cache._known[keys["Conv_inner"]] = (100.0, 1)
     clock.signatures(narrowed(coupling, small), {"Conv_inner"}, again=True)
     assert cache.timings(keys["Conv_inner"]) == 2
-    assert clock.milliseconds(keys["Conv_inner"]) < truth["Conv_inner"]
+    assert clock.milliseconds(keys["Conv_inner"]) < truth
     for _ in range(3):
         clock.signatures(narrowed(coupling, small), {"Conv_inner"}, again=True)
     assert cache.timings(keys["Conv_inner"]) == MOST_TIMINGS
@@ -155,9 +155,12 @@ def test_a_block_that_cannot_run_alone_is_left_out() -> None:
 
 def test_a_whole_model_that_cannot_be_loaded_ends_the_run(cache_folder: Path) -> None:
     class Broken(FormulaRuntime):
+        blocks = 0
+
         def session(self, model, external_data=None):
-            proto = onnx.load_from_string(model)
-            if len(proto.graph.node) > 4:
+            small = len(onnx.load_from_string(model).graph.node) <= 4
+            self.blocks += small
+            if self.blocks and not small:
                 raise ModelError("too large")
             return super().session(model, external_data)
 
