@@ -25,6 +25,7 @@ from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
 __all__ = ["OpenVinoRuntime", "OpenVinoSession"]
 
+_PRECISION = "INFERENCE_PRECISION_HINT"
 _OPTIONS = {"precision": ("f32", "f16", "bf16", "undefined")}
 _NOISE = re.compile(r"Exception from|Check '|FrontEnd API failed|Model wasn't fully|Summary|To facilitate")
 
@@ -136,7 +137,8 @@ class OpenVinoRuntime:
         device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...
         threads: of one operator on the CPU; None for the physical cores this process may use.
         custom_ops: none can be given.
-        options: ``precision``, see docs/runtimes.md; float32 on the CPU by default, else the device's own.
+        options: ``precision``, see docs/runtimes.md; by default the device's own, as where a model is deployed
+            with OpenVINO's defaults.
 
     Raises:
         MissingRuntimeError: OpenVINO is not installed.
@@ -222,13 +224,18 @@ class OpenVinoRuntime:
         return describe_machine()
 
     def _precision(self) -> str | None:
-        return self.options.get("precision", "f32" if self.device == "CPU" else None)
+        """The one asked for, or what the device takes by itself, where it says so."""
+        if "precision" in self.options or self.device not in self._core.available_devices:
+            return self.options.get("precision")
+        if _PRECISION not in self._core.get_property(self.device, "SUPPORTED_PROPERTIES"):
+            return None
+        return str(self._core.get_property(self.device, _PRECISION).get_type_name())
 
     def _properties(self) -> dict[str, Any]:
         """Settings that give one run all threads, and leave the choice of cores to who called."""
         found: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
         if self._precision() is not None:
-            found["INFERENCE_PRECISION_HINT"] = self._precision()
+            found[_PRECISION] = self._precision()
         if self.device == "CPU":
             found |= {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": self.threads, "ENABLE_CPU_PINNING": False}
         return found

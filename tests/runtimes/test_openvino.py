@@ -63,7 +63,7 @@ needs_openvino = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def runtime():
     pytest.importorskip("openvino", reason="needs the package openvino: install obs-onnx[openvino]")
-    return open_runtime("openvino", threads=1)
+    return open_runtime("openvino:CPU,precision=f32", threads=1)  # to be compared with onnxruntime
 
 
 def one_node(op: str, kind: int = TensorProto.FLOAT, domain: str = "", inputs: int = 1):
@@ -194,9 +194,11 @@ def test_specs_and_environment():
     assert plain.threads == usable_cores()
     environment = plain.environment()
     assert (environment["runtime"], environment["provider"]) == ("openvino", "CPU")
-    assert (environment["precision"], environment["threads"]) == ("f32", plain.threads)
+    own = plain._core.get_property("CPU", "INFERENCE_PRECISION_HINT").get_type_name()
+    assert (environment["precision"], environment["threads"]) == (own, plain.threads)
     assert environment["version"]
     assert open_runtime("openvino:cpu").environment() == environment
+    assert open_runtime("openvino:CPU,precision=f32").environment()["precision"] == "f32"
     half = open_runtime("openvino:CPU,precision=bf16", threads=1)
     assert half.environment()["precision"] == "bf16"
     assert half.session(one_node("Relu").SerializeToString()).run({"x": X})["y"].tolist() == [[0, 2]]
