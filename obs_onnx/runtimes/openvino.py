@@ -137,8 +137,8 @@ class OpenVinoRuntime:
         device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...
         threads: of one operator on the CPU; None for the physical cores this process may use.
         custom_ops: none can be given.
-        options: ``precision``, see docs/runtimes.md; by default the device's own, as where a model is deployed
-            with OpenVINO's defaults.
+        options: ``precision``, see docs/runtimes.md; by default the device's own, as in a model that is
+            deployed with OpenVINO's defaults.
 
     Raises:
         MissingRuntimeError: OpenVINO is not installed.
