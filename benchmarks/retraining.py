@@ -147,7 +147,7 @@ def rounds_of_weights(
 
         start, out = (bench.folder / f"{net}.{name}.onnx" for name in ("first", "rounds"))
         begin, common = time.perf_counter(), {"mode": "weights", "latency": False}
-        calib = bench.data(net, "train", 2 * CALIBRATION)
+        calib = bench.data(net, "train", CALIBRATION)
         prune(bench.dense(net), start, calib=calib, targets={"sparsity": at_once}, **common)
         report = prune(
             start,

@@ -22,6 +22,8 @@ from obs_onnx.train import Course, Settings, Trained, check_trainable, train
 
 __all__ = ["Retraining", "retrain", "unfolded"]
 
+_GLANCE = 1024  # samples on which a round is measured after which nothing is chosen
+
 
 @dataclass(frozen=True)
 class Retraining:
@@ -75,7 +77,7 @@ class Retraining:
             objective,
             self.fit,
             self.settings if last else replace(self.settings, steps=self.between, evaluations=1),
-            held_out=self.held_out,
+            held_out=self.held_out if last else self.held_out.limit(_GLANCE),
             teacher=self.teacher if self._taught else None,
             keep_zeros=keep_zeros,
             frozen=frozen,
