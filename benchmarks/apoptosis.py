@@ -57,7 +57,8 @@ _BUDGET = 4_000_000_000
 class Bench:
     """A network and its data, ready for both modes."""
 
-    def __init__(self, root: Path, net: str, samples: int, tested: int) -> None:
+    def __init__(self, root: Path, net: str, samples: int, tested: int, effort: str) -> None:
+        self.effort = EFFORTS[effort]
         original, name, path = open_model(root / "models" / f"{net}.onnx", ())
         self.runtime = open_runtime("onnxruntime", spinning=False)
         self.opened = Opened(original, name, path, self.runtime)
@@ -96,7 +97,7 @@ class Bench:
                 "runtime": self.runtime,
                 "fit": self.fit,
                 "held_out": self.held_out,
-                "effort": EFFORTS["normal"],
+                "effort": self.effort,
                 "measure": choose_measure("auto", dense.run(next(iter(self.held_out)))),
                 "budget": _BUDGET,
                 "progress": quiet,
@@ -178,6 +179,7 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", metavar="NET", help=", ".join(NETS))
     parser.add_argument("--samples", type=int, default=1024, help="labelled training images")
     parser.add_argument("--tested", type=int, default=5000, help="images that top-1 is measured on")
+    parser.add_argument("--effort", choices=list(EFFORTS), default="normal", help="of measured damage")
     parser.add_argument("--mode", action="append", choices=list(RATIOS), help="instead of both")
     parser.add_argument("--criterion", action="append", choices=CRITERIA, help="instead of all; repeatable")
     parser.add_argument("--column", action="append", choices=COLUMNS, help="instead of all; repeatable")
@@ -187,7 +189,7 @@ def main() -> None:
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
     print(f"{args.samples} labelled training images; top-1 in % on {args.tested} others; no retraining")
     for net in args.nets or NETS:
-        bench = Bench(root, net, args.samples, args.tested)
+        bench = Bench(root, net, args.samples, args.tested, args.effort)
         for mode in args.mode or RATIOS:
             table(bench, net, mode, args.criterion or list(CRITERIA), tuple(args.column or COLUMNS))
             print(f"\n{net} dense: {100 * bench.dense:.2f}", flush=True)
