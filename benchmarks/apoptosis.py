@@ -106,6 +106,7 @@ class Bench:
                 "dense_accuracy": self.dense,
                 "macs": demand.macs,
                 "peak": demand.peak.bytes,
+                "moved": sum(demand.sizes.values()),
                 "seed": 0,
             },
             Targets(),

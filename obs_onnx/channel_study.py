@@ -286,7 +286,7 @@ class ChannelStudy(Study):
         options, layers = self.options, [layer for stage in self.plan.stages for layer in stage.layers]
         probes = len(ranked) * len(SHARES) + len(branches)
         whole = options.compensate and options.sequential
-        if not whole or not layers or not self.effort.refits(probes, self.macs, layers):
+        if not whole or not layers or not self.effort.refits(probes, self.macs, self.moved, layers):
             return dict(ranked)
         feeds = list(test.limit(self.effort.samples))
         expected = [self.dense.run(feed) for feed in feeds]

@@ -112,6 +112,7 @@ class Prepared:
                 "dense_accuracy": self.accuracy,
                 "macs": self.demand.macs,
                 "peak": self.demand.peak.bytes,
+                "moved": sum(self.demand.sizes.values()),
                 "seed": self.seed,
                 "retraining": retraining,
                 "stopwatch": stopwatch,

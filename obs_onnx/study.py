@@ -28,7 +28,9 @@ MOST_LEVELS = 8
 DAMAGE_SHARE = 0.3
 LEAST_SAMPLES = 8
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
-_REFITTING = 5  # times the multiply-accumulates of an effort that may go into that
+_REFITTING = 3  # times the multiply-accumulates of an effort that may go into that
+_PASSES = 3  # over the model: dense, pruned, and the moments of its layers
+_MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
 _FEWEST_LEVELS = 2
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
@@ -58,18 +60,18 @@ class Effort:
         """How often ``macs`` allows to measure every one of so many parts of a model with so many MACs."""
         return self.macs / max(parts * self.samples * macs, 1)
 
-    def refits(self, times: int, macs: int, layers: Sequence[Layer]) -> bool:
+    def refits(self, times: int, macs: int, moved: int, layers: Sequence[Layer]) -> bool:
         """Whether a whole model may be refitted so many times on :data:`REFIT_SAMPLES` samples.
 
         Args:
             times: that it would be refitted.
             macs: multiply-accumulates of the model per sample.
-            layers: that are refitted; their second moments and factorisations count.
+            moved: bytes of all its values per sample.
+            layers: that are refitted; their factorisations count.
         """
-        sizes = [layer.layout.goi for layer in layers]
-        solving = sum(float(groups) * columns**3 for groups, _, columns in sizes)
-        wider = sum(columns for *_, columns in sizes) / max(sum(rows for _, rows, _ in sizes), 1)
-        return times * (2 * REFIT_SAMPLES * macs * (1 + wider) + solving) <= _REFITTING * self.macs
+        solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
+        once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
+        return times * once <= _REFITTING * self.macs
 
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
@@ -135,6 +137,7 @@ class Study:
         dense_accuracy: of ``model`` on it.
         macs: multiply-accumulates of one run on one sample.
         peak: bytes of activations that it holds at once.
+        moved: bytes of all its values.
         seed: of everything random.
         retraining: what follows each round of pruning, if anything.
         stopwatch: times models where latency is wanted.
@@ -156,6 +159,7 @@ class Study:
     dense_accuracy: float | None
     macs: int
     peak: int
+    moved: int
     seed: int
     retraining: Retraining | None = None
     stopwatch: Stopwatch | None = None
