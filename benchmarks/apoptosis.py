@@ -48,7 +48,7 @@ from obs_onnx.weights_mode import WeightsMode
 
 NETS = ("resnet32", "vit", "vgg16")
 CRITERIA = ("magnitude", "taylor", "fisher", "obd", "oba", "oba-paper", "obs")
-RATIOS = {"weights": (0.7, 0.8, 0.9), "channels": (0.7, 0.5, 0.35)}
+RATIOS = {"weights": (0.5, 0.7, 0.9), "channels": (0.8, 0.65, 0.5)}
 TARGET = {"weights": "zeros", "channels": "MACs"}
 COLUMNS = ("normalised", "normalised + refit", "raw", "raw + refit")
 _BUDGET = 4_000_000_000

@@ -23,6 +23,7 @@ from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.gradient import backpropagate, find
 from obs_onnx.passes.gradient import weights as influential
 from obs_onnx.passes.losses import append_loss
+from obs_onnx.passes.lower_convolutions import LowerConvolutions
 from obs_onnx.passes.names import Names
 from obs_onnx.passes.optimizers import Optimizer
 from obs_onnx.passes.trainable import trainable
@@ -131,6 +132,7 @@ def training_step(
     """
     copy = model.clone()
     CompleteShapes().call(copy)
+    LowerConvolutions().call(copy)
     e, loss = _with_loss(copy, terms)
     values = find(copy, weights)
     grads = backpropagate(e, {loss: e.filled(1.0, loss)}, values)
@@ -150,11 +152,10 @@ def training_step(
         new, changed = optimizer.update(near, w, g, old, scalars, decays=len(e.dims(w)) > 1)
         pairs = [(w, new), *((old[slot], changed[slot]) for slot in optimizer.slots)]
         for before, after in pairs:
-            output = near.op("Identity", after)
-            output.name = e.names.fresh(f"{before.name}.next")
-            output.shape, output.type = w.shape, w.type
-            carried[output.name] = str(before.name)
-            published.append(output)
+            after.name = e.names.fresh(f"{before.name}.next")
+            after.shape, after.type = w.shape, w.type
+            carried[after.name] = str(before.name)
+            published.append(after)
         slots.update({str(value.name): str(w.name) for value in old.values()})
     _outputs(copy, published)
     names = {name: str(value.name) for name, value in scalars.items()}

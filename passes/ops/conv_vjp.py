@@ -33,14 +33,16 @@ from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.passes.ops import facts
 
 if TYPE_CHECKING:
     from obs_onnx.passes.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "as_product"]
 
 _WIDE = 128 * 128  # entries of one kernel offset from which on examples are folded into rows
 _GROWTH = 1.4  # in positions, from which on ConvTranspose is faster than Conv with the kernel flipped
@@ -125,6 +127,41 @@ def _conv(v: Vjp) -> None:
     if v.wants(1):
         v.give(1, _gradient_of_weight(v, g, large=x, small=v.gy()))
     _bias(v)
+
+
+def as_product(v: Vjp) -> ir.Value | None:
+    """The output of a ``Conv`` as one product over all examples of the weight with patches of the input.
+
+    onnxruntime multiplies example by example: with a handful of positions it reads the whole weight for each
+    of them. None where that is not so: the patches are as many times the size of the input as the kernel has
+    offsets, which only pays for outputs of no more positions than that.
+    """
+    x, w = v.two()
+    l_dims, s_dims, w_dims = (v.dims(value) for value in (x, v.y(), w))
+    if None in (*l_dims[1:], *s_dims[2:], *w_dims) or facts.int_attribute(v.node, "group", 1) > 1:
+        return None
+    (outputs, inputs), large = _static(v, w)[:2], [n or 0 for n in l_dims[2:]]
+    small = [n or 0 for n in s_dims[2:]]
+    offsets = math.prod(_static(v, w)[2:])
+    if offsets == 1 or math.prod(large) > outputs or not 0 < math.prod(small) <= offsets:
+        return None
+    reads = v.constant(_reads(_geometry(v, large=x, small=v.y()), large, small), x)
+    x_CNL = v.transpose(v.reshape(x, [0, inputs, math.prod(large)]), [1, 0, 2])
+    patches_CKNP = v.op("MatMul", v.unsqueeze(x_CNL, [1]), reads)
+    bias = v.reshape(v.x(2), [outputs, 1]) if v.has(2) else None
+    patches_IR = v.reshape(patches_CKNP, [inputs * offsets, -1])
+    y_OR = v.op("Gemm", v.reshape(w, [outputs, -1]), patches_IR, bias)
+    spread = v.reshape(y_OR, [outputs, -1, *small])
+    return v.shaped(v.transpose(spread, [1, 0, *range(2, 2 + len(small))]), v.y())
+
+
+def _reads(g: _Geometry, large: Sequence[int], small: Sequence[int]) -> NDArray[np.float32]:
+    """(kernel offset, position of the large side, position of the small side): 1 where that reads this."""
+    reads = np.ones((1, 1, 1), np.float32)
+    for k, s, d, begin, n, m in zip(g.kernel, g.strides, g.dilations, g.begins, large, small, strict=True):
+        read = np.arange(m) * s + np.arange(k)[:, None] * d - begin
+        reads = np.kron(reads, read[:, None] == np.arange(n)[:, None])
+    return reads
 
 
 def _conv_transpose(v: Vjp) -> None:
