@@ -106,12 +106,13 @@ def labels(bench: Bench) -> Iterator[Line]:
         labels="labels",
         teacher=bench.dense("resnet32"),
         held_out=held,
+        optimizer=args.optimizer,
         lr=args.lr,
         augment="flip,crop",
     ).report
     seconds = time.perf_counter() - begin
     before, after = (bench.accuracy("resnet32", path) for path in (start, out))
-    what = f"resnet32 macs=0.5, {args.epochs:g} epochs with labels"
+    what = f"resnet32 macs=0.5, {args.epochs:g} epochs with labels, {args.optimizer}"
     yield "labels", what, before, "88.0", after, report.steps, came_back(start, out), seconds
 
 
@@ -125,14 +126,14 @@ def teacher(bench: Bench) -> Iterator[Line]:
 
     start, calib = bench.half(), {"input": bench.data("resnet32", "train", CALIBRATION)["input"]}
     before = bench.accuracy("resnet32", start)
-    for augment in ("", "flip", "flip,crop"):
+    for optimizer, augment in (("adamw", "flip,crop"), ("foof", "flip,crop"), ("foof", "flip"), ("foof", "")):
         out, begin = bench.folder / "resnet32.teacher.onnx", time.perf_counter()
         dense = bench.dense("resnet32")
         report = finetune(
-            start, calib, out, steps=300, teacher=dense, lr=bench.args.lr, augment=augment
+            start, calib, out, steps=300, teacher=dense, optimizer=optimizer, augment=augment
         ).report
         seconds = time.perf_counter() - begin
-        what = f"resnet32 macs=0.5, no labels{', ' * bool(augment)}{augment}"
+        what = f"resnet32 macs=0.5, no labels, {optimizer}{', ' * bool(augment)}{augment}"
         after = bench.accuracy("resnet32", out)
         yield "teacher", what, before, "87.4", after, report.steps, came_back(start, out), seconds
 
@@ -241,7 +242,8 @@ def main() -> None:
     parser.add_argument(
         "--batch", type=int, default=128, help="of all rows but teacher; four times as much for the lenets"
     )
-    parser.add_argument("--lr", type=float)
+    parser.add_argument("--optimizer", default="foof", help="of labels")
+    parser.add_argument("--lr", type=float, help="of labels")
     parser.add_argument("--rounds", type=int, default=5, help="of taylor and obs")
     parser.add_argument("--updates", type=int, default=60, help="of each of their rounds")
     parser.add_argument("--macs", type=float, default=0.3333, help="that they keep")

@@ -130,10 +130,10 @@ def finetune(
         mix: share of the labels in the loss where there is a teacher, too.
         held_out: data to measure on; by default one sample of eight of ``data``.
         batch: samples of one step, where the model's batch is free.
-        lr: largest learning rate; by default 2e-4, for SGD 1e-3.
-        optimizer: ``sgd``, ``adam`` or ``adamw``.
+        lr: largest learning rate; by default 2e-4, for SGD and FOOF 1e-3.
+        optimizer: ``sgd``, ``adam``, ``adamw`` or ``foof``; see :mod:`obs_onnx.passes.optimizers`.
         warmup: steps until the rate is at its largest; it then falls to zero along a cosine.
-        momentum: of SGD.
+        momentum: of SGD and FOOF.
         weight_decay: of weights with two axes or more; by default 1e-2 for AdamW and 0 for the others.
         evaluations: how often the held-out loss is measured.
         patience: evaluations in a row without a better one after which training stops; by default it goes

@@ -81,6 +81,7 @@ def prune(
     finetune_last: int | None = None,
     finetune_data: Any = None,
     mix: float = 0.5,
+    optimizer: str = "adamw",
     lr: float | None = None,
     trainer: str = "graph",
     train_batch: int = 64,
@@ -140,7 +141,8 @@ def prune(
         finetune_data: what retraining learns from, of which one sample of eight is held out; by default the
             calibration data.
         mix: share of the labels in the loss of retraining, where they are learnt.
-        lr: largest learning rate of retraining, which rises and falls once in all rounds together.
+        optimizer: of retraining, see :func:`obs_onnx.finetune`.
+        lr: its largest learning rate, which rises and falls once in all rounds together.
         trainer: its engine, ``graph`` or ``ort-training``; see :func:`obs_onnx.finetune`.
         train_batch: samples of one update.
         augment: random views of images in training, such as ``flip,crop``.
@@ -220,7 +222,7 @@ def prune(
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
         steps = finetune if finetune_last is None else finetune_last
-        settings = Settings(steps, train_batch, rate=lr, seed=seed, trainer=trainer, augment=augment)
+        settings = Settings(steps, train_batch, optimizer, lr, seed=seed, trainer=trainer, augment=augment)
         source, fit, held_out = given.source, given.fit, given.held_out
         if finetune_data is not None:
             source = open_source(

@@ -24,9 +24,11 @@ from obs_onnx.augment import parse_augment
 from obs_onnx.checkpoint import Arrays, Checkpoint
 from obs_onnx.engines import Task, open_engine
 from obs_onnx.feeds import Feed
+from obs_onnx.metrics import measure_metrics
 from obs_onnx.objective import LABELS, Objective, Teacher
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.layers import find_layers
+from obs_onnx.passes.optimizers import Metric
 from obs_onnx.passes.training_step import trained_weights
 from obs_onnx.report.progress import Progress, quiet
 from obs_onnx.runtimes.base import Session
@@ -244,6 +246,7 @@ class _Loop:
             self.masks,
             shown,
             self.held_out is not None,
+            self._metrics(),
         )
         done, state = (saved.step, saved.state) if saved is not None else self._inherited()
         self._engine = open_engine(self.runtime, task, done, state)
@@ -255,6 +258,11 @@ class _Loop:
         self.history = [Point(*point) for point in saved.progress["history"]]
         self.stale, self.stopped = saved.progress["stale"], saved.progress["stopped"]
         self.seconds = saved.progress["seconds"]
+
+    def _metrics(self) -> dict[str, Metric]:
+        if not self.settings.rule().mixes:
+            return {}
+        return measure_metrics(self.runtime, self.model, self.data, self.start)
 
     def _inherited(self) -> tuple[int, Arrays | None]:
         """Steps and state that the engine goes on from: slots of the part before, weights of this one."""

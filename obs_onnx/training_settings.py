@@ -12,7 +12,7 @@ from obs_onnx.schedule import Schedule
 
 __all__ = ["RATES", "TRAINERS", "Settings"]
 
-RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4}
+RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4, "foof": 1e-3}
 TRAINERS = ("graph", "ort-training")
 
 
@@ -26,7 +26,7 @@ class Settings:
         optimizer: a name in :data:`obs_onnx.passes.optimizers.OPTIMIZERS`.
         rate: largest learning rate; None for that of the optimizer in :data:`RATES`.
         warmup: steps in which it rises; None for a tenth of the steps, 100 at most.
-        momentum: of SGD.
+        momentum: of SGD and FOOF.
         decay: of weights with two axes or more; None for 1e-2 with AdamW, else 0.
         seed: of the order of the samples.
         evaluations: how often the held-out loss is measured.
@@ -69,7 +69,7 @@ class Settings:
     def rule(self) -> Optimizer:
         """The optimizer."""
         options = {} if self.decay is None else {"decay": self.decay}
-        if self.optimizer == "sgd":
+        if self.optimizer in ("sgd", "foof"):
             options["momentum"] = self.momentum
         return OPTIMIZERS[self.optimizer](**options)
 

@@ -5,13 +5,15 @@ A runtime that hands the outputs of one step to the next one as inputs never cop
 is the forward half with the same inputs, to measure the loss on other data.
 
 A mask keeps zeros: it multiplies the gradient, so that the slots and the update of a masked weight are exact
-zeros in all steps, and the weight stays the number it is.
+zeros in all steps, and the weight stays the number it is. Where an optimizer mixes the gradients of several
+weights, the mask also chooses between the new weight and the old one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -25,7 +27,7 @@ from obs_onnx.passes.gradient import weights as influential
 from obs_onnx.passes.losses import append_loss
 from obs_onnx.passes.lower_convolutions import LowerConvolutions
 from obs_onnx.passes.names import Names
-from obs_onnx.passes.optimizers import Optimizer
+from obs_onnx.passes.optimizers import Metric, Optimizer
 from obs_onnx.passes.trainable import trainable
 
 __all__ = ["StepGraph", "Term", "loss_graph", "trained_weights", "training_step"]
@@ -58,6 +60,7 @@ class StepGraph:
         carried: output -> the input that it is in the next step.
         slots: name of a slot's input -> name of its weight.
         scalars: name of the optimizer's scalar -> name of its input.
+        held: inputs that are the same in every step.
     """
 
     model: ir.Model
@@ -65,6 +68,7 @@ class StepGraph:
     carried: Mapping[str, str]
     slots: Mapping[str, str]
     scalars: Mapping[str, str]
+    held: Mapping[str, NDArray[Any]]
 
 
 def trained_weights(model: ir.Model, terms: Sequence[Term]) -> list[str]:
@@ -116,6 +120,7 @@ def training_step(
     optimizer: Optimizer,
     masks: Mapping[str, NDArray[np.bool_]] | None = None,
     shown: Sequence[str] = (),
+    metrics: Mapping[str, Metric] | None = None,
 ) -> StepGraph:
     """The graph of a step.
 
@@ -126,6 +131,7 @@ def training_step(
         optimizer: rule for the update.
         masks: weight -> True where it may change.
         shown: values of the model to give out.
+        metrics: weight -> what its steps are measured by, for an optimizer that asks for it.
 
     Raises:
         GradientError: an operator on the way has no rule, or a weight does not influence the loss.
@@ -141,6 +147,7 @@ def training_step(
     scalars = {name: _input(e, f"optimizer.{name}", ir.Shape([]), like) for name in optimizer.scalars}
     carried: dict[str, str] = {}
     slots: dict[str, str] = {}
+    held: dict[str, NDArray[Any]] = {}
     published = [*find(copy, shown), loss]
     for w, g in zip(values, grads, strict=True):
         if g is None:
@@ -149,7 +156,13 @@ def training_step(
         if masks is not None and w.name in masks:
             g = near.mul(g, near.constant(masks[str(w.name)].astype(np.float32), w))
         old = {slot: _input(near, f"{w.name}.{slot}", w.shape, w) for slot in optimizer.slots}
-        new, changed = optimizer.update(near, w, g, old, scalars, decays=len(e.dims(w)) > 1)
+        metric = (metrics or {}).get(str(w.name), Metric())
+        inverses = [_input(near, f"{w.name}.inverse", ir.Shape(a.shape), w) for a in metric.inverses]
+        held.update(zip((str(value.name) for value in inverses), metric.inverses, strict=True))
+        decays = len(e.dims(w)) > 1
+        new, changed = optimizer.update(near, w, g, old, scalars, decays, (metric, inverses))
+        if optimizer.mixes and masks is not None and w.name in masks:
+            new = near.where(near.constant(masks[str(w.name)]), new, w)
         pairs = [(w, new), *((old[slot], changed[slot]) for slot in optimizer.slots)]
         for before, after in pairs:
             after.name = e.names.fresh(f"{before.name}.next")
@@ -159,7 +172,7 @@ def training_step(
         slots.update({str(value.name): str(w.name) for value in old.values()})
     _outputs(copy, published)
     names = {name: str(value.name) for name, value in scalars.items()}
-    return StepGraph(copy, str(loss.name), carried, slots, names)
+    return StepGraph(copy, str(loss.name), carried, slots, names, held)
 
 
 def _with_loss(model: ir.Model, terms: Sequence[Term]) -> tuple[Emitter, ir.Value]:

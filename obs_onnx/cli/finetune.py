@@ -27,10 +27,16 @@ __all__ = ["finetune"]
 )
 @click.option("--steps", type=click.IntRange(1), required=True, metavar="N", help="Updates.")
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per update.")
-@click.option("--optimizer", type=click.Choice(["sgd", "adam", "adamw"]), default="adamw", show_default=True)
-@click.option("--lr", type=float, help="Largest learning rate  [default: 0.0002, of sgd 0.001].")
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adam", "adamw", "foof"]),
+    default="adamw",
+    show_default=True,
+    help="foof steps by the inverse Hessian of each layer.",
+)
+@click.option("--lr", type=float, help="Largest learning rate  [default: 0.0002, of sgd and foof 0.001].")
 @click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps in which the rate rises.")
-@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd.")
+@click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd and foof.")
 @click.option("--weight-decay", type=float, help="[default: 0.01 with adamw, else 0].")
 @click.option(
     "--patience",

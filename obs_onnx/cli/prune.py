@@ -109,6 +109,13 @@ __all__ = ["prune"]
     show_default=True,
     help="Share of the labels in what --finetune learns.",
 )
+@click.option(
+    "--optimizer",
+    type=click.Choice(["sgd", "adam", "adamw", "foof"]),
+    default="adamw",
+    show_default=True,
+    help="Of --finetune.",
+)
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(
     "--train-batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per update."

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.checkpoint import Arrays
 from obs_onnx.feeds import Feed
+from obs_onnx.passes.optimizers import Metric
 from obs_onnx.passes.training_step import Term
 from obs_onnx.training_settings import Settings
 
@@ -30,6 +31,7 @@ class Task:
         masks: weight -> True where it may change.
         shown: values of the model that are given out beside the loss.
         measured: whether :meth:`Engine.measure` will be called.
+        metrics: weight -> what its steps are measured by, where the optimizer asks for it.
     """
 
     model: ir.Model
@@ -39,6 +41,7 @@ class Task:
     masks: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
     shown: Sequence[str] = ()
     measured: bool = False
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
 
 
 class Engine(Protocol):

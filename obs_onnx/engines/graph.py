@@ -35,7 +35,9 @@ class GraphEngine:
     def __init__(self, runtime: OrtRuntime, task: Task, done: int = 0, state: Arrays | None = None) -> None:
         self._rule = task.settings.rule()
         self._names, self._steps = list(task.start), done
-        self._graph = training_step(task.model, task.terms, self._names, self._rule, task.masks, task.shown)
+        self._graph = training_step(
+            task.model, task.terms, self._names, self._rule, task.masks, task.shown, task.metrics
+        )
         self.loss = self._graph.loss
         if state is None:
             zeros = {slot: np.zeros_like(task.start[name]) for slot, name in self._graph.slots.items()}
@@ -55,7 +57,7 @@ class GraphEngine:
         self._steps += 1
         numbers = self._rule.numbers(self._steps, rate)
         scalars = {self._graph.scalars[name]: np.array(n, self._like) for name, n in numbers.items()}
-        return self._session.run({**feed, **scalars})
+        return self._session.run({**feed, **scalars, **self._graph.held})
 
     def measure(self, feed: Feed) -> Feed:
         """See :class:`obs_onnx.engines.base.Engine`."""

@@ -27,7 +27,7 @@ from obs_onnx.model_file import serialize
 from obs_onnx.passes.elementary import Elementary
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.passes.infer_shapes import InferShapes
-from obs_onnx.passes.optimizers import SGD, Adam, AdamW, Optimizer
+from obs_onnx.passes.optimizers import FOOF, SGD, Adam, AdamW, Optimizer
 from obs_onnx.runtimes.ort import OrtRuntime, first_line, import_onnxruntime
 
 __all__ = [
@@ -157,7 +157,7 @@ def write_artifacts(
         model: as :func:`fitted` gives it, with ``loss`` and ``shown`` among its outputs.
         loss: name of the scalar that is minimised.
         weights: names of float32 initializers to train.
-        rule: for the update; see :func:`supported`.
+        rule: for the update; SGD without momentum, Adam or AdamW.
         shown: further outputs of the training and the evaluation model.
 
     Raises:
@@ -184,6 +184,9 @@ def write_artifacts(
     _adapt_update(folder / UPDATE)
 
 
+_LACKING = {SGD: "SGD with momentum or decay", Adam: "Adam with decay in the gradient", FOOF: "FOOF"}
+
+
 def _block(package: _Package, rule: Optimizer) -> Any:
     """The optimizer as the package has it.
 
@@ -195,10 +198,9 @@ def _block(package: _Package, rule: Optimizer) -> Any:
         return blocks.SGD()
     if isinstance(rule, Adam) and (isinstance(rule, AdamW) or not rule.decay):
         return blocks.AdamW(betas=(rule.b1, rule.b2), eps=rule.eps, weight_decay=rule.decay)
-    kind = "SGD with momentum or decay" if isinstance(rule, SGD) else "Adam with decay in the gradient"
     raise OptionError(
-        f"onnxruntime-training has no {kind}: use adamw, adam without decay or sgd with momentum 0 and "
-        "without decay, or the trainer graph"
+        f"onnxruntime-training has no {_LACKING[type(rule)]}: use adamw, adam without decay or sgd with "
+        "momentum 0 and without decay, or the trainer graph"
     )
 
 
