@@ -6,7 +6,7 @@ With gradient g, learning rate r and step t = 1, 2, ...:
 * Adam (Kingma and Ba 2015, algorithm 1): ``m' = b1 m + (1 - b1) g``, ``v' = b2 v + (1 - b2) g^2``,
   ``w' = w - r (m' / (1 - b1^t)) / (sqrt(v' / (1 - b2^t)) + eps)``;
 * AdamW (Loshchilov and Hutter 2019, algorithm 2): the same on ``(1 - r decay) w`` in place of w;
-* FOOF (Benzing 2022, arXiv 2201.12250, section 4): ``m' = mu m + g``, ``u = m' H^-1`` with the second moments
+* FOOF (Benzing, ICML 2022, PMLR 162): ``m' = mu m + g``, ``u = m' H^-1`` with the second moments
   H of the inputs of w's layer, the Hessian of L-OBS: what moves the *outputs* of the layer along their
   gradient. The step has a fixed length, ``w' = w - r |w0| u / |u|`` with ``|u|^2 = <u H, u>``: it changes
   the outputs by the share r of their size, in every layer, however the weights are scaled (You et al. 2020

@@ -112,7 +112,7 @@ def test_schedule():
     assert all(rate(k) > rate(k + 1) for k in range(10, 109))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "foof"])
 def test_the_loss_falls_on_labels(deep, easy, optimizer):
     found = finetune(deep, easy, steps=120, batch=32, optimizer=optimizer, lr=0.02)
     report = found.report
@@ -191,7 +191,7 @@ class Stops:
         pass
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "foof"])
 def test_a_resumed_run_equals_an_uninterrupted_one(deep, easy, tmp_path, optimizer):
     options = {"steps": 40, "batch": 24, "optimizer": optimizer, "lr": 0.01, "evaluations": 8, "seed": 3}
     whole = finetune(deep, easy, **options)

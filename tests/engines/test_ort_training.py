@@ -245,6 +245,7 @@ def test_the_command_learns_and_leaves_other_files_alone(net, data, tmp_path, mo
         ({"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.1}, "momentum 0"),
         ({"optimizer": "adam", "weight_decay": 0.1}, "adamw"),
         ({"weight_decay": 20.0, "lr": 0.1}, "smaller"),
+        ({"optimizer": "foof"}, "no FOOF"),
     ],
 )
 def test_what_the_package_lacks_is_refused(net, data, options, message):
