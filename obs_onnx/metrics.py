@@ -30,6 +30,7 @@ Arrays = Mapping[str, NDArray[Any]]
 
 _SAMPLES = 1024
 _BUDGET = 1 << 30  # bytes of activations
+_LARGEST = 1 << 30  # bytes of a layer's moments
 _DAMPING = 1e-2  # of the mean second moment
 _COLUMNS = 1024  # whose correlations are kept; a wider layer is divided
 
@@ -38,7 +39,8 @@ def measure_metrics(runtime: Runtime, model: ir.Model, data: Source, start: Arra
     """The metric of every weight in ``start``.
 
     Weights of layers have the moments of their inputs, on at most 1,024 samples; biases of layers are
-    weights of an input that is always one, and as large as their layer; all others stand for themselves.
+    weights of an input that is always one, and as large as their layer; all others, and layers with more
+    than 11,000 inputs, stand for themselves.
 
     Args:
         runtime: where the model runs.
@@ -49,7 +51,7 @@ def measure_metrics(runtime: Runtime, model: ir.Model, data: Source, start: Arra
     Raises:
         ModelError: the model cannot be run.
     """
-    layers = [layer for layer in find_layers(model)[0] if layer.name in start]
+    layers = [layer for layer in find_layers(model)[0] if layer.name in start and _fits(layer)]
     plan = plan_stages(model, layers)
     found = {
         name: Metric(_or_ones(float(np.linalg.norm(array)), array.size)) for name, array in start.items()
@@ -64,6 +66,11 @@ def measure_metrics(runtime: Runtime, model: ir.Model, data: Source, start: Arra
                 if use.bias in found:
                     found[use.bias] = Metric(found[layer.name].norm)
     return found
+
+
+def _fits(layer: Layer) -> bool:
+    groups, _, columns = layer.layout.goi
+    return 8 * groups * columns**2 <= _LARGEST
 
 
 def _metric(layer: Layer, moments: Moments, weight: NDArray[Any]) -> Metric:

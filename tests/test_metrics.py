@@ -105,6 +105,14 @@ def test_metrics_are_the_inverse_moments_of_what_each_output_reads(mixed, rng, m
     assert not found["k"].inverses
 
 
+def test_moments_too_large_for_memory_are_not_taken(mixed, rng, monkeypatch):
+    monkeypatch.setattr(metrics, "_LARGEST", 8 * 36 * 36 - 1)
+    found, start = measured(mixed, {"x": rng.standard_normal((9, 4, 5, 5)).astype(np.float32)})
+    assert [name for name in start if found[name].inverses] == ["dw", "w"]
+    for name in ("c", "cb"):
+        assert found[name].norm == pytest.approx(np.linalg.norm(start[name]))
+
+
 def reference(w, b, x, labels, rates, decay, momentum=0.9):
     """FOOF on a softmax regression, in float64."""
     h = damped(x.T @ x / len(x))
