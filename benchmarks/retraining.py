@@ -165,6 +165,7 @@ def rounds_of_weights(
             finetune_data=bench.data(net, "train"),
             mix=1.0,
             train_batch=4 * bench.args.batch,
+            optimizer="adamw",
             lr=bench.args.lr or 1e-2,
             augment="crop=1",
             **common,

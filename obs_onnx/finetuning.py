@@ -32,6 +32,7 @@ from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.sources import Source
 from obs_onnx.train import Point, Settings, zero_masks
+from obs_onnx.training_settings import choose_optimizer
 
 __all__ = ["FinetuneReport", "Finetuned", "finetune"]
 
@@ -96,7 +97,7 @@ def finetune(
     held_out: Any = None,
     batch: int = 64,
     lr: float | None = None,
-    optimizer: str = "adamw",
+    optimizer: str | None = None,
     warmup: int | None = None,
     momentum: float = 0.9,
     weight_decay: float | None = None,
@@ -130,8 +131,9 @@ def finetune(
         mix: share of the labels in the loss where there is a teacher, too.
         held_out: data to measure on; by default one sample of eight of ``data``.
         batch: samples of one step, where the model's batch is free.
-        lr: largest learning rate; by default 2e-4, for SGD and FOOF 1e-3.
-        optimizer: ``sgd``, ``adam``, ``adamw`` or ``foof``; see :mod:`obs_onnx.passes.optimizers`.
+        lr: largest learning rate; by default 1e-3, for Adam and AdamW 2e-4.
+        optimizer: ``foof`` (the default of the trainer graph), ``adamw`` (that of ort-training), ``adam`` or
+            ``sgd``; see :mod:`obs_onnx.passes.optimizers`.
         warmup: steps until the rate is at its largest; it then falls to zero along a cosine.
         momentum: of SGD and FOOF.
         weight_decay: of weights with two axes or more; by default 1e-2 for AdamW and 0 for the others.
@@ -161,7 +163,7 @@ def finetune(
     settings = Settings(
         steps,
         batch,
-        optimizer,
+        choose_optimizer(optimizer, trainer),
         lr,
         warmup,
         momentum,

@@ -33,6 +33,7 @@ from obs_onnx.runtimes.ort import OrtRuntime
 from obs_onnx.study import EFFORTS
 from obs_onnx.targets import parse_targets
 from obs_onnx.train import Settings, Trained
+from obs_onnx.training_settings import choose_optimizer
 from obs_onnx.weights_mode import WeightsMode
 
 __all__ = ["Pruned", "prune"]
@@ -81,7 +82,7 @@ def prune(
     finetune_last: int | None = None,
     finetune_data: Any = None,
     mix: float = 0.5,
-    optimizer: str = "adamw",
+    optimizer: str | None = None,
     lr: float | None = None,
     trainer: str = "graph",
     train_batch: int = 64,
@@ -222,7 +223,15 @@ def prune(
         if not isinstance(where, OrtRuntime):
             raise OptionError(f"--finetune trains with onnxruntime, not with {runtime}")
         steps = finetune if finetune_last is None else finetune_last
-        settings = Settings(steps, train_batch, optimizer, lr, seed=seed, trainer=trainer, augment=augment)
+        settings = Settings(
+            steps,
+            train_batch,
+            choose_optimizer(optimizer, trainer),
+            lr,
+            seed=seed,
+            trainer=trainer,
+            augment=augment,
+        )
         source, fit, held_out = given.source, given.fit, given.held_out
         if finetune_data is not None:
             source = open_source(

@@ -10,10 +10,16 @@ from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.optimizers import OPTIMIZERS, Optimizer
 from obs_onnx.schedule import Schedule
 
-__all__ = ["RATES", "TRAINERS", "Settings"]
+__all__ = ["RATES", "TRAINERS", "Settings", "choose_optimizer"]
 
 RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4, "foof": 1e-3}
-TRAINERS = ("graph", "ort-training")
+TRAINERS = {"graph": "foof", "ort-training": "adamw"}
+"""Name of an engine -> the optimizer that is best with it."""
+
+
+def choose_optimizer(optimizer: str | None, trainer: str) -> str:
+    """``optimizer``, or where that is None the best one of the engine."""
+    return optimizer or TRAINERS.get(trainer, "adamw")
 
 
 @dataclass(frozen=True)

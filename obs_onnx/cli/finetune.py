@@ -29,12 +29,10 @@ __all__ = ["finetune"]
 @click.option("--batch", type=click.IntRange(1), default=64, show_default=True, help="Samples per update.")
 @click.option(
     "--optimizer",
-    type=click.Choice(["sgd", "adam", "adamw", "foof"]),
-    default="adamw",
-    show_default=True,
-    help="foof steps by the inverse Hessian of each layer.",
+    type=click.Choice(["foof", "adamw", "adam", "sgd"]),
+    help="foof steps by the inverse Hessian of each layer  [default: foof, of ort-training adamw].",
 )
-@click.option("--lr", type=float, help="Largest learning rate  [default: 0.0002, of sgd and foof 0.001].")
+@click.option("--lr", type=float, help="Largest learning rate  [default: 0.001, of adam and adamw 0.0002].")
 @click.option("--warmup", type=click.IntRange(0), metavar="N", help="Steps in which the rate rises.")
 @click.option("--momentum", type=float, default=0.9, show_default=True, help="Of sgd and foof.")
 @click.option("--weight-decay", type=float, help="[default: 0.01 with adamw, else 0].")

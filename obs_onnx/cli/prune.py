@@ -111,10 +111,8 @@ __all__ = ["prune"]
 )
 @click.option(
     "--optimizer",
-    type=click.Choice(["sgd", "adam", "adamw", "foof"]),
-    default="adamw",
-    show_default=True,
-    help="Of --finetune.",
+    type=click.Choice(["foof", "adamw", "adam", "sgd"]),
+    help="Of --finetune  [default: foof, of ort-training adamw].",
 )
 @click.option("--lr", type=float, help="Largest learning rate of --finetune.")
 @click.option(

@@ -160,7 +160,7 @@ def test_a_teacher_and_labels(net, data, rng):
     student.CopyFrom(teacher)
     thinned(student, rng, 0.3)
     for options in ({"teacher": teacher}, {"teacher": teacher, "labels": "labels", "mix": 0.3}):
-        graph, other = both(student, x, steps=6, batch=6, lr=0.01, **options)
+        graph, other = both(student, x, steps=6, batch=6, optimizer="adamw", lr=0.01, **options)
         assert_same(other, graph, values(student), rtol=1e-3)
 
 
