@@ -178,7 +178,11 @@ def train(
     loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks, course)
     about = {**asdict(settings), "model": _fingerprint(start, objective)}
     saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
-    loop.begin(saved)
+    metrics: Mapping[str, Metric] = {}
+    if settings.rule().mixes:
+        with progress.stage("moments"):
+            metrics = measure_metrics(runtime, model, data, start)
+    loop.begin(saved, metrics)
     every = max(1, math.ceil(settings.steps / settings.evaluations))
     views = parse_augment(settings.augment)
     batches = shuffled(data, settings.batch, settings.seed, course.done + loop.step, views)
@@ -235,7 +239,7 @@ class _Loop:
         self._teach = None if self.teacher is None else Teacher(self.teacher, self.objective, rows)
         self._asked = None if self.teacher is None else Teacher(self.teacher, self.objective)
 
-    def begin(self, saved: Checkpoint | None) -> None:
+    def begin(self, saved: Checkpoint | None, metrics: Mapping[str, Metric]) -> None:
         """Start, or go on."""
         shown = [self.objective.scores] if self.objective.scores else []
         task = Task(
@@ -246,7 +250,7 @@ class _Loop:
             self.masks,
             shown,
             self.held_out is not None,
-            self._metrics(),
+            metrics,
         )
         done, state = (saved.step, saved.state) if saved is not None else self._inherited()
         self._engine = open_engine(self.runtime, task, done, state)
@@ -258,11 +262,6 @@ class _Loop:
         self.history = [Point(*point) for point in saved.progress["history"]]
         self.stale, self.stopped = saved.progress["stale"], saved.progress["stopped"]
         self.seconds = saved.progress["seconds"]
-
-    def _metrics(self) -> dict[str, Metric]:
-        if not self.settings.rule().mixes:
-            return {}
-        return measure_metrics(self.runtime, self.model, self.data, self.start)
 
     def _inherited(self) -> tuple[int, Arrays | None]:
         """Steps and state that the engine goes on from: slots of the part before, weights of this one."""

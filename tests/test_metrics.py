@@ -195,3 +195,11 @@ def test_weights_that_are_zero_and_inputs_that_never_come_still_train(make_proto
     found = finetune(proto, {"x": x, "labels": labels}, steps=60, optimizer="foof", lr=0.05, keep_zeros=False)
     assert found.report.after.accuracy > 0.85
     assert np.isfinite(values(found.model)["w"]).all()
+
+
+def test_a_model_without_layers_trains(make_proto, rng):
+    text = "g (float[N, 4] x) => (float[N, 4] z) { z = LayerNormalization(x, k, s) }"
+    proto = make_proto(text, tensors(rng, k=(4,), s=(4,)))
+    x = rng.standard_normal((64, 4)).astype(np.float32)
+    found = finetune(proto, {"x": x, "labels": x.argmax(1)}, steps=80, optimizer="foof", lr=0.05)
+    assert found.report.after.loss < 0.5 * found.report.before.loss
