@@ -214,7 +214,7 @@ def greedy(criterion: str, compensate: bool) -> Callable:
             yield criterion, what, old, "", new, part["steps"], float("nan"), float("nan")
         before, after = (bench.accuracy(net, path) for path in (bench.dense(net), out))
         kept = onnx.load(out).graph.initializer
-        count = sum(int(np.prod(t.dims)) for t in kept)
+        count = sum(int(np.prod(t.dims)) for t in kept if t.data_type == onnx.TensorProto.FLOAT)
         back = max(count - report.after.parameters, 0)
         total = report.finetune["total_steps"]
         yield criterion, f"{net} {name}, all rounds, unseen", before, "", after, total, back, seconds
