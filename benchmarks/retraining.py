@@ -244,7 +244,7 @@ def main() -> None:
         "--batch", type=int, default=128, help="of all rows but teacher; four times as much for the lenets"
     )
     parser.add_argument("--optimizer", default="foof", help="of labels")
-    parser.add_argument("--lr", type=float, help="of labels")
+    parser.add_argument("--lr", type=float, help="of all rows but teacher")
     parser.add_argument("--rounds", type=int, default=5, help="of taylor and obs")
     parser.add_argument("--updates", type=int, default=60, help="of each of their rounds")
     parser.add_argument("--macs", type=float, default=0.3333, help="that they keep")

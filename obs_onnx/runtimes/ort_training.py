@@ -47,6 +47,7 @@ UPDATE, CHECKPOINT = "optimizer_model.onnx", "checkpoint"
 FILES = (TRAINING, EVALUATION, UPDATE, CHECKPOINT)
 
 _NEWEST_OPSET, _NEWEST_IR = 21, 10
+_LACKING = {SGD: "SGD with momentum or decay", Adam: "Adam with decay in the gradient", FOOF: "FOOF"}
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,6 @@ def write_artifacts(
             f"onnxruntime-training cannot differentiate the model: {_reason(error)}; the trainer graph may"
         ) from error
     _adapt_update(folder / UPDATE)
-
-
-_LACKING = {SGD: "SGD with momentum or decay", Adam: "Adam with decay in the gradient", FOOF: "FOOF"}
 
 
 def _block(package: _Package, rule: Optimizer) -> Any:
