@@ -28,23 +28,22 @@ from typing import Any
 
 from one_shot import images
 
-from obs_onnx.channel_round import Round
-from obs_onnx.channels_mode import ChannelsMode
-from obs_onnx.damage import choose_measure
-from obs_onnx.data import open_source, split
-from obs_onnx.evaluation import evaluate_sessions
-from obs_onnx.figures import measured
-from obs_onnx.mode import DAMAGE, Options
-from obs_onnx.model_file import serialize
-from obs_onnx.opened import Opened, open_model
-from obs_onnx.passes.set_weights import SetWeights
-from obs_onnx.prefixes import stored
-from obs_onnx.report.progress import quiet
+from obs_onnx.allocation.targets import Targets
+from obs_onnx.calibration.layer_problem import stored
+from obs_onnx.data.open_source import open_source, split
+from obs_onnx.evaluation.output_damage import choose_measure
+from obs_onnx.evaluation.quality import evaluate_sessions
+from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.io.onnx_file import open_model, serialize
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.progress import quiet
+from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.effort import EFFORTS
+from obs_onnx.pruning.mode import DAMAGE, Opened, Options
+from obs_onnx.pruning.weights.mode import WeightsMode
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.solvers.patterns import project
-from obs_onnx.study import EFFORTS
-from obs_onnx.targets import Targets
-from obs_onnx.weights_mode import WeightsMode
 
 NETS = ("resnet32", "vit", "vgg16")
 CRITERIA = ("magnitude", "taylor", "fisher", "obd", "oba", "oba-paper", "obs")

@@ -34,11 +34,12 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 
-from obs_onnx.passes.canonical import canonicalize
-from obs_onnx.passes.decompose import Decompose
-from obs_onnx.passes.emitter import Emitter
-from obs_onnx.passes.gradient import Gradient, HessianVectorProduct, modernize, weights
-from obs_onnx.passes.names import Names
+from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.modernize import modernize
+from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.names import Names
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "passes"))
 from float64 import double, evaluator, feeds_in_double

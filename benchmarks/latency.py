@@ -86,11 +86,11 @@ def ratio(dense: Run, other: Run, seconds: float) -> float:
 
 def predicted(root: Path, net: str, args: argparse.Namespace) -> str:
     """A row of the first table."""
+    from obs_onnx.io.onnx_file import load_model, serialize
     from obs_onnx.latency import measure_table
     from obs_onnx.latency.blocks import narrowed
-    from obs_onnx.model_file import load_model, serialize
-    from obs_onnx.passes.coupling import couple
-    from obs_onnx.passes.prepare import prepare
+    from obs_onnx.passes.canonical.own_constants import prepare
+    from obs_onnx.passes.channels.coupling import couple
     from obs_onnx.runtimes import open_runtime
 
     coupling = couple(prepare(load_model(root / "models" / f"{net}.onnx")))
@@ -195,7 +195,7 @@ if __name__ == "__main__":
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     if args.runtime not in ("onnxruntime", "openvino"):
         sys.exit("this script's own loop knows onnxruntime and openvino")
-    from obs_onnx.environment import describe_machine
+    from obs_onnx.runtimes.machine import describe_machine
 
     machine = describe_machine()
     print(

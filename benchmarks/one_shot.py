@@ -92,7 +92,7 @@ def table(
     options = {"effort": args.effort, "criterion": args.criterion, "rounds": args.rounds, **options}
     if args.damping is not None:
         options["damping"] = args.damping
-    from obs_onnx.environment import describe_machine
+    from obs_onnx.runtimes.machine import describe_machine
 
     packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "scipy", "onnx-ir"))
     print(f"{describe_machine()['cpu']}, {os.cpu_count()} cores; {packages}")

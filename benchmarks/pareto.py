@@ -22,15 +22,15 @@ import numpy as np
 from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
-from obs_onnx.channel_round import Round
-from obs_onnx.channels_mode import ChannelsMode
-from obs_onnx.environment import describe_machine
-from obs_onnx.mode import Options
-from obs_onnx.model_file import load_model, save_model
-from obs_onnx.preparation import prepare
-from obs_onnx.report.progress import quiet, terminal_progress
+from obs_onnx.allocation.targets import Targets
+from obs_onnx.io.onnx_file import load_model, save_model
+from obs_onnx.progress import quiet, terminal_progress
+from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.inputs import prepare
+from obs_onnx.pruning.mode import Options
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.targets import Targets
+from obs_onnx.runtimes.machine import describe_machine
 
 QUANTUM = 8
 SHARES = (0.875, 0.75, 0.625, 0.5, 0.375, 0.25)

@@ -30,9 +30,9 @@ def prepare(root: Path, net: str, folder: Path, args: argparse.Namespace) -> dic
     import onnx_ir as ir
 
     from obs_onnx import evaluate, prune
-    from obs_onnx.data import open_source
-    from obs_onnx.passes.canonical import canonicalize
-    from obs_onnx.quantize import quantize
+    from obs_onnx.data.open_source import open_source
+    from obs_onnx.passes.canonical.canonicalize import canonicalize
+    from obs_onnx.quantization.int8 import quantize
     from obs_onnx.runtimes import open_runtime
 
     model, runtime = root / "models" / f"{net}.onnx", open_runtime()
@@ -76,7 +76,7 @@ def main() -> None:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
     from obs_onnx import bench
-    from obs_onnx.environment import describe_machine
+    from obs_onnx.runtimes.machine import describe_machine
 
     print(f"{describe_machine()['cpu']}, onnxruntime {version('onnxruntime')}, one thread, batch 1")
     print(f"target {args.target}, effort {args.effort}, 2,048 calibration images, no retraining")

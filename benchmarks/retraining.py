@@ -253,7 +253,7 @@ def main() -> None:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     if unknown := set(args.rows) - set(ROWS):
         sys.exit(f"unknown rows {', '.join(sorted(unknown))}: choose from {', '.join(ROWS)}")
-    from obs_onnx.environment import describe_machine
+    from obs_onnx.runtimes.machine import describe_machine
 
     print(f"{describe_machine()['cpu']}, {os.cpu_count()} cores")
     print(f"| {' | '.join(HEADINGS)} |")

@@ -40,12 +40,12 @@ def example(path: Path, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def engine(trainer: str, path: Path, batch: int, threads: int, optimizer: str) -> Callable[[], float]:
     """A step of one of this project's engines; returns the loss."""
-    from obs_onnx.engines import Task, open_engine
-    from obs_onnx.model_file import load_model
-    from obs_onnx.passes.canonical import canonicalize
-    from obs_onnx.passes.training_step import Term, trained_weights
-    from obs_onnx.runtimes.ort import OrtRuntime
-    from obs_onnx.training_settings import Settings
+    from obs_onnx.io.onnx_file import load_model
+    from obs_onnx.passes.autodiff.training_step import Term, trained_weights
+    from obs_onnx.passes.canonical.canonicalize import canonicalize
+    from obs_onnx.runtimes.onnxruntime import OrtRuntime
+    from obs_onnx.training.engines import Task, open_engine
+    from obs_onnx.training.settings import Settings
 
     model = canonicalize(load_model(path))
     terms = [Term("cross_entropy", str(model.graph.outputs[0].name), "labels")]
@@ -121,8 +121,8 @@ def serve(arguments: list[str]) -> None:
 
 def fold(path: Path, folder: Path) -> Path:
     """The model with BatchNormalization folded, for all engines."""
-    from obs_onnx.model_file import load_model, save_model
-    from obs_onnx.passes.canonical import canonicalize
+    from obs_onnx.io.onnx_file import load_model, save_model
+    from obs_onnx.passes.canonical.canonicalize import canonicalize
 
     save_model(canonicalize(load_model(path)), folder / path.name)
     return folder / path.name

@@ -35,13 +35,13 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from obs_onnx import prune
-from obs_onnx.figures import measured_macs
-from obs_onnx.passes.coupling import couple
+from obs_onnx.evaluation.model_figures import measured_macs
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.keep_file import keep_file
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.errors import InputError
-from obs_onnx.passes.keep_file import keep_file
-from obs_onnx.passes.prepare import prepare
-from obs_onnx.passes.remove_channels import RemoveChannels
-from obs_onnx.passes.silence import silence
 from obs_onnx.runtimes import open_runtime
 
 LIMIT, HALF_LIMIT = 5e-3, 3e-2  # relative error of outputs in float32, and in shorter types

@@ -8,18 +8,19 @@ Everything is imported on first use.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obs_onnx.differentiate import gradient
-    from obs_onnx.evaluation import evaluate
-    from obs_onnx.finetuning import Finetuned, finetune
-    from obs_onnx.frontier import Pareto, pareto
-    from obs_onnx.inspection import inspect
-    from obs_onnx.on_device import Artifacts, artifacts
-    from obs_onnx.pipeline import Pruned, prune
-    from obs_onnx.scoring import Scores, score
-    from obs_onnx.timing import bench
+    from obs_onnx.entrypoints.artifacts import Artifacts, artifacts
+    from obs_onnx.entrypoints.evaluate import evaluate
+    from obs_onnx.entrypoints.finetune import Finetuned, finetune
+    from obs_onnx.entrypoints.gradient import gradient
+    from obs_onnx.entrypoints.inspect import inspect
+    from obs_onnx.entrypoints.pareto import Pareto, pareto
+    from obs_onnx.entrypoints.prune import Pruned, prune
+    from obs_onnx.entrypoints.score import Scores, score
+    from obs_onnx.latency.benchmark import bench
 
 __version__ = "0.1.0"
 
@@ -42,28 +43,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Artifacts": "on_device",
-    "Finetuned": "finetuning",
-    "Pareto": "frontier",
-    "Pruned": "pipeline",
-    "Scores": "scoring",
-    "artifacts": "on_device",
-    "bench": "timing",
-    "evaluate": "evaluation",
-    "finetune": "finetuning",
-    "gradient": "differentiate",
-    "inspect": "inspection",
-    "pareto": "frontier",
-    "prune": "pipeline",
-    "score": "scoring",
+    "Artifacts": "entrypoints.artifacts",
+    "Finetuned": "entrypoints.finetune",
+    "Pareto": "entrypoints.pareto",
+    "Pruned": "entrypoints.prune",
+    "Scores": "entrypoints.score",
+    "artifacts": "entrypoints.artifacts",
+    "bench": "latency.benchmark",
+    "evaluate": "entrypoints.evaluate",
+    "finetune": "entrypoints.finetune",
+    "gradient": "entrypoints.gradient",
+    "inspect": "entrypoints.inspect",
+    "pareto": "entrypoints.pareto",
+    "prune": "entrypoints.prune",
+    "score": "entrypoints.score",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

@@ -1,26 +1,30 @@
 """The compiler half: rewrites of an ONNX graph, and what is known about operators.
 
-Everything is imported on first use, so that the command line starts without loading the graph library.
+In: any ONNX model. Out: a canonical one, its layers and channels, what they cost, and rewritten or
+differentiated models. Next: :mod:`obs_onnx` runs them. Everything is imported on first use, so that the
+command line starts without loading the graph library.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obs_onnx.passes.canonical import canonicalize
-    from obs_onnx.passes.coupling import Coupling, Group, couple
-    from obs_onnx.passes.gates import insert_gate
-    from obs_onnx.passes.gradient import Gradient, HessianVectorProduct
-    from obs_onnx.passes.keep_file import keep_file, replay
-    from obs_onnx.passes.layers import Layer, find_layers
-    from obs_onnx.passes.losses import append_loss
-    from obs_onnx.passes.macs import count_macs, macs_per_node
-    from obs_onnx.passes.prepare import prepare
-    from obs_onnx.passes.remove_channels import RemoveChannels
-    from obs_onnx.passes.segments import extract, plan_stages
-    from obs_onnx.passes.set_weights import SetWeights
-    from obs_onnx.passes.silence import silence
+    from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct
+    from obs_onnx.passes.autodiff.losses import append_loss
+    from obs_onnx.passes.canonical.canonicalize import canonicalize
+    from obs_onnx.passes.canonical.own_constants import prepare
+    from obs_onnx.passes.channels.coupling import Coupling, Group, couple
+    from obs_onnx.passes.channels.keep_file import keep_file, replay
+    from obs_onnx.passes.channels.remove_channels import RemoveChannels
+    from obs_onnx.passes.channels.silence import silence
+    from obs_onnx.passes.costs.macs import count_macs, macs_per_node
+    from obs_onnx.passes.graph.extract import extract
+    from obs_onnx.passes.graph.set_weights import SetWeights
+    from obs_onnx.passes.layers.find_layers import find_layers
+    from obs_onnx.passes.layers.layer import Layer
+    from obs_onnx.passes.layers.stages import plan_stages
 
 __all__ = [
     "Coupling",
@@ -36,7 +40,6 @@ __all__ = [
     "couple",
     "extract",
     "find_layers",
-    "insert_gate",
     "keep_file",
     "macs_per_node",
     "plan_stages",
@@ -46,34 +49,31 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Coupling": "coupling",
-    "Gradient": "gradient",
-    "Group": "coupling",
-    "HessianVectorProduct": "gradient",
-    "Layer": "layers",
-    "RemoveChannels": "remove_channels",
-    "SetWeights": "set_weights",
-    "append_loss": "losses",
-    "canonicalize": "canonical",
-    "count_macs": "macs",
-    "couple": "coupling",
-    "extract": "segments",
-    "find_layers": "layers",
-    "insert_gate": "gates",
-    "keep_file": "keep_file",
-    "macs_per_node": "macs",
-    "plan_stages": "segments",
-    "prepare": "prepare",
-    "replay": "keep_file",
-    "silence": "silence",
+    "Coupling": "channels.coupling",
+    "Gradient": "autodiff.gradient",
+    "Group": "channels.coupling",
+    "HessianVectorProduct": "autodiff.gradient",
+    "Layer": "layers.layer",
+    "RemoveChannels": "channels.remove_channels",
+    "SetWeights": "graph.set_weights",
+    "append_loss": "autodiff.losses",
+    "canonicalize": "canonical.canonicalize",
+    "count_macs": "costs.macs",
+    "couple": "channels.coupling",
+    "extract": "graph.extract",
+    "find_layers": "layers.find_layers",
+    "keep_file": "channels.keep_file",
+    "macs_per_node": "costs.macs",
+    "plan_stages": "layers.stages",
+    "prepare": "canonical.own_constants",
+    "replay": "channels.keep_file",
+    "silence": "channels.silence",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value

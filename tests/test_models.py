@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from repository import MODELS
 
-FOLDER = Path(__file__).parent.parent / "models"
 FILES = ("digits_mlp.onnx", "digits_mlp.calib.npz", "digits_mlp.test.npz")
 
 
@@ -19,7 +19,7 @@ def logits_of(model: Path, x: np.ndarray) -> np.ndarray:
 
 
 def test_digits_mlp_is_the_model_that_the_readme_describes() -> None:
-    model = onnx.load(FOLDER / "digits_mlp.onnx")
+    model = onnx.load(MODELS / "digits_mlp.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert (model.ir_version, model.opset_import[0].version) == (10, 18)
     assert [node.op_type for node in model.graph.node] == ["Gemm", "Relu", "Gemm", "Relu", "Gemm"]
@@ -28,24 +28,24 @@ def test_digits_mlp_is_the_model_that_the_readme_describes() -> None:
 
 
 def test_digits_mlp_reaches_its_accuracy_on_images_it_has_never_seen() -> None:
-    test = np.load(FOLDER / "digits_mlp.test.npz")
-    calib = np.load(FOLDER / "digits_mlp.calib.npz")
+    test = np.load(MODELS / "digits_mlp.test.npz")
+    calib = np.load(MODELS / "digits_mlp.calib.npz")
     assert calib.files == ["input"]
     assert calib["input"].dtype == test["input"].dtype == np.float32
     seen = {row.tobytes() for row in calib["input"]}
     assert not any(row.tobytes() in seen for row in test["input"])
-    predicted = logits_of(FOLDER / "digits_mlp.onnx", test["input"]).argmax(axis=1)
+    predicted = logits_of(MODELS / "digits_mlp.onnx", test["input"]).argmax(axis=1)
     assert np.mean(predicted == test["labels"]) >= 0.97
 
 
 @pytest.mark.parametrize(("name", "least"), [("digits_lenet", 0.98), ("digits_resnet", 0.975)])
 def test_convolutional_models_reach_their_accuracy(name: str, least: float) -> None:
-    model = onnx.load(FOLDER / f"{name}.onnx")
+    model = onnx.load(MODELS / f"{name}.onnx")
     onnx.checker.check_model(model, full_check=True)
     operators = [node.op_type for node in model.graph.node]
     assert operators.count("BatchNormalization") == (10 if name == "digits_resnet" else 0)
-    test = np.load(FOLDER / f"{name}.test.npz")
-    predicted = logits_of(FOLDER / f"{name}.onnx", test["input"]).argmax(axis=1)
+    test = np.load(MODELS / f"{name}.test.npz")
+    predicted = logits_of(MODELS / f"{name}.onnx", test["input"]).argmax(axis=1)
     assert np.mean(predicted == test["labels"]) >= least
 
 
@@ -53,7 +53,7 @@ def test_convolutional_models_reach_their_accuracy(name: str, least: float) -> N
 def test_making_the_models_again_gives_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = importlib.util.spec_from_file_location("make_models", FOLDER / "make_models.py")
+    spec = importlib.util.spec_from_file_location("make_models", MODELS / "make_models.py")
     assert spec is not None
     assert spec.loader is not None
     script = importlib.util.module_from_spec(spec)
@@ -67,5 +67,5 @@ def test_making_the_models_again_gives_the_same_bytes(
     assert written[0] == written[1]
     assert (
         np.load(tmp_path / "first" / FILES[1])["input"].tolist()
-        == np.load(FOLDER / FILES[1])["input"].tolist()
+        == np.load(MODELS / FILES[1])["input"].tolist()
     )

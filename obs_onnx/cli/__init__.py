@@ -1,4 +1,8 @@
-"""The command ``obs-onnx``: parse, call the API, print. Heavy imports happen inside the commands."""
+"""The command ``obs-onnx``: parse, call the API, print. Heavy imports happen inside the commands.
+
+In: the command line. Out: text on the terminal and an exit code (0 done, 2 bad input, 3 a target was not
+met). Next: :mod:`obs_onnx.entrypoints` does the work.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +11,11 @@ import click
 from obs_onnx import __version__
 from obs_onnx.cli.artifacts import artifacts
 from obs_onnx.cli.bench import bench
-from obs_onnx.cli.common import OneLine
 from obs_onnx.cli.evaluate import evaluate
 from obs_onnx.cli.finetune import finetune
 from obs_onnx.cli.gradient import gradient
 from obs_onnx.cli.inspect import inspect
+from obs_onnx.cli.options import OneLine
 from obs_onnx.cli.pareto import pareto
 from obs_onnx.cli.prune import prune
 from obs_onnx.cli.score import score

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.common import JSON, distinct, guarded
+from obs_onnx.cli.options import JSON, distinct, guarded
 
 __all__ = ["artifacts"]
 
@@ -47,7 +47,7 @@ def artifacts(
     DIR gets training_model.onnx, eval_model.onnx, optimizer_model.onnx and checkpoint. Needs
     obs-onnx[training].
     """
-    from obs_onnx.on_device import artifacts as run
+    from obs_onnx.entrypoints.artifacts import artifacts as run
     from obs_onnx.report import print_evaluation, write_json
 
     distinct(model, output, json_path)

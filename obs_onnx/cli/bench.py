@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.common import BATCH, JSON, RUNTIME, distinct, guarded
+from obs_onnx.cli.options import BATCH, JSON, RUNTIME, distinct, guarded
 
 __all__ = ["bench"]
 
@@ -29,10 +29,10 @@ def bench(
     json_path: str | None,
 ) -> None:
     """Time MODELS side by side; ratios are to the first."""
-    from obs_onnx.model_file import load_model
+    from obs_onnx.io.onnx_file import load_model
+    from obs_onnx.latency.benchmark import bench as run
     from obs_onnx.report import print_bench, write_json
     from obs_onnx.runtimes import open_runtime
-    from obs_onnx.timing import bench as run
 
     for path in models:
         distinct(path, json_path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.common import JSON, LABELS, RUNTIME, distinct, guarded
+from obs_onnx.cli.options import JSON, LABELS, RUNTIME, distinct, guarded
 
 __all__ = ["evaluate"]
 
@@ -31,8 +31,8 @@ def evaluate(
     json_path: str | None,
 ) -> None:
     """Measure the accuracy of MODEL, and how far it is from a reference."""
-    from obs_onnx.evaluation import evaluate as run
-    from obs_onnx.model_file import load_model
+    from obs_onnx.entrypoints.evaluate import evaluate as run
+    from obs_onnx.io.onnx_file import load_model
     from obs_onnx.report import print_evaluation, write_json
     from obs_onnx.runtimes import open_runtime
 

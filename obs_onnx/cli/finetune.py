@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from obs_onnx.cli.common import JSON, distinct, guarded, writable
+from obs_onnx.cli.options import JSON, distinct, guarded, writable
 
 __all__ = ["finetune"]
 
@@ -69,7 +69,7 @@ def finetune(
     **options: Any,
 ) -> None:
     """Train MODEL a little; zeros of a pruned model stay zeros."""
-    from obs_onnx.finetuning import finetune as run
+    from obs_onnx.entrypoints.finetune import finetune as run
     from obs_onnx.report import print_evaluation, terminal_progress, write_json
 
     output = output or f"{os.path.splitext(model)[0]}.finetuned.onnx"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.common import guarded
+from obs_onnx.cli.options import guarded
 
 __all__ = ["gradient"]
 
@@ -30,6 +30,6 @@ def gradient(model: str, output: str, loss: str, hvp: bool, custom_domain: Seque
     Outputs are loss and INITIALIZER.grad; with --hvp inputs INITIALIZER.v and outputs INITIALIZER.hvp come
     with them. Labels (or targets) come in as labels, the logits of kl as teacher.
     """
-    from obs_onnx.differentiate import gradient as run
+    from obs_onnx.entrypoints.gradient import gradient as run
 
     run(model, output, loss=loss, hvp=hvp, custom_domains=custom_domain)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.common import JSON, distinct, guarded
+from obs_onnx.cli.options import JSON, distinct, guarded
 
 __all__ = ["inspect"]
 
@@ -18,7 +18,7 @@ __all__ = ["inspect"]
 @guarded
 def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
-    from obs_onnx.inspection import inspect as run
+    from obs_onnx.entrypoints.inspect import inspect as run
     from obs_onnx.report import print_inspection, write_json
 
     distinct(model, json_path)

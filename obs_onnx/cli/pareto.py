@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from obs_onnx.cli.common import BATCH, EXIT_TARGET, JSON, LABELS, RUNTIME, distinct, guarded
+from obs_onnx.cli.options import BATCH, EXIT_TARGET, JSON, LABELS, RUNTIME, distinct, guarded
 
 __all__ = ["pareto"]
 
@@ -94,9 +94,9 @@ def pareto(
     One calibration serves all. FOLDER gets the models that no other one dominates, pareto.json and
     pareto.svg. Exit code 0: done; 2: bad input or usage; 3: nothing was found that costs less.
     """
-    from obs_onnx.frontier import pareto as run
+    from obs_onnx.allocation.targets import parse_bytes
+    from obs_onnx.entrypoints.pareto import pareto as run
     from obs_onnx.report import print_frontier, terminal_progress, write_json
-    from obs_onnx.targets import parse_bytes
 
     distinct(model, output or f"{os.path.splitext(model)[0]}.pareto", json_path)
     frontier = run(

@@ -9,17 +9,7 @@ from typing import Any
 
 import click
 
-from obs_onnx.cli.common import (
-    BATCH,
-    EXIT_TARGET,
-    JSON,
-    LABELS,
-    RUNTIME,
-    distinct,
-    guarded,
-    pairs,
-    writable,
-)
+from obs_onnx.cli.options import BATCH, EXIT_TARGET, JSON, LABELS, RUNTIME, distinct, guarded, pairs, writable
 
 __all__ = ["prune"]
 
@@ -165,9 +155,9 @@ def prune(
 
     Exit code 0: done; 2: bad input or usage; 3: a target could not be met.
     """
-    from obs_onnx.pipeline import prune as run
+    from obs_onnx.allocation.targets import parse_bytes
+    from obs_onnx.entrypoints.prune import prune as run
     from obs_onnx.report import print_report, terminal_progress, write_html, write_json
-    from obs_onnx.targets import parse_bytes
 
     output = options["output"] or f"{os.path.splitext(model)[0]}.pruned.onnx"
     keep = f"{os.path.splitext(output)[0]}.keep.json" if options["mode"] == "channels" else None

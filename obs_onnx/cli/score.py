@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from obs_onnx.cli.common import JSON, LABELS, RUNTIME, distinct, guarded, pairs, writable
+from obs_onnx.cli.options import JSON, LABELS, RUNTIME, distinct, guarded, pairs, writable
 from obs_onnx.passes.errors import OptionError
 
 __all__ = ["score"]
@@ -54,9 +54,9 @@ def score(
     **options: Any,
 ) -> None:
     """Score the channels of MODEL; with --oracle also say how far the criterion can be trusted."""
+    from obs_onnx.entrypoints.score import score as run
     from obs_onnx.report import print_scores, terminal_progress, write_json
-    from obs_onnx.report.scatter import check_plot, write_scatter
-    from obs_onnx.scoring import score as run
+    from obs_onnx.report.criterion_plot import check_plot, write_scatter
 
     distinct(model, json_path, plot_path)
     weights = pairs(regularizers, "--regularize", "KEY=LAMBDA, for example flops=0.001")

@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.feeds import Feed
+from obs_onnx.data.feeds import Feed
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.latency.benchmark import quick
 from obs_onnx.latency.cache import LatencyCache, signature
-from obs_onnx.model_file import serialize
-from obs_onnx.passes.blocks import cut_blocks
-from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.costs.blocks import cut_blocks
 from obs_onnx.passes.errors import DataError, ModelError
-from obs_onnx.passes.remove_channels import RemoveChannels
 from obs_onnx.runtimes import Runtime, Session
-from obs_onnx.timing import quick
-from obs_onnx.walk import Values, every_value
+from obs_onnx.runtimes.partial_run import Values, every_value
 
 __all__ = ["MOST_TIMINGS", "BlockClock", "groups_of_blocks", "narrowed"]
 

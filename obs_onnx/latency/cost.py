@@ -1,4 +1,5 @@
-"""Latency as a function of how many channels each group keeps; see :class:`obs_onnx.passes.costs.Cost`."""
+"""Latency as a function of how many channels each group keeps; see
+:class:`obs_onnx.passes.costs.model_costs.Cost`."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import nnls
 
-from obs_onnx.passes.costs import Cost
+from obs_onnx.passes.costs.model_costs import Cost
 
 __all__ = ["ITERATIONS", "BlockLatency", "LatencyCost", "Traffic", "block_latency"]
 
@@ -58,7 +59,7 @@ class BlockLatency:
     """Milliseconds of one block.
 
     Attributes:
-        name, kind: see :class:`obs_onnx.passes.blocks.Block`.
+        name, kind: see :class:`obs_onnx.passes.costs.blocks.Block`.
         groups: whose counts change it.
         dense: counts of these groups in the dense model.
     """

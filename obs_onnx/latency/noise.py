@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from obs_onnx.timing import Benchmark
+from obs_onnx.results.benchmark import Benchmark
 
 __all__ = ["Noise"]
 

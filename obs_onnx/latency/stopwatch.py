@@ -10,13 +10,14 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.cache import LatencyCache, signature
 from obs_onnx.latency.noise import Noise
 from obs_onnx.latency.table import LEVELS, LatencyTable, measure_table
-from obs_onnx.model_file import serialize
-from obs_onnx.passes.coupling import Coupling
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.runtimes import Runtime, Session
-from obs_onnx.timing import Benchmark, bench
 
 __all__ = ["Stopwatch"]
 

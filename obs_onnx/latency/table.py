@@ -19,19 +19,19 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.optimize import nnls
 
-from obs_onnx.allocate_channels import admissible
+from obs_onnx.allocation.channels import admissible
+from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.blocks import MOST_TIMINGS, BlockClock, groups_of_blocks, narrowed
 from obs_onnx.latency.cache import LatencyCache
 from obs_onnx.latency.cost import ITERATIONS, BlockLatency, LatencyCost, Traffic, block_latency
-from obs_onnx.latency.design import plans
+from obs_onnx.latency.experiment_design import plans
 from obs_onnx.latency.noise import Noise
-from obs_onnx.latency.quantum import group_counts, group_quanta, kind_quanta
-from obs_onnx.passes.blocks import cut_blocks
-from obs_onnx.passes.costs import Cost, Costs
-from obs_onnx.passes.coupling import Coupling
+from obs_onnx.latency.width_quantum import group_counts, group_quanta, kind_quanta
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.costs.blocks import cut_blocks
+from obs_onnx.passes.costs.model_costs import Cost, Costs
 from obs_onnx.runtimes import Runtime
-from obs_onnx.timing import bench
-from obs_onnx.walk import Values
+from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["LatencyTable", "Whole", "fit_cost", "measure_table"]
 

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
-from obs_onnx.report.frontier import Frontier, Point
+from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["check_matplotlib", "write_frontier"]
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+from obs_onnx.io.atomic_files import write_text
 from obs_onnx.report import format as fmt
-from obs_onnx.report.combined import COMBINED, combined_rows
-from obs_onnx.report.console import quality_lines, total_rows
-from obs_onnx.report.files import write_text
-from obs_onnx.report.result import LayerResult, Report
+from obs_onnx.report.comparison_table import COMBINED, combined_rows
+from obs_onnx.report.pruning_text import quality_lines, total_rows
+from obs_onnx.results.pruning import LayerResult, Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

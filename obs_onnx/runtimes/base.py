@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
-from obs_onnx.feeds import Feed, TensorSpec
+from obs_onnx.data.feeds import Feed, TensorSpec
 
 __all__ = ["ModelSource", "Runtime", "Session"]
 
@@ -71,4 +71,5 @@ class Runtime(Protocol):
         """Name, version and options of the runtime, ready for JSON; the same for as long as it exists."""
 
     def machine(self) -> dict[str, Any]:
-        """The machine that models run on, as it is now; see :func:`obs_onnx.environment.describe_machine`."""
+        """The machine that models run on, as it is now; see
+        :func:`obs_onnx.runtimes.machine.describe_machine`."""

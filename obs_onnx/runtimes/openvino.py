@@ -15,12 +15,12 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from obs_onnx.environment import describe_machine
-from obs_onnx.feeds import Feed, TensorSpec
+from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.model_parts import parse
-from obs_onnx.runtimes.ort import QUANTUM, check_threads, usable_cores
+from obs_onnx.runtimes.machine import describe_machine
+from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, usable_cores
 from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
 __all__ = ["OpenVinoRuntime", "OpenVinoSession"]
@@ -220,7 +220,7 @@ class OpenVinoRuntime:
         }
 
     def machine(self) -> dict[str, Any]:
-        """This machine, see :func:`obs_onnx.environment.describe_machine`."""
+        """This machine, see :func:`obs_onnx.runtimes.machine.describe_machine`."""
         return describe_machine()
 
     def _precision(self) -> str | None:

@@ -4,10 +4,10 @@
 All arrays are stacked over groups: ``h`` (G, I, I), ``c`` (G, I, O), ``w`` (G, O, I).
 """
 
-from obs_onnx.solvers.layer import METHODS, choose_method, solve, solve_layer_levels, solve_levels
 from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, follows, parse_pattern
 from obs_onnx.solvers.problem import Problem, Solution, prepare
+from obs_onnx.solvers.solve import METHODS, choose_method, solve, solve_layer_levels, solve_levels
 
 __all__ = [
     "METHODS",

@@ -18,7 +18,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
-from obs_onnx.passes.ops.registry import Op, key
+from obs_onnx.passes.traits.op import Op, key
 
 __all__ = ["TABLE", "Op", "key", "lookup"]
 

@@ -11,30 +11,30 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import Labels, fixed, joined, product
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.attention_vjp import RULES
-from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
-from obs_onnx.passes.shrink import Shrink
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.attention import RULES
+from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
+from obs_onnx.passes.traits.lipschitz import pointwise
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
 
 
 def _linear(node: ir.Node) -> str | None:
-    held = facts.constant(node, 1)
+    held = node_facts.constant(node, 1)
     return f"{node.op_type} is not pruned; export without runtime fusions" if held is not None else None
 
 
 def _dims(node: ir.Node, index: int) -> list[int]:
-    return [dim or 1 for dim in facts.dims(facts.input_of(node, index)) or ()]
+    return [dim or 1 for dim in node_facts.dims(node_facts.input_of(node, index)) or ()]
 
 
 def _macs_packed(node: ir.Node) -> int:
     """The projection, and two products of tokens with tokens."""
     x, weight = _dims(node, 0), _dims(node, 1)
-    sizes = facts.ints_attribute(node, "qkv_hidden_sizes") or (weight[1] // 3,) * 3
+    sizes = node_facts.ints_attribute(node, "qkv_hidden_sizes") or (weight[1] // 3,) * 3
     return x[0] * x[1] * (x[2] * weight[1] + x[1] * (sizes[0] + sizes[2]))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from obs_onnx.passes.ops.bounds import pointwise
-from obs_onnx.passes.ops.control_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, nothing
+from obs_onnx.passes.ops.vjp.control import RULES
+from obs_onnx.passes.traits.lipschitz import pointwise
+from obs_onnx.passes.traits.op import Op, differentiable, nothing
 
 __all__ = ["TABLE"]
 

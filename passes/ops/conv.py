@@ -11,12 +11,12 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import fixed, product
-from obs_onnx.passes.layers import ConvGeometry, Linear, WeightLayout
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.conv_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.conv import RULES
+from obs_onnx.passes.traits.atoms import fixed, product
+from obs_onnx.passes.traits.linear import ConvGeometry, Linear, WeightLayout
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -25,25 +25,25 @@ def _geometry(node: ir.Node, kernel: tuple[int, ...], transposed: bool) -> ConvG
     rank = len(kernel)
     return ConvGeometry(
         kernel=kernel,
-        strides=facts.ints_attribute(node, "strides", (1,) * rank),
-        dilations=facts.ints_attribute(node, "dilations", (1,) * rank),
-        pads=facts.ints_attribute(node, "pads", (0,) * (2 * rank)),
-        auto_pad=facts.text_attribute(node, "auto_pad", "NOTSET"),
-        groups=facts.int_attribute(node, "group", 1),
+        strides=node_facts.ints_attribute(node, "strides", (1,) * rank),
+        dilations=node_facts.ints_attribute(node, "dilations", (1,) * rank),
+        pads=node_facts.ints_attribute(node, "pads", (0,) * (2 * rank)),
+        auto_pad=node_facts.text_attribute(node, "auto_pad", "NOTSET"),
+        groups=node_facts.int_attribute(node, "group", 1),
         transposed=transposed,
-        output_padding=facts.ints_attribute(node, "output_padding", (0,) * rank) if transposed else (),
-        output_shape=(facts.ints_attribute(node, "output_shape") or None) if transposed else None,
+        output_padding=node_facts.ints_attribute(node, "output_padding", (0,) * rank) if transposed else (),
+        output_shape=(node_facts.ints_attribute(node, "output_shape") or None) if transposed else None,
     )
 
 
 def _linear(node: ir.Node, transposed: bool) -> Linear | str | None:
-    weight = facts.constant(node, 1)
+    weight = node_facts.constant(node, 1)
     if weight is None:
         return None
-    if not facts.is_float(weight):
+    if not node_facts.is_float(weight):
         return f"weights of type {weight.dtype.name} are not pruned"
     shape = tuple(int(dim) for dim in weight.shape.numpy())
-    groups, kernel = facts.int_attribute(node, "group", 1), shape[2:]
+    groups, kernel = node_facts.int_attribute(node, "group", 1), shape[2:]
     if math.prod(shape) == 0 or shape[0] % groups:
         return f"a weight of shape {shape} does not split into {groups} groups"
     spatial = tuple(range(3, 3 + len(kernel)))
@@ -53,8 +53,8 @@ def _linear(node: ir.Node, transposed: bool) -> Linear | str | None:
     else:
         outputs, inputs, perm = split[1], shape[1], (0, 1, *spatial, 2)
     layout = WeightLayout(shape, split, perm, (groups, outputs, inputs * math.prod(kernel)))
-    bias = 2 if facts.input_of(node, 2) is not None else None
-    if bias is not None and facts.constant(node, 2) is None:
+    bias = 2 if node_facts.input_of(node, 2) is not None else None
+    if bias is not None and node_facts.constant(node, 2) is None:
         return "its bias is computed at run time"
     return Linear(1, 0, layout, _geometry(node, kernel, transposed), bias)
 
@@ -68,22 +68,24 @@ def _linear_conv_transpose(node: ir.Node) -> Linear | str | None:
 
 
 def _per_position(node: ir.Node) -> int:
-    return math.prod(1 if dim is None else dim for dim in (facts.dims(facts.input_of(node, 1)) or ())[1:])
+    return math.prod(
+        1 if dim is None else dim for dim in (node_facts.dims(node_facts.input_of(node, 1)) or ())[1:]
+    )
 
 
 def _macs_conv(node: ir.Node) -> int:
     """Every output element sums over the (I / groups, *kernel) part of the weight."""
-    return facts.size(node.outputs[0]) * _per_position(node)
+    return node_facts.size(node.outputs[0]) * _per_position(node)
 
 
 def _macs_conv_transpose(node: ir.Node) -> int:
     """Every input element is spread over the (O / groups, *kernel) part of the weight."""
-    return facts.size(node.inputs[0]) * _per_position(node)
+    return node_facts.size(node.inputs[0]) * _per_position(node)
 
 
 def _left_alone(reason: str, weight_input: int = 1, macs: Callable[[ir.Node], int] | None = None) -> Op:
     return Op(
-        linear=lambda node: reason if facts.constant(node, weight_input) is not None else None, macs=macs
+        linear=lambda node: reason if node_facts.constant(node, weight_input) is not None else None, macs=macs
     )
 
 

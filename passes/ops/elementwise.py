@@ -9,28 +9,30 @@ import math
 
 import onnx_ir as ir
 
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import broadcast, constant_or, data_only, largest, pointwise
-from obs_onnx.passes.ops.elementwise_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.elementwise import RULES
+from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
 
 def _alpha(default: float, name: str = "alpha") -> Op:
     """Slope ``alpha`` on one side of zero and one on the other."""
-    return Op(lipschitz=data_only(lambda node: max(1.0, abs(facts.float_attribute(node, name, default)))))
+    return Op(
+        lipschitz=data_only(lambda node: max(1.0, abs(node_facts.float_attribute(node, name, default))))
+    )
 
 
 def _slope(default: float, name: str = "alpha") -> Op:
     """Slope ``alpha`` at most."""
-    return Op(lipschitz=data_only(lambda node: abs(facts.float_attribute(node, name, default))))
+    return Op(lipschitz=data_only(lambda node: abs(node_facts.float_attribute(node, name, default))))
 
 
 def _selu(node: ir.Node) -> float:
-    alpha = facts.float_attribute(node, "alpha", 1.67326319217681884765625)
-    gamma = facts.float_attribute(node, "gamma", 1.05070102214813232421875)
+    alpha = node_facts.float_attribute(node, "alpha", 1.67326319217681884765625)
+    gamma = node_facts.float_attribute(node, "gamma", 1.05070102214813232421875)
     return abs(gamma) * max(1.0, abs(alpha))
 
 
@@ -52,7 +54,7 @@ def _mul(node: ir.Node) -> tuple[float | None, ...]:
 
 
 def _div(node: ir.Node) -> tuple[float | None, ...]:
-    divisor = facts.array(node, 1)
+    divisor = node_facts.array(node, 1)
     slope = None
     if divisor is not None and divisor.size and divisor.dtype.kind not in "iub":
         smallest = float(abs(divisor.astype(float)).min())
@@ -71,7 +73,7 @@ def _mean(node: ir.Node) -> tuple[float | None, ...]:
 
 
 def _pow(node: ir.Node) -> tuple[float | None, ...]:
-    exponent = facts.array(node, 1)
+    exponent = node_facts.array(node, 1)
     linear = exponent is not None and bool((exponent.astype(float) == 1.0).all())
     return (1.0 if linear else None), constant_or(node, 1, None)
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.registry import Op
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.traits.op import Op
 
 if TYPE_CHECKING:
-    from obs_onnx.passes.vjp import Vjp
+    from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["TABLE"]
 
@@ -23,8 +23,8 @@ _AXIS_INPUT = 20  # opset in which the axis became an input
 
 def _vjp(v: Vjp) -> None:
     v.stop(1, 2)
-    x, inverse = v.x(), facts.int_attribute(v.node, "inverse")
-    if v.has(1) or facts.int_attribute(v.node, "onesided"):
+    x, inverse = v.x(), node_facts.int_attribute(v.node, "inverse")
+    if v.has(1) or node_facts.int_attribute(v.node, "onesided"):
         v.refuse("it pads, cuts or returns half of the spectrum")
     axis, operands, attributes = _axis(v)
     back = v.op("DFT", v.gy(), *operands, inverse=1 - inverse, **attributes)
@@ -39,7 +39,7 @@ def _vjp(v: Vjp) -> None:
 def _axis(v: Vjp) -> tuple[int, list[ir.Value | None], dict[str, int]]:
     """The axis, and the operands and attributes that say it."""
     if v.opset < _AXIS_INPUT:
-        axis = facts.int_attribute(v.node, "axis", 1)
+        axis = node_facts.int_attribute(v.node, "axis", 1)
         return axis, [], {"axis": axis}
     given = v.ints_of(2) if v.has(2) else (-2,)
     if given is None:

@@ -12,19 +12,19 @@ from itertools import zip_longest
 
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import Labels
-from obs_onnx.passes.layers import Linear, MatmulGeometry, WeightLayout
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.matmul_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.matmul import RULES
+from obs_onnx.passes.traits.atoms import Labels
+from obs_onnx.passes.traits.linear import Linear, MatmulGeometry, WeightLayout
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
 
 def _weight_side(node: ir.Node) -> tuple[int, ir.TensorProtocol] | None:
     """Position and tensor of the constant operand; None when none or both are constant."""
-    left, right = facts.constant(node, 0), facts.constant(node, 1)
+    left, right = node_facts.constant(node, 0), node_facts.constant(node, 1)
     if (left is None) == (right is None):
         return None
     if right is not None:
@@ -45,13 +45,16 @@ def _linear_gemm(node: ir.Node) -> Linear | str | None:
     if found is None:
         return None
     side, weight = found
-    alpha, beta = facts.float_attribute(node, "alpha", 1.0), facts.float_attribute(node, "beta", 1.0)
+    alpha, beta = (
+        node_facts.float_attribute(node, "alpha", 1.0),
+        node_facts.float_attribute(node, "beta", 1.0),
+    )
     shape = tuple(int(dim) for dim in weight.shape.numpy())
-    if not facts.is_float(weight):
+    if not node_facts.is_float(weight):
         return f"weights of type {weight.dtype.name} are not pruned"
     if alpha == 0.0 or math.prod(shape) == 0:
         return "its product is always zero"
-    trans = (facts.int_attribute(node, "transA"), facts.int_attribute(node, "transB"))
+    trans = (node_facts.int_attribute(node, "transA"), node_facts.int_attribute(node, "transB"))
     if side == 1:
         layout = _layout(shape, inputs_first=not trans[1], scale=alpha)
         geometry = MatmulGeometry(input_axis=-2 if trans[0] else -1, output_axis=-1)
@@ -60,9 +63,9 @@ def _linear_gemm(node: ir.Node) -> Linear | str | None:
         layout = _layout(shape, inputs_first=bool(trans[0]), scale=alpha)
         geometry = MatmulGeometry(input_axis=-1 if trans[1] else -2, output_axis=-2)
         per_output = {(layout.goi[1], 1)}
-    if facts.input_of(node, 2) is None or beta == 0.0:
+    if node_facts.input_of(node, 2) is None or beta == 0.0:
         return Linear(side, 1 - side, layout, geometry)
-    bias = facts.constant(node, 2)
+    bias = node_facts.constant(node, 2)
     if bias is None or tuple(bias.shape.numpy()) not in per_output:
         return "its C input is not one constant per output"
     return Linear(side, 1 - side, layout, geometry, bias_input=2, bias_scale=beta)
@@ -74,11 +77,11 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
         return None
     side, weight = found
     shape = tuple(int(dim) for dim in weight.shape.numpy())
-    if not facts.is_float(weight):
+    if not node_facts.is_float(weight):
         return f"weights of type {weight.dtype.name} are not pruned"
     if len(shape) < 2 or math.prod(shape) == 0:
         return "its weight is no matrix"
-    x_dims = facts.dims(node.inputs[1 - side])
+    x_dims = node_facts.dims(node.inputs[1 - side])
     groups = math.prod(shape[:-2])
     if groups != 1 and (x_dims is None or x_dims[:-2] != shape[:-2]):
         return f"its weight of shape {shape} is broadcast against its input"
@@ -93,14 +96,16 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
 
 def _macs_gemm(node: ir.Node) -> int:
     """Elements of A times columns of B."""
-    b_dims = facts.dims(node.inputs[1]) or (1, 1)
-    return facts.size(node.inputs[0]) * (b_dims[0 if facts.int_attribute(node, "transB") else -1] or 1)
+    b_dims = node_facts.dims(node.inputs[1]) or (1, 1)
+    return node_facts.size(node.inputs[0]) * (
+        b_dims[0 if node_facts.int_attribute(node, "transB") else -1] or 1
+    )
 
 
 def _macs_matmul(node: ir.Node) -> int:
     """Rows of A times what is summed over times columns of B, for each of the broadcast leading positions."""
-    a_dims = facts.dims(node.inputs[0]) or (1, 1)
-    b_dims = facts.dims(node.inputs[1]) or (1, 1)
+    a_dims = node_facts.dims(node.inputs[0]) or (1, 1)
+    b_dims = node_facts.dims(node.inputs[1]) or (1, 1)
     a_dims = (1, *a_dims) if len(a_dims) == 1 else a_dims
     b_dims = (*b_dims, 1) if len(b_dims) == 1 else b_dims
     leading = zip_longest(reversed(a_dims[:-2]), reversed(b_dims[:-2]), fillvalue=1)
@@ -110,16 +115,18 @@ def _macs_matmul(node: ir.Node) -> int:
 
 def _macs_fused(node: ir.Node) -> int:
     """Elements of the result times what is summed over, whichever operand is transposed."""
-    a_dims = facts.dims(node.inputs[0]) or (1, 1)
-    return facts.size(node.outputs[0]) * (a_dims[-2 if facts.int_attribute(node, "transA") else -1] or 1)
+    a_dims = node_facts.dims(node.inputs[0]) or (1, 1)
+    return node_facts.size(node.outputs[0]) * (
+        a_dims[-2 if node_facts.int_attribute(node, "transA") else -1] or 1
+    )
 
 
 def _macs_einsum(node: ir.Node) -> int:
     """Product of all letters."""
-    left = facts.text_attribute(node, "equation", "").replace(" ", "").partition("->")[0]
+    left = node_facts.text_attribute(node, "equation", "").replace(" ", "").partition("->")[0]
     sizes: dict[str, int] = {}
     for term, value in zip(left.split(","), node.inputs, strict=False):
-        dims = facts.dims(value)
+        dims = node_facts.dims(value)
         if "." in term or dims is None or len(dims) != len(term):
             return 0
         for letter, n in zip(term, dims, strict=True):
@@ -129,7 +136,7 @@ def _macs_einsum(node: ir.Node) -> int:
 
 def _left_alone(reason: str, *weight_inputs: int, macs: Callable[[ir.Node], int] | None = None) -> Op:
     def linear(node: ir.Node) -> str | None:
-        return reason if any(facts.constant(node, i) is not None for i in weight_inputs) else None
+        return reason if any(node_facts.constant(node, i) is not None for i in weight_inputs) else None
 
     return Op(linear=linear, macs=macs)
 

@@ -11,32 +11,37 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import Labels, fixed
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.normalization_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
-from obs_onnx.passes.shrink import Shrink
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.normalization import RULES
+from obs_onnx.passes.traits.atoms import Labels, fixed
+from obs_onnx.passes.traits.lipschitz import data_only
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
 
 
 def _batch_normalization(node: ir.Node) -> float | None:
-    scale, variance = facts.array(node, 1), facts.array(node, 4)
-    if scale is None or variance is None or facts.int_attribute(node, "training_mode") or scale.size == 0:
+    scale, variance = node_facts.array(node, 1), node_facts.array(node, 4)
+    if (
+        scale is None
+        or variance is None
+        or node_facts.int_attribute(node, "training_mode")
+        or scale.size == 0
+    ):
         return None
-    epsilon = facts.float_attribute(node, "epsilon", 1e-5)
+    epsilon = node_facts.float_attribute(node, "epsilon", 1e-5)
     return float(np.abs(scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)).max())
 
 
 def _log_softmax(node: ir.Node) -> float | None:
     """The derivative is I - 1 p^T, with |1| = sqrt(n) and |p| <= 1."""
-    shape = facts.dims(node.inputs[0])
+    shape = node_facts.dims(node.inputs[0])
     if shape is None or not shape:
         return None
-    old = (facts.version(node) or 13) < 13
-    axis = facts.int_attribute(node, "axis", 1 if old else -1)
+    old = (node_facts.version(node) or 13) < 13
+    axis = node_facts.int_attribute(node, "axis", 1 if old else -1)
     lengths = shape[axis:] if old else (shape[axis],)
     known = [length for length in lengths if length is not None]
     return 1.0 + math.sqrt(math.prod(known)) if len(known) == len(lengths) else None

@@ -12,13 +12,13 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import fixed
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.pool_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.ops.sample_vjp import RULES as SAMPLE
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.pool import RULES
+from obs_onnx.passes.ops.vjp.sample import RULES as SAMPLE
+from obs_onnx.passes.traits.atoms import fixed
+from obs_onnx.passes.traits.lipschitz import data_only
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
@@ -27,9 +27,9 @@ _EXACT_LENGTH = 512  # longer axes are bounded by the count of windows
 
 def _windows(node: ir.Node) -> list[tuple[int, int, int]]:
     """(kernel, stride, dilation) of each spatial axis."""
-    kernel = facts.ints_attribute(node, "kernel_shape")
-    strides = facts.ints_attribute(node, "strides", (1,) * len(kernel))
-    dilations = facts.ints_attribute(node, "dilations", (1,) * len(kernel))
+    kernel = node_facts.ints_attribute(node, "kernel_shape")
+    strides = node_facts.ints_attribute(node, "strides", (1,) * len(kernel))
+    dilations = node_facts.ints_attribute(node, "dilations", (1,) * len(kernel))
     return list(zip(kernel, strides, dilations, strict=True))
 
 
@@ -42,16 +42,16 @@ def _max_pool(node: ir.Node) -> float:
 
 
 def _average_pool(node: ir.Node) -> float:
-    lengths, out_lengths = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
-    windows, padded = _windows(node), bool(facts.int_attribute(node, "count_include_pad"))
+    lengths, out_lengths = node_facts.dims(node.inputs[0]), node_facts.dims(node.outputs[0])
+    windows, padded = _windows(node), bool(node_facts.int_attribute(node, "count_include_pad"))
     if (
         lengths is None
         or out_lengths is None
-        or facts.text_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
-        or (padded and facts.int_attribute(node, "ceil_mode"))
+        or node_facts.text_attribute(node, "auto_pad", "NOTSET") != "NOTSET"
+        or (padded and node_facts.int_attribute(node, "ceil_mode"))
     ):
         return _max_pool(node)
-    pads = facts.ints_attribute(node, "pads", (0,) * 2 * len(windows))
+    pads = node_facts.ints_attribute(node, "pads", (0,) * 2 * len(windows))
     norm = 1.0
     for axis, window in enumerate(windows):
         length, outputs = lengths[2 + axis], out_lengths[2 + axis]
@@ -75,20 +75,20 @@ def _average_norm(
 
 def _global_average(node: ir.Node) -> float:
     """The mean of n elements has norm 1 / sqrt(n); unknown lengths count as one."""
-    lengths = (facts.dims(node.inputs[0]) or ())[2:]
+    lengths = (node_facts.dims(node.inputs[0]) or ())[2:]
     return 1.0 / math.sqrt(max(1, math.prod(1 if length is None else length for length in lengths)))
 
 
 def _lp_pool(node: ir.Node) -> float | None:
     """The Euclidean norm of each window; other powers are left without a bound."""
-    return _max_pool(node) if facts.int_attribute(node, "p", 2) == 2 else None
+    return _max_pool(node) if node_facts.int_attribute(node, "p", 2) == 2 else None
 
 
 def _resize(node: ir.Node) -> float | None:
     """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
-    before, after = facts.dims(node.inputs[0]), facts.dims(node.outputs[0])
-    mode = facts.text_attribute(node, "mode", "nearest")
-    if before is None or after is None or facts.int_attribute(node, "antialias"):
+    before, after = node_facts.dims(node.inputs[0]), node_facts.dims(node.outputs[0])
+    mode = node_facts.text_attribute(node, "mode", "nearest")
+    if before is None or after is None or node_facts.int_attribute(node, "antialias"):
         return None
     bound = 1.0
     for length, new in zip(before, after, strict=True):

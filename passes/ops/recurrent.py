@@ -9,25 +9,25 @@ import math
 
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import fixed, joined
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.recurrent_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.recurrent import RULES
+from obs_onnx.passes.traits.atoms import fixed, joined
+from obs_onnx.passes.traits.lipschitz import data_only
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
 
 def _linear(node: ir.Node) -> str | None:
-    held = any(facts.constant_cone(facts.input_of(node, i)) is not None for i in (1, 2))
+    held = any(node_facts.constant_cone(node_facts.input_of(node, i)) is not None for i in (1, 2))
     return "recurrent weights are not pruned yet" if held else None
 
 
 def _macs(node: ir.Node) -> int:
     """Every step of every sequence multiplies by all of W and R."""
-    steps = math.prod(dim or 1 for dim in (facts.dims(node.inputs[0]) or ())[:2])
-    return steps * sum(facts.size(node.inputs[i]) for i in (1, 2))
+    steps = math.prod(dim or 1 for dim in (node_facts.dims(node.inputs[0]) or ())[:2])
+    return steps * sum(node_facts.size(node.inputs[i]) for i in (1, 2))
 
 
 _RECURRENT = Op(linear=_linear, macs=_macs, lipschitz=data_only(None))

@@ -7,30 +7,30 @@ from functools import partial
 
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import fixed
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import data_only
-from obs_onnx.passes.ops.reduce_vjp import RULES
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.relation import Freeze, Relation
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.reduce import RULES
+from obs_onnx.passes.traits.atoms import fixed
+from obs_onnx.passes.traits.lipschitz import data_only
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
 
 __all__ = ["TABLE"]
 
 
 def _reduced(node: ir.Node) -> int | None:
     """Number of elements in one result, unknown lengths left out; None when the axes are unknown."""
-    shape, axes = facts.dims(node.inputs[0]), facts.axes(node)
+    shape, axes = node_facts.dims(node.inputs[0]), node_facts.axes(node)
     if shape is None or axes is None:
         return None
     if not axes:
-        if facts.int_attribute(node, "noop_with_empty_axes"):
+        if node_facts.int_attribute(node, "noop_with_empty_axes"):
             return 1
         axes = tuple(range(len(shape)))
     return math.prod(shape[axis] or 1 for axis in axes)
 
 
 def _free(node: ir.Node) -> bool:
-    shape, axes = facts.dims(node.inputs[0]), facts.axes(node)
+    shape, axes = node_facts.dims(node.inputs[0]), node_facts.axes(node)
     return shape is None or axes is None or any(shape[axis] is None for axis in axes or range(len(shape)))
 
 
@@ -46,7 +46,7 @@ def _sum(node: ir.Node) -> float | None:
 
 def _cumulative_sum(node: ir.Node) -> float | None:
     """Norm of the lower triangular matrix of ones: 1 / (2 sin(pi / (4 n + 2)))."""
-    shape, axis = facts.dims(node.inputs[0]), facts.array(node, 1)
+    shape, axis = node_facts.dims(node.inputs[0]), node_facts.array(node, 1)
     if shape is None or axis is None:
         return None
     length = shape[int(axis.reshape(-1)[0])]

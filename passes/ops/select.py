@@ -10,14 +10,14 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.atoms import Labels, fixed, joined
-from obs_onnx.passes.ops import facts
-from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise, repeats
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.ops.select_vjp import RULES
-from obs_onnx.passes.ops.shape_vjp import REPEATS
-from obs_onnx.passes.relation import Freeze, Relation
-from obs_onnx.passes.shrink import Shrink
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.select import RULES
+from obs_onnx.passes.ops.vjp.shape import REPEATS
+from obs_onnx.passes.traits.atoms import Labels, fixed, joined
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise, repeats
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
 
@@ -31,41 +31,46 @@ def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> fl
 
 def _gather(node: ir.Node) -> tuple[float | None, ...]:
     """Slices along one axis, each as often as its index occurs."""
-    indices, shape = facts.array(node, 1), facts.dims(node.inputs[0])
+    indices, shape = node_facts.array(node, 1), node_facts.dims(node.inputs[0])
     bound = None
     if indices is not None and shape is not None:
-        length = shape[facts.int_attribute(node, "axis")]
+        length = shape[node_facts.int_attribute(node, "axis")]
         negative = bool((indices.astype(np.int64) < 0).any())
         if length is not None or not negative:
             bound = _most_often(indices.astype(np.int64) % length if length else indices)
     elif (
-        indices is None and (index_dims := facts.dims(node.inputs[1])) is not None and None not in index_dims
+        indices is None
+        and (index_dims := node_facts.dims(node.inputs[1])) is not None
+        and None not in index_dims
     ):
-        bound = math.sqrt(max(1, facts.size(node.inputs[1])))
+        bound = math.sqrt(max(1, node_facts.size(node.inputs[1])))
     return constant_or(node, 0, bound), constant_or(node, 1, None)
 
 
 def _lookup_table(node: ir.Node) -> str | None:
-    table = facts.constant(node, 0)
-    held = table is not None and facts.is_float(table) and len(table.shape) > 1
+    table = node_facts.constant(node, 0)
+    held = table is not None and node_facts.is_float(table) and len(table.shape) > 1
     return "lookup tables are not pruned" if held else None
 
 
 def _gather_anywhere(node: ir.Node) -> tuple[float | None, ...]:
     """At worst all indices name the same element."""
-    index_dims = facts.dims(node.inputs[1])
+    index_dims = node_facts.dims(node.inputs[1])
     known = index_dims is not None and None not in index_dims
-    bound = math.sqrt(max(1, facts.size(node.inputs[1]))) if known else None
+    bound = math.sqrt(max(1, node_facts.size(node.inputs[1]))) if known else None
     return constant_or(node, 0, bound), constant_or(node, 1, None)
 
 
 def _pad(node: ir.Node) -> float | None:
     """Zeros add nothing; reflected, repeated and wrapped elements occur several times."""
-    mode = facts.text_attribute(node, "mode", "constant")
+    mode = node_facts.text_attribute(node, "mode", "constant")
     if mode == "constant":
         return 1.0
-    shape, pads = facts.dims(node.inputs[0]), facts.ints_attribute(node, "pads") or facts.ints_input(node, 1)
-    if shape is None or not pads or facts.input_of(node, 3) is not None:
+    shape, pads = (
+        node_facts.dims(node.inputs[0]),
+        node_facts.ints_attribute(node, "pads") or node_facts.ints_input(node, 1),
+    )
+    if shape is None or not pads or node_facts.input_of(node, 3) is not None:
         return None
     rank, bound = len(shape), 1.0
     for axis, length in enumerate(shape):

@@ -9,12 +9,12 @@ import math
 
 import numpy as np
 
-from obs_onnx.passes.atoms import Labels, fixed, joined, product
-from obs_onnx.passes.ops.bounds import constant_or, data_only, pointwise
-from obs_onnx.passes.ops.registry import Op, differentiable, related
-from obs_onnx.passes.ops.shape_vjp import RULES
-from obs_onnx.passes.relation import Freeze, Relation
-from obs_onnx.passes.shrink import Shrink
+from obs_onnx.passes.ops.vjp.shape import RULES
+from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise
+from obs_onnx.passes.traits.op import Op, differentiable, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from obs_onnx.latency.cost import BlockLatency, LatencyCost, Traffic, block_latency
 from obs_onnx.latency.table import Whole, fit_cost
-from obs_onnx.passes.polynomials import Polynomial
+from obs_onnx.passes.costs.polynomials import Polynomial
 
 SIZES = {0: 64, 1: 32, 2: 48, 3: 16}
 

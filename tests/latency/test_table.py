@@ -11,18 +11,18 @@ import pytest
 from formula_runtime import FormulaRuntime, in_steps
 from nets import NETS, Net
 
-from obs_onnx.data import open_source
+from obs_onnx.data.open_source import open_source
+from obs_onnx.data.sources import Source
+from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch, measure_table, timing_feed
 from obs_onnx.latency.blocks import MOST_TIMINGS, BlockClock, narrowed
 from obs_onnx.latency.cache import LatencyCache
 from obs_onnx.latency.noise import Noise
 from obs_onnx.latency.table import doubtful
-from obs_onnx.model_file import serialize
-from obs_onnx.passes.coupling import Coupling, couple
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import Coupling, couple
 from obs_onnx.passes.errors import ModelError, OptionError
-from obs_onnx.passes.prepare import prepare
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.sources import Source
 
 
 def wide() -> onnx.ModelProto:

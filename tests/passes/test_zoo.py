@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.model_file import from_proto
-from obs_onnx.passes.canonical import canonicalize
-from obs_onnx.passes.layers import find_layers
-from obs_onnx.passes.macs import macs_per_node
+from obs_onnx.io.onnx_file import from_proto
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.costs.macs import macs_per_node
+from obs_onnx.passes.layers.find_layers import find_layers
 
 pytestmark = pytest.mark.slow
 

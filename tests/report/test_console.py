@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from obs_onnx.passes.layers import Frozen
+from obs_onnx.passes.layers.layer import Frozen
+from obs_onnx.progress import Progress
 from obs_onnx.report import (
     LayerResult,
     Report,
@@ -19,7 +20,6 @@ from obs_onnx.report import (
 )
 from obs_onnx.report import format as fmt
 from obs_onnx.report.html import render_html
-from obs_onnx.report.progress import Progress
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
 

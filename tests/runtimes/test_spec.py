@@ -10,9 +10,9 @@ from onnx import TensorProto, helper
 
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes import calibration_runtime, open_runtime
-from obs_onnx.runtimes.ort import OrtRuntime
+from obs_onnx.runtimes.command.worker import session_options
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.runtimes.spec import format_spec, kind_of, split_command, split_spec
-from obs_onnx.runtimes.worker import session_options
 
 TWO = {"timeout": "5", "arena": "off"}
 

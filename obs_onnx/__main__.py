@@ -1,0 +1,5 @@
+"""``python -m obs_onnx``: the command line."""
+
+from obs_onnx.cli import main
+
+main()

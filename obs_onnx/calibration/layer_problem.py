@@ -1,0 +1,64 @@
+"""One layer as arrays: what the solvers need of it, and how their answer is stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.calibration.second_moments import Moments
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.solvers import Problem, prepare
+
+__all__ = ["LayerProblem", "Tensors", "bias_of", "stored"]
+
+
+Tensors = dict[str, NDArray[np.floating]]
+
+
+def bias_of(layer: Layer) -> str | None:
+    """The initializer of the layer's bias, if it can move with the weights."""
+    use = layer.uses[0]
+    return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
+
+
+def stored(model: ir.Model, name: str) -> NDArray[Any]:
+    """Contents of an initializer."""
+    tensor = model.graph.initializers[name].const_value
+    assert tensor is not None, name
+    return tensor.numpy()
+
+
+class LayerProblem:
+    """The least-squares problem of a layer and its moments.
+
+    Attributes:
+        layer: which one.
+        w_GOI: its weight in ``model``.
+        problem: damped, about the mean where the layer has a bias of its own.
+    """
+
+    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, damping: float) -> None:
+        self.layer = layer
+        self._bias = bias_of(layer)
+        self.w_GOI = layer.layout.to_matrix(stored(model, layer.name))
+        self._stored_bias = stored(model, self._bias) if self._bias else None
+        self._moments = moments.centred() if self._bias else moments.raw()
+        with threads_for(layer.layout.goi[2]):
+            self.problem: Problem = prepare(
+                self._moments.h, self.w_GOI, self._moments.c, self._moments.energy, damping
+            )
+
+    def tensors(self, w_GOI: NDArray[np.floating]) -> Tensors:
+        """Initializers (weight, and bias where there is one) that realise a compensated weight."""
+        layer = self.layer
+        tensors: Tensors = {layer.name: layer.layout.to_tensor(w_GOI)}
+        if self._bias and self._stored_bias is not None:
+            scale = layer.uses[0].bias_scale
+            dense_GO = self._stored_bias.astype(np.float64).reshape(self.w_GOI.shape[:2]) * scale
+            b_GO = self._moments.bias(w_GOI, self.w_GOI, dense_GO)
+            tensors[self._bias] = (b_GO / scale).reshape(self._stored_bias.shape)
+        return tensors

@@ -1,0 +1,158 @@
+"""Second moments of layers behind the dense prefix of a network, or behind a pruned one with dense targets.
+
+A layer sees what the already pruned layers before it really give (``x'``) and is refitted to what the dense
+model would have put out (``t``). Where its output is added to skip connections, the target includes their
+error: ``t = y + (skip - skip')``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.calibration.damping import cross_validated
+from obs_onnx.calibration.layer_problem import bias_of, stored
+from obs_onnx.calibration.second_moments import Moments
+from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.layers.stages import Plan, Stage
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.partial_run import Values
+
+__all__ = ["Cut", "SequentialMoments"]
+
+Cut = Callable[[str, NDArray[Any]], NDArray[Any]]
+
+
+def _uncut(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    return array
+
+
+class SequentialMoments:
+    """A data set behind the dense prefix, and behind the pruned one if there is a difference.
+
+    Args:
+        runtime: where everything runs.
+        dense: the dense model.
+        plan: its stages.
+        fit: feeds.
+        budget: bytes of activations in memory.
+        paired: follow a pruned model too, whose layers get dense targets.
+        cut: the part of a dense value that the pruned model still has.
+        start: the pruned model, where it differs from the dense one before the first stage.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        dense: ir.Model,
+        plan: Plan,
+        fit: Iterable[Values],
+        budget: int,
+        paired: bool,
+        cut: Cut = _uncut,
+        start: ir.Model | None = None,
+    ) -> None:
+        self._dense, self._cut = dense, cut
+        self._walk = StagedRun(runtime, plan, fit, budget // 2 if paired else budget)
+        self._walk.step(dense)
+        self._pruned: StagedRun | None = None
+        if paired:
+            self._pruned = StagedRun(runtime, plan, self._walk if start is None else fit, budget // 2)
+            if start is None:
+                self._pruned.index = self._walk.index
+            else:
+                self._pruned.step(start)
+
+    def observe(self, stage: Stage, layers: Iterable[Layer] | None = None) -> dict[str, Moments]:
+        """Moments of the stage's layers; the dense walk moves on to the next boundary.
+
+        Args:
+            stage: the stage at whose boundary both walks stand.
+            layers: the stage's layers as they are in the pruned model, where sizes differ.
+        """
+        return self._gather(stage, list(stage.layers if layers is None else layers), 1)[0]
+
+    def pose(
+        self, stage: Stage, layers: Iterable[Layer], model: ir.Model, damping: float
+    ) -> dict[str, tuple[Moments, float]]:
+        """Like :meth:`observe`, with the damping that cross-validation chooses for each layer.
+
+        Args:
+            stage, layers: see there.
+            model: holds the layers' present weights.
+            damping: the least one.
+        """
+        layers = list(layers)
+        first, second = self._gather(stage, layers, 2)
+        found = {}
+        for layer in layers:
+            halves = first[layer.name], second.pop(layer.name)
+            with threads_for(layer.layout.goi[2]):
+                posed = [half.centred() if bias_of(layer) else half.raw() for half in halves]
+                w_GOI = layer.layout.to_matrix(stored(model, layer.name))
+                best = cross_validated((posed[0], posed[1]), w_GOI, damping)
+            halves[0].merge(halves[1])
+            found[layer.name] = halves[0], best
+        return found
+
+    def _gather(self, stage: Stage, layers: list[Layer], parts: int) -> list[dict[str, Moments]]:
+        """Moments of every ``parts``-th batch, from each of the first ``parts`` ones on."""
+        targeted = self._pruned is not None
+        moments = [
+            {
+                layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
+                for layer in layers
+            }
+            for _ in range(parts)
+        ]
+
+        def visit(number: int, before: Values, tapped: Values) -> None:
+            pruned = self._pruned[number] if self._pruned else None
+            for layer in layers:
+                with threads_for(layer.layout.goi[2]):
+                    self._observe(stage, layer, moments[number % parts][layer.name], before, tapped, pruned)
+
+        shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
+        outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
+        self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
+        return moments
+
+    def _observe(
+        self,
+        stage: Stage,
+        layer: Layer,
+        moments: Moments,
+        before: Values,
+        tapped: Values,
+        pruned: Values | None,
+    ) -> None:
+        use = layer.uses[0]
+        if len(layer.uses) > 1:
+            for each in layer.uses:
+                moments.update(self._cut(each.x, tapped[each.x]), each.geometry)
+        elif pruned is None:
+            moments.update(before[use.x], use.geometry)
+        else:
+            dense = tapped[use.y]
+            target = self._cut(use.y, dense)
+            for skip in stage.skips[use.y]:
+                if before[skip].shape == dense.shape:
+                    target = target + (self._cut(skip, before[skip]) - pruned[skip])
+            moments.update(pruned[use.x], use.geometry, target)
+
+    def skip(self, to: int, pruned: ir.Model) -> None:
+        """Let both walks go on to the boundary before stage number ``to``; nothing on the way is observed."""
+        if self._walk.index < to:
+            self._walk.step(self._dense, to=to)
+        if self._pruned is not None and self._pruned.index < to:
+            self._pruned.step(pruned, to=to)
+
+    def follow(self, pruned: ir.Model) -> None:
+        """Let the pruned walk follow to the next boundary."""
+        if self._pruned is not None:
+            self._pruned.step(pruned)

@@ -1,0 +1,104 @@
+"""Carry data through a model stage by stage, each activation computed once.
+
+``StagedRun`` holds the live values at one boundary of a :class:`~obs_onnx.passes.layers.stages.Plan` for a
+whole data set and moves on by running the segment to the next boundary. What lies before a layer is therefore
+never computed again, whatever is tried on that layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.calibration.activation_cache import ActivationCache
+from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.runtimes.base import Runtime, Session
+from obs_onnx.runtimes.partial_run import Values, open_part
+
+__all__ = ["StagedRun"]
+
+
+class StagedRun:
+    """The live values of a data set at the current boundary.
+
+    Args:
+        runtime: where segments run.
+        plan: of the model (its weights may change between steps, its structure may not).
+        feeds: complete feeds of the whole model.
+        budget: bytes of activations kept in memory; the rest goes to temporary files.
+
+    Attributes:
+        index: boundary the walk stands at; -1 before the first segment.
+    """
+
+    def __init__(self, runtime: Runtime, plan: Plan, feeds: Iterable[Values], budget: int) -> None:
+        self._runtime = runtime
+        self._plan = plan
+        self._batches = ActivationCache(budget)
+        for feed in feeds:
+            self._batches.append(feed)
+        self.index = -1
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, batch: int) -> Values:
+        return self._batches[batch]
+
+    def __iter__(self) -> Iterator[Values]:
+        return iter(self._batches)
+
+    def part(
+        self, model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()
+    ) -> Callable[[Values], dict[str, NDArray[Any]]]:
+        """Function from a batch of live values (and arrays for further ``inputs``) to named values.
+
+        Args:
+            model: whose nodes and weights are used.
+            outputs: names of values behind the boundary, or live ones (passed through).
+            inputs: initializers, or values behind the boundary, that are fed rather than computed.
+        """
+        given = set(inputs) | (set(self._batches[0]) if len(self._batches) else set())
+        wanted = [name for name in dict.fromkeys(outputs) if name not in given]
+        session: Session | None = None
+        if wanted:
+            part = extract(model, [*inputs, *self._batches[0]], wanted)
+            session = open_part(self._runtime, part, self._batches[0])
+        fed = [spec.name for spec in session.inputs] if session else []
+
+        def run(batch: Values) -> dict[str, NDArray[Any]]:
+            computed = session.run({name: batch[name] for name in fed}, wanted) if session else {}
+            return {name: computed[name] if name in computed else batch[name] for name in outputs}
+
+        return run
+
+    def step(
+        self,
+        model: ir.Model,
+        taps: Sequence[str] = (),
+        visit: Callable[[int, Values, Values], None] | None = None,
+        to: int | None = None,
+    ) -> None:
+        """Move to the next boundary, or to a later one at once.
+
+        Args:
+            model: whose nodes and weights are used.
+            taps: names of values in the segment (or live ones) to be shown on the way.
+            visit: called for each batch with its number, the values at the boundary left behind, and the
+                tapped ones.
+            to: number of the boundary; by default the next one.
+        """
+        to = self.index + 1 if to is None else to
+        target = self._plan.boundary(to)
+        run = self.part(model, [*target, *taps])
+        for number in range(len(self._batches)):
+            before = self._batches[number]
+            values = run(before)
+            if visit is not None:
+                visit(number, before, {name: values[name] for name in taps})
+            self._batches.replace(number, {name: values[name] for name in target})
+        self.index = to

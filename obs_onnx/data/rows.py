@@ -1,0 +1,253 @@
+"""Rows: arrays on disk, or made on demand, of which only the rows asked for are ever in memory."""
+
+from __future__ import annotations
+
+import bisect
+import re
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from shutil import copyfileobj
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from obs_onnx.data.feeds import Array, TensorSpec, is_float
+from obs_onnx.passes.errors import DataError
+
+__all__ = ["ArrayRows", "FileRows", "RandomRows", "Rows", "natural", "open_npy", "open_npz"]
+
+
+class Rows(Protocol):
+    """Something with rows along its first axis."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of rows, then the shape of one."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """The rows at ``indices`` (ascending), stacked along the first axis."""
+
+
+@dataclass(frozen=True)
+class ArrayRows:
+    """Rows of an array in memory or memory-mapped."""
+
+    array: Array
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the array."""
+        return self.array.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the array."""
+        return self.array.dtype
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """A slice where the rows are neighbours, else a copy."""
+        first, last = int(indices[0]), int(indices[-1])
+        if last - first + 1 == len(indices):
+            return np.asarray(self.array[first : last + 1])
+        return np.asarray(self.array[indices])
+
+    def whole(self) -> ArrayRows:
+        """The whole array as the only row."""
+        return ArrayRows(self.array[None])
+
+
+class FileRows:
+    """Rows in npy files: a file holds one row (rank ``row_rank``) or many (one axis more).
+
+    Raises:
+        DataError: a file of another rank, or rows of different shape or type.
+    """
+
+    def __init__(self, files: Sequence[Path], row_rank: int) -> None:
+        self._files = list(files)
+        self._single: list[bool] = []
+        self._starts = [0]
+        first: tuple[tuple[int, ...], np.dtype[Any]] | None = None
+        for path in self._files:
+            array = open_npy(path)
+            if array.ndim not in (row_rank, row_rank + 1):
+                raise DataError(
+                    f"{path}: array has {array.ndim} axes; one sample has {row_rank}, a batch {row_rank + 1}"
+                )
+            single = array.ndim == row_rank
+            row = (array.shape if single else array.shape[1:], array.dtype)
+            first = first or row
+            if row != first:
+                raise DataError(
+                    f"{path}: samples are {row[1]} {row[0]}, those of {self._files[0].name} are "
+                    f"{first[1]} {first[0]}: all files must agree"
+                )
+            self._single.append(single)
+            self._starts.append(self._starts[-1] + (1 if single else len(array)))
+        assert first is not None
+        self._row_shape, self._dtype = first
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows of all files, then the shape of one."""
+        return (self._starts[-1], *self._row_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Common to all files."""
+        return self._dtype
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """The rows at ``indices``; each file is opened once per call."""
+        result = np.empty((len(indices), *self._row_shape), self._dtype)
+        number, array = -1, np.empty(0)
+        for row, index in enumerate(indices.tolist()):
+            found = bisect.bisect_right(self._starts, index) - 1
+            if found != number:
+                number, array = found, open_npy(self._files[found])
+            result[row] = array if self._single[number] else array[index - self._starts[number]]
+        return result
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """Seeded random rows for an input: normal floats, small whole numbers, masks of ones.
+
+    Attributes:
+        spec: the input.
+        row_shape: shape of one row, all sizes known.
+        count: number of rows.
+        seed: row ``i`` depends on the seed, the input's name and ``i`` only.
+    """
+
+    spec: TensorSpec
+    row_shape: tuple[int, ...]
+    count: int
+    seed: int
+    _key: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_key", (self.seed, *self.spec.name.encode()))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """``count`` rows."""
+        return (self.count, *self.row_shape)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the input."""
+        return self.spec.dtype
+
+    def take(self, indices: NDArray[np.int64]) -> Array:
+        """The rows at ``indices``."""
+        return np.stack([self._row(index) for index in indices.tolist()])
+
+    def _row(self, index: int) -> Array:
+        name, dtype = self.spec.name.lower(), self.spec.dtype
+        if "mask" in name or dtype == np.dtype(bool):
+            return np.ones(self.row_shape, dtype)
+        rng = np.random.default_rng((*self._key, index))
+        if is_float(dtype):
+            return rng.standard_normal(self.row_shape, np.float32).astype(dtype)
+        if dtype == np.dtype(object):
+            raise DataError(f"input {self.spec.name!r} takes strings: random data cannot stand in for them")
+        if "position" in name and self.row_shape:
+            return np.broadcast_to(np.arange(self.row_shape[-1]), self.row_shape).astype(dtype)
+        high = 256 if dtype == np.dtype(np.uint8) else 2 if "type" in name or "segment" in name else 10
+        return rng.integers(0, high, self.row_shape).astype(dtype)
+
+
+def natural(path: Path) -> list[Any]:
+    """Sort key with numbers in their order: ``x2.npy`` before ``x10.npy``."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
+
+
+def open_npy(path: Path) -> Array:
+    """A memory-mapped npy file.
+
+    Raises:
+        DataError: missing, no npy, or pickled objects.
+    """
+    try:
+        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: cannot read it as an npy file of plain numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: not an npy file")
+    return array
+
+
+def open_npz(path: Path) -> Mapping[str, Array]:
+    """Arrays of an npz file, none of them read yet: stored members are mapped, compressed ones unpacked to
+    an unnamed temporary file first.
+
+    Raises:
+        DataError: missing, no npz, damaged, or pickled objects.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
+            if not members:
+                raise DataError(f"{path}: holds no arrays: write it with numpy.savez")
+            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in members}
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except zipfile.BadZipFile as error:
+        raise DataError(f"{path}: not an npz file, or a damaged one: {error}") from error
+    except (OSError, EOFError) as error:
+        raise DataError(f"{path}: cannot read it: {error}") from error
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
+    name = info.filename.removesuffix(".npy")
+    with archive.open(info) as stream:
+        try:
+            version = npy_format.read_magic(stream)
+            if version == (1, 0):
+                header = npy_format.read_array_header_1_0(stream)
+            else:
+                header = npy_format.read_array_header_2_0(stream)
+        except ValueError as error:
+            raise DataError(f"{path}: array {name!r} is damaged: {error}") from error
+        shape, fortran, dtype = header
+        if dtype.hasobject:
+            raise DataError(f"{path}: array {name!r} holds pickled Python objects: store plain numbers")
+        if 0 in shape:
+            return np.empty(shape, dtype)
+        order: Literal["F", "C"] = "F" if fortran else "C"
+        try:
+            if info.compress_type == zipfile.ZIP_STORED:
+                offset = _data_offset(path, info) + stream.tell()
+                return _mapped(path, dtype, offset, shape, order)
+            with tempfile.TemporaryFile() as unpacked:
+                copyfileobj(stream, unpacked, 1 << 20)
+                unpacked.flush()
+                return _mapped(unpacked, dtype, 0, shape, order)
+        except (ValueError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
+            raise DataError(f"{path}: array {name!r} is damaged: {error}") from error
+
+
+def _mapped(
+    file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], order: Literal["F", "C"]
+) -> Array:
+    return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
+
+
+def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
+    """Where the bytes of a stored member begin: behind its local header of 30 bytes, name and extra field."""
+    with path.open("rb") as stream:
+        stream.seek(info.header_offset + 26)
+        name, extra = np.frombuffer(stream.read(4), "<u2").tolist()
+    return int(info.header_offset + 30 + name + extra)

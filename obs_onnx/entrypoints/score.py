@@ -1,0 +1,315 @@
+"""score(): what a criterion says about every channel, and how far it agrees with the exhaustive oracle."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import psutil
+from numpy.typing import NDArray
+from scipy.stats import rankdata
+
+from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
+from obs_onnx.allocation.thresholds import unit
+from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.data.open_source import open_source
+from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.io.onnx_file import open_model, serialize
+from obs_onnx.io.paths import calibration_of
+from obs_onnx.latency import LatencyTable, measure_table
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.places import produced
+from obs_onnx.passes.costs.model_costs import Cost
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.layer import Frozen
+from obs_onnx.passes.layers.stages import plan_stages
+from obs_onnx.progress import Progress, quiet
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.runtimes.bfloat16 import runnable
+
+__all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
+
+Float = NDArray[np.float64]
+
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class ScoredGroup:
+    """A group of coupled channels.
+
+    Attributes:
+        name: of the first initializer and axis it stands in.
+        layers: names of the layers that produce its channels.
+        convolution: whether one of them is a convolution.
+        raw: (channels,) scores as the criterion gives them.
+        normalised: divided by their Euclidean norm, minus what regularisation takes off.
+        oracle: (channels,) absolute change of the loss when the channel alone is removed, if it was measured.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    convolution: bool
+    raw: Float
+    normalised: Float
+    oracle: Float | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What :func:`score` returns."""
+
+    model: str
+    criterion: str
+    groups: tuple[ScoredGroup, ...]
+    frozen: tuple[Frozen, ...]
+    regularize: Mapping[str, float]
+    seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def spearman(self) -> dict[str, Any] | None:
+        """Agreement with the oracle, as in the tables of Molchanov et al. 2017; None without an oracle.
+
+        ``per_layer_mean`` is the mean over groups of the correlation within a group; ``all`` is over all
+        channels together, with scores as they are, and normalised by group (criterion and oracle alike);
+        ``convolutions`` is ``all`` for the channels that convolutions produce.
+        """
+        groups = [group for group in self.groups if group.oracle is not None]
+        if not groups:
+            return None
+        within = [spearman(group.raw, group.oracle) for group in groups if group.oracle is not None]
+        known = [value for value in within if value is not None]
+        return {
+            "per_layer_mean": float(np.mean(known)) if known else None,
+            "all": _together(groups),
+            "convolutions": _together([group for group in groups if group.convolution]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        groups = []
+        for group in self.groups:
+            line: dict[str, Any] = {
+                "name": group.name,
+                "layers": group.layers,
+                "channels": len(group.raw),
+                "scores": group.raw.tolist(),
+                "normalised": group.normalised.tolist(),
+            }
+            if group.oracle is not None:
+                line |= {"oracle": group.oracle.tolist(), "spearman": spearman(group.raw, group.oracle)}
+            groups.append(line)
+        found = {
+            "schema": 1,
+            "model": self.model,
+            "criterion": self.criterion,
+            "regularize": self.regularize,
+            "groups": groups,
+            "frozen": self.frozen,
+            "seconds": self.seconds,
+            "notes": self.notes,
+        }
+        return found if self.spearman is None else {**found, "spearman": self.spearman}
+
+
+class Scorer:
+    """A model and its data, to be judged by several criteria.
+
+    Args:
+        model: a file, or a model in memory (which is not changed). calib: data, see
+        :func:`obs_onnx.data.open_source.open_source`; by default ``<stem>.calib.npz`` beside the model.
+        labels: name of the labels in ``calib``; by default ``labels`` if there are any. Without labels the
+            model is its own teacher, see :mod:`obs_onnx.criteria.reference_loss`.
+        protect: shell patterns of weight or node names whose channels are left alone.
+        damping: of second moments, for criterion ``obs``.
+        runtime, threads: where the model runs, see :func:`obs_onnx.runtimes.open_runtime`.
+        memory: bytes that activations may take; by default half of what is free.
+        custom_ops: libraries with custom operators.
+        custom_domains: domains of operators that those libraries bring.
+        seed: of everything random.
+        progress: see :mod:`obs_onnx.progress`.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+        calib: Any = None,
+        *,
+        labels: str | None = None,
+        protect: Sequence[str] = (),
+        damping: float = 1e-2,
+        runtime: str = "onnxruntime",
+        threads: int | None = None,
+        memory: int | None = None,
+        custom_ops: Sequence[str] = (),
+        custom_domains: Sequence[str] = (),
+        seed: int = 0,
+        progress: Progress = quiet,
+    ) -> None:
+        original, self._name, path = open_model(model, custom_domains)
+        where = open_runtime(runtime, threads, custom_ops)
+        dense, copied = runnable(where, prepare(original))
+        self._coupling = couple(dense, protect)
+        if not self._coupling.groups:
+            raise OptionError(
+                f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
+            )
+        source = open_source(
+            calibration_of(calib, path),
+            where.session(serialize(dense)).inputs,
+            batch_size=_BATCH,
+            labels_key=labels,
+            seed=seed,
+        )
+        self._layers, self._progress = find_layers(dense)[0], progress
+        self._evidence = ChannelStatistics(
+            where,
+            dense,
+            self._coupling,
+            self._layers,
+            plan_stages(dense, self._layers),
+            source,
+            budget=memory or psutil.virtual_memory().available // 2,
+            damping=damping,
+            seed=seed,
+        )
+        self._where, self._sample = where, next(iter(source.rebatch(1)))
+        self._demand = measured(where, dense, self._sample)
+        self._notes = [*source.notes]
+        if not source.has_labels:
+            self._notes.append("no labels: the loss compares with the model's own outputs")
+        if copied:
+            self._notes.append(
+                f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
+            )
+        self._seconds: dict[str, float] = {}
+
+    @cached_property
+    def costs(self) -> Mapping[str, Cost]:
+        """What can regularise the scores, by name; latency has to be measured first."""
+        return regularizers(self._coupling, self._demand.macs, self._demand.sizes)
+
+    @cached_property
+    def latency(self) -> LatencyTable:
+        """Milliseconds of one run on one sample, measured."""
+        with self._progress.stage("measure latency") as advance:
+            return measure_table(self._coupling, self._where, self._where, self._sample, advance=advance)
+
+    def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
+        groups = self._coupling.groups
+        if "latency" not in weights:
+            return penalties(weights, self.costs, groups)
+        return penalties(weights, {**self.costs, "latency": self.latency.cost}, groups, self.latency.quanta)
+
+    @cached_property
+    def oracle(self) -> Mapping[int, Float]:
+        """Absolute change of the loss when a channel alone is removed without compensation, by group."""
+        start = time.perf_counter()
+        with self._progress.stage("oracle", sum(group.n for group in self._coupling.groups)) as advance:
+            changes = self._evidence.gates.removals(advance)
+        self._seconds["oracle"] = time.perf_counter() - start
+        return {group: np.abs(change) for group, change in changes.items()}
+
+    def scores(
+        self, criterion: str, *, oracle: bool = False, regularize: Mapping[str, float] | None = None
+    ) -> Scores:
+        """Scores of all channels; arguments as for :func:`score`."""
+        check_regularizers(regularize or {})
+        if criterion not in CRITERIA:
+            raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
+        truth = self.oracle if oracle or criterion == "oracle" else None
+        start = time.perf_counter()
+        off, found = self._penalties(regularize or {}), []
+        with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
+            for group in self._coupling.groups:
+                if truth is not None and criterion == "oracle":
+                    raw = truth[group.id]
+                else:
+                    raw = CRITERIA[criterion](self._evidence, group)
+                makers = [y for y in self._layers if produced(self._coupling, group, y) is not None]
+                found.append(
+                    ScoredGroup(
+                        group.name,
+                        tuple(layer.name for layer in makers),
+                        any("Conv" in layer.op_type for layer in makers),
+                        raw,
+                        unit(raw) - off[group.id],
+                        truth[group.id] if oracle and truth is not None else None,
+                    )
+                )
+                self._evidence.forget(group)
+                advance(1)
+        return Scores(
+            self._name,
+            criterion,
+            tuple(found),
+            tuple(self._coupling.frozen),
+            dict(regularize or {}),
+            {**self._seconds, "criterion": time.perf_counter() - start},
+            tuple(self._notes),
+        )
+
+
+def score(
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
+    *,
+    calib: Any = None,
+    criterion: str = "taylor",
+    oracle: bool = False,
+    regularize: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Scores:
+    """Score all channels of a model.
+
+    Args:
+        model: a file, or a model in memory (which is not changed). calib: data; by default
+        ``<stem>.calib.npz`` beside the model. criterion: a name in
+        :data:`obs_onnx.criteria.channels.CRITERIA`; ``oracle`` scores by the oracle itself. oracle: also
+        remove every channel by itself, without compensation, and measure the loss (on 2,048
+            samples at most).
+        regularize: taken off a channel's normalised score for what goes with it (Molchanov et al. 2017,
+            section 2.2): ``flops`` for every million, ``memory`` and ``bandwidth`` for every megabyte,
+            ``latency`` for every millisecond; see :mod:`obs_onnx.allocation.regularizers`.
+        options: labels, protect, runtime ...: see :class:`Scorer`.
+
+    Raises:
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input. A criterion that needs gradients
+            of a model that cannot be differentiated is a GradientError that names operator and node.
+    """
+    if criterion not in CRITERIA:
+        raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
+    return Scorer(model, calib, **options).scores(criterion, oracle=oracle, regularize=regularize)
+
+
+def spearman(a: Float, b: Float) -> float | None:
+    """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
+    x, y = rankdata(a), rankdata(b)
+    x, y = x - x.mean(), y - y.mean()
+    size = np.sqrt((x @ x) * (y @ y))
+    return float(x @ y / size) if size > 0 else None
+
+
+def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:
+    judged = [(group, group.oracle) for group in groups if group.oracle is not None]
+    if not judged:
+        return None
+    oracle = np.concatenate([truth for _, truth in judged])
+    relative = np.concatenate([unit(truth) for _, truth in judged])
+    return {
+        "raw": spearman(np.concatenate([group.raw for group, _ in judged]), oracle),
+        "normalised": spearman(np.concatenate([group.normalised for group, _ in judged]), relative),
+    }

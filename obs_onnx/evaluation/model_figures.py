@@ -1,0 +1,60 @@
+"""The figures of a report: sizes, latencies, one line per layer."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.results.pruning import Figures
+from obs_onnx.runtimes import Runtime
+from obs_onnx.runtimes.partial_run import Values
+
+__all__ = ["compressed_bytes", "figures", "measured_macs"]
+
+
+def measured_macs(runtime: Runtime, model: ir.Model, sample: Values) -> int:
+    """Multiply-accumulates of one run on ``sample``."""
+    return measured(runtime, model, sample).macs
+
+
+def figures(
+    model: ir.Model,
+    path: Path | None,
+    accuracy: float | None,
+    demand: RunCost | None,
+    compressed: bool = True,
+) -> Figures:
+    """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
+    parameters = nonzero = 0
+    for tensor in float_tensors(model):
+        parameters += tensor.size
+        nonzero += int(np.count_nonzero(tensor.numpy()))
+    files = [] if path is None else [path, *(p for p in [path.with_name(path.name + ".data")] if p.exists())]
+    return Figures(
+        parameters=parameters,
+        nonzero=nonzero,
+        macs=None if demand is None else demand.macs,
+        peak_activation_bytes=None if demand is None else demand.peak.bytes,
+        file_bytes=sum(file.stat().st_size for file in files) if files else None,
+        compressed_bytes=compressed_bytes(files) if files and compressed else None,
+        accuracy=accuracy,
+    )
+
+
+def compressed_bytes(paths: Iterable[str | os.PathLike[str]], chunk: int = 1 << 20) -> int:
+    """Bytes of all files after deflate at zip's default level, read in pieces of ``chunk`` bytes."""
+    total = 0
+    for path in paths:
+        deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        with open(path, "rb") as file:
+            while block := file.read(chunk):
+                total += len(deflate.compress(block))
+        total += len(deflate.flush())
+    return total

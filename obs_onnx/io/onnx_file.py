@@ -1,0 +1,288 @@
+"""ONNX files in and out.
+
+Reading never executes anything; external data is mapped, not read. Writing is atomic: new files appear under
+their final names when they are complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
+from obs_onnx.passes.errors import ModelError
+
+__all__ = ["from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+
+_PROTOBUF_BYTES = 2**31 - 1
+_EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with external data
+_EXTERNAL_BYTES = 1024  # smaller tensors stay in the model file
+
+
+def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] = ()) -> ir.Model:
+    """Read an ONNX model of opset 7 or later; weights in external files are mapped.
+
+    Args:
+        path: the file.
+        custom_domains: domains of operators whose library the caller has registered.
+
+    Raises:
+        ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
+            has it outside its own folder, is older than opset 7, or needs custom operators.
+    """
+    file = Path(path)
+    where = str(path)
+    if file.is_dir():
+        raise ModelError(f"{where} is a folder; give the .onnx file in it")
+    try:
+        size = file.stat().st_size
+        if size > _PROTOBUF_BYTES:
+            raise ModelError(
+                f"{where} is larger than the 2 GB an ONNX file can have; use external data for weights"
+            )
+        data = file.read_bytes()
+    except FileNotFoundError as error:
+        raise ModelError(f"{where} does not exist; check the path of the model") from error
+    except OSError as error:
+        raise ModelError(f"{where} cannot be read: {error.strerror}") from error
+    if not data:
+        raise ModelError(f"{where} is empty; export or download the model again")
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except Exception as error:  # the protobuf package's own, which has no types
+        raise ModelError(
+            f"{where} is not an ONNX model, or it is truncated; export or download it again"
+        ) from error
+    del data
+    return from_proto(proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains)
+
+
+def from_proto(
+    proto: onnx.ModelProto,
+    *,
+    where: str = "the model",
+    folder: str = ".",
+    custom_domains: Collection[str] = (),
+) -> ir.Model:
+    """A checked model from a protobuf message; sparse initializers become dense.
+
+    Args:
+        proto: the message; it must not be changed afterwards.
+        where: what error messages call the model.
+        folder: where external data lies.
+        custom_domains: domains of operators whose library the caller has registered.
+
+    Raises:
+        ModelError: as for :func:`load_model`.
+    """
+    check_graph(proto, where)
+    check_opset(proto, where)
+    check_operators(proto, where, custom_domains)
+    check_tensors(proto, where, folder)
+    proto, sparse = _densified(proto, where)
+    try:
+        model = ir.from_proto(proto)
+        if not all(_is_sorted(graph) for graph in model.graphs()):
+            model.graph.sort()
+        model.clone()  # fails where bodies read values that do not exist
+    except Exception as error:  # whatever else is wrong with a graph, as one line
+        raise ModelError(f"{where} is broken: {' '.join(str(error).split())[:300]}") from error
+    graphs = [model.graph, *(function.graph for function in model.functions.values())]
+    for graph in graphs:
+        ir.external_data.set_base_dir(graph, os.path.realpath(folder))
+    for name in sparse:
+        model.graph.initializers[name].meta["sparse"] = True
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model)):
+        model.graph.meta[_EXTERNAL] = True
+    return model
+
+
+def serialize(model: ir.Model) -> bytes:
+    """The whole model as bytes, external data included, for a runtime's session.
+
+    Raises:
+        ModelError: it is larger than the 2 GB that one message can have; save it and load it by its path.
+    """
+    if _size(model) > _PROTOBUF_BYTES:
+        raise ModelError("the model is larger than 2 GB: save it and load it by its path")
+    return bytes(ir.to_proto(_in_memory(model, initializers=True)).SerializeToString(deterministic=True))
+
+
+def save_model(
+    model: ir.Model, path: str | os.PathLike[str], check: Callable[[Path], None] = lambda written: None
+) -> None:
+    """Write ``model`` atomically; weights go to ``<path>.data`` if they came from such a file or exceed 2 GB.
+
+    Args:
+        model: to write.
+        path: where.
+        check: called with the complete new file before it takes its final place; if it raises, nothing is
+            written or replaced.
+
+    Raises:
+        ModelError: the files cannot be written; nothing is left behind then.
+    """
+    target = Path(os.path.realpath(path))
+    side = target.with_name(f"{target.name}.data")
+    if target.is_dir():
+        raise ModelError(f"{path} is a folder; give the name of the file to write")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+            new, new_side = Path(scratch, target.name), Path(scratch, side.name)
+            if _size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL):
+                _unmap(model, side)
+                external = _in_memory(model, initializers=False)
+                ir.save(
+                    external, new, "protobuf", external_data=side.name, size_threshold_bytes=_EXTERNAL_BYTES
+                )
+            else:
+                new.write_bytes(serialize(model))
+            check(new)
+            for source, final in ((new_side, side), (new, target)):
+                if source.exists():
+                    if final.exists():
+                        shutil.copymode(final, source)
+                    os.replace(source, final)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    seen: set[ir.Node] = set()
+    for node in graph:
+        if any(p.graph is graph and p not in seen for p in node.predecessors()):
+            return False
+        seen.add(node)
+    return True
+
+
+def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value.const_value
+    for node in _nodes(model):
+        for attribute in node.attributes.values():
+            if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
+                yield attribute.as_tensor()
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _size(model: ir.Model) -> int:
+    return sum(tensor.nbytes for tensor in _tensors(model))
+
+
+def _in_memory(model: ir.Model, initializers: bool) -> ir.Model:
+    """A copy whose attributes (and initializers) refer to no external file; their data stays mapped."""
+    copy = model.clone()
+    for graph in copy.graphs():
+        for value in graph.initializers.values():
+            if initializers and isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _mapped(value.const_value)
+            elif isinstance(value.const_value, ir.Tensor):
+                value.const_value = _in_order(value.const_value)
+    for node in _nodes(copy):
+        for name, attribute in list(node.attributes.items()):
+            if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
+                continue
+            tensor = attribute.as_tensor()
+            if isinstance(tensor, ir.ExternalTensor):
+                node.attributes[name] = ir.AttrTensor(name, _mapped(tensor))
+    return copy
+
+
+def _mapped(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
+
+
+def _in_order(tensor: ir.Tensor[Any]) -> ir.TensorProtocol:
+    """The tensor with its bytes put in order when it is written (numpy writes transposed views slowly)."""
+    if not isinstance(tensor.raw, np.ndarray) or tensor.raw.flags.c_contiguous:
+        return tensor
+    return ir.LazyTensor(
+        lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy()), dtype=tensor.dtype, name=tensor.name),
+        tensor.dtype,
+        ir.Shape(tensor.shape.numpy()),
+        name=str(tensor.name),
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _unmap(model: ir.Model, side: Path) -> None:
+    """Let tensors that read from ``side`` hold on to the data that is about to be replaced."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == str(side):
+                value.const_value = _mapped(tensor)
+
+
+def _densified(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:
+    """The model with its sparse initializers and sparse Constant nodes made dense, and the former's names."""
+    constants = [
+        (node, attribute)
+        for node in proto.graph.node
+        for attribute in node.attribute
+        if attribute.HasField("sparse_tensor") and node.op_type == "Constant"
+    ]
+    if not proto.graph.sparse_initializer and not constants:
+        return proto, []
+    names = [sparse.values.name for sparse in proto.graph.sparse_initializer]
+    proto.graph.initializer.extend(_dense(sparse, where) for sparse in proto.graph.sparse_initializer)
+    del proto.graph.sparse_initializer[:]
+    for node, attribute in constants:
+        dense = _dense(attribute.sparse_tensor, where)
+        node.attribute.remove(attribute)
+        node.attribute.append(onnx.helper.make_attribute("value", dense))
+    return proto, names
+
+
+def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
+    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), dtype=values.dtype)
+    try:
+        if indices.ndim == 1:
+            dense.reshape(-1)[indices] = values
+        else:
+            dense[tuple(indices.T)] = values
+    except IndexError as error:
+        raise ModelError(
+            f"{where} is broken: sparse tensor {sparse.values.name!r} has wrong indices"
+        ) from error
+    return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def open_model(
+    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto, custom_domains: Sequence[str]
+) -> tuple[ir.Model, str, Path | None]:
+    """The model, its name for people, and its file if there is one."""
+    if isinstance(model, ir.Model):
+        return model, model.graph.name or "model", None
+    if isinstance(model, onnx.ModelProto):
+        return from_proto(model, custom_domains=custom_domains), model.graph.name or "model", None
+    return load_model(model, custom_domains=custom_domains), str(model), Path(model)
+
+
+def parse(model: bytes) -> onnx.ModelProto | None:
+    """The message, without external data; None for what is no model."""
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(model)
+    except Exception:  # the protobuf package's own, which has no types
+        return None
+    return proto

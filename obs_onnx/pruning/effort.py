@@ -1,0 +1,101 @@
+"""How much measuring is done: levels, samples, trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from obs_onnx.passes.layers.layer import Layer
+
+__all__ = ["EFFORTS", "REFIT_SAMPLES", "Effort"]
+
+
+MOST_LEVELS = 8
+
+
+LEAST_SAMPLES = 8
+
+
+REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
+
+
+_REFITTING = 3  # times the multiply-accumulates of an effort that may go into that
+
+
+_PASSES = 3  # over the model: dense, pruned, and the moments of its layers
+
+
+_MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
+
+
+_FEWEST_LEVELS = 2
+
+
+_HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
+
+
+_MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much measuring is done.
+
+    Attributes:
+        levels: levels at which the damage of each layer or group is measured at least.
+        refinements: further levels per layer, where its curve bends.
+        samples: on which the damage is measured, at most.
+        macs: multiply-accumulates that measuring may take; cheap models get up to :data:`MOST_LEVELS` levels.
+        widths: of each group at which latency is measured, a prime.
+        trials: models that are pruned and measured in the search for the largest sparsity.
+    """
+
+    levels: int
+    refinements: int
+    samples: int
+    macs: float
+    widths: int
+    trials: int
+
+    def affordable(self, parts: int, macs: int) -> float:
+        """How often ``macs`` allows to measure every one of so many parts of a model with so many MACs."""
+        return self.macs / max(parts * self.samples * macs, 1)
+
+    def refits(self, times: int, macs: int, moved: int, layers: Sequence[Layer]) -> bool:
+        """Whether a whole model may be refitted so many times on :data:`REFIT_SAMPLES` samples.
+
+        Args:
+            times: that it would be refitted.
+            macs: multiply-accumulates of the model per sample.
+            moved: bytes of all its values per sample.
+            layers: that are refitted; their factorisations count.
+        """
+        solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
+        once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
+        return times * once <= _REFITTING * self.macs
+
+    def levels_for(self, parts: int, macs: int) -> int:
+        """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
+        return max(self.levels, min(int(self.affordable(parts, macs)), MOST_LEVELS))
+
+    def bounded(self, parts: int, macs: int, nodes: int, samples: int) -> tuple[int, int]:
+        """Levels per part, and samples: even a huge model with many parts is measured in limited time.
+
+        Args:
+            parts: layers or groups.
+            macs: multiply-accumulates of the model per sample.
+            nodes: of the model.
+            samples: that there are.
+        """
+        levels, samples = self.levels_for(parts, macs), min(samples, self.samples)
+        most = _HEADROOM * self.macs / max(parts, 1)  # for each part; half of a model lies behind it
+        samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
+        once = samples * macs / 2 + nodes * _MACS_PER_NODE
+        return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
+
+
+EFFORTS = {
+    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, widths=5, trials=4),
+    "normal": Effort(levels=5, refinements=1, samples=512, macs=4e12, widths=7, trials=6),
+    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, widths=7, trials=8),
+}

@@ -1,0 +1,90 @@
+"""Pruning and quantization together: the dense and the pruned model, in float and in integers of 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.data.sources import Source
+from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.canonical.upcast import uses_bfloat16
+from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
+from obs_onnx.quantization.int8 import check_quantizable, quantize
+from obs_onnx.runtimes import Runtime
+from obs_onnx.verification.written_model import check_model
+
+__all__ = ["Int8"]
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Quantizes the models of one run, all with the same calibration data.
+
+    Attributes:
+        where: runtime for calibration and checks.
+        source: calibration data.
+        dense: the dense model, quantized.
+        notes: for the report.
+    """
+
+    where: Runtime
+    source: Source
+    dense: ir.Model
+    notes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, where: Runtime, original: ir.Model, dense: ir.Model, source: Source) -> Int8:
+        """Quantize the dense model, so that whatever is in the way shows before anything costly starts.
+
+        Args:
+            where: runtime for calibration and checks.
+            original: the model as it came in.
+            dense: the same in the form that is calibrated.
+            source: calibration data.
+
+        Raises:
+            OptionError, MissingRuntimeError, ModelError: it cannot be quantized.
+        """
+        if uses_bfloat16(original):
+            raise OptionError(
+                "--quantize int8 needs float32, and this model is bfloat16: give the float32 model"
+            )
+        check_quantizable(dense)
+        quantized, notes = quantize(dense, source, where)
+        if not _sound(where, dense, quantized, source):
+            raise ModelError("outputs of the quantized dense model are no numbers: leave out --quantize")
+        return cls(where, source, quantized, notes)
+
+    def __call__(self, model: ir.Model) -> ir.Model:
+        """The pruned model, quantized and checked.
+
+        Raises:
+            VerificationError: its outputs are no numbers, or a zero did not stay one.
+        """
+        quantized, _ = quantize(model, self.source, self.where)
+        if not _sound(self.where, model, quantized, self.source):
+            raise VerificationError("outputs of the quantized model are no numbers")
+        feed = next(iter(self.source))
+        check_model(self.where, quantized, feed, self.where.session(serialize(quantized)).run(feed))
+        return quantized
+
+    def check(self, quantized: ir.Model) -> Callable[[Path], None]:
+        """What a written file must pass: it loads, and does what the quantized model does."""
+        feed = next(iter(self.source))
+        expected = self.where.session(serialize(quantized)).run(feed)
+        return lambda written: check_model(self.where, load_model(written), feed, expected)
+
+
+def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:
+    """Whether the quantized model loads and gives numbers wherever the other one does."""
+    feed = next(iter(source))
+    expected, found = (where.session(serialize(one)).run(feed) for one in (model, quantized))
+    return all(
+        found[name].shape == array.shape and np.isfinite(found[name][np.isfinite(array)]).all()
+        for name, array in expected.items()
+        if array.dtype.kind == "f"
+    )

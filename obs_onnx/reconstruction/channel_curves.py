@@ -1,0 +1,202 @@
+"""Damage curves of groups of channels: each one alone at several counts, measured at the outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.allocation.curves import Curve, Mask, Ranked
+from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
+from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
+from obs_onnx.criteria.channels import Criterion
+from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.passes.channels.branches import Branch
+from obs_onnx.passes.channels.coupling import Coupling, Group
+from obs_onnx.passes.channels.places import combining, standing
+from obs_onnx.passes.channels.silence import silence
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.reconstruction.channels import emptied
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.solvers.structured_obs import refit_columns
+
+__all__ = ["Reference", "compensated", "group_curves"]
+
+
+_RUINED = 1e9  # damage of outputs that are no numbers any more
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Held-out feeds, and the dense model's outputs for them, to be gone through again and again."""
+
+    feeds: Sequence[Values]
+    outputs: Iterable[Values]
+    measure: str
+
+
+def compensated(
+    evidence: ChannelStatistics, reading: Sequence[Consumption], keep: Mask, compensate: bool
+) -> Tensors:
+    """Weights and biases of the layers that read a group, without the columns of removed channels."""
+    tensors: Tensors = {}
+    for one in reading:
+        layer = one.layer
+        gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
+        if not compensate:
+            w_GOI = layer.layout.to_matrix(stored(evidence.model, layer.name))
+            groups, _, columns = w_GOI.shape
+            w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, w_GOI)
+            tensors[layer.name] = layer.layout.to_tensor(w_GOI)
+            continue
+        posed = evidence.posed(layer)
+        with threads_for(layer.layout.goi[2]):
+            tensors.update(posed.tensors(refit_columns(posed.problem, ~gone)))
+    return tensors
+
+
+class _Probe:
+    """Measures removal of channels of one group, everything else as it is.
+
+    Where layers alone combine the channels, columns of zeros in their weights silence them and one session
+    serves all masks; otherwise (normalisation, products of activations) each mask needs a session of its own.
+    """
+
+    def __init__(
+        self,
+        testing: StagedRun,
+        model: ir.Model,
+        coupling: Coupling,
+        group: Group,
+        reading: Sequence[Consumption],
+        plan: Plan,
+        reference: Reference,
+    ) -> None:
+        self._testing, self._model, self._group, self._plan = testing, model, group, plan
+        self._reference, self._coupling = reference, coupling
+        self._clean = is_clean(coupling, group, reading)
+        layers = [one.layer for one in reading]
+        self._fed = [name for layer in layers for name in (layer.name, bias_of(layer)) if name]
+        self._dense = {name: stored(model, name) for name in self._fed}
+        self._run = testing.part(model, plan.outputs, self._fed) if self._clean else None
+
+    def __call__(self, keep: Mask, tensors: Tensors) -> float:
+        """Damage with the channels of ``keep`` and these weights of the layers that read them."""
+        if self._run is not None:
+            values = {
+                name: tensors[name].astype(dense.dtype) if name in tensors else dense
+                for name, dense in self._dense.items()
+            }
+            return self._damage(self._run, values)
+        silenced = SetWeights(tensors)(silence(self._model, {self._group.id: keep}, self._coupling)).model
+        return self._damage(self._testing.part(silenced, self._plan.outputs), {})
+
+    def base(self) -> float:
+        """Damage with all channels and weights as they are."""
+        return self._damage(self._testing.part(self._model, self._plan.outputs), {})
+
+    def _damage(self, run: Callable[[Values], Values], values: Values) -> float:
+        damage = Damage(self._reference.measure, self._plan.outputs)
+        for number, expected in enumerate(self._reference.outputs):
+            damage.update(expected, run({**self._testing[number], **values}))
+        return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
+
+
+def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> bool:
+    """Whether nothing but the given layers combines channels of the group."""
+    names = {one.layer.name for one in reading}
+    return all(
+        mix.kind == "sum" and (value := mix.node.inputs[mix.slot]) is not None and value.name in names
+        for mix in combining(coupling, group)
+    )
+
+
+def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:
+    """The last boundary of the plan from which all that the group's channels do can be computed again.
+
+    Layers that read them take their weights from outside; anything else has to lie behind the boundary.
+    """
+    names = {one.layer.name for one in reading}
+    if is_clean(coupling, group, reading):
+        there = (i for i, stage in enumerate(plan.stages) if any(y.name in names for y in stage.layers))
+        return next(there, -1)
+    for index in range(len(plan.stages)):
+        if any(standing(coupling, group, name) for name in plan.boundary(index)):
+            return index - 1
+    return -1
+
+
+def group_curves(
+    runtime: Runtime,
+    evidence: ChannelStatistics,
+    plan: Plan,
+    reference: Reference,
+    *,
+    criterion: Criterion,
+    levels: Sequence[float],
+    compensate: bool,
+    budget: int,
+    advance: Callable[[int], None],
+    damaged: bool = False,
+    branches: Mapping[int, Branch] | None = None,
+) -> dict[int, Ranked]:
+    """Order and damage curve of every group.
+
+    Args:
+        runtime: where everything runs.
+        evidence: the model around, its channels and calibration data.
+        plan: its stages.
+        reference: what the outputs should be.
+        criterion: ranks the channels of a group.
+        levels: shares of the channels removed, rising.
+        compensate: refit the layers that read the channels.
+        budget: bytes of activations in memory.
+        advance: called with 1 after each group.
+        damaged: the model around differs from the dense one, what it is off by itself is subtracted.
+        branches: groups that may go altogether.
+    """
+    model, coupling = evidence.model, evidence.coupling
+    at: dict[int, list[Group]] = {}
+    for group in coupling.groups:
+        at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
+    testing = StagedRun(runtime, plan, reference.feeds, budget)
+    found: dict[int, Ranked] = {}
+    base = 0.0
+    for index in range(-1, len(plan.stages)):
+        for group in at.get(index, ()):
+            reading = evidence.consumers(group)
+            probe = _Probe(testing, model, coupling, group, reading, plan, reference)
+            if damaged and not found:
+                base = probe.base()
+
+            def alone(group: Group, keep: Mask, probe: _Probe = probe) -> float:
+                return probe(keep, compensated(evidence, evidence.consumers(group), keep, False))
+
+            evidence.damage = alone
+            order = np.argsort(criterion(evidence, group), kind="stable")
+            counts = sorted({min(max(round(level * group.n), 1), group.n - 1) for level in levels})
+            damages = []
+            for count in counts:
+                keep = np.ones(group.n, bool)
+                keep[order[:count]] = False
+                tensors = compensated(evidence, reading, keep, compensate)
+                damages.append(max(probe(keep, tensors) - base, 0.0))
+            gone = None
+            if branches and group.id in branches:
+                last = np.zeros(group.n, bool)
+                last[order[-1]] = True
+                tensors = emptied(model, evidence.layers, branches[group.id].layers)
+                gone = max(probe(last, tensors) - base, 0.0)
+            shares = tuple(count / group.n for count in counts)
+            curve = Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone)
+            found[group.id] = Ranked(order, curve)
+            evidence.forget(group)
+            advance(1)
+        testing.step(model)
+    return found

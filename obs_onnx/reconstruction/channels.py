@@ -1,0 +1,167 @@
+"""Channel pruning of a whole model: measured damage curves of coupled groups, and the solution itself.
+
+* :func:`group_curves` removes channels of one group at a time, at several levels and with every layer that
+  reads them refitted, everything else dense, and measures what that does to the outputs on held-out data.
+* :func:`solve_channels` removes the channels of all groups for good and refits the layers of the smaller
+  model in order, each one on what the layers before it really give, to the part of the dense model's
+  output that is still there (see :mod:`obs_onnx.calibration.sequential_moments`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.allocation.curves import Mask
+from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, stored
+from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.passes.channels.coupling import Coupling, Keep
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.traits.linear import ConvGeometry
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.solvers.structured_obs import refit_columns
+
+__all__ = ["emptied", "solve_channels", "spread"]
+
+
+def emptied(model: ir.Model, layers: Iterable[Layer], names: Collection[str]) -> Tensors:
+    """Zeros for the weights of these layers and for their biases."""
+    held = [name for layer in layers if layer.name in names for name in (layer.name, bias_of(layer)) if name]
+    return {name: np.zeros_like(stored(model, name), np.float64) for name in held}
+
+
+class _Cutter:
+    """Cuts values of the dense model to what is left of them."""
+
+    def __init__(self, coupling: Coupling, keep: Keep) -> None:
+        self._coupling, self._alive = coupling, coupling.alive(keep)
+        self._stays: dict[str, list[tuple[int, Mask]]] = {}
+
+    def stays(self, name: str) -> list[tuple[int, Mask]]:
+        """Axes of a value that shrink, and which of their elements stay."""
+        if name not in self._stays:
+            axes = self._coupling.axes(self._coupling.named(name)) or []
+            masks = [(axis, self._alive(labels)) for axis, labels in enumerate(axes)]
+            self._stays[name] = [(axis, mask) for axis, mask in masks if not mask.all()]
+        return self._stays[name]
+
+    def __call__(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        for axis, mask in self.stays(name):
+            array = array.compress(mask, axis=axis)
+        return array
+
+
+def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
+    """Initializers of a smaller model, put back into those of the dense one."""
+    cutter = _Cutter(coupling, keep)
+    found: Tensors = {}
+    for name, small in tensors.items():
+        array = stored(coupling.model, name).astype(np.float64)
+        places = [np.arange(n) for n in array.shape]
+        for axis, mask in cutter.stays(name):
+            places[axis] = np.flatnonzero(mask)
+        array[np.ix_(*places)] = small
+        found[name] = array
+    return found
+
+
+def _is_depthwise(layer: Layer) -> bool:
+    """Whether every output sees a single input channel."""
+    geometry = layer.uses[0].geometry
+    return isinstance(geometry, ConvGeometry) and layer.layout.goi[2] == int(np.prod(geometry.kernel))
+
+
+def solve_channels(
+    runtime: Runtime,
+    coupling: Coupling,
+    plan: Plan,
+    fit: Iterable[Values],
+    keep: Keep,
+    *,
+    fixed: Iterable[str],
+    damping: float,
+    budget: int,
+    advance: Callable[[int], None],
+    start: Tensors | None = None,
+    empty: Collection[str] = (),
+) -> tuple[ir.Model, Tensors]:
+    """Remove channels and refit what is left, layer by layer.
+
+    Depthwise convolutions see one channel each and stay as they are.
+
+    Args:
+        runtime: where everything runs.
+        coupling: of the dense model; the model is not changed.
+        plan: stages of the layers to refit.
+        fit: feeds that the moments come from.
+        keep: channels that stay.
+        fixed: names of layers that stay as they are.
+        damping: of the second moments, relative.
+        budget: bytes of activations in memory.
+        advance: called with 1 after each layer.
+        start: initializers of the dense model that the smaller one starts from instead of the dense ones.
+        empty: names of layers that give zeros.
+
+    Returns:
+        The smaller model, and the initializers of it that were refitted.
+    """
+    dense = coupling.model
+    small = SetWeights(start or {})(dense.clone()).model
+    RemoveChannels(keep, coupling.of(small)).call(small)
+    layers = {layer.name: layer for layer in find_layers(small)[0]}
+    spared = set(fixed)
+    prefixes = SequentialMoments(
+        runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small
+    )
+    refitted: Tensors = {}
+    for number, stage in enumerate(plan.stages):
+        there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
+        solved = [
+            layer
+            for layer in there
+            if layer.name not in spared and layer.name not in empty and not _is_depthwise(layer)
+        ]
+        tensors = emptied(small, there, empty)
+        if solved:
+            prefixes.skip(number, small)
+            moments = prefixes.pose(stage, solved, small, damping)
+        for layer in solved:
+            posed = LayerProblem(small, layer, *moments.pop(layer.name))
+            with threads_for(layer.layout.goi[2]):
+                tensors.update(posed.tensors(posed.problem.optimum))
+        SetWeights(tensors)(small)
+        refitted.update(tensors)
+        if solved:
+            prefixes.follow(small)
+        advance(len(stage.layers))
+    return small, refitted
+
+
+def solve_alone(evidence: ChannelStatistics, keep: Mapping[int, Mask]) -> Tensors:
+    """Weights of all layers that read channels, refitted on the dense model's inputs alone."""
+    gone: dict[str, NDArray[np.bool_]] = {}
+    layers: dict[str, Layer] = {}
+    for group in evidence.coupling.groups:
+        if group.id not in keep:
+            continue
+        for one in evidence.consumers(group):
+            columns = np.asarray(one.columns[~keep[group.id]].sum(axis=0)).reshape(-1) > 0
+            gone[one.layer.name] = gone.get(one.layer.name, np.zeros(len(columns), bool)) | columns
+            layers[one.layer.name] = one.layer
+    tensors: Tensors = {}
+    for name, columns in gone.items():
+        posed = evidence.posed(layers[name])
+        with threads_for(layers[name].layout.goi[2]):
+            tensors.update(posed.tensors(refit_columns(posed.problem, ~columns)))
+    return tensors

@@ -1,0 +1,149 @@
+"""Layer-wise pruning of a whole model: measured damage curves, and the solution itself.
+
+Both walk through the model stage by stage (:mod:`obs_onnx.calibration.staged_run`):
+
+* :func:`damage_curves` prunes one layer at a time at several levels, everything else dense, and measures
+  what that does to the outputs on held-out data.
+* :func:`solve_layers` prunes all layers in order. A layer sees what the already pruned layers before
+  it really give (``x'``) and is refitted to what the dense model would have put out (``t``): with
+  ``A = sum x' x'^T`` and ``C = sum x' t^T`` the optimum on a support S is ``(A_SS)^-1 C_S``. Where the
+  layer's output is added to skip connections, the target includes their error: ``t = y + (skip - skip')``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.calibration.layer_problem import LayerProblem, Tensors
+from obs_onnx.calibration.second_moments import Moments
+from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.criteria.weight_derivatives import WeightScores
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
+
+__all__ = ["SolveOptions", "Solved", "solve_layers"]
+
+WIDE = 1024
+
+
+@dataclass(frozen=True)
+class SolveOptions:
+    """How layers are solved.
+
+    Attributes:
+        method: auto, obs, admm, lobs, magnitude or random, or the name of ``scores``.
+        pattern: which weights live or die together.
+        damping: relative to the mean of the moment's diagonal.
+        compensate: False leaves the kept weights as they are.
+        sequential: moments of the pruned prefix with dense targets, rather than of the dense model.
+        seed: of method ``random``.
+        scores: what the weights of a layer are worth, where that decides which of them go.
+    """
+
+    method: str = "auto"
+    pattern: Pattern = UNSTRUCTURED
+    damping: float = 1e-2
+    compensate: bool = True
+    sequential: bool = True
+    seed: int = 0
+    scores: WeightScores | None = None
+
+
+@dataclass(frozen=True)
+class Solved:
+    """One solved layer.
+
+    Attributes:
+        solution: weights, mask and predicted error in canonical form.
+        tensors: initializer name -> new value (the weight, and the bias where there is one).
+    """
+
+    solution: Solution
+    tensors: Tensors
+
+
+class LayerSolver:
+    """A layer of the dense model with its moments; what several solutions share is computed once."""
+
+    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, options: SolveOptions) -> None:
+        self._layer, self._options = layer, options
+        self._posed = LayerProblem(model, layer, moments, options.damping)
+
+    def solve(self, removed: Sequence[int], effort: str | None = None) -> list[Solved]:
+        """Solutions with so many weights set to zero; ``effort`` as in the solvers."""
+        options, layer = self._options, self._layer
+        with threads_for(layer.layout.goi[2]):
+            solutions = solve_levels(
+                self._posed.problem,
+                [count / layer.size for count in removed],
+                options.pattern,
+                options.method,
+                options.seed,
+                refit=options.compensate,
+                effort=effort,
+                scores=None if options.scores is None else options.scores(layer),
+            )
+        return [self._finished(solution) for solution in solutions]
+
+    def _finished(self, solution: Solution) -> Solved:
+        layer, posed = self._layer, self._posed
+        if not self._options.compensate:
+            w_GOI = posed.w_GOI * solution.mask
+            solution = replace(solution, w=w_GOI, error=posed.problem.error(w_GOI))
+            return Solved(solution, {layer.name: layer.layout.to_tensor(w_GOI)})
+        return Solved(solution, posed.tensors(solution.w))
+
+
+def solve_layers(
+    runtime: Runtime,
+    model: ir.Model,
+    plan: Plan,
+    fit: Iterable[Values],
+    removed: Mapping[str, int],
+    *,
+    options: SolveOptions,
+    budget: int,
+    advance: Callable[[int], None],
+) -> tuple[ir.Model, dict[str, Solved]]:
+    """Prune all layers in order.
+
+    Args:
+        runtime: where everything runs.
+        model: dense, canonical; not changed.
+        plan: its stages.
+        fit: feeds that the moments come from.
+        removed: layer name -> number of weights to set to zero. With sequential correction layers without
+            an entry are refitted too: they repair what the layers before them broke.
+        options: of the solver.
+        budget: bytes of activations in memory.
+        advance: called with 1 after each layer.
+
+    Returns:
+        The pruned model, and what became of each layer.
+    """
+    pruned = model.clone()
+    prefixes = SequentialMoments(runtime, model, plan, fit, budget, paired=options.sequential)
+    results: dict[str, Solved] = {}
+    for stage in plan.stages:
+        tensors: Tensors = {}
+        moments = prefixes.observe(stage)
+        for layer in stage.layers:
+            count = removed.get(layer.name, 0)
+            if count or (options.sequential and options.compensate):
+                solved = LayerSolver(model, layer, moments.pop(layer.name), options).solve(
+                    [count], None if layer.layout.goi[2] >= WIDE else "thorough"
+                )[0]
+                results[layer.name] = solved
+                tensors.update(solved.tensors)
+            advance(1)
+        SetWeights(tensors)(pruned)
+        prefixes.follow(pruned)
+    return pruned, results

@@ -1,0 +1,154 @@
+"""The report of a pruning run as text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from obs_onnx.report import format as fmt
+from obs_onnx.report.comparison_table import COMBINED, combined_rows
+from obs_onnx.results.pruning import Figures, GroupResult, LayerResult, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+from obs_onnx.report.text_writer import (
+    WIDE_ENOUGH_FOR_BARS,
+    Writer,
+    fields_of,
+    figure_text,
+    label_of,
+    shape_text,
+    spread_text,
+)
+
+__all__ = ["print_report", "quality_lines", "total_rows"]
+
+
+def print_report(report: Report, console: Console | None = None) -> None:
+    """Summary of a run on ``console`` (default: stdout)."""
+    out = Writer(console)
+    out.line(f"{report.model} {out.arrow} {report.output or '(dry run, nothing written)'}", style="bold")
+    out.line(_how(report))
+    wanted = ", ".join(f"{key}={value}" for key, value in report.targets.items())
+    if wanted:
+        reached = "reached" if report.met else "NOT reached"
+        out.line(f"target {wanted}: {reached}", style="green" if report.met else "bold red")
+    out.line()
+    if report.groups:
+        _print_groups(out, report.groups)
+        out.line()
+    if report.layers:
+        _print_layers(out, report.layers)
+        out.line()
+    out.table(("", "before", "after", ""), total_rows(report.before, report.after))
+    if report.combinations:
+        out.line()
+        out.table(COMBINED, combined_rows(report.combinations))
+    quality = quality_lines(report)
+    if quality:
+        out.line()
+    for text in quality:
+        out.line(text)
+    print_frozen(out, report.frozen)
+    if report.notes:
+        out.line()
+    for note in report.notes:
+        out.line(f"note: {note}", style="yellow")
+    if report.seconds:
+        stages = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+        out.line()
+        out.line(f"time: {stages}", style="dim")
+
+
+def _how(report: Report) -> str:
+    parts = [report.mode, f"criterion {report.criterion}"]
+    parts += [
+        f"{name} {value}" for name, value in (("method", report.method), ("pattern", report.pattern)) if value
+    ]
+    if report.damping is not None:
+        parts.append(f"damping {report.damping:g}")
+    if report.seed is not None:
+        parts.append(f"seed {report.seed}")
+    return ", ".join(parts)
+
+
+def _print_layers(out: Writer, layers: Sequence[LayerResult]) -> None:
+    measured = any(layer.measured_error is not None for layer in layers)
+    wide = out.console.width >= WIDE_ENOUGH_FOR_BARS
+    rows = []
+    for layer in layers:
+        bar = (out.bar(layer.kept),) if wide else ()
+        errors = (fmt.error(layer.predicted_error), fmt.error(layer.measured_error)) if measured else ()
+        rows.append((layer.name, shape_text(layer.shape), *bar, fmt.percent(layer.kept), *errors))
+    headings = (*(("",) if wide else ()), "kept", *(("predicted", "measured") if measured else ()))
+    out.table(("layer", "shape", *headings), rows)
+
+
+def _print_groups(out: Writer, groups: Sequence[GroupResult]) -> None:
+    wide = out.console.width >= WIDE_ENOUGH_FOR_BARS
+    rows = []
+    for group in groups:
+        bar = (out.bar(group.kept / group.channels),) if wide else ()
+        rows.append(
+            (group.name, fmt.count(group.tensors), *bar, fmt.count(group.kept), fmt.count(group.channels))
+        )
+    out.table(("channels of", "tensors", *(("",) if wide else ()), "kept", "of"), rows)
+
+
+def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
+    """(figure, before, after, change) as text, for everything that was measured."""
+    keys = ("parameters", "nonzero", "macs", "peak_activation_bytes", "file_bytes", "compressed_bytes")
+    rows = []
+    for key in keys:
+        old, new = getattr(before, key), getattr(after, key)
+        if old is not None or new is not None:
+            rows.append((label_of(key), figure_text(key, old), figure_text(key, new), fmt.times(old, new)))
+    old_ms, new_ms = before.latency_ms, after.latency_ms
+    if old_ms or new_ms:
+        where = before.runtime or after.runtime
+        label = f"latency ({where})" if where else "latency"
+        old, new = (latency.median if latency else None for latency in (old_ms, new_ms))
+        rows.append((label, fmt.milliseconds(old), fmt.milliseconds(new), fmt.times(old, new)))
+        rows.append(("  10 % .. 90 %", spread_text(old_ms), spread_text(new_ms), ""))
+    if before.accuracy is not None or after.accuracy is not None:
+        change = ""
+        if before.accuracy is not None and after.accuracy is not None:
+            change = f"{100 * (after.accuracy - before.accuracy):+.2f}"
+        rows.append(("accuracy", fmt.percent(before.accuracy, 2), fmt.percent(after.accuracy, 2), change))
+    return rows
+
+
+def quality_lines(report: Report) -> list[str]:
+    """One sentence each about the error measured, the agreement and the bound."""
+    lines = []
+    if report.output_error is not None:
+        lines.append(
+            f"output error {fmt.error(report.output_error)} (relative, on held-out calibration data)"
+        )
+    if report.agreement is not None:
+        lines.append(f"same top-1 class on {fmt.percent(report.agreement)} of the held-out samples")
+    bound = report.bound
+    if bound is not None and bound.spectral is not None:
+        frobenius = fmt.error(bound.frobenius)
+        lines.append(
+            f"proven bound of the output error {fmt.error(bound.spectral)} (Frobenius norms: {frobenius})"
+        )
+    elif bound is not None:
+        names = ", ".join(f"{node} ({op_type})" for node, op_type in bound.blocked_by[:3])
+        more = len(bound.blocked_by) - 3
+        tail = f" and {more} more" if more > 0 else ""
+        lines.append(f"no proven bound: no Lipschitz constant for {names}{tail}")
+    return lines
+
+
+def print_frozen(out: Writer, frozen: Iterable[object], heading: str = "left alone") -> None:
+    """Nodes under a heading, grouped by their reason."""
+    reasons: dict[str, list[str]] = {}
+    for item in map(fields_of, frozen):
+        reasons.setdefault(item["reason"], []).append(f"{item['node']} ({item['op_type']})")
+    if not reasons:
+        return
+    out.line()
+    out.line(f"{heading}:", style="bold")
+    for reason, nodes in reasons.items():
+        out.line(f"{', '.join(nodes)}: {reason}", indent=2)

@@ -1,0 +1,201 @@
+"""The result of a pruning run, as frozen dataclasses and as strictly valid JSON.
+
+Errors are relative Frobenius norms, shares lie in [0, 1], times are seconds except latencies (milliseconds),
+sizes are bytes. A figure that was not measured is None, and so is one that is not finite.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from obs_onnx.io.json_file import jsonable
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.layers.layer import Frozen
+
+__all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
+
+SCHEMA = 1
+
+
+class BoundLike(Protocol):
+    """What the report needs of :class:`obs_onnx.verification.error_bound.Bound`."""
+
+    @property
+    def frobenius(self) -> float | None:
+        """Bound of the relative output error from Frobenius norms, or None where there is none."""
+
+    @property
+    def spectral(self) -> float | None:
+        """The same from spectral norms."""
+
+    @property
+    def blocked_by(self) -> Sequence[tuple[str, str]]:
+        """(node, op_type) of the operators without a Lipschitz constant."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Quantiles of ``runs`` timed runs, in milliseconds."""
+
+    median: float
+    p10: float
+    p90: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Figures:
+    """One model, measured.
+
+    Attributes:
+        parameters, nonzero: elements of all floating-point initializers, and those that are not zero.
+        macs: multiply-accumulates of one run, or None if the shapes are unknown.
+        peak_activation_bytes: most memory that the activations of one sample take at once.
+        file_bytes: of the model and its external data.
+        compressed_bytes: of the same files after deflate (zip).
+        latency_ms, runtime: latency of one run, and where it was measured.
+        accuracy: top-1 share on labelled evaluation data.
+    """
+
+    parameters: int
+    nonzero: int
+    macs: int | None
+    file_bytes: int | None
+    compressed_bytes: int | None = None
+    latency_ms: Latency | None = None
+    runtime: str | None = None
+    accuracy: float | None = None
+    peak_activation_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class Combination:
+    """One of the dense and the pruned model in float and in integers of 8 bits, measured.
+
+    Attributes:
+        model: which one.
+        file_bytes: of its file.
+        accuracy: top-1 share on labelled evaluation data.
+        output_error, agreement: against the dense float model, on held-out calibration data.
+        latency_ms: of one run.
+    """
+
+    model: str
+    file_bytes: int
+    accuracy: float | None = None
+    output_error: float | None = None
+    agreement: float | None = None
+    latency_ms: Latency | None = None
+
+
+@dataclass(frozen=True)
+class LayerResult:
+    """What happened to one layer.
+
+    Attributes:
+        name: of the weight's initializer.
+        shape, weights: of the stored weight, and its number of elements.
+        kept: share of the weights that are not zero.
+        predicted_error: relative error of the layer's output that the solver's quadratic model expects.
+        measured_error: relative error of the layer's output, measured on held-out data.
+        method: solver that chose the mask.
+        damping: relative damping that the solver ended with.
+    """
+
+    name: str
+    op_type: str
+    shape: tuple[int, ...]
+    weights: int
+    kept: float
+    predicted_error: float | None = None
+    measured_error: float | None = None
+    method: str | None = None
+    damping: float | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """Share of the weights that are zero."""
+        return 1.0 - self.kept
+
+
+@dataclass(frozen=True)
+class GroupResult:
+    """What happened to one group of coupled channels.
+
+    Attributes:
+        name: of the first initializer and axis it stands in.
+        channels, kept: number of channels before and after.
+        tensors: how many initializer axes it stands in.
+        expected_damage: what removing its channels alone did to the outputs, in the measure of allocation.
+    """
+
+    name: str
+    channels: int
+    kept: int
+    tensors: int
+    expected_damage: float | None = None
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that a run did and measured.
+
+    Attributes:
+        model, output: files; ``output`` is None for a dry run.
+        targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
+        output_error: relative error of the model's outputs on held-out calibration data.
+        agreement: share of held-out samples with the same top-1 class.
+        finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
+            last round, and of each in ``rounds``.
+        quantized: file of the pruned model in integers of 8 bits.
+        combinations: dense and pruned model, in float and in integers of 8 bits.
+        seconds: wall-clock time of every stage.
+        notes: advice for the reader.
+    """
+
+    model: str
+    output: str | None
+    mode: str
+    criterion: str
+    targets: Mapping[str, float | str]
+    met: bool
+    before: Figures
+    after: Figures
+    output_error: float | None = None
+    agreement: float | None = None
+    bound: BoundLike | None = None
+    layers: tuple[LayerResult, ...] = ()
+    groups: tuple[GroupResult, ...] = ()
+    frozen: tuple[Frozen, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    method: str | None = None
+    pattern: str | None = None
+    damping: float | None = None
+    finetune: Mapping[str, object] | None = None
+    quantized: str | None = None
+    combinations: tuple[Combination, ...] = ()
+    seed: int | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    def to_json(self) -> dict[str, object]:
+        """Plain dicts, lists, strings, finite numbers, booleans and None, ready for :func:`json.dumps`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        bound = None
+        if self.bound is not None:
+            blockers = [{"node": node, "op_type": op_type} for node, op_type in self.bound.blocked_by]
+            bound = {
+                "frobenius": self.bound.frobenius,
+                "spectral": self.bound.spectral,
+                "blocked_by": blockers,
+            }
+        fields["bound"] = bound
+        fields["layers"] = [dataclasses.asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]
+        plain = jsonable({"schema": fields.pop("schema"), **fields})
+        assert isinstance(plain, dict)
+        return plain

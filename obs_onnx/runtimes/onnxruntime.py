@@ -1,0 +1,283 @@
+"""onnxruntime with any execution provider."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
+from obs_onnx.runtimes.base import ModelSource
+from obs_onnx.runtimes.command.worker import (
+    bfloat16_bits,
+    bound,
+    first_line,
+    ort_value,
+    plain,
+    session_options,
+)
+from obs_onnx.runtimes.machine import describe_machine
+from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
+
+__all__ = [
+    "QUANTUM",
+    "OrtRuntime",
+    "OrtSession",
+    "check_threads",
+    "find_provider",
+    "first_line",
+    "import_onnxruntime",
+    "tensor_spec",
+    "usable_cores",
+]
+
+QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
+
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float": np.dtype(np.float32),
+    "double": np.dtype(np.float64),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "bool": np.dtype(np.bool_),
+    "string": np.dtype(object),
+    **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
+}
+_ERROR_ONLY = 3
+
+
+class OrtSession:
+    """A model loaded by onnxruntime."""
+
+    def __init__(self, session: Any, ort: Any) -> None:
+        self._session = session
+        self._ort = ort
+        self._inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
+        self._outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that must be fed."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """All outputs, in the model's order."""
+        return self._outputs
+
+    def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
+        """Output name -> array for one complete feed.
+
+        Raises:
+            DataError: the feed does not fit the inputs.
+            ModelError: the model fails while running.
+        """
+        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        wanted = set(names)
+        exotic = any(_is_bfloat16(array) for array in feed.values()) or any(
+            spec.dtype == ml_dtypes.bfloat16 for spec in self._outputs if spec.name in wanted
+        )
+        try:
+            if exotic:
+                values = self._session.run_with_ort_values(names, self._ort_values(feed))
+                return {name: _to_numpy(value) for name, value in zip(names, values, strict=True)}
+            arrays = self._session.run(names, dict(feed))
+        except Exception as error:
+            raise _run_error(error) from error
+        return dict(zip(names, map(plain, arrays), strict=True))
+
+    def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
+        """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
+        names = [spec.name for spec in self._outputs]
+        strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
+        run = self._session.run if strings else self._session.run_with_iobinding
+        seconds = []
+        try:
+            given = (names, dict(feed)) if strings else (bound(self._session, self._ort_values(feed)),)
+            for _ in range(runs):
+                start = time.perf_counter()
+                run(*given)
+                seconds.append(time.perf_counter() - start)
+        except Exception as error:
+            raise _run_error(error) from error
+        return seconds
+
+    def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        """Feed as onnxruntime's own values (the only way in for bfloat16)."""
+        return {
+            name: ort_value(self._ort, array.view(np.uint16), bfloat16=True)
+            if _is_bfloat16(array)
+            else ort_value(self._ort, array, bfloat16=False)
+            for name, array in feed.items()
+        }
+
+
+class OrtRuntime:
+    """onnxruntime with one execution provider (and the CPU for what that one lacks).
+
+    Args:
+        provider: full name, or its start in any case (``cuda``); None for the CPU.
+        threads: of one operator; None for the physical cores this process may use.
+        custom_ops: paths of libraries with custom operators.
+        options: of the session, see docs/runtimes.md.
+        spinning: False lets idle threads sleep at once, unless ``options`` say otherwise: slower single runs,
+            but other work gets the cores.
+
+    Raises:
+        MissingRuntimeError: onnxruntime is not installed.
+        OptionError: provider not available, threads below 1, an unknown option, or a library that does not
+            exist.
+    """
+
+    in_process = True
+    affinity = None
+    quantum = QUANTUM
+
+    def __init__(
+        self,
+        provider: str | None = None,
+        threads: int | None = None,
+        custom_ops: tuple[str, ...] = (),
+        *,
+        options: Options | None = None,
+        spinning: bool = True,
+    ) -> None:
+        check_threads(threads)
+        self.options = dict(options or {})
+        check_options("onnxruntime", self.options, ORT_OPTIONS)
+        self._ort = import_onnxruntime()
+        self.provider = find_provider(provider, self._ort.get_available_providers())
+        self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
+        self.threads = usable_cores() if threads is None else threads
+        self.custom_ops = tuple(custom_ops)
+        self._session_options = self.options if spinning else {"spinning": "off", **self.options}
+        for library in self.custom_ops:
+            if not Path(library).is_file():
+                raise OptionError(f"library of custom operators {library!r} does not exist")
+
+    def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
+        """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""
+        if not isinstance(model, bytes):
+            model = os.fspath(model)
+            if not Path(model).is_file():
+                raise ModelError(f"model {model} does not exist")
+        providers = list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
+        options = self._options(external_data)
+        try:
+            session = self._ort.InferenceSession(model, options, providers=providers)
+        except Exception as error:
+            name = "the model" if isinstance(model, bytes) else model
+            hint = "; give its library with custom_ops" if "is not a registered" in str(error) else ""
+            raise ModelError(f"onnxruntime cannot load {name}: {first_line(error)}{hint}") from error
+        if self.provider not in session.get_providers():
+            raise OptionError(
+                f"{self.provider} did not start on this machine: check its driver and libraries"
+            )
+        return OrtSession(session, self._ort)
+
+    def environment(self) -> dict[str, Any]:
+        """Name, version, provider, threads, and the options that were given."""
+        return {
+            "runtime": "onnxruntime",
+            "version": str(self._ort.__version__),
+            "provider": self.provider,
+            "threads": self.threads,
+            **({"options": self._session_options} if self._session_options else {}),
+        }
+
+    def machine(self) -> dict[str, Any]:
+        """This machine, see :func:`obs_onnx.runtimes.machine.describe_machine`."""
+        return describe_machine()
+
+    def _options(self, external_data: str | PathLike[str] | None) -> Any:
+        options = session_options(self._ort, self.threads, self._session_options)
+        if external_data is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", os.fspath(external_data)
+            )
+        for library in self.custom_ops:
+            try:
+                options.register_custom_ops_library(library)
+            except Exception as error:
+                raise OptionError(f"cannot load custom operators {library!r}: {first_line(error)}") from error
+        return options
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use."""
+    import psutil
+
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
+
+
+def check_threads(threads: int | None) -> None:
+    """Raise OptionError for a number of threads below 1."""
+    if threads is not None and threads < 1:
+        raise OptionError(f"threads={threads}: use at least 1")
+
+
+def import_onnxruntime() -> Any:
+    """The package, quiet; MissingRuntimeError without a whole one."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if error.name not in (None, "onnxruntime"):
+            raise
+        raise MissingRuntimeError(
+            "onnxruntime is not installed: install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+        ) from error
+    if not hasattr(onnxruntime, "InferenceSession"):
+        raise MissingRuntimeError(
+            "the onnxruntime installation is broken (two flavours in one environment?): uninstall all of "
+            "them, then install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+        )
+    onnxruntime.set_default_logger_severity(_ERROR_ONLY)
+    return onnxruntime
+
+
+def find_provider(wanted: str | None, available: Sequence[str], where: str = "here") -> str:
+    """Full name of the provider that ``wanted`` is the start of; the CPU for None."""
+    if wanted is None:
+        return "CPUExecutionProvider"
+    for name in available:
+        if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider")):
+            return name
+    raise OptionError(f"onnxruntime has no provider {wanted!r} {where}; available: {', '.join(available)}")
+
+
+def tensor_spec(value: Any, role: str) -> TensorSpec:
+    """Of an input or output with ``name``, ``type`` and ``shape`` as onnxruntime gives them."""
+    match = re.fullmatch(r"tensor\((\w+)\)", value.type)
+    dtype = _DTYPES.get(match[1]) if match else None
+    if dtype is None:
+        if role == "input":
+            raise ModelError(f"input {value.name!r} is a {value.type}: only plain tensors can be fed")
+        dtype = np.dtype(object)
+    return TensorSpec(value.name, tuple(size or None for size in value.shape), dtype)
+
+
+def _is_bfloat16(array: NDArray[Any]) -> bool:
+    return bool(array.dtype == ml_dtypes.bfloat16)
+
+
+def _to_numpy(value: Any) -> NDArray[Any]:
+    """Copy of a value that onnxruntime gives out; bfloat16 goes by its address."""
+    bits = bfloat16_bits(value)
+    result: NDArray[Any] = value.numpy() if bits is None else bits.view(ml_dtypes.bfloat16)
+    return result
+
+
+def _run_error(error: Exception) -> DataError | ModelError:
+    message = f"onnxruntime cannot run the model: {first_line(error)}"
+    if "INVALID_ARGUMENT" in str(error) or isinstance(error, ValueError):
+        return DataError(message)
+    return ModelError(message)

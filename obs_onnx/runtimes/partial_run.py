@@ -1,0 +1,49 @@
+"""Parts of a model run by themselves: from some values to others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.graph.extract import extract
+from obs_onnx.runtimes.base import Runtime, Session
+
+__all__ = ["Values", "every_value", "open_part"]
+
+
+Values = Mapping[str, NDArray[Any]]
+
+
+def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Session:
+    """A session for a model in memory (external tensors are read now).
+
+    Args:
+        runtime: where it runs.
+        part: the model.
+        fed: values that its inputs will get. Their types count where inference missed them, and their ranks
+            in place of declared shapes, which exporters leave behind with the batch of a trace.
+    """
+    for value in part.graph.inputs:
+        array = None if fed is None else fed.get(str(value.name))
+        if array is not None:
+            value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
+            value.shape = ir.Shape([None] * array.ndim)
+    for value in part.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    return runtime.session(ir.to_proto(part).SerializeToString())
+
+
+def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, NDArray[Any]]:
+    """All tensors of one run of the main graph, inputs included, by name; nothing is fused away."""
+    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
+    session = open_part(runtime, extract(model, inputs, values), feed)
+    return {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+
+
+def _is_tensor(value: ir.Value) -> bool:
+    return bool(value.name) and (value.type is None or isinstance(value.type, ir.TensorType))

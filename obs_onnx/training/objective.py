@@ -1,0 +1,175 @@
+"""What training minimises: cross-entropy to labels, or the distance to a teacher's outputs, or both mixed.
+
+* labels: ``cross_entropy`` of the class scores;
+* teacher with class scores: ``logits``, half the mean square of the difference of centred scores (or ``kl``,
+  the divergence of the student's from the teacher's class probabilities, which sees little but the first
+  class where the teacher is sure);
+* teacher with any other outputs: for each float output the ``mse``, relative to the mean square of the
+  teacher's output, so that no output drowns another by its scale;
+* both: ``mix`` times the first and ``1 - mix`` times the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.data.feeds import Feed, is_float
+from obs_onnx.passes.autodiff.training_step import Term
+from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.graph.logits import logits_of
+from obs_onnx.runtimes.base import Session
+from obs_onnx.training.batches import TrainingBatch
+
+__all__ = ["Objective", "ReferenceLoss", "choose_objective"]
+
+LABELS, TEACHER = "labels", "teacher"
+_CACHE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The loss of a model.
+
+    Attributes:
+        terms: of the loss; the targets are names of inputs of the training graph.
+        taught: target -> output of the teacher.
+        scores: value with class scores (samples, classes), where there are any.
+        as_scores: the teacher's outputs are class scores; probabilities are turned into such.
+    """
+
+    terms: tuple[Term, ...]
+    taught: Mapping[str, str]
+    scores: str | None
+    as_scores: bool
+
+    @property
+    def labelled(self) -> bool:
+        """Whether the loss needs labels."""
+        return any(term.target == LABELS for term in self.terms)
+
+
+def choose_objective(
+    model: ir.Model,
+    answer: Feed,
+    *,
+    labels: bool,
+    teacher: bool,
+    mix: float = 0.5,
+    distance: str = "logits",
+) -> Objective:
+    """The terms of the loss.
+
+    Args:
+        model: to train.
+        answer: its outputs (or the teacher's) for one batch.
+        labels: train on labels.
+        teacher: train on a teacher's outputs.
+        mix: share of the labels where there are both.
+        distance: of class scores to the teacher's: ``logits`` or ``kl``.
+
+    Raises:
+        OptionError: neither, or a share out of range.
+        DataError: labels for a model without class scores, or no float outputs.
+    """
+    if not (labels or teacher):
+        raise OptionError("nothing to learn from: give data with labels, or a teacher")
+    if not 0 <= mix <= 1:
+        raise OptionError(f"mix {mix}: give a number between 0 and 1")
+    outputs = {str(y.name): y for y in model.graph.outputs}
+    floats = [name for name, array in answer.items() if name in outputs and is_float(array.dtype)]
+    if not floats:
+        raise DataError("no output of the model is of a float type: there is nothing to train")
+    scoring = [name for name in floats if answer[name].ndim == 2 and answer[name].shape[1] > 1]
+    scores = str(logits_of(outputs[scoring[0]]).name) if scoring else None
+    terms: list[Term] = []
+    taught: dict[str, str] = {}
+    classes = scores is not None and len(floats) == 1 and not _hidden(answer[scoring[0]], scores, scoring[0])
+    if labels:
+        if scores is None:
+            raise DataError("labels are classes, but no output of the model has shape (samples, classes)")
+        terms.append(Term("cross_entropy", scores, LABELS, mix if teacher else 1.0))
+    share = 1 - mix if labels else 1.0
+    if teacher and classes:
+        assert scores is not None
+        terms.append(Term(distance, scores, TEACHER, share))
+        taught[TEACHER] = scoring[0]
+    elif teacher:
+        for name in floats:
+            target = f"{TEACHER}.{name}"
+            square = float(np.mean(np.square(answer[name].astype(np.float64))))
+            scale = 1 / square if np.isfinite(square) and square > 0 else 1.0
+            terms.append(Term("mse", name, target, share * scale / len(floats)))
+            taught[target] = name
+    return Objective(tuple(terms), taught, scores, classes)
+
+
+class ReferenceLoss:
+    """A model whose outputs are the targets; those for one sample are computed once.
+
+    Args:
+        session: of the teacher.
+        objective: says which outputs are wanted.
+        rows: samples in the source, where they have numbers.
+    """
+
+    def __init__(self, session: Session, objective: Objective, rows: int | None = None) -> None:
+        self._session, self._objective = session, objective
+        self._known = None if rows is None else np.zeros(rows, bool)
+        self._cache: dict[str, NDArray[Any]] = {}
+
+    def __call__(self, batch: TrainingBatch) -> Feed:
+        """Target -> array for one batch."""
+        rows = batch.rows
+        if rows is not None and self._known is not None and self._known[rows].all():
+            return {target: array[rows] for target, array in self._cache.items()}
+        wanted = self._objective.taught
+        found = self._session.run(batch.feed, list(wanted.values()))
+        made = {target: found[name] for target, name in wanted.items()}
+        if self._objective.as_scores:
+            made = {target: _scores(array) for target, array in made.items()}
+        if rows is not None and self._known is not None:
+            self._remember(rows, made)
+        return made
+
+    def _remember(self, rows: NDArray[np.int64], made: Feed) -> None:
+        assert self._known is not None
+        count = len(self._known)
+        if not self._cache:
+            each = [array.nbytes / max(len(array), 1) if array.ndim else np.inf for array in made.values()]
+            if (
+                any(array.shape[:1] != rows.shape for array in made.values())
+                or sum(each) * count > _CACHE_BYTES
+            ):
+                self._known = None
+                return
+            self._cache = {
+                target: np.zeros((count, *array.shape[1:]), array.dtype) for target, array in made.items()
+            }
+        if any(array.shape[1:] != self._cache[target].shape[1:] for target, array in made.items()):
+            self._known = None
+            return
+        for target, array in made.items():
+            self._cache[target][rows] = array
+        self._known[rows] = True
+
+
+def _hidden(y: NDArray[Any], scores: str, output: str) -> bool:
+    """Whether there are probabilities, but no value whose softmax they are."""
+    return scores == output and _are_probabilities(y)
+
+
+def _are_probabilities(y: NDArray[Any]) -> bool:
+    return bool(
+        y.min(initial=0.0) >= 0 and np.allclose(y.sum(axis=-1, dtype=np.float64), 1, rtol=0, atol=1e-3)
+    )
+
+
+def _scores(y: NDArray[Any]) -> NDArray[Any]:
+    """Class scores; of probabilities the logarithm, down to the smallest normal number."""
+    return np.log(np.maximum(y, np.finfo(y.dtype).tiny)) if _are_probabilities(y) else y

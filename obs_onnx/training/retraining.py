@@ -1,0 +1,147 @@
+"""Retraining: a model in whatever form, taught by a dense one, on data that is already open."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from obs_onnx.data.sources import Source
+from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
+from obs_onnx.passes.canonical.modernize import modernize
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
+from obs_onnx.progress import Progress, quiet
+from obs_onnx.runtimes import Session
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.training.augment import augmented, parse_augment
+from obs_onnx.training.loop import Course, Settings, Trained, check_trainable, train
+from obs_onnx.training.objective import Objective, choose_objective
+
+__all__ = ["Retraining", "retrain", "unfolded"]
+
+_GLANCE = 1024  # samples on which a round is measured after which nothing is chosen
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """Trains pruned models to give the dense one's outputs.
+
+    What follows several rounds of pruning is one course: its learning rate rises and falls once.
+
+    Attributes:
+        runtime: where it runs.
+        teacher: session of the dense model.
+        fit, held_out: to learn from, and to stop by.
+        settings: of the run after the last round.
+        between: steps after every round before it.
+        rounds: of pruning.
+        labels: learn the labels, too.
+        mix: their share of the loss.
+        progress: shows a stage.
+        runs: all so far, one after each round of pruning.
+    """
+
+    runtime: OrtRuntime
+    teacher: Session
+    fit: Source
+    held_out: Source
+    settings: Settings
+    labels: bool = False
+    mix: float = 0.5
+    between: int = 0
+    rounds: int = 1
+    progress: Progress = quiet
+    runs: list[Trained] = field(default_factory=list)
+
+    def __call__(
+        self, model: ir.Model, frozen: Collection[str], keep_zeros: bool, last: bool = True
+    ) -> Trained:
+        """Train all weights but ``frozen`` ones of a model, which is not changed.
+
+        Args:
+            model: with what the round removed.
+            frozen: initializers.
+            keep_zeros: weights of layers that are zero stay zero.
+            last: no round of pruning follows.
+
+        Raises:
+            GradientError: it cannot be differentiated.
+        """
+        objective = self.objective(model)
+        found = retrain(
+            self.runtime,
+            model,
+            objective,
+            self.fit,
+            self.settings if last else replace(self.settings, steps=self.between, evaluations=1),
+            held_out=self.held_out if last else self.held_out.limit(_GLANCE),
+            teacher=self.teacher if self._taught else None,
+            keep_zeros=keep_zeros,
+            frozen=frozen,
+            progress=self.progress,
+            course=self._course(last),
+        )
+        self.runs.append(found)
+        return found
+
+    @property
+    def _taught(self) -> bool:
+        return not (self.labels and self.mix == 1)
+
+    def _course(self, last: bool) -> Course:
+        done = sum(run.steps for run in self.runs)
+        ahead = 0 if last else self.between * (self.rounds - 1 - len(self.runs))
+        return Course(done, done + ahead + self.settings.steps, self.runs[-1].state if self.runs else {})
+
+    def check(self, model: ir.Model) -> None:
+        """Fail now rather than after hours if a model cannot be trained.
+
+        Raises:
+            GradientError: an operator on the way has no rule.
+            OptionError: the weights are of a type that is not trained.
+            DataError: there are no images to augment.
+        """
+        augmented(next(iter(self.held_out)), parse_augment(self.settings.augment), (0,))
+        folded = all(node.op_type != "BatchNormalization" for node in model.graph)
+        modern = modernize(model, canonicalize if folded else unfolded)
+        check_trainable(self.runtime, modern, self.objective(model), self.settings)
+
+    def objective(self, model: ir.Model) -> Objective:
+        """What is minimised for a model."""
+        answer = self.teacher.run(next(iter(self.held_out)))
+        return choose_objective(model, answer, labels=self.labels, teacher=self._taught, mix=self.mix)
+
+
+def retrain(
+    runtime: OrtRuntime,
+    model: ir.Model,
+    objective: Objective,
+    data: Source,
+    settings: Settings,
+    **options: Any,
+) -> Trained:
+    """:func:`obs_onnx.training.loop.train` for a model of any opset.
+
+    Raises:
+        ModelError: the model is too old to be differentiated and cannot be converted.
+    """
+    folded = all(node.op_type != "BatchNormalization" for node in model.graph)
+    modern = modernize(model, canonicalize if folded else unfolded)
+    found = train(runtime, modern, objective, data, settings, **options)
+    for name, array in found.weights.items():
+        held = model.graph.initializers.get(name)
+        if held is None or held.const_value is None or tuple(held.const_value.shape.numpy()) != array.shape:
+            raise ModelError(
+                f"weight {name!r} is another one in a newer opset: convert the model to opset 13 first"
+            )
+    return found
+
+
+def unfolded(model: ir.Model) -> ir.Model:
+    """A copy without functions and Constant nodes, with shapes, and nothing folded."""
+    stored = plain(model)
+    InferShapes().call(stored)
+    return stored

@@ -1,0 +1,202 @@
+"""How far the pruned network's outputs can be from the dense one's, proven layer by layer.
+
+For a plain chain of layers with activations that do not stretch distances (ReLU), Dong et al., "Learning
+to Prune Deep Neural Networks via Layer-wise Optimal Brain Surgeon" (NeurIPS 2017, arXiv:1705.07565), show
+that a layer's error after its activation is at most that before it (Lemma 3.1), and that the errors add up
+to at most
+
+    e_L <= sum_k E_k * prod_{l > k} ||W'_l||_F                                        (Theorem 3.2)
+
+where ``E_k = ||(W'_k - W_k) X_k||_F`` on the dense network's inputs and ``W'`` are the pruned weights.
+Unrolled, it is the recurrence ``e_y = ||W'|| e_x + E``, which this module runs over any graph in
+topological order:
+
+1. A layer adds its own error, and scales what comes in by the norm of its weight as an operator.
+2. Any other node adds up what comes in, each input scaled by the node's Lipschitz constant for it.
+3. A node on an affected path without a Lipschitz constant ends the proof for everything that follows it.
+
+Spectral norms are valid in place of Frobenius norms, and never larger.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
+from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
+
+__all__ = ["Bound", "lobs_theorem", "network_bound"]
+
+Blockers = dict[tuple[str, str], None]
+Norm = Callable[[NDArray[np.float64], ConvGeometry | MatmulGeometry], float]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Upper bounds of the relative output error, over the data that the layer errors were measured on.
+
+    Attributes:
+        frobenius, spectral: bound of ``||outputs of pruned - outputs of dense||_F / ||outputs of dense||_F``
+            with Frobenius and with spectral norms; None where there is none.
+        blocked_by: (node, op_type) of every operator without a Lipschitz constant on a path from a changed
+            layer to an output, in topological order.
+    """
+
+    frobenius: float | None
+    spectral: float | None
+    blocked_by: tuple[tuple[str, str], ...] = ()
+
+
+def lobs_theorem(layer_errors: Sequence[float], weight_norms: Sequence[float]) -> float:
+    """Theorem 3.2 for a plain chain: bound of the absolute output error.
+
+    Args:
+        layer_errors: ``||(W'_l - W_l) X_l||_F`` of every layer, first layer first.
+        weight_norms: norm of every pruned weight ``W'_l``, in the same order (that of the first is not used).
+
+    Raises:
+        ValueError: the sequences differ in length.
+    """
+    if len(layer_errors) != len(weight_norms):
+        raise ValueError(f"{len(layer_errors)} layer errors but {len(weight_norms)} weight norms")
+    return math.fsum(error * math.prod(weight_norms[index + 1 :]) for index, error in enumerate(layer_errors))
+
+
+def network_bound(
+    model: ir.Model,
+    layers: Sequence[Layer],
+    layer_errors: Mapping[str, float],
+    weights: Mapping[str, NDArray[np.floating]],
+    reference: Mapping[str, float],
+) -> Bound:
+    """The bound for a whole model.
+
+    Args:
+        model: canonical, dense or pruned (only its structure and its unchanged weights are read).
+        layers: all layers that were changed, and any others.
+        layer_errors: by layer name, the Frobenius norm, over the whole calibration set and all uses of the
+            weight, of the change of the layer's outputs (bias included) when its inputs are the dense
+            model's. A layer without an entry has no error.
+        weights: by layer name, ``w_GOI`` after pruning; a layer without an entry keeps the model's weight.
+        reference: by output name, the Frobenius norm of the dense model's output over the same data.
+
+    Returns:
+        The bound, relative to the joint norm of the outputs in ``reference``. Changes outside the layers' own
+        weights and biases are not covered.
+    """
+    changed = {
+        use.node: (use.y, float(layer_errors.get(layer.name, 0.0))) for layer in layers for use in layer.uses
+    }
+    found = []
+    for norm in (frobenius_norm, spectral_norm):
+        walk = _Walk(changed, weights, norm)
+        for node in model.graph:
+            walk.visit(node)
+        total = math.hypot(*(walk.errors.get(name, 0.0) for name in reference))
+        found.append(_relative(total, math.hypot(*reference.values())))
+    blocked = {key_: None for name in reference for key_ in walk.blockers.get(name, {})}
+    order = {str(node.name): index for index, node in enumerate(model.graph)}
+    return Bound(found[0], found[1], tuple(sorted(blocked, key=lambda item: order[item[0]])))
+
+
+def _relative(error: float, norm: float) -> float | None:
+    if error == 0.0:
+        return 0.0
+    return error / norm if math.isfinite(error) and norm > 0.0 else None
+
+
+class _Walk:
+    """Bounds of ``||change of a value||_F`` by value name; values without an entry do not change."""
+
+    def __init__(
+        self,
+        changed: Mapping[str, tuple[str, float]],
+        weights: Mapping[str, NDArray[np.floating]],
+        norm: Norm,
+    ) -> None:
+        self.errors: dict[str, float] = {}
+        self.blockers: dict[str, Blockers] = {}
+        self._changed = changed
+        self._weights = weights
+        self._norm = norm
+        self._settled: set[str] = set()
+        self._norms: dict[tuple[str, ConvGeometry | MatmulGeometry], float] = {}
+
+    def visit(self, node: ir.Node) -> None:
+        """Bound the outputs of ``node`` from the bounds of its inputs (cases 1 to 3)."""
+        names = [None if value is None else str(value.name) for value in node.inputs]
+        reached = [
+            index for index, name in enumerate(names) if name is not None and self.errors.get(name, 0.0) > 0.0
+        ]
+        y, error = self._changed.get(str(node.name), (None, 0.0))
+        blockers: Blockers = {}
+        if reached:
+            gains = self._gains(node, reached)
+            for index in reached:
+                name, gain = str(names[index]), gains[index]
+                if gain == 0.0:
+                    continue
+                blockers |= self.blockers.get(name, {})
+                if gain is None:
+                    blockers[str(node.name), key(node)] = None
+                error += math.inf if gain is None else gain * self.errors[name]
+        if self._captures_change(node):
+            blockers[str(node.name), key(node)] = None
+            error = math.inf
+        for output in (*(str(value.name) for value in node.outputs), *([y] if y else [])):
+            if output not in self._settled:
+                self.errors[output] = error
+                self.blockers[output] = blockers
+        if y is not None:
+            self._settled.add(y)
+
+    def _gains(self, node: ir.Node, reached: Sequence[int]) -> list[float | None]:
+        """Factor of every input's change; None where nothing is known."""
+        op = lookup(node)
+        known = op.lipschitz(node) if op is not None and op.lipschitz is not None else ()
+        gains = [*known, *[None] * (len(node.inputs) - len(known))]
+        linear = op.linear(node) if op is not None and op.linear is not None else None
+        if isinstance(linear, Linear) and linear.data_input in reached:
+            gains[linear.data_input] = self._operator_norm(node, linear)
+        return [gain if gain is not None and math.isfinite(gain) else None for gain in gains]
+
+    def _operator_norm(self, node: ir.Node, linear: Linear) -> float | None:
+        value = node.inputs[linear.weight_input]
+        assert value is not None
+        cached = (str(value.name), linear.geometry)
+        if cached not in self._norms:
+            w_GOI = self._weights.get(str(value.name))
+            if w_GOI is None:
+                if value.const_value is None:
+                    return None
+                w_GOI = linear.layout.to_matrix(value.const_value.numpy())
+            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), linear.geometry)
+        return self._norms[cached]
+
+    def _captures_change(self, node: ir.Node) -> bool:
+        """True if a body of ``node`` (If, Loop, Scan) reads a changed value or holds a changed layer."""
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                bodies = [attribute.as_graph()]
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                bodies = list(attribute.as_graphs())
+            else:
+                continue
+            for body in bodies:
+                for inner in ir.traversal.RecursiveGraphIterator(body):
+                    read = (str(value.name) for value in inner.inputs if value is not None)
+                    if str(inner.name) in self._changed or any(
+                        self.errors.get(name, 0.0) > 0.0 for name in read
+                    ):
+                        return True
+                if any(self.errors.get(str(value.name), 0.0) > 0.0 for value in body.outputs):
+                    return True
+        return False

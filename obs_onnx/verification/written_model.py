@@ -1,0 +1,89 @@
+"""Measure what pruning did, and check every claim before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.passes.errors import DataError, ModelError, VerificationError
+from obs_onnx.runtimes.base import Runtime, Session
+from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.verification.layer_errors import run_feed
+
+__all__ = ["check_batches", "check_model"]
+
+
+def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Values) -> None:
+    """The full ONNX checker, a load by the runtime, and a run whose outputs are the expected ones.
+
+    Raises:
+        VerificationError: any of the three fails.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(serialize(model), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise VerificationError(f"the pruned model does not pass the ONNX checker: {error}") from error
+    except ModelError as error:
+        raise VerificationError(f"the pruned model cannot be checked: {error}") from error
+    try:
+        session = open_part(runtime, model.clone())
+    except ModelError as error:
+        raise VerificationError(f"the pruned model does not load: {error}") from error
+    found = run_feed(session, feed)
+    if wrong := [name for name, y in found.items() if not _same(y, expected[name])]:
+        again = run_feed(session, feed)
+        for name in wrong:
+            if _same(found[name], again[name]):  # otherwise it differs from run to run
+                raise VerificationError(f"output {name} of the written model differs from the measured one")
+
+
+def _same(y: NDArray[Any], reference: NDArray[Any]) -> bool:
+    if y.dtype.kind != "f":
+        return bool(np.array_equal(y, reference))
+    finite = np.abs(reference[np.isfinite(reference)]).astype(np.float64)
+    scale = float(np.max(finite, initial=0.0)) or 1.0
+    tolerance = 1e-4 if y.dtype.itemsize >= 4 else 1e-2
+    return y.shape == reference.shape and np.allclose(
+        y.astype(np.float64), reference, rtol=0, atol=tolerance * scale, equal_nan=True
+    )
+
+
+def check_batches(dense: Session, small: Session, feed: Values, free: Collection[str] = ()) -> None:
+    """Run both models on fewer samples, where the dense one takes them: shapes must be equal.
+
+    Args:
+        dense: the model as it was.
+        small: the smaller one.
+        feed: of several samples.
+        free: outputs whose sizes may follow from the data.
+
+    Raises:
+        VerificationError: the smaller model does not run, or shapes differ.
+    """
+    sizes = {array.shape[0] if array.ndim else 0 for array in feed.values()}
+    if len(sizes) != 1 or (most := sizes.pop()) < 2:
+        return
+    for count in {1, min(3, most - 1)}:
+        part = {name: array[:count] for name, array in feed.items()}
+        try:
+            expected = dense.run(part)
+        except (DataError, ModelError):
+            continue
+        try:
+            found = run_feed(small, part)
+        except ModelError as error:
+            raise VerificationError(
+                f"the smaller model does not run with {count} samples: {error}"
+            ) from error
+        for name, y in found.items():
+            if y.shape != expected[name].shape and (name not in free or y.ndim != expected[name].ndim):
+                raise VerificationError(
+                    f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
+                )

@@ -1,0 +1,43 @@
+"""Which constants of a model training changes: what a framework would have made parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx_ir as ir
+
+from obs_onnx.passes.layers.find_layers import find_layers
+
+__all__ = ["trainable"]
+
+_PARAMETERS = {  # positions of the inputs that are learnt
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "SimplifiedLayerNormalization": (1,),
+    "RMSNormalization": (1,),
+    "PRelu": (1,),
+    "LSTM": (1, 2, 3),
+    "GRU": (1, 2, 3),
+    "RNN": (1, 2, 3),
+}
+
+
+def trainable(model: ir.Model) -> list[str]:
+    """Names of weights and biases of layers, scales and shifts of normalizations, and the like.
+
+    Masks, embedding tables and other constants are left out: a graph does not tell them from each other.
+    """
+    return list(dict.fromkeys(_names(model)))
+
+
+def _names(model: ir.Model) -> Iterator[str]:
+    for layer in find_layers(model)[0]:
+        yield layer.name
+        yield from (use.bias for use in layer.uses if use.bias is not None)
+    for node in model.graph:
+        for index in _PARAMETERS.get(node.op_type, ()):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is not None and value.is_initializer() and not value.is_graph_output():
+                yield str(value.name)

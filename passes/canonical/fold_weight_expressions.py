@@ -1,0 +1,122 @@
+"""Weights that a graph computes from constants (standardized, normalized, concatenated) are computed once.
+
+Weight standardization, weight normalization and the like leave chains of operators between the stored tensors
+and the convolution that uses them; what arrives there is as constant as a stored weight.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.names import Names, remove_if_unused
+
+__all__ = ["FoldWeightExpressions"]
+
+_SLOTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
+_LARGE = 16  # elements; smaller constants may serve several expressions
+_NOT_FOLDED = ("Random", "Multinomial", "Bernoulli", "Quantize", "Dequantize", "DynamicQuantize")
+
+
+class FoldWeightExpressions(ir.passes.InPlacePass):
+    """Evaluate chains of standard operators that lead from initializers alone to a weight or a bias.
+
+    1. The weight is named after the value it replaces; nodes and initializers that nothing else needs go.
+    2. Tied weights stay: every large initializer behind the weight must serve nothing but this weight.
+    3. Quantized weights stay quantized, random ones random.
+    4. An operand is only a weight when the other operand depends on the model's inputs.
+    5. Shape and CastLike only need to know a shape and a type; they tie nothing.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        names, count = Names(model), 0
+        for node in list(model.graph):
+            for index in _SLOTS.get(node.op_type, ()) if node.domain == "" else ():
+                if index < len(node.inputs):
+                    count += _fold(model, node, index, names)
+        return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
+    weight = node.inputs[index]
+    if weight is None or weight.producer() is None or weight.is_graph_output():
+        return False
+    cone = node_facts.constant_cone(weight)
+    others = [node.inputs[1 - index]] if index < 2 and node.op_type in ("Gemm", "MatMul") else []
+    if not cone or any(node_facts.constant_cone(value) is not None for value in others):  # 4.
+        return False
+    if not all(_foldable(member) for member in cone) or not _exclusive(weight, cone):  # 2. 3.
+        return False
+    tensor = _evaluate(model, weight, cone)
+    stored = {v for member in cone for v in node_facts.data_inputs(member) if v.producer() is None}
+    if tensor is None or not node_facts.is_float(tensor):
+        return False
+    if tensor.size > sum(v.const_value.size for v in stored if v.const_value is not None):
+        return False
+    name = str(weight.name)
+    weight.replace_all_uses_with(names.initializer(f"{name}.folded", tensor))
+    for member in cone:  # 1.
+        if not any(output.uses() for output in member.outputs):
+            parameters = member.inputs
+            model.graph.remove(member, safe=True)
+            for parameter in parameters:
+                remove_if_unused(model, parameter)
+    return True
+
+
+def _foldable(node: ir.Node) -> bool:
+    return node.domain == "" and not node.op_type.startswith(_NOT_FOLDED)
+
+
+def _exclusive(weight: ir.Value, cone: list[ir.Node]) -> bool:
+    """True when nothing large in the cone is used outside it."""
+    members = set(cone)
+    for node in cone:
+        inputs = [
+            v
+            for v in node_facts.data_inputs(node)
+            if node.op_type != "Shape" and node_facts.size(v) >= _LARGE
+        ]  # 5.
+        for value in (*inputs, *node.outputs):
+            shared = any(usage.node not in members for usage in value.uses()) or value.is_graph_output()
+            if shared and value is not weight:
+                return False
+    return True
+
+
+def _evaluate(model: ir.Model, weight: ir.Value, cone: list[ir.Node]) -> ir.TensorProtocol | None:
+    members = set(cone)
+    nodes = [_cast_by_type(node) for node in model.graph if node in members]
+    feeds = {
+        str(value.name): value.const_value.numpy()
+        for node in cone
+        for value in node_facts.data_inputs(node)
+        if value.const_value is not None and value.is_initializer()
+    }
+    inputs = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in feeds.items()
+    ]
+    graph = onnx.helper.make_graph(nodes, "weight", inputs, [onnx.ValueInfoProto(name=str(weight.name))])
+    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    try:
+        (result,) = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
+        tensor = ir.Tensor(np.asarray(result), name=weight.name)
+        return tensor if node_facts.is_float(tensor) and bool(np.isfinite(result).all()) else None
+    except Exception:  # an operator or a case that the evaluator does not know: the expression stays
+        return None
+
+
+def _cast_by_type(node: ir.Node) -> onnx.NodeProto:
+    """The node itself, or for CastLike the Cast to the type of its second input."""
+    proto = ir.to_proto(node)
+    target = node.inputs[1].dtype if node.op_type == "CastLike" and node.inputs[1] is not None else None
+    if target is None:
+        return proto
+    return onnx.helper.make_node("Cast", proto.input[:1], proto.output, to=target.value)

@@ -1,0 +1,203 @@
+"""Constants become initializers, and views of constants become constants."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.names import add_initializer, named, remove_if_unused
+
+__all__ = ["FoldConstantViews", "LiftConstants"]
+
+
+class LiftConstants(ir.passes.InPlacePass):
+    """Turn Constant nodes into initializers of the same name and graph.
+
+    1. Every form is lifted: ``value`` as it is, numbers and strings as tensors.
+    2. A constant that is an output of its graph stays a node, because initializers are no node outputs.
+    3. Constants of subgraphs stay before IR version 4, which has no initializers beside inputs.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        count = 0
+        for node in list(RecursiveGraphIterator(model.graph)):
+            if node.op_type != "Constant" or node.domain != "" or node.outputs[0].is_graph_output():  # 2.
+                continue
+            try:
+                graph, tensor = node.graph, _tensor_of(node)
+            except (TypeError, ValueError):  # an attribute of another type; shape inference reports it
+                continue
+            if graph is None or tensor is None or (graph is not model.graph and model.ir_version < 4):  # 3.
+                continue
+            output = node.outputs[0]
+            value = ir.Value(
+                name=output.name,
+                shape=ir.Shape(tensor.shape.numpy()),
+                type=ir.TensorType(tensor.dtype),
+                const_value=tensor,
+                metadata_props=dict(output.metadata_props),
+            )
+            output.replace_all_uses_with(value)
+            graph.remove(node, safe=True)
+            if graph is model.graph:
+                add_initializer(model, value)
+            else:
+                graph.register_initializer(value)
+            count += 1
+        return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
+    name = str(node.outputs[0].name)
+    if len(node.attributes) != 1:
+        return None
+    attribute = next(iter(node.attributes.values()))
+    if attribute.is_ref():
+        return None
+    kind, value = attribute.name, attribute.value
+    if kind == "value":
+        return named(attribute.as_tensor(), name)
+    if kind in ("value_float", "value_floats"):
+        return ir.Tensor(np.array(value, dtype=np.float32), name=name)
+    if kind in ("value_int", "value_ints"):
+        return ir.Tensor(np.array(value, dtype=np.int64), name=name)
+    if kind in ("value_string", "value_strings"):
+        texts = [value] if kind == "value_string" else list(value)
+        data = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]
+        return ir.StringTensor(data, shape=ir.Shape([] if kind == "value_string" else [len(data)]), name=name)
+    return None
+
+
+class FoldConstantViews(ir.passes.InPlacePass):
+    """Apply Identity, Cast, Transpose, Reshape, Flatten, Squeeze, Unsqueeze to the initializers behind them.
+
+    1. Users of an Identity use its initializer.
+    2. The initializer keeps its name and takes the new shape; no data is copied.
+    3. Several equal views of one initializer become that one initializer.
+    4. An initializer that is also used otherwise (tied weights), or is an output of the model, stays.
+    5. Only casts from one float type to another are applied.
+
+    DequantizeLinear is no view.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        count = 0
+        for node in list(model.graph):
+            source = node_facts.input_of(node, 0)
+            if node.graph is None or node.op_type not in _VIEWS or node.domain != "":
+                continue
+            if source is None or node_facts.constant(node, 0) is None or node.outputs[0].is_graph_output():
+                continue
+            if node.op_type == "Identity":  # 1.
+                _drop(model, node, source)
+                count += 1
+                continue
+            users = list({usage.node: None for usage in source.uses()})
+            if source.is_graph_output() or any(not _same_view(user, node) for user in users):  # 4.
+                continue
+            viewed = _viewed(node)
+            if viewed is None or any(user.outputs[0].is_graph_output() for user in users):
+                continue
+            for user in users:  # 3.
+                _drop(model, user, source)
+            source.const_value = viewed  # 2.
+            source.shape, source.dtype = ir.Shape(viewed.shape.numpy()), viewed.dtype
+            count += 1
+        return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _drop(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
+    """Let ``source`` stand for the output of ``node``."""
+    parameters = node.inputs[1:]
+    node.outputs[0].replace_all_uses_with(source)
+    model.graph.remove(node, safe=True)
+    for parameter in parameters:
+        remove_if_unused(model, parameter)
+
+
+_VIEWS = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
+
+
+def _same_view(node: ir.Node, other: ir.Node) -> bool:
+    if (node.op_type, node.domain, len(node.inputs)) != (other.op_type, other.domain, len(other.inputs)):
+        return False
+    if node.graph is not other.graph:
+        return False
+    if {a.name: a.value for a in node.attributes.values()} != {
+        a.name: a.value for a in other.attributes.values()
+    }:
+        return False
+    if node.inputs[0] is not other.inputs[0]:
+        return False
+    for index in range(1, len(node.inputs)):
+        mine, theirs = node_facts.array(node, index), node_facts.array(other, index)
+        if mine is None or theirs is None or not np.array_equal(mine, theirs):
+            return False
+    return True
+
+
+def _viewed(node: ir.Node) -> ir.TensorProtocol | None:
+    """The initializer as ``node`` shows it; None when that cannot be, which shape inference then reports."""
+    try:
+        return _apply(node)
+    except (TypeError, ValueError, IndexError):
+        return None
+
+
+def _apply(node: ir.Node) -> ir.TensorProtocol | None:
+    tensor = node_facts.constant(node, 0)
+    assert tensor is not None
+    if tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:
+        return None
+    if node.op_type == "Cast":
+        target = ir.DataType(node_facts.int_attribute(node, "to"))
+        if not (node_facts.is_float(tensor) and target in node_facts.FLOATS):  # 5.
+            return None
+        with np.errstate(over="ignore"):
+            return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target, name=tensor.name)
+    shape = _viewed_shape(node, tuple(int(dim) for dim in tensor.shape.numpy()))
+    if shape is None:
+        return None
+    data = tensor.numpy()
+    if node.op_type == "Transpose":
+        perm = node_facts.ints_attribute(node, "perm", tuple(reversed(range(data.ndim))))
+        return ir.Tensor(data.transpose(perm), dtype=tensor.dtype, name=tensor.name)
+    return ir.Tensor(data.reshape(shape), dtype=tensor.dtype, name=tensor.name)
+
+
+def _viewed_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Shape argument for numpy (may hold -1) of a Reshape-like node; None when it is not constant."""
+    if node.op_type == "Transpose":
+        return shape
+    if node.op_type == "Flatten":
+        axis = node_facts.int_attribute(node, "axis", 1)
+        axis += len(shape) if axis < 0 else 0
+        return (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
+    given = node_facts.array(node, 1)
+    if given is None and node_facts.input_of(node, 1) is not None:
+        return None
+    if node.op_type == "Reshape":
+        if given is None:
+            return None
+        wanted = tuple(int(dim) for dim in given)
+        if node_facts.int_attribute(node, "allowzero"):
+            return wanted
+        return tuple(shape[i] if dim == 0 else dim for i, dim in enumerate(wanted))
+    axes = node_facts.ints_attribute(node, "axes") if given is None else _flat(given)
+    if node.op_type == "Squeeze":
+        dropped = (
+            {axis % len(shape) for axis in axes} if axes else {i for i, dim in enumerate(shape) if dim == 1}
+        )
+        return tuple(dim for i, dim in enumerate(shape) if i not in dropped)
+    rank = len(shape) + len(axes)
+    added, rest = {axis % rank for axis in axes}, iter(shape)
+    return tuple(1 if i in added else next(rest) for i in range(rank))
+
+
+def _flat(values: NDArray[np.generic]) -> tuple[int, ...]:
+    return tuple(int(value) for value in values.reshape(-1))

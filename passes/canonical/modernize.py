@@ -1,0 +1,35 @@
+"""Newer operator versions, where rules need them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+import onnx_ir as ir
+
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.emitter import OLDEST
+
+__all__ = ["modernize"]
+
+
+_NEW_ENOUGH = 13
+
+
+def modernize(model: ir.Model, form: Callable[[ir.Model], ir.Model] = canonicalize) -> ir.Model:
+    """``model`` itself, or where its opset is older than 11 a copy in opset 13, brought to ``form``.
+
+    Raises:
+        ModelError: the converter of ONNX does not know one of its operators.
+    """
+    if model.graph.opset_imports.get("", _NEW_ENOUGH) >= OLDEST:
+        return model
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(model), _NEW_ENOUGH)
+    except Exception as error:  # the C++ side raises several kinds
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(
+            f"gradients need opset {OLDEST} and the model cannot be converted: {reason}"
+        ) from error
+    return form(ir.from_proto(proto))

@@ -1,0 +1,66 @@
+"""The form of a model in which channels are looked for: canonical, and every small constant has one user."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
+from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.shapes.concrete import optional_inputs
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
+
+__all__ = ["COPY_OF", "OwnConstants", "prepare"]
+
+COPY_OF = "obs_onnx.copy_of"  # in the meta of a copied initializer: name of the one it was copied from
+
+_SMALL = 1024  # elements of a matrix or kernel that still gets a copy for each use
+
+
+def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
+    """A copy of ``model`` whose vectors, scalars and small matrices belong to one use each.
+
+    Args:
+        model: any model; large tensors are shared with the copy.
+        canonical: bring it to canonical form first. Otherwise functions are inlined and constants become
+            initializers, but initializers keep the layout they have in ``model`` (as ``keep.json`` wants it).
+
+    Raises:
+        ModelError: see :func:`obs_onnx.passes.canonical.canonicalize.canonicalize`.
+    """
+    if canonical:
+        copy = canonicalize(model)
+    else:
+        copy = plain(model)
+        InferShapes().call(copy)
+    Decompose().call(copy)
+    OwnConstants().call(copy)
+    return copy
+
+
+class OwnConstants(ir.passes.InPlacePass):
+    """Give every use of a small or one-dimensional initializer an initializer of its own.
+
+    1. The first use keeps the name; the names of the others are the same every time.
+    2. Larger tensors stay shared: tied weights shrink alike or not at all.
+    3. Defaults of graph inputs stay as they are, and so do graph outputs.
+    4. Whoever asks for a shape is no use: it stays with the first one.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        names, optional, modified = Names(model), optional_inputs(model), False
+        for value in list(model.graph.initializers.values()):
+            tensor = value.const_value
+            if tensor is None or value.is_graph_output() or value in optional:  # 3.
+                continue
+            wide = sum(dim > 1 for dim in tensor.shape.numpy()) > 1
+            if wide and tensor.size >= _SMALL:  # 2.
+                continue
+            uses = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]  # 4.
+            for node, index in uses[1:]:
+                own = names.initializer(str(value.name), tensor)  # 1.
+                own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)
+                node.replace_input_with(index, own)
+                modified = True
+        return ir.passes.PassResult(model, modified)

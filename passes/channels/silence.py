@@ -1,0 +1,155 @@
+"""The reference for removal: a model of the same size in which the removed channels are without effect.
+
+Wherever elements of an axis are combined, the removed ones are replaced: by 0 before a sum, by the lowest
+number before a maximum, by the mean of the others before a normalisation. A normalisation over n elements of
+which k stay is made to give the statistics of those k: with the others set to their mean, the variance over n
+is k/n of theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
+from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.writer import Writer, append, take_over
+from obs_onnx.passes.traits.relation import Mix
+
+__all__ = ["silence"]
+
+_SKIPS = {
+    "SkipLayerNormalization": "LayerNormalization",
+    "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
+}
+
+
+def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir.Model:
+    """A copy of a prepared ``model`` in which the channels that ``keep`` drops have no effect.
+
+    Args:
+        model: stays as it is.
+        keep: for groups by id, a bool for each channel.
+        coupling: of ``model``, when it is at hand.
+
+    Raises:
+        ValueError: a mask does not fit its group, or the coupling is that of another model.
+    """
+    coupling = couple(model) if coupling is None else coupling
+    if coupling.model is not model:
+        raise ValueError("the coupling belongs to another model")
+    copy = model.clone()
+    names = Names(copy)
+    twins = dict(zip(model.graph, copy.graph, strict=True))
+    if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
+        removed = coupling.keep_indices(keep)
+        for node in skips:
+            _unfuse(names, node)
+        coupling = couple(copy)
+        keep, twins = coupling.keep_from(removed), {node: node for node in copy.graph}
+    alive = coupling.alive(keep)
+    found: dict[tuple[ir.Node, int], list[tuple[Mix, NDArray[np.bool_]]]] = defaultdict(list)
+    for mix in coupling.graph.mixes:
+        if not (stays := alive(mix.labels)).all():
+            found[mix.node, mix.slot].append((mix, stays))
+    silencers = [
+        _Silencer(Writer(names, twins[node]), coupling, node, slot, mixes)
+        for (node, slot), mixes in found.items()
+    ]
+    for silencer in silencers:
+        silencer.run()
+    return copy
+
+
+def _unfuse(names: Names, node: ir.Node) -> None:
+    """Skip normalisation as an addition and a normalisation."""
+    x, skip, scale, *rest = node.inputs
+    shift = [] if node.op_type == "SkipSimplifiedLayerNormalization" else rest[:1]
+    bias = rest[len(shift) : len(shift) + 1]
+    write = Writer(names, node)
+    total = write.op("Add", [x, skip])
+    if bias and bias[0] is not None:
+        total = write.op("Add", [total, bias[0]])
+    attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
+    take_over(node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
+    if len(node.outputs) > 3:
+        take_over(node.outputs[3], total)
+    write.graph.remove(node, safe=True)
+
+
+class _Silencer:
+    """Masks one input of the writer's node, the twin of ``node`` in the coupled model."""
+
+    def __init__(
+        self,
+        write: Writer,
+        coupling: Coupling,
+        node: ir.Node,
+        slot: int,
+        mixes: list[tuple[Mix, NDArray[np.bool_]]],
+    ) -> None:
+        self.write, self.opset = write, write.graph.opset_imports.get("") or 18
+        self.node, self.slot, self.mixes = write.node, slot, mixes
+        value = node.inputs[slot]
+        assert value is not None
+        shape = coupling.graph.concrete.shapes[value]
+        self.mask = np.ones((1,) * len(shape), bool)
+        for mix, stays in mixes:
+            self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
+        self.share = float(math.prod(stays.mean() for _, stays in mixes))
+        tensor = value.const_value
+        self.dtype = tensor.dtype if tensor is not None else value.dtype or ir.DataType.FLOAT
+        self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
+
+    @property
+    def value(self) -> ir.Value:
+        """The input as it is by now."""
+        value = self.node.inputs[self.slot]
+        assert value is not None
+        return value
+
+    def run(self) -> None:
+        """Insert the mask, and correct what counts the elements."""
+        kind = self.mixes[0][0].kind
+        fill = self._mean_of_others() if kind == "normalize" else self._constant(self._neutral(kind))
+        self.node.replace_input_with(self.slot, self._masked(fill))
+        if kind == "mean":
+            output = self.node.outputs[0]
+            append(output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
+        elif kind in ("normalize", "rms"):
+            epsilon = self.node.attributes.get_float("epsilon", 1e-5)
+            self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
+            scale = self.node.inputs[1]
+            assert scale is not None
+            factor = self._constant(math.sqrt(self.share))
+            self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
+
+    def _neutral(self, kind: str) -> float:
+        if kind in ("low", "high"):
+            largest = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call]
+            return largest if kind == "high" else -largest
+        return 1.0 if kind == "one" else 0.0
+
+    def _masked(self, fill: ir.Value) -> ir.Value:
+        """The input with ``fill`` in place of removed elements."""
+        if self.opset >= 9:
+            return self.write.op("Where", [self.write.constant(self.mask), self.value, fill])
+        kept = self.write.op("Mul", [self.value, self._constant(self.mask)])
+        return self.write.op("Add", [kept, self.write.op("Mul", [fill, self._constant(~self.mask)])])
+
+    def _mean_of_others(self) -> ir.Value:
+        """Mean over all normalised axes of the elements that stay."""
+        kept = self._masked(self._constant(0.0))
+        if self.opset >= 18:
+            mean = self.write.op("ReduceMean", [kept, self.write.constant(np.array(self.all_axes))])
+        else:
+            mean = self.write.op("ReduceMean", [kept], ir.AttrInt64s("axes", self.all_axes))
+        return self.write.op("Mul", [mean, self._constant(1 / self.share)])
+
+    def _constant(self, array: NDArray[np.generic] | float) -> ir.Value:
+        return self.write.constant(np.asarray(array), self.dtype)

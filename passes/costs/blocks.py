@@ -1,0 +1,98 @@
+"""Cut a graph into small graphs that can be timed one by one: each heavy operator with what is fused to it.
+
+Operators that multiply and accumulate begin a block. Every other node (activations, additions, pooling,
+normalisation, reshaping) joins the last of the blocks that its inputs come from, as a runtime would fuse it;
+what depends on the model's inputs alone joins the first block that reads it. Every node is in exactly one
+block, and a block reads nothing from those after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from obs_onnx.passes.graph.extract import extract, node_inputs
+from obs_onnx.passes.ops import lookup
+
+__all__ = ["Block", "cut_blocks"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some nodes of a graph that are timed together.
+
+    Attributes:
+        name: of the node that began it; the same block of a smaller model has the same name.
+        kind: what its latency depends on in general: operator, kernel, and whether it is depthwise.
+        nodes: in topological order.
+        inputs, outputs: names of the values that come in and go out; initializers do not count.
+    """
+
+    name: str
+    kind: str
+    nodes: tuple[ir.Node, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    def model(self, whole: ir.Model) -> ir.Model:
+        """The block as a model of its own (tensors are shared)."""
+        return extract(whole, self.inputs, self.outputs)
+
+
+def cut_blocks(model: ir.Model) -> list[Block]:
+    """The blocks of the main graph of a canonical model, in the order of the nodes that begin them."""
+    graph = model.graph
+    nodes = list(graph)
+    place = {node: number for number, node in enumerate(nodes)}
+    begins = [node for node in nodes if _is_heavy(node)] or nodes[:1]
+    owner: dict[ir.Node, ir.Node] = {node: node for node in begins}
+    for node in nodes:
+        above = [owner[p] for value in node_inputs(node, graph) if (p := value.producer()) in owner]
+        if node not in owner and above:
+            owner[node] = max(above, key=place.__getitem__)
+    for node in reversed(nodes):
+        if node not in owner:
+            readers = [owner[user] for value in node.outputs for user, _ in value.uses() if user in owner]
+            owner[node] = min(readers, key=place.__getitem__, default=begins[0])
+    members: dict[ir.Node, list[ir.Node]] = {node: [] for node in begins}
+    for node in nodes:
+        members[owner[node]].append(node)
+    return [_block(begin, own, graph) for begin, own in members.items()]
+
+
+def _is_heavy(node: ir.Node) -> bool:
+    op = lookup(node)
+    return op is not None and op.macs is not None
+
+
+def _block(begin: ir.Node, own: Sequence[ir.Node], graph: ir.Graph) -> Block:
+    inside = set(own)
+    reads = [value for node in own for value in node_inputs(node, graph)]
+    inputs = dict.fromkeys(
+        str(value.name)
+        for value in reads
+        if value.producer() not in inside and (value.producer() is not None or not value.is_initializer())
+    )
+    outputs = dict.fromkeys(
+        str(value.name)
+        for node in own
+        for value in node.outputs
+        if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
+    )
+    return Block(str(begin.name), _kind(begin), tuple(own), tuple(inputs), tuple(outputs))
+
+
+def _kind(node: ir.Node) -> str:
+    """Operator, kernel shape, stride, and whether each output reads a single channel."""
+    parts = [node.op_type]
+    weight = node.inputs[1] if len(node.inputs) > 1 else None
+    if weight is not None and weight.const_value is not None:
+        shape = weight.const_value.shape.numpy()
+        parts += ["x".join(map(str, shape[2:]))] if len(shape) > 2 else ["constant"]
+        if "strides" in node.attributes:
+            parts.append("/".join(map(str, node.attributes.get_ints("strides"))))
+        if len(shape) > 2 and shape[1] == 1 and node.attributes.get_int("group", 1) > 1:
+            parts.append("depthwise")
+    return " ".join(part for part in parts if part)

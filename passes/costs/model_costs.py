@@ -1,0 +1,128 @@
+"""What a model costs as a function of how many channels each group keeps, not of which ones.
+
+The size of an axis is a polynomial of the kept counts (:mod:`obs_onnx.passes.costs.sizes`), and that of an
+initializer the product of its axes. Multiply-accumulates come from the operators' own rules: the rule of each
+node is evaluated at several sizes of the axes that can shrink and interpolated in exact integers, as a
+polynomial with exponents from -1 to 2 for each axis.
+
+Channels of a group are alike, so that counts determine sizes, up to elements that stand for several channels
+of one group; the selection that is made in the end is worth counting exactly
+(:class:`obs_onnx.passes.costs.macs.MacCounter` with
+:meth:`obs_onnx.passes.channels.coupling.Coupling.shapes`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Protocol, cast
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import ArrayLike, NDArray
+
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.costs.interpolate import interpolate
+from obs_onnx.passes.costs.macs import MacCounter
+from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add, multiply, power
+from obs_onnx.passes.costs.sizes import Sizes
+from obs_onnx.passes.graph.parameters import float_tensors
+
+__all__ = ["Cost", "Costs"]
+
+
+class Cost(Protocol):
+    """Anything a model costs that follows from the kept counts of its groups (missing: all are kept)."""
+
+    def value(self, counts: Mapping[int, int]) -> float:
+        """The cost of the whole model."""
+
+    def saving(self, counts: Mapping[int, int], group: int, fewer: ArrayLike) -> NDArray[np.float64]:
+        """What is saved when ``group`` alone keeps ``fewer`` channels: an array like ``fewer``."""
+
+    def coupled(self, group: int) -> frozenset[int]:
+        """Groups whose savings depend on the count of ``group``, itself included."""
+
+
+class Costs:
+    """Costs of one model.
+
+    Attributes:
+        full: number of channels of each group.
+        macs: multiply-accumulates of one run at the concrete sizes of the coupling, batch included: of use
+            relative to the dense model.
+        params: elements of all floating-point constants.
+        bytes: size of all initializers in bytes; what removal adds to follow sizes is not known before.
+        approximate: names of nodes whose multiply-accumulates are no polynomial and count as when dense.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        self._coupling, self._sizes = coupling, Sizes(coupling)
+        self.full = self._sizes.full
+        self.approximate: list[str] = []
+        held = [v for v in coupling.model.graph.initializers.values() if v.const_value is not None]
+        params: Terms = {(): sum(tensor.size for tensor in float_tensors(coupling.model))}
+        stored: Terms = {}
+        for value in held:
+            tensor, elements = value.const_value, self._elements(value)
+            assert tensor is not None
+            add(stored, elements, tensor.nbytes / tensor.size if tensor.size else 0)
+            if tensor.dtype.is_floating_point():
+                add(params, elements)
+                params[()] -= tensor.size
+        self.params, self.bytes = Polynomial(params, self.full), Polynomial(stored, self.full)
+        macs: Terms = {}
+        for node in coupling.model.graph:
+            counter = MacCounter(cast(ir.Model, SimpleNamespace(graph=(node,))))
+            if counter.values:
+                add(macs, self._macs(node, counter))
+        self.macs = Polynomial(macs, self.full)
+
+    def _elements(self, value: ir.Value) -> Terms:
+        """Number of elements of an initializer."""
+        assert value.const_value is not None
+        elements = self._sizes.elements(value) if self._coupling.graph.concrete.holds(value) else None
+        return {(): value.const_value.size} if elements is None else elements
+
+    def _macs(self, node: ir.Node, counter: MacCounter) -> Terms:
+        """Multiply-accumulates of one node."""
+        coupling, concrete = self._coupling, self._coupling.graph.concrete
+        axes = {value: coupling.axes(value) for value in counter.values if value in concrete.shapes}
+        shrinking = {
+            id(labels): labels
+            for own in axes.values()
+            for labels in own or ()
+            if set(self._sizes.axis(labels)) != {()}
+        }
+
+        def count(times: Mapping[int, int]) -> int:
+            """At the dense sizes times a whole number for each axis that can shrink (by id of its labels)."""
+            return counter(
+                {
+                    value: concrete.shapes[value]
+                    if own is None
+                    else [len(labels) * times.get(id(labels), 1) for labels in own]
+                    for value, own in axes.items()
+                }
+            )
+
+        dense = count({})
+        varied = [axis for axis in shrinking if count({axis: 12}) != dense]
+        found = interpolate(lambda times: count(dict(zip(varied, times, strict=True))), len(varied))
+        total: Terms = {}
+        for exponents, part in (found or {}).items():
+            sizes = [self._sizes.axis(shrinking[axis]) for axis in varied]
+            factors = [power(size, p) for size, p in zip(sizes, exponents, strict=True)]
+            if None in factors:
+                found = None
+                break
+            scale = math.prod(
+                Fraction(len(shrinking[axis])) ** p for axis, p in zip(varied, exponents, strict=True)
+            )
+            add(total, multiply(factor for factor in factors if factor is not None), float(part / scale))
+        if found is None:
+            self.approximate.append(str(node.name))
+            return {(): dense}
+        return total

@@ -1,0 +1,50 @@
+"""A part of a graph as a model of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx_ir as ir
+
+__all__ = ["extract", "node_inputs"]
+
+
+def node_inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
+    """All values of ``graph`` that the node reads, captured ones of its bodies included."""
+    values = [value for value in node.inputs if value is not None]
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            bodies: Sequence[ir.Graph] = [attribute.as_graph()]
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            bodies = list(attribute.as_graphs())
+        else:
+            continue
+        for body in bodies:
+            for inner in ir.traversal.RecursiveGraphIterator(body):
+                values += [value for value in inner.inputs if value is not None and value.graph is graph]
+    return values
+
+
+def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> ir.Model:
+    """The part of ``model`` between values, as a model of its own (tensors are shared, not copied).
+
+    Args:
+        model: any model; it is not changed.
+        inputs: values at which the part starts; those it does not reach are dropped. An initializer
+            named here becomes an input that has to be fed.
+        outputs: values it has to give; none of them may be among the inputs.
+
+    Raises:
+        ValueError: if the inputs do not bound the part.
+    """
+    names = list(dict.fromkeys(inputs))
+    graph = ir.convenience.extract(model.graph, names, list(dict.fromkeys(outputs)))
+    kept = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    graph.inputs.clear()
+    graph.inputs.extend(kept)
+    for value in kept:
+        graph.initializers.pop(str(value.name), None)
+    version = max(model.ir_version, 4)  # before, initializers had to be inputs as well
+    part = ir.Model(graph, ir_version=version, functions=list(model.functions.values()))
+    part.opset_imports.update(model.opset_imports)
+    return part

@@ -1,0 +1,149 @@
+"""Cut a graph at its layers, so that each layer can be solved on what the layers before it really give.
+
+The layers are put into *stages*: a layer joins the current stage unless its input depends on a layer of
+that stage. At the boundary of a stage everything that does not depend on unsolved layers has been
+computed; the values that the rest of the graph still needs are *live*. A segment leads from the live
+values of one boundary to those of the next; a suffix leads from a layer's output to the graph's outputs.
+
+At a join the shallow branch comes first (a skip connection is known before the last layer of the deep
+branch is solved), which lets that layer correct the skip's error too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from obs_onnx.passes.graph.extract import node_inputs
+from obs_onnx.passes.layers.layer import Layer
+
+__all__ = ["Plan", "Stage", "plan_stages"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Layers that are solved together.
+
+    Attributes:
+        layers: none depends on another one.
+        live: names of the values that are known before the stage and needed by it or after it.
+        skips: for each use's ``y`` the live values that a chain of additions puts on top of it before
+            anything else reads the sum; their error can be corrected by the layer.
+    """
+
+    layers: tuple[Layer, ...]
+    live: tuple[str, ...]
+    skips: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All stages in order, and the names of the graph's outputs (the last boundary)."""
+
+    stages: tuple[Stage, ...]
+    outputs: tuple[str, ...]
+
+    def boundary(self, index: int) -> tuple[str, ...]:
+        """Names of the live values before stage ``index``; the outputs after the last one."""
+        return self.stages[index].live if index < len(self.stages) else self.outputs
+
+
+def _shallow_first(graph: ir.Graph, weighted: set[ir.Node]) -> list[ir.Node]:
+    """Topological order in which the inputs of a node are visited by rising number of layers above them."""
+    depth: dict[ir.Node, int] = {}
+    reads = {node: node_inputs(node, graph) for node in graph}
+    for node in graph:
+        above = (depth[producer] for value in reads[node] if (producer := value.producer()) in depth)
+        depth[node] = max(above, default=0) + (node in weighted)
+    order: list[ir.Node] = []
+    seen: set[ir.Node] = set()
+    for output in graph.outputs:
+        stack = [(producer, False)] if (producer := output.producer()) is not None else []
+        while stack:
+            node, expanded = stack.pop()
+            if expanded:
+                order.append(node)
+                continue
+            if node in seen:
+                continue
+            seen.add(node)
+            stack.append((node, True))
+            above_nodes = {p for value in reads[node] if (p := value.producer()) is not None and p in depth}
+            pending = sorted(above_nodes - seen, key=lambda p: (depth[p], p.name or ""), reverse=True)
+            stack.extend((p, False) for p in pending)
+    return order
+
+
+def _skips(value: ir.Value, live: set[str]) -> tuple[str, ...]:
+    """Live values that a chain of additions puts on top of ``value`` before anything else reads it."""
+    found: list[str] = []
+    while not value.is_graph_output() and len(uses := value.uses()) == 1:
+        node, position = next(iter(uses))
+        if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+            break
+        other = node.inputs[1 - position]
+        if other is None or other is value:
+            break
+        if not other.is_initializer():
+            if other.name not in live:
+                break
+            found.append(str(other.name))
+        value = node.outputs[0]
+    return tuple(found)
+
+
+def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
+    """Stages of the given layers, in the order in which they have to be solved.
+
+    A layer whose weight is used by several nodes belongs to the stage of its first use.
+
+    Args:
+        model: canonical model; main graph only, layers inside bodies are not looked at.
+        layers: in any order.
+    """
+    graph = model.graph
+    by_name = {use.node: layer for layer in layers for use in layer.uses}
+    layer_of = {node: by_name[node.name] for node in graph if node.name in by_name}
+    order = _shallow_first(graph, set(layer_of))
+    first = dict.fromkeys(layer_of[node].name for node in order if node in layer_of)
+    bits = {name: 1 << index for index, name in enumerate(first)}
+
+    depends: dict[ir.Value, int] = {}
+    node_mask: dict[ir.Node, int] = {}
+    stages: list[list[Layer]] = []
+    current = placed = 0
+    for node in order:
+        mask = 0
+        for value in node_inputs(node, graph):
+            mask |= depends.get(value, 0)
+        if node in layer_of:
+            layer = layer_of[node]
+            bit = bits[layer.name]
+            if not placed & bit:
+                if mask & current or not stages:
+                    stages.append([])
+                    current = 0
+                stages[-1].append(layer)
+                current |= bit
+                placed |= bit
+            mask |= bit
+        node_mask[node] = mask
+        depends.update(dict.fromkeys(node.outputs, mask))
+
+    values = {str(value.name): value for node in order for value in node.outputs}
+    built: list[Stage] = []
+    for index, members in enumerate(stages):
+        unsolved = sum(bits[layer.name] for stage in stages[index:] for layer in stage)
+        rest = [node for node in order if node_mask[node] & unsolved]
+        needed = [value for node in rest for value in node_inputs(node, graph)] + list(graph.outputs)
+        live = dict.fromkeys(
+            str(value.name)
+            for value in needed
+            if not depends.get(value, 0) & unsolved and not value.is_initializer()
+        )
+        ys = [use.y for layer in members for use in layer.uses if use.y in values]
+        skips = {y: _skips(values[y], set(live)) for y in ys}
+        built.append(Stage(tuple(members), tuple(live), skips))
+    return Plan(tuple(built), tuple(str(value.name) for value in graph.outputs))

@@ -1,0 +1,289 @@
+"""Fused attention written out, which is how it is differentiated.
+
+``softmax(scale Q K^T + masks) V`` for each head, with arrays of shape (batch, heads, tokens, width). Heads of
+keys and values that are shared by several heads of queries are repeated. Rotary embeddings (Su et al.,
+RoFormer, 2021) turn pairs of widths by angles that grow with the place in the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.vjp.composite import composite
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.traits.vjp import Vjp
+
+__all__ = ["RULES"]
+
+Inputs = Sequence[ir.Value | None]
+
+
+def _heads(v: Vjp, value: ir.Value, count: int) -> ir.Value:
+    """(B, T, H * W) as (B, H, T, W)."""
+    width = v.dims(value)[2]
+    if width is None:
+        v.refuse("the width of its heads is unknown")
+    return v.transpose(v.reshape(value, [0, 0, count, width // count]), [0, 2, 1, 3])
+
+
+def _joined(v: Vjp, value: ir.Value) -> ir.Value:
+    """(B, H, T, W) as (B, T, H * W)."""
+    _, heads, _, width = v.dims(value)
+    if heads is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    return v.reshape(v.transpose(value, [0, 2, 1, 3]), [0, 0, heads * width])
+
+
+def _repeated(v: Vjp, value: ir.Value, times: int) -> ir.Value:
+    """Each head ``times`` over."""
+    if times == 1:
+        return value
+    _, heads, _, width = v.dims(value)
+    if heads is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    copies = v.op("Concat", *[v.unsqueeze(value, [2])] * times, axis=2)
+    return v.reshape(copies, [0, heads * times, -1, width])
+
+
+def _attend(
+    v: Vjp,
+    q: ir.Value,
+    k: ir.Value,
+    values: ir.Value,
+    scale: float,
+    masks: Sequence[ir.Value] = (),
+    causal: bool = False,
+    softcap: float = 0.0,
+    seen: ir.Value | None = None,
+) -> ir.Value:
+    """Masks are added; ``seen`` and ``causal`` say what exists at all."""
+    scores = v.mul(v.op("MatMul", q, v.transpose(k, [0, 1, 3, 2])), scale)
+    for mask in masks:
+        scores = v.add(scores, mask)
+    if softcap:
+        scores = v.mul(v.op("Tanh", v.div(scores, softcap)), softcap)
+    if causal:
+        square = v.op("Concat", v.size_of(q, 2), v.size_of(k, 2), axis=0)
+        ones = v.op("ConstantOfShape", square, value=ir.Tensor(np.ones(1, np.float32)))
+        scores = v.where(v.op("Greater", v.op("Trilu", ones, upper=0), 0.5), scores, _lowest(scores))
+    if seen is not None:
+        scores = v.where(seen, scores, _lowest(scores))
+    return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
+
+
+def _lowest(like: ir.Value) -> float:
+    return -1e4 if like.dtype == ir.DataType.FLOAT16 else -1e30
+
+
+def _additive(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
+    """A mask to add: truth values say what is seen."""
+    if mask.dtype == ir.DataType.BOOL:
+        return v.where(mask, v.constant(0.0, like), v.constant(_lowest(like), like))
+    return mask
+
+
+def _padding(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
+    """(B, S) of ones and zeros as a mask to add to (B, H, T, S)."""
+    if v.rank(mask) != 2:
+        v.refuse("its mask is no matrix of ones and zeros")
+    value = node_facts.float_attribute(v.node, "mask_filter_value", -10000.0)
+    return v.unsqueeze(v.mul(v.sub(1.0, v.cast(mask, like)), value), [1, 2])
+
+
+def _split(v: Vjp, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+    """Pieces of the last axis."""
+    ends, axis = [sum(sizes[: i + 1]) for i in range(len(sizes))], v.rank(value) - 1
+    return [v.slice(value, [end - n], [end], [axis]) for end, n in zip(ends, sizes, strict=True)]
+
+
+def _given(v: Vjp, inputs: Inputs, used: int) -> list[ir.Value | None]:
+    """The first ``used`` inputs, None where absent; there must be no other."""
+    if any(x is not None for x in inputs[used:]):
+        v.refuse("it keeps a state, or has an input that is not known here")
+    return [*inputs, *[None] * used][:used]
+
+
+def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """Attention of the default domain."""
+    q, k, values, mask = _given(v, inputs, 4)
+    assert q is not None
+    assert k is not None
+    assert values is not None
+    softcap = node_facts.float_attribute(v.node, "softcap", 0.0)
+    if softcap and mask is not None:
+        v.refuse("it has both a mask and a soft cap, whose order changed between opsets")
+    flat = v.rank(q) == 3
+    if flat:
+        shared = node_facts.int_attribute(v.node, "kv_num_heads", 1)
+        q = _heads(v, q, node_facts.int_attribute(v.node, "q_num_heads", 1))
+        k, values = _heads(v, k, shared), _heads(v, values, shared)
+    heads, shared_heads, width = v.dims(q)[1], v.dims(k)[1], v.dims(q)[3]
+    if heads is None or shared_heads is None or width is None:
+        v.refuse("the number or width of its heads is unknown")
+    k, values = (_repeated(v, x, heads // shared_heads) for x in (k, values))
+    scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    masks = [] if mask is None else [_additive(v, mask, q)]
+    causal = bool(node_facts.int_attribute(v.node, "is_causal"))
+    y = _attend(v, q, k, values, scale, masks, causal, softcap)
+    return [_joined(v, y) if flat else y]
+
+
+def _multi_head(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft MultiHeadAttention: queries, keys and values of shape (batch, tokens, heads * width)."""
+    q, k, values, bias, padding, mask = _given(v, inputs, 6)
+    if q is None or k is None or values is None or {v.rank(q), v.rank(k), v.rank(values)} != {3}:
+        v.refuse("its inputs are packed")
+    if bias is not None:
+        sizes = [v.dims(x)[2] or 0 for x in (q, k, values)]
+        b_q, b_k, b_v = _split(v, bias, sizes)
+        q, k, values = v.add(q, b_q), v.add(k, b_k), v.add(values, b_v)
+    return [_fused(v, q, k, values, padding, mask)]
+
+
+def _packed(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft Attention: the projections to queries, keys and values are part of it."""
+    x, weight, bias, padding, past, mask = _given(v, inputs, 6)
+    if past is not None or node_facts.int_attribute(v.node, "do_rotary"):
+        v.refuse("it keeps a state or rotates")
+    assert x is not None
+    assert weight is not None
+    width = v.dims(weight)[1] or 0
+    sizes = node_facts.ints_attribute(v.node, "qkv_hidden_sizes") or (width // 3,) * 3
+    projected = v.op("MatMul", x, weight)
+    if bias is not None:
+        projected = v.add(projected, bias)
+    q, k, values = _split(v, projected, sizes)
+    return [_fused(v, q, k, values, padding, mask)]
+
+
+def _fused(
+    v: Vjp, q: ir.Value, k: ir.Value, values: ir.Value, padding: ir.Value | None, mask: ir.Value | None
+) -> ir.Value:
+    count = node_facts.int_attribute(v.node, "num_heads", 1)
+    q, k, values = (_heads(v, x, count) for x in (q, k, values))
+    width = v.dims(q)[3]
+    assert width is not None
+    scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    masks = [] if mask is None else [mask]
+    if padding is not None:
+        masks.append(_padding(v, padding, q))
+    causal = bool(node_facts.int_attribute(v.node, "unidirectional"))
+    return _joined(v, _attend(v, q, k, values, scale, masks, causal))
+
+
+def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft GroupQueryAttention of a whole text: causal, without a cache of earlier tokens.
+
+    The lengths of the texts, less one, say how many keys there are.
+    """
+    q, k, values, past_key, past_value, lengths, _, cos, sin = _given(v, inputs, 9)
+    if past_key is not None or past_value is not None:
+        v.refuse("it keeps a state")
+    if node_facts.int_attribute(v.node, "local_window_size", -1) > 0:
+        v.refuse("its window is limited")
+    if node_facts.int_attribute(v.node, "smooth_softmax") > 0:
+        v.refuse("its softmax is smooth")
+    assert q is not None
+    count = node_facts.int_attribute(v.node, "num_heads", 1)
+    shared = node_facts.int_attribute(v.node, "kv_num_heads", 1)
+    if k is None or values is None:
+        width = (v.dims(q)[2] or 0) // (count + 2 * shared)
+        q, k, values = _split(v, q, [count * width, shared * width, shared * width])
+    q, k, values = _heads(v, q, count), _heads(v, k, shared), _heads(v, values, shared)
+    if node_facts.int_attribute(v.node, "do_rotary"):
+        angles = [None if x is None else v.op("Gather", x, _places(v, q), axis=0) for x in (cos, sin)]
+        turn = bool(node_facts.int_attribute(v.node, "rotary_interleaved"))
+        q, k = (_rotated(v, x, angles[0], angles[1], turn) for x in (q, k))
+    width = v.dims(q)[3] or 0
+    k, values = (_repeated(v, x, count // shared) for x in (k, values))
+    scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
+    softcap = node_facts.float_attribute(v.node, "softcap", 0.0)
+    assert lengths is not None
+    last = v.reshape(v.op("Cast", lengths, to=int(ir.DataType.INT64)), [-1, 1, 1, 1])
+    seen = v.op("Not", v.op("Greater", _places(v, k), last))
+    return [_joined(v, _attend(v, q, k, values, scale, causal=True, softcap=softcap, seen=seen))]
+
+
+def _places(v: Vjp, x: ir.Value) -> ir.Value:
+    """0, 1, 2, ... for the tokens of (B, H, T, W)."""
+    return v.op("Range", v.constant(np.array(0)), v.squeeze(v.size_of(x, 2), [0]), v.constant(np.array(1)))
+
+
+def _rotated(v: Vjp, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None, alternating: bool) -> ir.Value:
+    """Pairs of the first widths of ``x`` (B, H, T, W), turned by angles of shape (T, R) or (B, T, R).
+
+    A pair is (i, R + i), or (2i, 2i + 1) where ``alternating``; widths from 2R on stay.
+    """
+    if cos is None or sin is None:
+        v.refuse("its angles are missing")
+    pairs, width = v.dims(cos)[-1], v.dims(x)[3]
+    if pairs is None or width is None:
+        v.refuse("the width of its heads is unknown")
+    cos, sin = (v.unsqueeze(y, [0, 1] if v.rank(y) == 2 else [1]) for y in (cos, sin))
+    if alternating:
+        a, b = (v.slice(x, [start], [2 * pairs], [3], [2]) for start in (0, 1))
+    else:
+        a, b = (v.slice(x, [start], [start + pairs], [3]) for start in (0, pairs))
+    turned = [v.sub(v.mul(a, cos), v.mul(b, sin)), v.add(v.mul(a, sin), v.mul(b, cos))]
+    if alternating:
+        stacked = v.op("Concat", *(v.unsqueeze(y, [4]) for y in turned), axis=4)
+        turned = [v.reshape(stacked, [0, 0, -1, 2 * pairs])]
+    rest = [v.slice(x, [2 * pairs], [None], [3])] if 2 * pairs < width else []
+    return v.shaped(v.op("Concat", *turned, *rest, axis=3), x)
+
+
+def _rotary(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """RotaryEmbedding of the default domain."""
+    x, cos, sin, places = _given(v, inputs, 4)
+    if places is not None:
+        cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
+    return [_turned(v, x, cos, sin, node_facts.int_attribute(v.node, "num_heads"))]
+
+
+def _rotary_microsoft(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
+    """com.microsoft RotaryEmbedding: one place in the text for each token, or that of the first token."""
+    x, places, cos, sin = _given(v, inputs, 4)
+    assert x is not None
+    assert places is not None
+    if (
+        node_facts.int_attribute(v.node, "is_packed_batching")
+        or node_facts.float_attribute(v.node, "scale", 1.0) != 1
+    ):
+        v.refuse("it packs its batch or scales")
+    heads, width = node_facts.int_attribute(v.node, "num_heads"), v.dims(x)[-1]
+    if v.rank(x) == 3 and not heads:
+        if cos is None or width is None or not (pairs := v.dims(cos)[-1]):
+            v.refuse("the width of its heads is unknown")
+        heads = width // (2 * pairs)
+    if v.rank(places) == 1:
+        length = v.squeeze(v.size_of(x, v.rank(x) - 2 if v.rank(x) == 4 else 1), [0])
+        places = v.add(v.op("Range", v.constant(np.array(0)), length, v.constant(np.array(1))), places)
+    cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
+    return [_turned(v, x, cos, sin, heads)]
+
+
+def _turned(v: Vjp, x: ir.Value | None, cos: ir.Value | None, sin: ir.Value | None, heads: int) -> ir.Value:
+    assert x is not None
+    alternating = bool(node_facts.int_attribute(v.node, "interleaved"))
+    if v.rank(x) == 4:
+        return _rotated(v, x, cos, sin, alternating)
+    if not heads:
+        v.refuse("the number of its heads is not given")
+    return _joined(v, _rotated(v, _heads(v, x, heads), cos, sin, alternating))
+
+
+RULES: Mapping[Callable[[Vjp], None], str] = {
+    composite(_standard): "Attention",
+    composite(_multi_head): "com.microsoft::MultiHeadAttention",
+    composite(_packed): "com.microsoft::Attention",
+    composite(_grouped): "com.microsoft::GroupQueryAttention",
+    composite(_rotary): "RotaryEmbedding",
+    composite(_rotary_microsoft): "com.microsoft::RotaryEmbedding",
+}

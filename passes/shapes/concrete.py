@@ -1,0 +1,321 @@
+"""Concrete shapes, and the small integers that are computed from them.
+
+Symbolic dimensions get numbers, every node's output shape is inferred from them with all shape arithmetic
+carried out, and a second run with other numbers shows what depends on the symbols. Reasoning about channels
+then needs no symbols at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
+from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
+
+__all__ = ["Concrete", "captured", "concretize", "optional_inputs"]
+
+_SMALL = 4096  # elements of a value that may be worth knowing
+
+
+@dataclass
+class Concrete:
+    """What is known about the values of a graph at one choice of its symbolic dimensions.
+
+    Attributes:
+        shapes: of every value that could be inferred.
+        dtypes: of the same values.
+        dynamic: for each value with a shape, which axes depend on the symbols.
+        values: small arrays that follow from shapes and constants.
+        marks: for each of them, which elements depend on the symbols.
+        unknown: nodes whose outputs could not be inferred, with the reason.
+        optional: initializers that the caller may override.
+    """
+
+    shapes: dict[ir.Value, tuple[int, ...]] = field(default_factory=dict)
+    dtypes: dict[ir.Value, ir.DataType] = field(default_factory=dict)
+    dynamic: dict[ir.Value, tuple[bool, ...]] = field(default_factory=dict)
+    values: dict[ir.Value, Array] = field(default_factory=dict)
+    marks: dict[ir.Value, NDArray[np.bool_]] = field(default_factory=dict)
+    unknown: dict[ir.Node, str] = field(default_factory=dict)
+    optional: frozenset[ir.Value] = frozenset()
+
+    def holds(self, value: ir.Value) -> bool:
+        """True for an initializer whose tensor is what every run uses."""
+        return value.is_initializer() and value.const_value is not None and value not in self.optional
+
+    def constant(self, value: ir.Value | None) -> Array | None:
+        """The array of a value that is the same in every run, or None."""
+        if value is None:
+            return None
+        if self.holds(value):
+            assert value.const_value is not None
+            return value.const_value.numpy()
+        known = self.values.get(value)
+        return None if known is None or self.marks[value].any() else known
+
+
+def optional_inputs(model: ir.Model) -> frozenset[ir.Value]:
+    """Initializers that are defaults of inputs; a model that lists most of its initializers so means none."""
+    held = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    listed = [value for value in held if value.is_graph_input()]
+    return frozenset() if model.ir_version < 4 or 2 * len(listed) > len(held) else frozenset(listed)
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """Numbers for symbolic dimensions: uncommon ones, so that nothing agrees by chance."""
+
+    batch: int
+    length: int
+    side: int
+    unknown: int
+
+    def choose(self, axis: int, rank: int, order: int) -> int:
+        """Size of a dimension by its axis, the rank of its input and how many symbols came before it."""
+        if axis == 0 or (order == 0 and axis != rank - 1):
+            return self.batch
+        return self.side if rank >= 4 else self.length + 2 * order
+
+
+_TRIES = [  # sizes that a model may insist on come later; each with others to compare with
+    (_Sizes(3, 13, 64, 19), [_Sizes(5, 29, 192, 23), _Sizes(5, 11, 96, 23)]),
+    (_Sizes(3, 16, 224, 19), [_Sizes(5, 48, 448, 23), _Sizes(5, 8, 160, 23)]),
+    (_Sizes(3, 48, 64, 19), [_Sizes(5, 96, 192, 23), _Sizes(5, 24, 96, 23)]),
+    (_Sizes(1, 13, 64, 19), [_Sizes(1, 29, 192, 23), _Sizes(1, 11, 96, 23)]),
+    (_Sizes(1, 16, 224, 19), [_Sizes(1, 48, 448, 23), _Sizes(1, 8, 160, 23)]),
+    (_Sizes(1, 512, 256, 19), [_Sizes(2, 1024, 512, 23), _Sizes(2, 256, 128, 23)]),
+    (_Sizes(2, 16000, 512, 19), [_Sizes(3, 32000, 1024, 23), _Sizes(3, 8000, 256, 23)]),
+]
+
+
+def concretize(model: ir.Model) -> Concrete:
+    """Concrete shapes of the main graph of ``model`` (functions inlined, constants lifted)."""
+    symbolic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
+    best: tuple[Concrete, _Sizes, list[_Sizes]] | None = None
+    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
+        found = _run(model, sizes)
+        if best is None or len(found.unknown) < len(best[0].unknown):
+            best = found, sizes, others
+        if not found.unknown:
+            break
+    assert best is not None
+    found, sizes, others = best
+    other = min((_run(model, one) for one in others), key=lambda run: len(run.unknown))
+    for value, shape in found.shapes.items():
+        there = other.shapes.get(value, ())
+        same = len(there) == len(shape)
+        found.dynamic[value] = (
+            tuple(n != there[i] for i, n in enumerate(shape)) if same else (True,) * len(shape)
+        )
+    _run(model, sizes, found)
+    return found
+
+
+def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concrete:
+    """One walk; with ``known`` only its values and marks are filled in, from its shapes and dynamic axes."""
+    found = Concrete(optional=optional_inputs(model)) if known is None else known
+    graph = model.graph
+    symbols: dict[str, int] = {}
+    types: dict[ir.Value, onnx.TypeProto] = {}
+
+    def declare(value: ir.Value) -> tuple[int, ...] | None:
+        if value.shape is None:
+            return None
+        dims = []
+        for axis, dim in enumerate(value.shape):
+            if isinstance(dim, int):
+                dims.append(dim)
+                continue
+            name = dim.value or f"{value.name}.{axis}"
+            if name not in symbols:
+                symbols[name] = sizes.choose(axis, len(value.shape), len(symbols))
+            dims.append(symbols[name])
+        return tuple(dims)
+
+    if known is None:
+        for value in (*graph.inputs, *graph.initializers.values()):
+            tensor = value.const_value
+            shape = tuple(tensor.shape.numpy()) if tensor is not None else declare(value)
+            dtype = tensor.dtype if tensor is not None else value.dtype
+            if shape is not None and dtype is not None:
+                found.shapes[value] = shape
+                types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
+    infer = _Inference(model, found, types, symbols, sizes.unknown)
+    for node in graph:
+        _fold(node, found)
+        if known is not None:
+            continue
+        output = node.outputs[0] if node.outputs else None
+        if output is not None and (folded := found.values.get(output)) is not None:
+            found.shapes[output] = folded.shape
+            kind = int(ir.DataType.from_numpy(folded.dtype))
+            types[output] = onnx.helper.make_tensor_type_proto(kind, folded.shape)
+            continue
+        infer.node(node)
+    if known is None:
+        found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
+        found.dtypes = {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in types.items()}
+    return found
+
+
+def _fold(node: ir.Node, found: Concrete) -> None:
+    if len(node.outputs) != 1 or node.domain not in ("", "ai.onnx"):
+        return
+    output, first = node.outputs[0], node.inputs[0] if node.inputs else None
+    if node.op_type == "Shape" and first in found.shapes:
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
+        found.values[output] = np.array(found.shapes[first][start:end], np.int64)
+        dynamic = found.dynamic.get(first, (False,) * len(found.shapes[first]))
+        found.marks[output] = np.array(dynamic[start:end], bool)
+    elif node.op_type == "Size" and first in found.shapes:
+        found.values[output] = np.array(np.prod(found.shapes[first]), np.int64)
+        found.marks[output] = np.array(any(found.dynamic.get(first, ())), bool)
+    elif (operands := list(_operands(node, found))) and None not in operands:
+        pairs = [pair for pair in operands if pair is not None]
+        try:
+            result = evaluate(node, [value for value, _ in pairs], [mark for _, mark in pairs])
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, FloatingPointError):
+            return
+        if result is not None and result[0].size <= _SMALL:
+            found.values[output], found.marks[output] = result
+
+
+def _operands(node: ir.Node, found: Concrete) -> Iterator[tuple[Array | None, Array | None] | None]:
+    """Value and marks of each input; None for one that is not known, or too large to be of interest."""
+    for value in node.inputs:
+        if value is None:
+            yield None, None
+        elif value in found.values:
+            yield found.values[value], found.marks[value]
+        elif found.holds(value):
+            tensor = value.const_value
+            assert tensor is not None
+            floating = tensor.dtype.is_floating_point()
+            if tensor.size > (64 if floating else _SMALL) or tensor.dtype == ir.DataType.STRING:
+                yield None
+            else:
+                array = tensor.numpy()
+                yield array, np.zeros(array.shape, bool)
+        else:
+            yield None
+
+
+def _declared(dim: int | ir.SymbolicDim, symbols: dict[str, int]) -> int | None:
+    return dim if isinstance(dim, int) else symbols.get(dim.value or "")
+
+
+class _Inference:
+    """ONNX's own inference, one node at a time, with all known operands."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        found: Concrete,
+        types: dict[ir.Value, onnx.TypeProto],
+        symbols: dict[str, int],
+        missing: int,
+    ) -> None:
+        self.found, self.types, self.symbols, self.missing = found, types, symbols, missing
+        self.opsets = [
+            onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()
+        ]
+        self.versions = dict(model.opset_imports)
+        self.opset = self.versions.get("", 18)
+
+    def node(self, node: ir.Node) -> None:
+        """Shapes of the outputs of ``node``; on failure the node is listed as unknown."""
+        try:
+            outputs = self._infer(node)
+        except Exception as error:  # the C++ side raises several kinds
+            outputs = {}
+            self.found.unknown[node] = " ".join(str(error).split())[:200]
+        for value in node.outputs:
+            info = outputs.get(value.name or "")
+            shape = self._shape(value, info)
+            kind = info.tensor_type.elem_type if info is not None else 0
+            if shape is None or not (kind or value.dtype):
+                if value.uses() or value.is_graph_output():
+                    self.found.unknown.setdefault(
+                        node, "the shape of its output does not follow from its inputs"
+                    )
+            elif value not in self.types:
+                self.found.shapes[value] = shape
+                self.types[value] = onnx.helper.make_tensor_type_proto(kind or int(value.dtype or 0), shape)
+
+    def _shape(self, value: ir.Value, info: onnx.TypeProto | None) -> tuple[int, ...] | None:
+        """What was inferred; then what the model declares; then one number for all that depends on data."""
+        declared = None if value.shape is None else [_declared(dim, self.symbols) for dim in value.shape]
+        if info is None or not info.tensor_type.HasField("shape"):
+            return None if declared is None or None in declared else tuple(dim or 0 for dim in declared)
+        dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in info.tensor_type.shape.dim]
+        if declared is not None and len(declared) == len(dims):
+            dims = [there if here is None else here for here, there in zip(dims, declared, strict=True)]
+        return tuple(self.missing if dim is None else dim for dim in dims)
+
+    def _infer(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
+        op_type, domain = node.op_type, "" if node.domain == "ai.onnx" else node.domain
+        name = op_type if not domain else f"{domain}::{op_type}"
+        if name in SHAPES:
+            return self._contributed(node, SHAPES[name])
+        proto = ir.serde.serialize_node(node)
+        if name in ALIASES:
+            op_type, domain = ALIASES[name], ""
+            standard = onnx.defs.get_schema(op_type, self.opset, "")
+            proto.op_type, proto.domain = op_type, ""
+            kept = [attribute for attribute in proto.attribute if attribute.name in standard.attributes]
+            del proto.attribute[:]
+            proto.attribute.extend(kept)
+            del proto.input[len(standard.inputs) :]
+        types, data = {}, {}
+        for value in {id(v): v for v in (*node.inputs, *captured(node))}.values():
+            if value is None or value not in self.types:
+                if value is not None and value in node.inputs:
+                    raise ValueError(f"the shape of {value.name} is not known")
+                continue
+            types[str(value.name)] = self.types[value]
+            known = self.found.values.get(value)
+            if known is None and value.is_initializer() and value.const_value is not None:
+                known = value.const_value.numpy() if value.const_value.size <= 64 else None
+            if known is not None and known.ndim <= 1:
+                data[str(value.name)] = onnx.numpy_helper.from_array(np.array(known, order="C"))
+        schema = onnx.defs.get_schema(op_type, self.versions.get(domain, 1), domain)
+        return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
+
+    def _contributed(
+        self, node: ir.Node, rule: Callable[[ir.Node, list[tuple[int, ...]]], list[tuple[int, ...] | None]]
+    ) -> dict[str, onnx.TypeProto]:
+        present = [value for value in node.inputs if value is not None]
+        shapes = rule(node, [self.found.shapes[value] for value in present])
+        kinds = [self.types[value].tensor_type.elem_type for value in present]
+        kind = next(kind for kind in kinds if ir.DataType(kind).is_floating_point())
+        return {
+            str(output.name): onnx.helper.make_tensor_type_proto(kind, shape)
+            for output, shape in zip(node.outputs, shapes, strict=False)
+            if shape is not None
+        }
+
+
+def captured(node: ir.Node) -> Iterator[ir.Value]:
+    """Values of outer graphs that the bodies of ``node`` use."""
+    for attribute in node.attributes.values():
+        graphs = (
+            [attribute.as_graph()]
+            if attribute.type == ir.AttributeType.GRAPH
+            else list(attribute.as_graphs())
+            if attribute.type == ir.AttributeType.GRAPHS
+            else []
+        )
+        for graph in graphs:
+            for inner in graph.all_nodes():
+                for value in inner.inputs:
+                    if value is not None and value.graph is not graph:
+                        yield value
+            for value in graph.outputs:
+                if value.graph is not graph:
+                    yield value

@@ -1,0 +1,113 @@
+"""Shape inference that says when it fails."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.traversal import RecursiveGraphIterator
+
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.node_facts import INFERRED
+
+__all__ = ["InferShapes"]
+
+_KEPT_BYTES = 1024  # constants up to this size may hold shapes and axes; larger ones are weights
+
+
+class InferShapes(ir.passes.InPlacePass):
+    """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
+
+    1. Inference runs strictly, on a copy without the data of large constants.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
+    3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
+    4. What follows for a declared output is kept beside it, in its ``meta``.
+
+    Raises:
+        ModelError: the shapes contradict each other, or an attribute or a name is broken.
+    """
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        try:
+            skeleton = ir.to_proto(_without_data(model))
+        except ir.serde.SerdeError as error:
+            raise ModelError(f"the model is broken: {_one_line(_first_cause(error))}") from error
+        inferred = _infer(skeleton, unknown=_unknown_operators(model))
+        modified = False
+        infos = _value_infos(inferred.graph)
+        values = [output for node in RecursiveGraphIterator(model.graph) for output in node.outputs]
+        for value in values:
+            info = infos.get(str(value.name))
+            if info is None:
+                continue
+            fresh = ir.Value(name=value.name)
+            ir.serde.deserialize_value_info_proto(info, fresh)
+            if value.is_graph_output() and value.shape is not None:
+                value.meta[INFERRED] = fresh.shape  # 4.
+                continue
+            if fresh.shape is not None and fresh.shape != value.shape:
+                value.shape, modified = fresh.shape, True
+            if fresh.type is not None and fresh.type != value.type:
+                value.type, modified = fresh.type, True
+        return ir.passes.PassResult(model, modified)
+
+
+def _without_data(model: ir.Model) -> ir.Model:
+    """A copy in which large initializers, of subgraphs too, are inputs of the main graph."""
+    copy = model.clone()
+    names = Names(copy)
+    for graph in list(copy.graphs()):
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes <= _KEPT_BYTES:
+                continue
+            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+            del graph.initializers[name]
+            value.const_value = None
+            if graph is not copy.graph:
+                value.name = names.fresh(str(value.name))
+            if not value.is_graph_input():
+                copy.graph.inputs.append(value)
+    return copy
+
+
+def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
+    try:
+        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    except Exception as first:  # the C++ side raises several kinds
+        try:
+            del proto.graph.value_info[:]  # 2.
+            return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        except Exception:
+            if unknown:  # 3.
+                return onnx.shape_inference.infer_shapes(
+                    proto, check_type=False, strict_mode=False, data_prop=True
+                )
+        raise ModelError(f"the shapes of the model contradict each other: {_one_line(first)}") from first
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    return error if error.__cause__ is None else _first_cause(error.__cause__)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _unknown_operators(model: ir.Model) -> bool:
+    for node in RecursiveGraphIterator(model.graph):
+        version = model.opset_imports.get(node.domain, 1)
+        if not onnx.defs.has(node.op_type, node.domain) or version is None:
+            return True
+    return False
+
+
+def _value_infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    infos = {info.name: info for info in (*graph.value_info, *graph.output)}
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                for name, info in _value_infos(body).items():
+                    infos.setdefault(name, info)
+    return infos

@@ -1,0 +1,66 @@
+"""The record of everything known about one operator.
+
+Each family file describes its operators by small functions and ends in a table ``TABLE`` that
+maps ``op_type`` (or ``domain::op_type`` outside the default domain) to one :class:`Op`.
+A field that is None means *not known*: callers report the operator, they never guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+
+from obs_onnx.passes.traits.linear import Linear
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.traits.relation import Relation
+    from obs_onnx.passes.traits.vjp import Vjp
+
+__all__ = ["Op", "differentiable", "key", "nothing", "related"]
+
+
+@dataclass(frozen=True)
+class Op:
+    """What is known about one operator.
+
+    Attributes:
+        linear: how the node multiplies its input by a constant weight, or the reason (a string)
+            why it is left alone, or None where no input is a constant weight.
+        macs: multiply-accumulates of one run, from the static shapes (a symbolic dimension counts as one).
+        lipschitz: for each input, an upper bound of the Lipschitz constant (Euclidean norm of the whole
+            tensor) of the outputs with respect to it; None for an input without one.
+        relate: which elements of the axes of inputs and outputs live or die together, which may not die, and
+            how attributes and operands shrink; raises Freeze where it does not know.
+        vjp: vector-Jacobian product: from the gradients of the outputs, nodes for those of the inputs;
+            :func:`nothing` where no gradient flows by definition.
+    """
+
+    linear: Callable[[ir.Node], Linear | str | None] | None = None
+    macs: Callable[[ir.Node], int] | None = None
+    lipschitz: Callable[[ir.Node], tuple[float | None, ...]] | None = None
+    relate: Callable[[Relation], None] | None = None
+    vjp: Callable[[Vjp], None] | None = None
+
+
+def key(node: ir.Node) -> str:
+    """Name of the node's operator in the tables."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+
+
+def nothing(v: Vjp) -> None:
+    """The ``vjp`` of operators whose outputs are integers, truth values, or constant almost everywhere."""
+
+
+def related(table: Mapping[str, Op], rules: Mapping[Callable[[Relation], None], str]) -> dict[str, Op]:
+    """``table`` with ``relate`` set: each rule comes with the names of its operators, separated by blanks."""
+    named = {name: rule for rule, names in rules.items() for name in names.split()}
+    return {name: replace(table.get(name, Op()), relate=named.get(name)) for name in {**table, **named}}
+
+
+def differentiable(table: Mapping[str, Op], rules: Mapping[Callable[[Vjp], None], str]) -> dict[str, Op]:
+    """``table`` with ``vjp`` set: each rule comes with the names of its operators, separated by blanks."""
+    named = {name: rule for rule, names in rules.items() for name in names.split()}
+    return {name: replace(table.get(name, Op()), vjp=named.get(name)) for name in {**table, **named}}

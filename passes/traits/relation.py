@@ -1,0 +1,207 @@
+"""What an operator's table may say about channels: the vocabulary of ``relate``.
+
+A ``relate`` function looks at one node through a :class:`Relation`. It ties the axes of the inputs, gives
+labels to the axes of the outputs, names the axes over which elements mix, and leaves behind how the node's
+own attributes and operands shrink. It raises :class:`Freeze` where it does not know: then nothing that
+touches the node may die.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.passes.shapes.concrete import Concrete
+from obs_onnx.passes.shapes.shape_arithmetic import Array
+from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
+
+if TYPE_CHECKING:
+    from obs_onnx.passes.traits.shrink import Shrink
+
+__all__ = ["Freeze", "Graph", "Mix", "Relation"]
+
+
+class Freeze(Exception):  # noqa: N818 - a signal, not an error
+    """What touches the node stays as it is; the message says why."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """An input whose elements along one axis are combined, so that removed ones must be silenced before.
+
+    Attributes:
+        kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
+            ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
+            others).
+    """
+
+    node: ir.Node
+    slot: int
+    axis: int
+    kind: str
+    labels: Labels
+
+
+@dataclass
+class Graph:
+    """All that has been said about a graph so far."""
+
+    atoms: Atoms
+    concrete: Concrete
+    opset: int
+    labels: dict[ir.Value, list[Labels]] = field(default_factory=dict)
+    mixes: list[Mix] = field(default_factory=list)
+    shrinks: list[tuple[ir.Node, Callable[[Shrink], None]]] = field(default_factory=list)
+    frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
+
+    def axes(self, value: ir.Value) -> list[Labels] | None:
+        """Labels of every axis of ``value``; None while its shape is unknown."""
+        if value not in self.labels:
+            shape = self.concrete.shapes.get(value)
+            if shape is None:
+                return None
+            constant = self.concrete.holds(value) and not value.is_graph_output()
+            self.labels[value] = [self.atoms.fresh(n) if constant else fixed(n) for n in shape]
+        return self.labels[value]
+
+    def fix(self, node: ir.Node, axes: Sequence[Labels], reason: str | None) -> None:
+        """No element of ``axes`` may die; a reason is kept when one could have."""
+        if sum(self.atoms.freeze(labels) for labels in axes) and reason is not None:
+            self.frozen.append((node, reason))
+
+
+class Relation:
+    """One node, its inputs and outputs, and everything that can be said about their axes."""
+
+    def __init__(self, node: ir.Node, graph: Graph) -> None:
+        self.node, self.graph, self.atoms = node, graph, graph.atoms
+        self.asked: set[int] = set()
+        self.opset = graph.opset if node.version is None else node.version
+
+    def has(self, slot: int) -> bool:
+        """True when input ``slot`` is present."""
+        return slot < len(self.node.inputs) and self.node.inputs[slot] is not None
+
+    def value(self, slot: int) -> ir.Value:
+        """Input number ``slot``."""
+        value = self.node.inputs[slot]
+        assert value is not None
+        return value
+
+    def axes(self, slot: int) -> list[Labels]:
+        """Labels of the axes of input ``slot``; inputs that are never asked for keep all their elements."""
+        self.asked.add(slot)
+        axes = self.graph.axes(self.value(slot))
+        if axes is None:
+            raise Freeze(f"the shape of {self.value(slot).name} is not known")
+        return axes
+
+    def shape(self, index: int = 0) -> tuple[int, ...]:
+        """Concrete shape of output ``index``."""
+        shape = self.graph.concrete.shapes.get(self.node.outputs[index])
+        if shape is None:
+            raise Freeze("the shape of its output is not known")
+        return shape
+
+    def dynamic(self, slot: int, axis: int) -> bool:
+        """True when the size of this axis of an input differs between runs."""
+        marks = self.graph.concrete.dynamic.get(self.value(slot))
+        return bool(marks and marks[axis])
+
+    def out_dynamic(self, axis: int) -> bool:
+        """True when the size of this axis of the first output differs between runs."""
+        marks = self.graph.concrete.dynamic.get(self.node.outputs[0])
+        return bool(marks and marks[axis])
+
+    def constant(self, slot: int) -> Array | None:
+        """The array of input ``slot`` when it is the same in every run, else None."""
+        return self.graph.concrete.constant(self.value(slot)) if self.has(slot) else None
+
+    def known(self, slot: int) -> tuple[Array, Array] | None:
+        """The array of input ``slot`` at the concrete sizes, and which elements differ between runs."""
+        if not self.has(slot):
+            return None
+        if (constant := self.constant(slot)) is not None:
+            return constant, np.zeros(constant.shape, bool)
+        concrete, value = self.graph.concrete, self.value(slot)
+        return (concrete.values[value], concrete.marks[value]) if value in concrete.values else None
+
+    def integer(self, name: str, default: int = 0) -> int:
+        """An integer attribute."""
+        return int(self.node.attributes.get_int(name, default))
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """A list attribute; None when absent."""
+        given = self.node.attributes.get_ints(name, None)
+        return None if given is None else tuple(int(i) for i in given)
+
+    def give(self, axes: Sequence[Labels], index: int = 0) -> None:
+        """Set the labels of output ``index``."""
+        if index < len(self.node.outputs):
+            output = self.node.outputs[index]
+            shape = self.graph.concrete.shapes.setdefault(output, tuple(len(labels) for labels in axes))
+            if shape != tuple(len(labels) for labels in axes):
+                raise Freeze(f"its output has the shape {shape}, which does not follow from its inputs")
+            self.graph.labels[output] = list(axes)
+
+    def tie(self, a: Labels, b: Labels) -> None:
+        """The two axes are one."""
+        if len(a) != len(b):
+            raise Freeze(f"axes of {len(a)} and {len(b)} elements meet")
+        self.atoms.tie(a, b)
+
+    def broadcast(self, axes: Sequence[Sequence[Labels]]) -> list[Labels]:
+        """Labels after broadcasting several operands against each other, ties included."""
+        out: list[Labels] = [fixed(1)] * max((len(one) for one in axes), default=0)
+        for one in axes:
+            for back, labels in enumerate(reversed(one), start=1):
+                if len(labels) == 1:
+                    continue
+                if len(out[-back]) == 1:
+                    out[-back] = labels
+                else:
+                    self.tie(out[-back], labels)
+        return [self.atoms.resolve(labels) for labels in out]
+
+    def regroup(self, axes: Sequence[Labels], sizes: Sequence[int]) -> list[Labels]:
+        """Labels after a Reshape to ``sizes``: runs of axes with equal products are merged and cut again."""
+        if math.prod(len(labels) for labels in axes) != math.prod(sizes) or 0 in sizes:
+            raise Freeze("its sizes do not match")
+        out: list[Labels] = []
+        i = j = 0
+        while i < len(axes) or j < len(sizes):
+            start, merged, cut = i, 1, 1
+            first = j
+            if i < len(axes):
+                merged, i = len(axes[i]), i + 1
+            if j < len(sizes):
+                cut, j = sizes[j], j + 1
+            while merged != cut:
+                if merged < cut:
+                    merged, i = merged * len(axes[i]), i + 1
+                else:
+                    cut, j = cut * sizes[j], j + 1
+            if j > first:
+                out += self.atoms.split(product(axes[start:i]), sizes[first:j])
+        return out
+
+    def fix(self, labels: Labels | Sequence[Labels], reason: str | None = None) -> None:
+        """No element of these axes may die."""
+        self.graph.fix(self.node, [labels] if isinstance(labels, np.ndarray) else labels, reason)
+
+    def mix(self, slot: int, axis: int, kind: str = "sum") -> None:
+        """Elements of input ``slot`` along ``axis`` are combined into others."""
+        axis %= len(self.axes(slot))
+        labels = self.axes(slot)[axis]
+        if self.dynamic(slot, axis):
+            self.fix(labels, "it combines elements along an axis of varying size")
+        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels))
+
+    def shrink(self, action: Callable[[Shrink], None]) -> None:
+        """Leave behind how attributes and operands of the node follow when elements have died."""
+        self.graph.shrinks.append((self.node, action))

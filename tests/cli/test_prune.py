@@ -1,0 +1,419 @@
+"""The command line as scripts see it: exit codes, files, one line on stderr, the fields of the JSON."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+from repository import MODELS
+
+from obs_onnx.cli import main
+
+DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
+QUICK = ["--mode", "weights", *DEFAULT]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with the model and its data."""
+    for name in ("digits_mlp.onnx", "digits_mlp.calib.npz", "digits_mlp.test.npz"):
+        (tmp_path / name).write_bytes((MODELS / name).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner(catch_exceptions=False).invoke(main, list(arguments))
+
+
+def refused(*arguments: str) -> str:
+    """The only line on stderr of a command that ends with exit code 2 and leaves every file as it was."""
+    before = {path: path.read_bytes() for path in Path().iterdir() if path.is_file()}
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert {path: path.read_bytes() for path in Path().iterdir() if path.is_file()} == before
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("obs-onnx: ")
+    return line.removeprefix("obs-onnx: ")
+
+
+@pytest.mark.usefixtures("folder")
+class TestPrune:
+    def test_report_and_files(self) -> None:
+        arguments = ["--target", "sparsity=0.9", "--eval", "digits_mlp.test.npz", "--json", "r.json"]
+        result = run("prune", "digits_mlp.onnx", *arguments, "--report", "r.html", *QUICK)
+        assert result.exit_code == 0
+        assert result.stderr == ""
+        assert "fc1.weight" in result.stdout
+        assert {path.name for path in Path().iterdir() if not path.name.startswith("digits_mlp.")} == {
+            "r.json",
+            "r.html",
+        }
+        report = json.loads(Path("r.json").read_text())
+        assert report["schema"] == 1
+        assert report["model"] == "digits_mlp.onnx"
+        assert report["output"] == "digits_mlp.pruned.onnx"
+        assert (report["mode"], report["criterion"], report["met"]) == ("weights", "auto", True)
+        assert report["targets"] == {"sparsity": 0.9}
+        assert 0 < report["output_error"] < 0.15
+        assert report["agreement"] > 0.95
+        assert set(report["bound"]) == {"frobenius", "spectral", "blocked_by"}
+        assert report["output_error"] <= report["bound"]["spectral"] <= report["bound"]["frobenius"]
+        assert report["frozen"] == []
+        assert report["seconds"]["total"] > 0
+        for figures in (report["before"], report["after"]):
+            assert set(figures["latency_ms"]) == {"median", "p10", "p90", "runs"}
+            assert figures["runtime"] == "onnxruntime"
+            assert figures["accuracy"] > 0.9
+            assert figures["macs"] == 64 * 300 + 300 * 100 + 100 * 10
+        assert report["before"]["file_bytes"] == Path("digits_mlp.onnx").stat().st_size
+        assert report["after"]["file_bytes"] == Path("digits_mlp.pruned.onnx").stat().st_size
+        weights = {
+            tensor.name: onnx.numpy_helper.to_array(tensor)
+            for tensor in onnx.load("digits_mlp.pruned.onnx").graph.initializer
+        }
+        assert report["after"]["nonzero"] == sum(np.count_nonzero(array) for array in weights.values())
+        assert {line["name"] for line in report["layers"]} == {f"fc{n}.weight" for n in (1, 2, 3)}
+        for line in report["layers"]:
+            assert line["kept"] == pytest.approx(np.count_nonzero(weights[line["name"]]) / line["weights"])
+            assert line["measured_error"] > 0
+
+    def test_dry_run_writes_only_the_report(self) -> None:
+        before = {path.name for path in Path().iterdir()}
+        result = run("prune", "digits_mlp.onnx", "--dry-run", "--json", "r.json", *QUICK)
+        assert result.exit_code == 0
+        assert {path.name for path in Path().iterdir()} == before | {"r.json"}
+        report = json.loads(Path("r.json").read_text())
+        assert report["output"] is None
+        assert any("measuring 3 layers" in note for note in report["notes"])
+
+    def test_a_target_that_cannot_be_met(self) -> None:
+        targets = ["--target", "sparsity=0.98", "--target", "error=0.001"]
+        result = run("prune", "digits_mlp.onnx", *targets, "--json", "r.json", *QUICK)
+        assert result.exit_code == 3
+        assert result.stderr == "obs-onnx: a target could not be met; the report says what was reached\n"
+        report = json.loads(Path("r.json").read_text())
+        assert report["met"] is False
+        assert report["output_error"] > 0.001
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--target", "speed=2"], "target 'speed' is unknown"),
+            (["--target", "macs=0.5"], "target macs needs channel removal"),
+            (["--target", "sparsity"], "is not KEY=VALUE"),
+            (["--target", "sparsity=1.5"], "between 0 and 1"),
+            (["--target", "sparsity=0.5", "--target", "sparsity=0.6"], "given twice"),
+            (["--target", "drop=1%"], "needs labelled data"),
+            (["--pattern", "4:2"], "0 < N < M"),
+            (["--pattern", "dense"], "neither N:M"),
+            (["--pattern", "2:4", "--target", "sparsity=0.6"], "fixes the sparsity"),
+            (["--pattern", "2:4", "--layer", "fc1*=0.3"], "fixes the sparsity"),
+            (["--layer", "fc1.weight"], "not PATTERN=SHARE"),
+            (["--layer", "fc1.weight=2"], "between 0 and 1"),
+            (["--layer", "conv*=0.5"], "matches no layer"),
+            (["--protect", "conv*"], "--protect 'conv*' matches no layer"),
+            (["--protect", "*"], "no layer to prune"),
+            (["--runtime", "tvm"], "unknown runtime 'tvm'"),
+            (["--runtime", "onnxruntime:tpu"], "no provider 'tpu'"),
+            (["--custom-ops", "none.so"], "'none.so' does not exist"),
+            (["--memory", "much"], "'much' is not a size"),
+            (["--calib", "none.npz"], "none.npz: no such file"),
+            (["--calib", "random:0"], "random:0"),
+            (["--calib", "random:1"], "a part of them is held out"),
+            (["--calib", "no.module:function"], "cannot import"),
+            (["--labels", "classes"], "no array 'classes'"),
+            (["--eval", "none.npz"], "none.npz"),
+            (["-o", "missing/x.onnx"], "the folder of missing/x.onnx does not exist"),
+            (["-o", "."], "is a folder"),
+            (["-o", "digits_mlp.onnx"], "given twice"),
+            (["--json", "missing/r.json"], "cannot write missing/r.json"),
+            (["--report", "missing/r.html"], "cannot write missing/r.html"),
+            (["--json", "digits_mlp.onnx"], "digits_mlp.onnx is given twice"),
+            (["-o", "a.onnx", "--json", "a.onnx"], "a.onnx is given twice"),
+        ],
+    )
+    def test_usage(self, arguments: list[str], words: str) -> None:
+        assert words in refused("prune", "digits_mlp.onnx", *arguments, *QUICK)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["--threads", "0"],
+            ["--rounds", "0"],
+            ["--seed", "-1"],
+            ["--loss", "l1"],
+            ["--damping", "-1"],
+            ["--nope"],
+        ],
+    )
+    def test_options_that_do_not_parse(self, arguments: list[str]) -> None:
+        result = run("prune", "digits_mlp.onnx", *arguments)
+        assert result.exit_code == 2
+        assert arguments[0] in result.stderr
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda x: {"input": np.where(np.arange(64) == 3, np.nan, x)}, "'input' has NaN"),
+            (lambda x: {"image": x}, "no array for input 'input'"),
+            (lambda x: {"input": x[:, :50]}, "axis 1 must have size 64"),
+            (lambda x: {"input": x.astype(str)}, "'input'"),
+        ],
+    )
+    def test_calibration_data_that_does_not_fit(self, change, words: str) -> None:
+        x = np.load("digits_mlp.calib.npz")["input"]
+        np.savez("bad.npz", **change(x))
+        assert words in refused("prune", "digits_mlp.onnx", "--calib", "bad.npz", *QUICK)
+
+    def test_no_calibration_data(self) -> None:
+        Path("digits_mlp.calib.npz").rename("other.npz")
+        line = refused("prune", "digits_mlp.onnx", *QUICK)
+        assert "--calib" in line
+        assert "digits_mlp.calib.npz" in line
+
+    def test_every_option_of_the_contract(self) -> None:
+        arguments = [
+            "-o",
+            "o.onnx",
+            "--calib",
+            "digits_mlp.calib.npz",
+            "--mode",
+            "weights",
+            "--pattern",
+            "1x4",
+        ]
+        arguments += ["--target", "sparsity=0.5", "--criterion", "magnitude", "--no-compensate"]
+        arguments += ["--protect", "fc3*", "--layer", "fc1*=0.4", "--rounds", "2", "--runtime", "onnxruntime"]
+        arguments += ["--batch", "4", "--memory", "1MB", "--seed", "3", "--damping", "0.1", "--loss", "error"]
+        assert run("prune", "digits_mlp.onnx", *arguments, *QUICK).exit_code == 0
+        assert Path("o.onnx").exists()
+
+
+@pytest.mark.usefixtures("folder")
+class TestChannels:
+    """The default mode."""
+
+    def test_report_and_files(self) -> None:
+        arguments = ["--target", "macs=0.3", "--eval", "digits_mlp.test.npz", "--json", "r.json"]
+        result = run("prune", "digits_mlp.onnx", *arguments, "--report", "r.html", *DEFAULT)
+        assert result.exit_code == 0
+        assert result.stderr == ""
+        assert "fc1.weight" in result.stdout
+        assert {path.name for path in Path().iterdir()} == {
+            *(f"digits_mlp.{end}" for end in ("onnx", "calib.npz", "test.npz")),
+            "digits_mlp.pruned.onnx",
+            "digits_mlp.pruned.keep.json",
+            "r.json",
+            "r.html",
+        }
+        report = json.loads(Path("r.json").read_text())
+        assert (report["schema"], report["mode"], report["criterion"]) == (1, "channels", "auto")
+        assert report["met"] is True
+        assert report["targets"] == {"macs": 0.3}
+        shapes = {
+            tensor.name: list(tensor.dims) for tensor in onnx.load("digits_mlp.pruned.onnx").graph.initializer
+        }
+        first, second = shapes["fc1.bias"][0], shapes["fc2.bias"][0]
+        assert shapes["fc1.weight"] == [first, 64]
+        assert shapes["fc2.weight"] == [second, first]
+        assert shapes["fc3.weight"] == [10, second]
+        assert report["before"]["macs"] == 64 * 300 + 300 * 100 + 100 * 10
+        assert report["after"]["macs"] == 64 * first + first * second + second * 10
+        assert report["after"]["macs"] <= 0.3 * report["before"]["macs"]
+        assert report["after"]["parameters"] == report["after"]["macs"] + first + second + 10
+        assert report["after"]["file_bytes"] == Path("digits_mlp.pruned.onnx").stat().st_size
+        assert report["after"]["accuracy"] > report["before"]["accuracy"] - 0.03
+        assert 0 < report["output_error"] < 0.2
+        keep = json.loads(Path("digits_mlp.pruned.keep.json").read_text())["tensors"]
+        assert len(keep["fc1.weight"]["0"]) == len(keep["fc2.weight"]["1"]) == first
+        assert len(keep["fc2.weight"]["0"]) == len(keep["fc3.weight"]["1"]) == second
+
+    def test_a_target_that_cannot_be_met(self) -> None:
+        targets = ["--target", "macs=0.05", "--target", "error=0.001"]
+        result = run("prune", "digits_mlp.onnx", *targets, "--json", "r.json", *DEFAULT)
+        assert result.exit_code == 3
+        assert result.stderr == "obs-onnx: a target could not be met; the report says what was reached\n"
+        report = json.loads(Path("r.json").read_text())
+        assert report["met"] is False
+        assert report["output_error"] > 0.001
+
+    def test_dry_run_writes_only_the_report(self) -> None:
+        before = {path.name for path in Path().iterdir()}
+        assert run("prune", "digits_mlp.onnx", "--dry-run", "--json", "r.json", *DEFAULT).exit_code == 0
+        assert {path.name for path in Path().iterdir()} == before | {"r.json"}
+        notes = json.loads(Path("r.json").read_text())["notes"]
+        assert any("measuring 2 groups of channels" in note for note in notes)
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["--target", "sparsity=0.5"], "target sparsity is about single weights: use --mode weights"),
+            (["--pattern", "2:4"], "--pattern is about single weights: use --mode weights"),
+            (["--layer", "fc1*=0.5"], "--layer is about single weights: use --mode weights"),
+            (["--correct"], "--correct is about single weights: use --mode weights"),
+            (["--criterion", "entropy"], "criterion 'entropy' does not rank channels"),
+            (["--protect", "conv*"], "--protect 'conv*' matches no node or weight"),
+            (["--protect", "*"], "no channels that can be removed"),
+            (["--target", "size=0KB"], "target size=0KB"),
+            (["--target", "latency=4"], "target latency=4: give a share"),
+            (["--target", "drop=1%"], "needs labelled data"),
+            (["--calib", "none.npz"], "none.npz: no such file"),
+            (["-o", "digits_mlp.onnx"], "given twice"),
+            (["--json", "digits_mlp.pruned.keep.json"], "digits_mlp.pruned.keep.json is given twice"),
+            (["-o", "o.onnx", "--json", "o.keep.json"], "o.keep.json is given twice"),
+        ],
+    )
+    def test_usage(self, arguments: list[str], words: str) -> None:
+        assert words in refused("prune", "digits_mlp.onnx", *arguments, *DEFAULT)
+
+    def test_no_place_for_the_indices(self) -> None:
+        Path("digits_mlp.pruned.keep.json").mkdir()
+        line = refused("prune", "digits_mlp.onnx", *DEFAULT)
+        assert "cannot write digits_mlp.pruned.keep.json" in line
+
+    def test_every_option_of_the_contract(self) -> None:
+        arguments = [
+            "-o",
+            "o.onnx",
+            "--calib",
+            "digits_mlp.calib.npz",
+            "--mode",
+            "channels",
+            "--round-to",
+            "5",
+        ]
+        arguments += ["--target", "params=0.5", "--target", "size=100KB", "--criterion", "apoz"]
+        arguments += ["--no-compensate", "--protect", "fc3*", "--rounds", "2", "--runtime", "onnxruntime"]
+        arguments += ["--batch", "4", "--memory", "1MB", "--seed", "3", "--damping", "0.1", "--loss", "error"]
+        assert run("prune", "digits_mlp.onnx", *arguments, *DEFAULT).exit_code == 0
+        assert Path("o.onnx").stat().st_size <= 100_000
+        keep = json.loads(Path("o.keep.json").read_text())["tensors"]
+        assert set(keep) == {"fc1.weight", "fc1.bias", "fc2.weight"}
+        assert len(keep["fc1.bias"]["0"]) % 5 == 0
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("command", ["prune", "inspect", "bench", "eval"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "does not exist"), (b"", "is empty"), (b"hello", "is not an ONNX model"), (50_000, "truncated")],
+)
+def test_models_that_are_none(command: str, content: bytes | int | None, words: str) -> None:
+    if isinstance(content, int):
+        content = Path("digits_mlp.onnx").read_bytes()[:content]
+    if content is not None:
+        Path("bad.onnx").write_bytes(content)
+    more = ["--data", "digits_mlp.test.npz"] if command == "eval" else []
+    line = refused(command, "bad.onnx", *more)
+    assert "bad.onnx" in line
+    assert words in line
+
+
+@pytest.mark.usefixtures("folder")
+class TestOtherCommands:
+    def test_inspect(self) -> None:
+        result = run("inspect", "digits_mlp.onnx", "--json", "i.json")
+        assert result.exit_code == 0
+        assert "fc2.weight" in result.stdout
+        report = json.loads(Path("i.json").read_text())
+        assert report["schema"] == 1
+        assert (report["prunable"], report["parameters"], report["macs"]) == (50200, 50610, 50200)
+        assert [line["shape"] for line in report["layers"]] == [[300, 64], [100, 300], [10, 100]]
+        assert report["frozen"] == []
+
+    def test_eval(self) -> None:
+        result = run("eval", "digits_mlp.onnx", "--data", "digits_mlp.test.npz", "--json", "e.json")
+        assert result.exit_code == 0
+        report = json.loads(Path("e.json").read_text())
+        assert report["accuracy"] > 0.95
+        assert "output_error" not in report
+        arguments = ["--data", "digits_mlp.test.npz", "--against", "digits_mlp.onnx", "--json", "e.json"]
+        assert run("eval", "digits_mlp.onnx", *arguments).exit_code == 0
+        report = json.loads(Path("e.json").read_text())
+        assert (report["output_error"], report["agreement"]) == (0, 1)
+
+    def test_bench(self) -> None:
+        arguments = ["digits_mlp.onnx", "digits_mlp.onnx", "--seconds", "0.05", "--threads", "1"]
+        assert run("bench", *arguments, "--json", "b.json").exit_code == 0
+        report = json.loads(Path("b.json").read_text())
+        assert report["schema"] == 1
+        assert len(report["models"]) == 2
+        assert report["environment"]["threads"] == 1
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["inspect", "digits_mlp.onnx", "--json", "missing/i.json"], "missing/i.json"),
+            (["inspect", "digits_mlp.onnx", "--json", "digits_mlp.onnx"], "given twice"),
+            (["bench", "digits_mlp.onnx", "--json", "missing/b.json"], "missing/b.json"),
+            (["bench", "digits_mlp.onnx", "--runtime", "tvm"], "unknown runtime"),
+            (["eval", "digits_mlp.onnx", "--data", "none.npz"], "none.npz"),
+            (["eval", "digits_mlp.onnx", "--data", "digits_mlp.test.npz", "--against", "no.onnx"], "no.onnx"),
+            (["eval", "digits_mlp.onnx", "--data", "digits_mlp.test.npz", "--json", "."], "folder"),
+        ],
+    )
+    def test_usage(self, arguments: list[str], words: str) -> None:
+        assert words in refused(*arguments)
+
+
+def test_help_names_every_command_and_imports_nothing_heavy(folder: Path) -> None:
+    code = (
+        "import sys, obs_onnx.cli\n"
+        "try: obs_onnx.cli.main(['--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print([m for m in ('numpy', 'scipy', 'onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+    for command in ("prune", "inspect", "bench", "eval"):
+        assert f"  {command} " in result.stdout
+
+
+def test_as_a_program(folder: Path) -> None:
+    program = [sys.executable, "-c", "from obs_onnx.cli import main; main(prog_name='obs-onnx')"]
+    result = subprocess.run([*program, "prune", "none.onnx"], capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr == "obs-onnx: none.onnx does not exist; check the path of the model\n"
+
+
+SLEEPER = """
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)
+import obs_onnx.io.onnx_file as files
+replace = files.os.replace
+def slow(source, target):
+    print("writing", flush=True)
+    time.sleep(60)
+    replace(source, target)
+files.os.replace = slow
+from obs_onnx.cli import main
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_interrupted_while_writing(folder: Path) -> None:
+    before = {path.name for path in folder.iterdir()}
+    arguments = ["prune", "digits_mlp.onnx", "--target", "sparsity=0.5", "--criterion", "magnitude", *QUICK]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLEEPER, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "writing\n"
+    time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "Traceback" not in errors
+    assert {path.name for path in folder.iterdir()} == before

@@ -1,0 +1,362 @@
+"""pareto(): the models of a frontier are what it says they are, and it is a frontier."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from click.testing import CliRunner
+from nets import run_proto
+from onnx import numpy_helper, shape_inference
+from repository import MODELS
+
+from obs_onnx import Pareto, pareto, prune
+from obs_onnx.cli import main
+from obs_onnx.evaluation.quality import Evaluation
+from obs_onnx.passes.channels.keep_file import replay
+from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
+from obs_onnx.pruning.frontier_search import FrontierSearch
+from obs_onnx.results.frontier import undominated
+
+LENET = MODELS / "digits_lenet.onnx"
+TEST = MODELS / "digits_lenet.test.npz"
+FAST = {"effort": "quick", "threads": 1, "seconds": 0.05, "latency": False}
+BY_MACS = {**FAST, "cost": "macs", "points": 5}
+
+
+def macs_of(proto: onnx.ModelProto) -> int:
+    """Multiply-accumulates of one sample of a net of plain convolutions and Gemm, from its shapes."""
+    proto = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    weights = {tensor.name: tensor.dims for tensor in proto.graph.initializer}
+    values = [*proto.graph.value_info, *proto.graph.output]
+    shapes = {v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim] for v in values}
+    total = 0
+    for node in proto.graph.node:
+        if node.op_type == "Conv":
+            total += math.prod(shapes[node.output[0]]) * math.prod(weights[node.input[1]][1:])
+        elif node.op_type == "Gemm":
+            total += math.prod(weights[node.input[1]])
+    return total
+
+
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pareto]:
+    """A frontier by multiply-accumulates, and its folder."""
+    folder = tmp_path_factory.mktemp("pareto") / "out"
+    return folder, pareto(LENET, folder, evaluation=TEST, by="error", **{**BY_MACS, "latency": True})
+
+
+class TestFolder:
+    def test_nothing_is_dominated(self, traced: tuple[Path, Pareto]) -> None:
+        frontier = traced[1].frontier
+        points = [(point.macs, point.output_error) for point in (frontier.dense, *frontier.kept)]
+        assert len(frontier.kept) >= 4
+        for (more, less_error), (fewer, more_error) in pairwise(points):
+            assert fewer < more
+            assert less_error < more_error
+        for point in frontier.points:
+            worse = any(one[0] <= point.macs and one[1] <= point.output_error for one in points)
+            assert worse if point.dominated else (point.macs, point.output_error) in points
+
+    def test_models_are_what_the_list_says(self, traced: tuple[Path, Pareto]) -> None:
+        folder, found = traced
+        test = np.load(TEST)
+        dense = run_proto(onnx.load(LENET), {"input": test["input"]})["logits"]
+        errors = []
+        for number, (point, model) in enumerate(zip(found.frontier.kept, found.models, strict=True), start=1):
+            assert point.file == f"digits_lenet.{number:02d}.onnx"
+            proto = onnx.load(folder / point.file)
+            onnx.checker.check_model(proto, full_check=True)
+            assert point.file_bytes == (folder / point.file).stat().st_size
+            assert point.parameters == sum(numpy_helper.to_array(t).size for t in proto.graph.initializer)
+            assert point.macs == macs_of(proto)
+            y = run_proto(proto, {"input": test["input"]})["logits"]
+            assert point.accuracy == np.mean(y.argmax(1) == test["labels"])
+            assert np.allclose(run_proto(ir.to_proto(model), {"input": test["input"]})["logits"], y)
+            errors.append(np.linalg.norm(y - dense) / np.linalg.norm(dense))
+            assert errors[-1] == pytest.approx(point.output_error, rel=0.5)
+            assert point.latency_ms == point.latency.median > 0
+            assert point.ratio_interval[0] <= point.ratio <= point.ratio_interval[1]
+        assert errors == sorted(errors)
+        assert found.frontier.dense.macs == macs_of(onnx.load(LENET))
+
+    def test_removals_can_be_repeated(self, traced: tuple[Path, Pareto]) -> None:
+        folder, found = traced
+        for point in found.frontier.kept:
+            keep = json.loads((folder / point.file).with_suffix(".keep.json").read_text())
+            small = onnx.load(folder / point.file)
+            again = ir.to_proto(replay(ir.load(LENET), keep["tensors"]))
+            sizes = [sorted(tuple(t.dims) for t in one.graph.initializer) for one in (small, again)]
+            assert sizes[0] == sizes[1]
+
+    def test_the_folder_is_complete(self, traced: tuple[Path, Pareto]) -> None:
+        folder, found = traced
+        names = [name for p in found.frontier.kept for name in (p.file, p.file.replace("onnx", "keep.json"))]
+        assert sorted(path.name for path in folder.iterdir()) == sorted([*names, "pareto.json", "pareto.svg"])
+        assert [path.name for path in folder.parent.iterdir()] == ["out"]
+        assert "<svg" in (folder / "pareto.svg").read_text()
+
+    def test_json(self, traced: tuple[Path, Pareto]) -> None:
+        folder, found = traced
+        read = json.loads((folder / "pareto.json").read_text(), parse_constant=pytest.fail)
+        assert read == json.loads(json.dumps(found.frontier.to_json()))
+        assert read["schema"] == 1
+        keys = {"latency_ms", "ratio", "macs", "parameters", "file_bytes", "output_error", "agreement"}
+        assert all({*keys, "accuracy", "file", "dominated"} <= set(point) for point in read["points"])
+        assert [p["file"] for p in read["points"] if not p["dominated"]] == [
+            p.file for p in found.frontier.kept
+        ]
+
+    def test_the_last_point_is_what_prune_gives(self, traced: tuple[Path, Pareto], tmp_path: Path) -> None:
+        options = {"effort": "quick", "threads": 1, "latency": False}
+        report = prune(LENET, tmp_path / "one.onnx", targets={"macs": 0.2}, **options).report
+        last = traced[1].frontier.points[-1]
+        assert (last.macs, last.parameters) == (report.after.macs, report.after.parameters)
+        assert last.output_error == pytest.approx(report.output_error, rel=1e-6)
+
+
+def test_a_model_in_memory_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = {"input": np.load(MODELS / "digits_lenet.calib.npz")["input"]}
+    found = pareto(onnx.load(LENET), calib=data, **{**BY_MACS, "points": 2})
+    assert list(tmp_path.iterdir()) == []
+    assert [point.file for point in found.frontier.kept] == [None] * len(found.models)
+    assert len(found.models) == 2
+    assert all(point.latency_ms is None for point in found.frontier.points)
+
+
+def test_by_accuracy(tmp_path: Path) -> None:
+    found = pareto(LENET, tmp_path / "out", evaluation=TEST, **{**BY_MACS, "points": 4})
+    assert found.frontier.by == "accuracy"
+    kept = found.frontier.kept
+    assert kept
+    assert all(a.accuracy > b.accuracy and a.macs > b.macs for a, b in pairwise(kept))
+    fewest = min(found.frontier.points, key=lambda point: point.macs)
+    assert not fewest.dominated
+
+
+def test_by_latency(make_proto: Callable[..., onnx.ModelProto], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    proto = make_proto(
+        "g (float[N,256] x) => (float[N,8] y) { a = Gemm(x, w, b) r = Relu(a) y = Gemm(r, v) }",
+        {
+            "w": rng.normal(size=(256, 1024)).astype(np.float32) / 16,
+            "b": rng.normal(size=1024).astype(np.float32),
+            "v": rng.normal(size=(1024, 8)).astype(np.float32) / 32,
+        },
+    )
+    x = (rng.normal(size=(256, 12)) @ rng.normal(size=(12, 256))).astype(np.float32)
+    onnx.save(proto, tmp_path / "m.onnx")
+    options = {**FAST, "latency": True, "seconds": 0.1}
+    found = pareto(tmp_path / "m.onnx", calib={"x": x}, points=3, batch=16, round_to=64, **options)
+    frontier = found.frontier
+    points = (frontier.dense, *frontier.kept)
+    assert frontier.kept, "a hidden layer of 1,024 units for data of rank 12 can be smaller and faster"
+    for a, b in pairwise(points):
+        assert b.ratio < a.ratio
+        assert b.latency_ms < a.latency_ms
+        assert b.output_error > a.output_error
+    assert frontier.kept[-1].ratio < 0.7
+    assert {path.name for path in (tmp_path / "m.pareto").glob("m.??.onnx")} == {
+        p.file for p in frontier.kept
+    }
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("options", "match"),
+        [
+            ({"points": 0}, "0 points"),
+            ({"points": 100}, "100 points"),
+            ({"cost": "sparsity"}, "sparsity"),
+            ({"least": 1.0}, "least"),
+            ({"least": float("nan")}, "least"),
+            ({"by": "beauty"}, "beauty"),
+            ({"effort": "none"}, "none"),
+            ({"seconds": 0.0}, "seconds"),
+            ({"seed": -1}, "seed"),
+            ({"memory": 0}, "memory"),
+            ({"cost": "latency"}, "latency"),
+            ({"criterion": "best"}, "best"),
+            ({"calib": "random:64", "by": "accuracy"}, "labelled"),
+        ],
+    )
+    def test_options(self, tmp_path: Path, options: Mapping[str, object], match: str) -> None:
+        with pytest.raises((OptionError, DataError), match=match):
+            pareto(LENET, tmp_path / "out", **{**BY_MACS, **options})
+        assert list(tmp_path.iterdir()) == []
+
+    def test_folders(self, tmp_path: Path) -> None:
+        (tmp_path / "full").mkdir()
+        (tmp_path / "full" / "note.txt").write_text("mine")
+        with pytest.raises(OptionError, match=r"full exists: choose another folder"):
+            pareto(LENET, tmp_path / "full", **BY_MACS)
+        with pytest.raises(OptionError, match="does not exist"):
+            pareto(LENET, tmp_path / "no" / "out", **BY_MACS)
+        with pytest.raises(OptionError, match=r"note\.txt exists"):
+            pareto(LENET, tmp_path / "full" / "note.txt", **BY_MACS)
+        assert (tmp_path / "full" / "note.txt").read_text() == "mine"
+
+    def test_without_matplotlib(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        with pytest.raises(MissingRuntimeError, match=r"obs-onnx\[report\]"):
+            pareto(LENET, tmp_path / "out", plot=True, **BY_MACS)
+        assert list(tmp_path.iterdir()) == []
+        found = pareto(LENET, tmp_path / "out", **{**BY_MACS, "points": 1})
+        assert not (tmp_path / "out" / "pareto.svg").exists()
+        assert any("plot" in note for note in found.frontier.notes)
+
+
+def test_the_folder_is_complete_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import obs_onnx.entrypoints.pareto as home
+
+    save, count = home.save_model, [0]
+
+    def fails(*args: object) -> None:
+        count[0] += 1
+        if count[0] == 2:
+            raise ModelError("the disk is full")
+        save(*args)
+
+    monkeypatch.setattr(home, "save_model", fails)
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ModelError, match="full"):
+        pareto(LENET, tmp_path / "out", **{**BY_MACS, "points": 3})
+    assert count[0] == 2
+    assert [path.name for path in tmp_path.rglob("*")] == ["out"]
+
+
+class TestCommand:
+    OPTIONS = ("--cost", "macs", "--points", "2", "--effort", "quick", "--seconds", "0.05", "--no-plot", "-q")
+
+    def test_run(self, tmp_path: Path) -> None:
+        given = [str(LENET), "-o", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"), *self.OPTIONS]
+        result = CliRunner().invoke(main, ["pareto", *given])
+        assert result.exit_code == 0, result.output
+        assert "dense" in result.output
+        assert "02" in result.output
+        read = json.loads((tmp_path / "r.json").read_text())
+        assert read == json.loads((tmp_path / "out" / "pareto.json").read_text())
+        again = CliRunner().invoke(main, ["pareto", *given])
+        assert again.exit_code == 2
+        assert again.output.count("\n") == 1
+        assert "exists" in again.output
+
+    def test_nothing_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FrontierSearch, "run", lambda *args: None)
+        result = CliRunner().invoke(main, ["pareto", str(LENET), "-o", str(tmp_path / "out"), *self.OPTIONS])
+        assert result.exit_code == 3
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["pareto.json"]
+
+
+class TestUndominated:
+    @pytest.mark.parametrize("seed", range(20))
+    def test_against_the_definition(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        losses = rng.integers(0, 6, 12).tolist()
+        costs = rng.permutation(24)[:12].tolist()
+        found = undominated(losses, [[cost] for cost in costs])
+        for i in range(12):
+            better = any(losses[j] <= losses[i] and costs[j] < costs[i] for j in range(12))
+            assert found[i] == (not better)
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_two_measures_of_one_cost(self, seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        losses, costs = rng.integers(0, 6, 12).tolist(), rng.integers(0, 9, (12, 2)).tolist()
+        kept = [i for i, good in enumerate(undominated(losses, costs)) if good]
+        assert min(range(12), key=lambda i: (losses[i], costs[i])) in kept
+        for measure in (0, 1):
+            for i in kept:
+                assert not any(
+                    losses[j] <= losses[i] and costs[j][measure] <= costs[i][measure] for j in kept if j != i
+                )
+
+    def test_equals_and_what_is_no_number(self) -> None:
+        assert undominated([1.0, 1.0, math.inf, 2.0], [[5], [5], [1], [5]]).count(True) == 1
+        assert undominated([math.nan, 1.0], [[1], [2]]) == [False, True]
+
+
+class _Part:
+    """Stands in for a round: costs come in steps, down to a floor."""
+
+    def __init__(self, step: float, floor: float) -> None:
+        self.study = SimpleNamespace(limits=lambda wanted: wanted.as_dict(), dense_bytes=1)
+        self.step, self.floor, self.asked = step, floor, []
+
+    def reach(self, limits: Mapping[str, float]) -> SimpleNamespace:
+        (share,) = limits.values()
+        self.asked.append(share)
+        share = max(self.floor, math.floor(share / self.step + 1e-9) * self.step)
+        keep = {0: np.arange(1000) < round(1000 * share)}
+        quality = Evaluation(1, output_error=1 - share)
+        return SimpleNamespace(costs={"macs": share}, keep=keep, left_out=frozenset(), quality=quality)
+
+
+def search(part: _Part, points: int, more: int, least: float = 0.2) -> list[float]:
+    found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+    found.run(least, points, more, lambda _: None)
+    shares = [found.share(one) for one in found.found]
+    assert len(set(shares)) == len(shares)
+    assert sorted(shares) == sorted(map(found.share, found.best()))
+    return sorted(shares)
+
+
+class TestSearch:
+    def test_limits_have_equal_ratios(self) -> None:
+        part = _Part(0.001, 0.0)
+        shares = search(part, 4, 0)
+        assert shares == pytest.approx([0.2, 0.2**0.75, 0.2**0.5, 0.2**0.25], abs=0.002)
+
+    def test_the_frontier_ends_where_nothing_less_is_found(self) -> None:
+        part = _Part(0.001, 0.5)
+        shares = search(part, 4, 0)
+        assert shares == pytest.approx([0.5, 0.5**0.75, 0.5**0.5, 0.5**0.25], abs=0.002)
+        assert part.asked[0] == 0.2
+        assert min(part.asked[1:]) > 0.5
+
+    def test_gaps_are_filled(self) -> None:
+        coarse = _Part(0.25, 0.25)
+        assert search(coarse, 3, 0) == [0.25, 0.5]
+        coarse = _Part(0.25, 0.25)
+        assert search(coarse, 3, 3) == [0.25, 0.5, 0.75]
+        assert len(coarse.asked) == 4
+
+    def test_it_ends_where_there_is_nothing_more(self) -> None:
+        part = _Part(0.5, 0.5)
+        assert search(part, 6, 50) == [0.5]
+        assert len(part.asked) < 15
+
+    def test_the_dense_model_is_no_point(self) -> None:
+        part = _Part(1.0, 1.0)
+        found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+        found.run(0.2, 5, 5, lambda _: None)
+        assert found.found == []
+        assert len(part.asked) == 1
+
+    def test_more_removed_and_better_dominates(self) -> None:
+        part = _Part(0.001, 0.0)
+        reach = part.reach
+
+        def broken(limits: Mapping[str, float]) -> SimpleNamespace:
+            attempt = reach(limits)
+            bad = 0.3 < attempt.costs["macs"] < 0.5
+            attempt.quality = replace(attempt.quality, output_error=2.0) if bad else attempt.quality
+            return attempt
+
+        part.reach = broken
+        found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+        found.run(0.2, 6, 3, lambda _: None)
+        assert len(found.found) == 9
+        assert len(found.best()) >= 6
+        assert not any(0.3 < found.share(one) < 0.5 for one in found.best())

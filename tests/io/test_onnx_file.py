@@ -1,0 +1,414 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from obs_onnx.io.onnx_file import from_proto, load_model, save_model, serialize
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.errors import ModelError
+
+TEXT = "g (float[N,8] x) => (float[N,4] y) { h = MatMul(x, w)  y = Add(h, b) }"
+WEIGHTS = {"w": np.arange(32, dtype=np.float32).reshape(8, 4), "b": np.ones(4, dtype=np.float32)}
+
+
+@pytest.fixture
+def proto(make_proto):
+    proto = make_proto(TEXT, WEIGHTS)
+    proto.producer_name, proto.doc_string, proto.model_version = "someone", "what it does", 3
+    proto.metadata_props.add(key="classes", value="a,b,c,d")
+    proto.graph.doc_string = "the graph"
+    return proto
+
+
+@pytest.fixture
+def external(proto, tmp_path):
+    """Path of a model whose weight lies in ``weights.bin`` at offset 64."""
+    weight = proto.graph.initializer[0]
+    (tmp_path / "weights.bin").write_bytes(b"\0" * 64 + weight.raw_data)
+    weight.ClearField("raw_data")
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights.bin"), ("offset", "64"), ("length", "128")):
+        weight.external_data.add(key=key, value=value)
+    return store(proto, tmp_path)
+
+
+def store(proto: onnx.ModelProto, folder: Path, name: str = "m.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(proto.SerializeToString())
+    return path
+
+
+def edit(path: Path, change) -> None:
+    proto = onnx.load(path, load_external_data=False)
+    change(proto)
+    path.write_bytes(proto.SerializeToString())
+
+
+def set_entry(key: str, value: str):
+    def change(proto: onnx.ModelProto) -> None:
+        for entry in proto.graph.initializer[0].external_data:
+            if entry.key == key:
+                entry.value = value
+
+    return change
+
+
+def fails(path: Path, *words: str) -> None:
+    """Loading raises one line that names the file and holds all ``words``."""
+    with pytest.raises(ModelError) as caught:
+        load_model(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message
+    for word in words:
+        assert word in message
+
+
+class TestMalformed:
+    def test_missing_file(self, tmp_path):
+        fails(tmp_path / "nowhere.onnx", "does not exist")
+
+    def test_folder(self, tmp_path):
+        fails(tmp_path, "folder")
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"import torch\nprint('hello')\n",
+            b"\x89PNG\r\n\x1a\n" + bytes(range(256)),
+            b"PK\x03\x04" * 50,
+            b"\0" * 100,
+            np.random.default_rng(1).bytes(5000),
+        ],
+        ids=["text", "png", "zip", "zeros", "random"],
+    )
+    def test_no_model(self, tmp_path, content):
+        path = tmp_path / "m.onnx"
+        path.write_bytes(content)
+        fails(path, "not an ONNX model")
+
+    def test_empty(self, tmp_path):
+        path = tmp_path / "m.onnx"
+        path.touch()
+        fails(path, "empty")
+
+    def test_every_truncation(self, proto, tmp_path):
+        data, path = proto.SerializeToString(), tmp_path / "m.onnx"
+        for length in range(1, len(data), 7):
+            path.write_bytes(data[:length])
+            with pytest.raises(ModelError):
+                load_model(path)
+
+    def test_no_graph(self, tmp_path):
+        fails(store(onnx.ModelProto(ir_version=8), tmp_path), "no graph")
+
+    def test_no_outputs(self, proto, tmp_path):
+        del proto.graph.output[:]
+        fails(store(proto, tmp_path), "no outputs")
+
+    def test_dangling_input(self, proto, tmp_path):
+        proto.graph.node[0].input[1] = "v"
+        fails(store(proto, tmp_path), "'v'", "MatMul")
+
+    def test_dangling_output(self, proto, tmp_path):
+        proto.graph.output[0].name = "z"
+        fails(store(proto, tmp_path), "'z'")
+
+    @pytest.mark.parametrize("opset", [1, 6])
+    def test_old_opset(self, proto, tmp_path, opset):
+        proto.opset_import[0].version = opset
+        fails(store(proto, tmp_path), f"opset {opset}", "version_converter")
+
+    def test_opset_of_the_future(self, proto, tmp_path):
+        proto.opset_import[0].version = 999
+        fails(store(proto, tmp_path), "opset 999", "upgrade")
+
+    def test_opset_7_is_fine(self, proto, tmp_path):
+        proto.opset_import[0].version = 7
+        assert load_model(store(proto, tmp_path)).opset_imports[""] == 7
+
+    def test_data_shorter_than_shape(self, proto, tmp_path):
+        proto.graph.initializer[0].dims[0] = 9
+        fails(store(proto, tmp_path), "'w'", "144 bytes", "128")
+
+    def test_huge_shape_in_a_tiny_file(self, proto, tmp_path):
+        proto.graph.initializer[0].dims[0] = 2**60
+        fails(store(proto, tmp_path), "'w'", "truncated or broken")
+
+    def test_weight_without_data(self, proto, tmp_path):
+        proto.graph.initializer[0].ClearField("raw_data")
+        fails(store(proto, tmp_path), "'w'", "32 numbers and has 0")
+
+    def test_negative_shape(self, proto, tmp_path):
+        proto.graph.initializer[0].dims[0] = -8
+        fails(store(proto, tmp_path), "negative")
+
+    @pytest.mark.parametrize("data_type", [0, 1000])
+    def test_unknown_type(self, proto, tmp_path, data_type):
+        proto.graph.initializer[0].data_type = data_type
+        fails(store(proto, tmp_path), "type")
+
+    def test_constant_in_a_subgraph(self, make_proto, tmp_path):
+        proto = make_proto(
+            """g (bool c, float[4] x) => (float[4] y) {
+                y = If(c) <then_branch = t () => (float[4] a) { k = Constant <value = float[4] {1,2,3,4}> ()
+                    a = Add(x, k) }, else_branch = e () => (float[4] b) { b = Identity(x) }>
+            }"""
+        )
+        body = next(a for a in proto.graph.node[0].attribute if a.name == "then_branch").g
+        body.node[0].attribute[0].t.dims[0] = 2**50
+        fails(store(proto, tmp_path), "truncated or broken")
+
+    def test_circle(self, make_proto, tmp_path):
+        proto = make_proto("g (float[4] x) => (float[4] y) { y = Add(x, z)  z = Relu(y) }")
+        fails(store(proto, tmp_path), "broken")
+
+
+class TestCustomOperators:
+    TEXT = "g (float[4] x) => (float[4] y) { [mine] y = com.acme.Warp(x) }"
+
+    def test_named(self, make_proto, tmp_path):
+        head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'
+        path = store(make_proto(head + self.TEXT), tmp_path)
+        fails(path, "'mine'", "com.acme::Warp", "--custom-ops")
+        assert load_model(path, custom_domains=["com.acme"]).graph[0].op_type == "Warp"
+
+    def test_local_functions_are_no_custom_operators(self, make_proto):
+        head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'
+        function = '<domain: "com.acme", opset_import: ["" : 18]> Warp (a) => (b) { b = Relu(a) }'
+        assert from_proto(make_proto(head + self.TEXT + function)).functions
+
+    def test_known_to_onnxruntime(self, make_proto):
+        model = from_proto(make_proto("g (float[4] x) => (float[4] y) { y = com.microsoft.QuickGelu(x) }"))
+        assert model.graph[0].domain == "com.microsoft"
+
+
+class TestExternalData:
+    def test_is_mapped(self, external):
+        weight = load_model(external).graph.initializers["w"].const_value
+        assert isinstance(weight, ir.ExternalTensor)
+        np.testing.assert_array_equal(weight.numpy(), WEIGHTS["w"])
+        assert weight.raw is not None
+
+    def test_relative_path(self, external, monkeypatch):
+        monkeypatch.chdir(external.parent)
+        model = load_model("m.onnx")
+        monkeypatch.chdir("/")
+        np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), WEIGHTS["w"])
+
+    def test_missing(self, external):
+        (external.parent / "weights.bin").unlink()
+        fails(external, "'weights.bin'", "'w'", "missing")
+
+    def test_shorter_than_needed(self, external):
+        with open(external.parent / "weights.bin", "r+b") as file:
+            file.truncate(100)
+        fails(external, "truncated", "192 bytes", "100")
+
+    def test_declared_length_contradicts_shape(self, external):
+        edit(external, set_entry("length", "64"))
+        fails(external, "128 bytes", "64")
+
+    def test_offset_beyond_the_end(self, external):
+        edit(external, set_entry("offset", str(2**62)))
+        fails(external, "truncated")
+
+    @pytest.mark.parametrize("offset", ["-1", "x"])
+    def test_senseless_offset(self, external, offset):
+        edit(external, set_entry("offset", offset))
+        fails(external, "broken")
+
+    def test_huge_shape(self, external):
+        def change(proto: onnx.ModelProto) -> None:
+            proto.graph.initializer[0].dims[0] = 2**50
+            del proto.graph.initializer[0].external_data[2]
+
+        edit(external, change)
+        fails(external, "truncated")
+
+    @pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "hard link", "none"])
+    def test_outside_the_folder(self, external, tmp_path_factory, kind):
+        outside = tmp_path_factory.mktemp("outside") / "secret.bin"
+        outside.write_bytes(b"\0" * 4096)
+        inside = external.parent / "link.bin"
+        location = {
+            "parent": os.path.relpath(outside, external.parent),
+            "absolute": str(outside),
+            "none": "",
+        }.get(kind, "link.bin")
+        if kind == "symlink":
+            inside.symlink_to(outside)
+        elif kind == "hard link":
+            os.link(outside, inside)
+        edit(external, set_entry("location", location))
+        fails(external, "hard link" if kind == "hard link" else "outside the folder")
+
+    def test_symlink_inside_the_folder_is_fine(self, external):
+        (external.parent / "link.bin").symlink_to(external.parent / "weights.bin")
+        edit(external, set_entry("location", "link.bin"))
+        np.testing.assert_array_equal(
+            load_model(external).graph.initializers["w"].const_value.numpy(), WEIGHTS["w"]
+        )
+
+    def test_serialize_embeds(self, external, run_model):
+        proto = onnx.load_model_from_string(serialize(load_model(external)))
+        x = np.ones((2, 8), np.float32)
+        np.testing.assert_allclose(run_model(proto, {"x": x})["y"], x @ WEIGHTS["w"] + 1)
+
+    @pytest.mark.parametrize("name", ["copy.onnx", "m.onnx"])
+    def test_save_writes_external_data_again(self, external, name):
+        model = load_model(external)
+        model.graph.initializers["w"].const_value = ir.tensor(np.zeros((1024, 4), np.float32), name="w")
+        target = external.parent / name
+        save_model(model.clone(), target)
+        assert (external.parent / f"{name}.data").stat().st_size == 1024 * 16
+        np.testing.assert_array_equal(load_model(target).graph.initializers["w"].const_value.numpy(), 0)
+
+    def test_save_over_the_files_that_are_mapped(self, external):
+        big = np.random.default_rng(0).random((1024, 4), dtype=np.float32)
+        first = load_model(external)
+        first.graph.initializers["w"].const_value = ir.tensor(big, name="w")
+        save_model(first, external)
+        second = load_model(external)
+        assert isinstance(second.graph.initializers["w"].const_value, ir.ExternalTensor)
+        second.graph.initializers["b"].const_value = ir.tensor(np.full(4096, 2, np.float32), name="b")
+        save_model(second, external)
+        np.testing.assert_array_equal(second.graph.initializers["w"].const_value.numpy(), big)
+        reloaded = load_model(external).graph.initializers
+        np.testing.assert_array_equal(reloaded["w"].const_value.numpy(), big)
+        np.testing.assert_array_equal(reloaded["b"].const_value.numpy(), 2)
+
+
+class TestSparseInitializers:
+    @pytest.mark.parametrize("coordinates", [False, True])
+    def test_become_dense(self, proto, tmp_path, run_model, coordinates):
+        dense = np.zeros((8, 4), np.float32)
+        dense[[1, 5], [2, 3]] = 3.0, -1.0
+        indices = np.array([[1, 2], [5, 3]]) if coordinates else np.array([6, 23])
+        sparse = helper.make_sparse_tensor(
+            numpy_helper.from_array(np.array([3.0, -1.0], np.float32), "w"),
+            numpy_helper.from_array(indices, "w_indices"),
+            [8, 4],
+        )
+        del proto.graph.initializer[0]
+        proto.graph.sparse_initializer.append(sparse)
+        x = np.random.default_rng(0).random((3, 8), dtype=np.float32)
+        model = load_model(store(proto, tmp_path))
+        np.testing.assert_allclose(run_model(model, {"x": x})["y"], x @ dense + 1, rtol=1e-6)
+
+    @pytest.mark.parametrize(("dims", "index"), [([2**40, 4], 5), ([8, 4], 32)])
+    def test_broken(self, proto, tmp_path, dims, index):
+        del proto.graph.initializer[0]
+        sparse = helper.make_sparse_tensor(
+            numpy_helper.from_array(np.ones(1, np.float32), "w"),
+            numpy_helper.from_array(np.array([index]), "i"),
+            dims,
+        )
+        proto.graph.sparse_initializer.append(sparse)
+        fails(store(proto, tmp_path), "'w'")
+
+
+class TestSave:
+    def test_everything_survives(self, proto, tmp_path):
+        source, target = store(proto, tmp_path), tmp_path / "out" / "copy.onnx"
+        target.parent.mkdir()
+        save_model(load_model(source), target)
+        copy = onnx.load(target)
+        assert os.listdir(target.parent) == ["copy.onnx"]
+        assert copy.graph.input == proto.graph.input
+        assert copy.graph.output == proto.graph.output
+        described = [(n.op_type, n.domain, n.name, list(n.input), list(n.output)) for n in proto.graph.node]
+        assert [
+            (n.op_type, n.domain, n.name, list(n.input), list(n.output)) for n in copy.graph.node
+        ] == described
+        assert copy.graph.initializer == proto.graph.initializer
+        assert copy.opset_import == proto.opset_import
+        for field in ("ir_version", "producer_name", "doc_string", "model_version", "metadata_props"):
+            assert getattr(copy, field) == getattr(proto, field)
+        assert copy.graph.doc_string == "the graph"
+
+    def test_same_bytes_twice(self, proto, tmp_path):
+        for name in ("a.onnx", "b.onnx"):
+            save_model(load_model(store(proto, tmp_path)), tmp_path / name)
+        assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+    def test_nothing_changes_when_writing_fails(self, proto, tmp_path, monkeypatch):
+        target = store(proto, tmp_path)
+        before = target.read_bytes()
+        model = load_model(target)
+
+        def full_disk(*args: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "replace", full_disk)
+        with pytest.raises(ModelError, match="No space left"):
+            save_model(model, target)
+        assert target.read_bytes() == before
+        assert os.listdir(tmp_path) == ["m.onnx"]
+
+    def test_folder_does_not_exist(self, proto, tmp_path):
+        model = load_model(store(proto, tmp_path))
+        with pytest.raises(ModelError, match="cannot be written"):
+            save_model(model, tmp_path / "no" / "m.onnx")
+
+    def test_target_is_a_folder(self, proto, tmp_path):
+        with pytest.raises(ModelError, match="folder"):
+            save_model(load_model(store(proto, tmp_path)), tmp_path)
+
+    def test_symbolic_link_is_kept(self, proto, tmp_path):
+        target, link = store(proto, tmp_path), tmp_path / "link.onnx"
+        link.symlink_to(target)
+        save_model(load_model(target), link)
+        assert link.is_symlink()
+        assert load_model(target).graph.name == "g"
+
+
+def test_unsorted_nodes_are_sorted(make_proto, run_model):
+    proto = make_proto("g (float[4] x) => (float[4] y) { y = Relu(h)  h = Neg(x) }")
+    model = from_proto(proto)
+    assert [node.op_type for node in model.graph] == ["Neg", "Relu"]
+    x = np.array([1, -2, 3, -4], np.float32)
+    np.testing.assert_array_equal(run_model(model, {"x": x})["y"], [0, 2, 0, 4])
+
+
+class TestBrokenDetails:
+    """Files that parse, but whose parts make no sense: errors while loading or in the first passes."""
+
+    @pytest.fixture
+    def convolution(self, make_proto):
+        weights = {"w": np.ones((2, 3, 2, 2), np.float32)}
+        return make_proto(
+            "g (float[N,3,4,4] x) => (float[N,3,3,3] y) { v = Transpose <perm = [1, 0, 2, 3]> (w) "
+            "y = Conv <group = 1> (x, v) }",
+            weights,
+        )
+
+    @pytest.mark.parametrize(
+        ("node", "kind"), [(0, onnx.AttributeProto.UNDEFINED), (1, onnx.AttributeProto.FLOATS), (1, 0)]
+    )
+    def test_attribute_of_another_type(self, convolution, node, kind):
+        convolution.graph.node[node].attribute[0].type = kind
+        with pytest.raises(ModelError):
+            canonicalize(from_proto(convolution))
+
+    def test_impossible_view(self, convolution):
+        convolution.graph.node[0].attribute[0].ints[0] = 7
+        with pytest.raises(ModelError):
+            canonicalize(from_proto(convolution))
+
+    def test_flipped_bytes(self, convolution, tmp_path):
+        data, rng = convolution.SerializeToString(), np.random.default_rng(0)
+        path, raised = tmp_path / "m.onnx", 0
+        for position in rng.integers(0, len(data), 300):
+            path.write_bytes(data[:position] + rng.bytes(1) + data[position + 1 :])
+            try:
+                canonicalize(load_model(path))
+            except ModelError:
+                raised += 1
+        assert raised > 100

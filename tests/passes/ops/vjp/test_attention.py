@@ -1,0 +1,178 @@
+"""Derivatives of fused attention; those of onnxruntime's own operators against its kernels."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from derivatives import check, operator
+from nets import run_proto
+
+from obs_onnx.passes.autodiff.gradient import Gradient
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.errors import GradientError
+
+rng = np.random.default_rng(11)
+
+
+def normal(*shape):
+    return rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_heads_apart(causal):
+    q, k, values = normal(2, 4, 3, 2), normal(2, 2, 3, 2), normal(2, 2, 3, 5)
+    check("Attention", [q, k, values], (0, 1, 2), opset=23, is_causal=causal)
+
+
+def test_heads_together_and_mask():
+    q, k, values = normal(2, 3, 4), normal(2, 5, 4), normal(2, 5, 6)
+    check(
+        "Attention",
+        [q, k, values, normal(3, 5)],
+        (0, 1, 2, 3),
+        opset=23,
+        q_num_heads=2,
+        kv_num_heads=2,
+        scale=0.3,
+    )
+    seen = np.array([[True, False, True, True, False]])
+    check("Attention", [q, k, values, seen], (0, 1, 2), opset=23, q_num_heads=2, kv_num_heads=2)
+
+
+@pytest.mark.parametrize("interleaved", [0, 1])
+def test_rotated(interleaved):
+    x, cos, sin, places = normal(2, 3, 4, 6), normal(9, 2), normal(9, 2), rng.integers(0, 9, (2, 4))
+    options = {"opset": 23, "interleaved": interleaved, "kind": np.float32}  # it knows no float64
+    check("RotaryEmbedding", [x, cos, sin, places], (0, 1, 2), rotary_embedding_dim=4, **options)
+    check(
+        "RotaryEmbedding",
+        [normal(2, 4, 8), normal(2, 4, 2), normal(2, 4, 2)],
+        (0, 1, 2),
+        num_heads=2,
+        **options,
+    )
+
+
+MICROSOFT = {
+    "MultiHeadAttention": [normal(2, 3, 4), normal(2, 3, 4), normal(2, 3, 4), normal(12)],
+    "Attention": [normal(2, 3, 5), normal(5, 12), normal(12)],
+}
+
+
+def lengths(tokens):
+    return [None, None, np.full(2, tokens - 1, np.int32), np.array(tokens, np.int32)]
+
+
+# operator, inputs, which of them are differentiated, attributes, shape of the first output
+MORE = {
+    "rotary by places": (
+        "RotaryEmbedding",
+        [normal(2, 3, 16), rng.integers(0, 9, (2, 3)), normal(9, 4), normal(9, 4)],
+        (0,),
+        {},
+        (2, 3, 16),
+    ),
+    "rotary by heads": (
+        "RotaryEmbedding",
+        [normal(2, 4, 3, 8), np.array([2]), normal(9, 4), normal(9, 4)],
+        (0,),
+        {"interleaved": 1},
+        (2, 4, 3, 8),
+    ),
+    "rotary in part": (
+        "RotaryEmbedding",
+        [normal(2, 3, 16), np.array([1]), normal(9, 2), normal(9, 2)],
+        (0,),
+        {"num_heads": 2, "rotary_embedding_dim": 4},
+        (2, 3, 16),
+    ),
+    "grouped": (
+        "GroupQueryAttention",
+        [normal(2, 3, 32), normal(2, 3, 16), normal(2, 3, 16), *lengths(3)],
+        (0, 1, 2),
+        {"num_heads": 4, "kv_num_heads": 2, "softcap": 2.0},
+        (2, 3, 32),
+    ),
+    "grouped, of different lengths": (
+        "GroupQueryAttention",
+        [
+            normal(2, 3, 32),
+            normal(2, 3, 16),
+            normal(2, 3, 16),
+            None,
+            None,
+            np.array([0, 2], np.int32),
+            *lengths(3)[3:],
+        ],
+        (0, 1, 2),
+        {"num_heads": 4, "kv_num_heads": 2},
+        (2, 3, 32),
+    ),
+    "grouped, packed and rotated": (
+        "GroupQueryAttention",
+        [normal(2, 3, 128), None, None, *lengths(3), normal(9, 8), normal(9, 8)],
+        (0,),
+        {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1, "scale": 0.5},
+        (2, 3, 64),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MORE)
+def test_text_on_onnxruntime(name):
+    op_type, inputs, wrt, attributes, shape = MORE[name]
+    outputs = ["y0", "present_key", "present_value"] if op_type == "GroupQueryAttention" else ["y0"]
+    weights = {name: rng.uniform(0.5, 1.5, shape if name == "y0" else ()) for name in outputs}
+    proto = operator(
+        op_type, inputs, wrt, weights=weights, outputs=outputs, domain="com.microsoft", kind=np.float32,
+        **attributes,
+    )  # fmt: skip
+    total = next(node for node in proto.graph.node if node.op_type == "Sum")
+    total.input[:] = ["y0_sum"]
+    kept = [n for n in proto.graph.node if not n.output[0].startswith("present_")]
+    del proto.graph.node[:]
+    proto.graph.node.extend(kept)
+    del proto.graph.value_info[1:]
+    against_differences(proto, inputs, wrt)
+
+
+def test_a_cache_is_an_error():
+    inputs = [*MORE["grouped"][1][:3], normal(2, 2, 1, 8), normal(2, 2, 1, 8), *lengths(4)[2:]]
+    proto = operator(
+        "GroupQueryAttention", inputs, (0,), weights={"y0": np.ones((2, 3, 32))}, domain="com.microsoft",
+        kind=np.float32, num_heads=4, kv_num_heads=2,
+    )  # fmt: skip
+    with pytest.raises(GradientError, match="keeps a state"):
+        Gradient("loss", ["x0"]).call(canonicalize(ir.from_proto(proto)))
+
+
+@pytest.mark.parametrize("op_type", MICROSOFT)
+@pytest.mark.parametrize("unidirectional", [0, 1])
+def test_gradient_on_onnxruntime(op_type, unidirectional):
+    inputs = MICROSOFT[op_type]
+    wrt = list(range(len(inputs)))
+    options = {
+        "domain": "com.microsoft",
+        "num_heads": 2,
+        "unidirectional": unidirectional,
+        "kind": np.float32,
+    }
+    proto = operator(op_type, inputs, wrt, weights={"y0": rng.uniform(0.5, 1.5, (2, 3, 4))}, **options)
+    against_differences(proto, inputs, wrt)
+
+
+def against_differences(proto, inputs, wrt):
+    """Central differences, extrapolated to a step of zero, of onnxruntime's own kernel in float32."""
+    model = canonicalize(ir.from_proto(proto))
+    Gradient("loss", [f"x{i}" for i in wrt]).call(model)
+    feeds = {f"x{i}": inputs[i].astype(np.float32) for i in wrt}
+    found = run_proto(ir.to_proto(model), feeds)
+    for i in wrt:
+        v = rng.standard_normal(inputs[i].shape).astype(np.float32)
+        slopes = []
+        for step in (1e-2, 2e-2):
+            moved = [run_proto(proto, {**feeds, f"x{i}": feeds[f"x{i}"] + s * v}) for s in (step, -step)]
+            slopes.append((float(moved[0]["loss"]) - float(moved[1]["loss"])) / (2 * step))
+        difference = (4 * slopes[0] - slopes[1]) / 3
+        assert float(np.vdot(found[f"x{i}.grad"], v)) == pytest.approx(difference, rel=5e-3, abs=1e-2)

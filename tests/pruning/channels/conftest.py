@@ -1,0 +1,3 @@
+from latency_cache import cache_folder
+
+__all__ = ["cache_folder"]

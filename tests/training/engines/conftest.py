@@ -1,0 +1,3 @@
+from training_nets import data, net, package
+
+__all__ = ["data", "net", "package"]
