@@ -231,12 +231,13 @@ class Scorer:
         check_regularizers(regularize or {})
         if criterion not in CRITERIA:
             raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
-        truth = self.oracle if oracle or criterion == "oracle" else None
+        exhaustive = CRITERIA[criterion].exhaustive
+        truth = self.oracle if oracle or exhaustive else None
         start = time.perf_counter()
         off, found = self._penalties(regularize or {}), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
-                if truth is not None and criterion == "oracle":
+                if truth is not None and exhaustive:
                     raw = truth[group.id]
                 else:
                     raw = CRITERIA[criterion](self._evidence, group)

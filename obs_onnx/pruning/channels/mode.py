@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
@@ -32,8 +32,6 @@ from obs_onnx.verification.removal import check_removal
 
 __all__ = ["ChannelsMode"]
 
-_DEFAULT = "obs"
-
 
 class ChannelsMode:
     """Removes channels; see :class:`obs_onnx.pruning.mode.Mode`."""
@@ -50,7 +48,7 @@ class ChannelsMode:
                 raise OptionError(f"{option} is about single weights: use --mode weights")
         if options.correct:
             raise OptionError("--correct is about single weights: use --mode weights")
-        self._criterion = _DEFAULT if options.criterion == "auto" else options.criterion
+        self._criterion = DEFAULT if options.criterion == "auto" else options.criterion
         if self._criterion not in CRITERIA:
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
