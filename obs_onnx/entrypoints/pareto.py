@@ -27,7 +27,7 @@ from obs_onnx.option import asked, takes
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
-from obs_onnx.pruning.channels.plan import ChannelStrategy
+from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.frontier_points import (
     Candidate,
@@ -96,23 +96,11 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     if note := plan.cost_note(calibrated):
         options.progress.say(note)
 
-    task = plan.task(calibrated, recorder)
-    first = Round.of(task, None, None)
-    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
-    with options.progress.stage("models", options.points) as advance:
-        search.run(options.least, options.points, int(_MORE * options.points), advance)
+    search = _search(plan, calibrated, by, options, recorder)
     timing = _timed(inputs, calibrated, search.found, options, recorder)
     dense, points, candidates = _ranked(inputs, calibrated, search.found, timing, options.cost, by)
     chosen = [one for one, point in zip(candidates, points, strict=True) if not point.dominated]
     names = _names(inputs.path, len(chosen)) if folder is not None else []
-    notes = (
-        *calibrated.data.notes,
-        *shared_notes(candidates),
-        *(() if calibrated.stopwatch is None else calibrated.stopwatch.notes),
-        *_shortfall(search, options, len(chosen)),
-        *(() if timing is None else _noise(timing)),
-        *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
-    )
     frontier = Frontier(
         model=inputs.name,
         output=None if folder is None else folder.shown,
@@ -126,7 +114,12 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         seed=options.seed,
         options=asked(options),
         environment=inputs.runtime.environment() if timing is None else timing.environment,
-        notes=notes,
+        notes=(
+            *_notes(calibrated, candidates),
+            *_shortfall(search, options, len(chosen)),
+            *(() if timing is None else _noise(timing)),
+            *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
+        ),
     )
     if folder is not None:
         _write(folder.path, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)
@@ -175,6 +168,18 @@ def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     return by
 
 
+def _search(
+    plan: ChannelPlan, calibrated: Calibrated, by: str, options: ParetoOptions, recorder: Recorder
+) -> FrontierSearch:
+    """The search for models that nothing dominates, done."""
+    task = plan.task(calibrated, recorder)
+    first = Round.of(task, None, None)
+    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
+    with options.progress.stage("models", options.points) as advance:
+        search.run(options.least, options.points, int(_MORE * options.points), advance)
+    return search
+
+
 def _timed(
     inputs: Inputs,
     calibrated: Calibrated,
@@ -212,6 +217,12 @@ def _filed(points: Sequence[Point], names: Sequence[str]) -> tuple[Point, ...]:
     """Points with the names of the files in which the models that are not dominated lie."""
     left = iter(names)
     return tuple(one if one.dominated else replace(one, file=next(left, None)) for one in points)
+
+
+def _notes(calibrated: Calibrated, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """What is true of the data, of all models, and of the times that were predicted."""
+    timed = () if calibrated.stopwatch is None else calibrated.stopwatch.notes
+    return (*calibrated.data.notes, *shared_notes(candidates), *timed)
 
 
 def _shortfall(search: FrontierSearch, options: ParetoOptions, chosen: int) -> list[str]:

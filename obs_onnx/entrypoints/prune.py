@@ -6,7 +6,7 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,18 +20,21 @@ from obs_onnx.io.onnx_file import ModelLike, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
 from obs_onnx.option import takes
 from obs_onnx.pruning.calibrated import calibrate
+from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining
 from obs_onnx.pruning.run_report import Run, dry_report, report
-from obs_onnx.pruning.strategies import STRATEGIES
 from obs_onnx.pruning.strategy import Strategy
+from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.int8_run import Int8, Quantized
 from obs_onnx.results.pruning import Report
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["STRATEGIES", "Pruned", "prune"]
+
+STRATEGIES: Mapping[str, Strategy[Attempt]] = {"channels": ChannelStrategy(), "weights": WeightStrategy()}
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.pruning.calibration_data import CalibrationData
-from obs_onnx.pruning.dense_model import DenseModel
+from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.training.loop import Trained
 

@@ -12,9 +12,7 @@ from obs_onnx.data.open_source import open_source, split
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.pruning.calibrated import BATCH, HELD_OUT, Calibrated
-from obs_onnx.pruning.calibration_data import CalibrationData
-from obs_onnx.pruning.dense_model import DenseModel
+from obs_onnx.pruning.calibrated import BATCH, HELD_OUT, Calibrated, CalibrationData, DenseModel
 from obs_onnx.pruning.judgement import Attempt, Judged, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -24,6 +22,23 @@ from obs_onnx.training.retraining import Retraining
 from obs_onnx.training.settings import choose_optimizer
 
 __all__ = ["Retrained", "open_retraining", "parameters_of", "retrained"]
+
+
+@dataclass(frozen=True)
+class Retrained:
+    """A copy of a pruned model, retrained.
+
+    Attributes:
+        model: the copy.
+        training: what was done.
+        judged: how it does.
+        kept: it broke no limit that the model held before.
+    """
+
+    model: ir.Model
+    training: Trained
+    judged: Judged
+    kept: bool
 
 
 def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) -> Retraining | None:
@@ -72,23 +87,6 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
     )
     found.check(dense.model)
     return found
-
-
-@dataclass(frozen=True)
-class Retrained:
-    """A copy of a pruned model, retrained.
-
-    Attributes:
-        model: the copy.
-        training: what was done.
-        judged: how it does.
-        kept: it broke no limit that the model held before.
-    """
-
-    model: ir.Model
-    training: Trained
-    judged: Judged
-    kept: bool
 
 
 def retrained(

@@ -11,7 +11,7 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch
 from obs_onnx.passes.graph.parameters import float_tensors
-from obs_onnx.pruning.dense_model import DenseModel
+from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["DenseCosts"]

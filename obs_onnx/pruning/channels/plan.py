@@ -21,12 +21,11 @@ from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
-from obs_onnx.pruning.channels.channels import Channels
 from obs_onnx.pruning.channels.costs import DenseCosts
 from obs_onnx.pruning.channels.result import finish_channels
 from obs_onnx.pruning.channels.search import search_channels
+from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.cost_note import cost_note
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -75,8 +74,7 @@ class ChannelPlan:
         """What measuring will cost."""
         if self.options.allocation != DAMAGE:
             return None
-        groups, effort = len(self.channels.coupling.groups), calibrated.budget.effort
-        return cost_note("groups of channels", groups, calibrated.dense, calibrated.data, effort)
+        return calibrated.cost_note("groups of channels", len(self.channels.coupling.groups))
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
         """What rounds of removing channels start from."""

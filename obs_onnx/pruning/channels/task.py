@@ -15,8 +15,8 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.progress import Advance
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
-from obs_onnx.pruning.channels.channels import Channels, Selection
 from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.selection import Channels, Selection
 from obs_onnx.pruning.judgement import judge
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder

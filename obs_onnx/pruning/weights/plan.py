@@ -16,7 +16,6 @@ from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
-from obs_onnx.pruning.cost_note import cost_note
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -66,8 +65,7 @@ class WeightPlan:
         """What measuring will cost."""
         if self.pattern.kind == "nm" or self.options.allocation != DAMAGE:
             return None
-        effort = calibrated.budget.effort
-        return cost_note("layers", len(self.layers), calibrated.dense, calibrated.data, effort)
+        return calibrated.cost_note("layers", len(self.layers))
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> WeightTask:
         """What rounds of pruning weights start from."""
