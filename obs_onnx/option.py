@@ -44,7 +44,7 @@ class Option:
         least, most: bounds of a number that belong to it.
         above, below: bounds that do not.
         metavar: what stands for a value in the help of the command line.
-        mode: of pruning that it goes with; None for any.
+        mode: of pruning that it goes with; None for any, and where the group has no option ``mode``.
         flags: on the command line; none for an option of Python alone.
         form: of a value on the command line that its type does not tell: a size in bytes, a file to write.
         common: among the first to be shown.
@@ -152,15 +152,16 @@ def options_of(group: type) -> tuple[Option, ...]:
     for home in (*group.__mro__[1:], group):
         for name in inspect.get_annotations(home):
             if name in fields and name not in found:
-                found[name] = _filled(fields[name], home)
+                found[name] = _filled(fields[name], home, "mode" in fields)
     return tuple(found.values())
 
 
-def _filled(one: dataclasses.Field[Any], home: type) -> Option:
+def _filled(one: dataclasses.Field[Any], home: type, moded: bool) -> Option:
     known: Option = one.metadata["option"]
     return dataclasses.replace(
         known,
         name=one.name,
+        mode=known.mode if moded else None,
         type=one.type if isinstance(one.type, str) else inspect.formatannotation(one.type),
         default=None if one.default is MISSING else one.default,
         required=one.default is MISSING,

@@ -15,9 +15,12 @@ from obs_onnx.runtimes.options import RuntimeOptions
 __all__ = [
     "DAMAGE",
     "ChoiceOptions",
+    "Damped",
     "EffortOptions",
+    "Memory",
     "ModeOptions",
     "Protected",
+    "Regularized",
     "SearchOptions",
     "Shown",
     "SolverOptions",
@@ -67,7 +70,43 @@ class ChoiceOptions(Protected, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolverOptions(Options, title="Refit"):
+class Regularized(Options, title="Choice"):
+    """What scores are corrected by."""
+
+    regularize: Mapping[str, float] | None = option(
+        None,
+        help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
+        "latency (per ms).",
+        metavar="KEY=L",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damped(Options, title="Refit"):
+    """How second moments are kept invertible."""
+
+    damping: float = option(
+        1e-2, help="Damping of the second moments, relative to their mean diagonal.", least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Options, title="Effort"):
+    """What a run may take of the machine."""
+
+    memory: int | None = option(
+        None,
+        help="For activations, for example 2GB.",
+        otherwise="half of what is free",
+        above=0,
+        metavar="SIZE",
+        form="size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions(Damped, title="Refit"):
     """How what stays makes up for what goes."""
 
     compensate: bool = option(True, help="Refit the kept weights (and biases).")
@@ -76,13 +115,10 @@ class SolverOptions(Options, title="Refit"):
         help="Correct each layer for those before it.",
         more="It is refitted to the dense model's outputs on what the pruned layers before really give.",
     )
-    damping: float = option(
-        1e-2, help="Damping of the second moments, relative to their mean diagonal.", least=0
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
+class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choice"):
     """All that a mode of pruning can be told."""
 
     pattern: str | None = option(
@@ -97,13 +133,6 @@ class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
         help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "
         "one threshold.",
         more="As in the papers: what is lowest goes, whatever it saves.",
-    )
-    regularize: Mapping[str, float] | None = option(
-        None,
-        help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
-        "latency (per ms).",
-        metavar="KEY=L",
-        mode="channels",
     )
     correct: bool | None = option(
         None,
@@ -121,7 +150,7 @@ class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffortOptions(Options, title="Effort"):
+class EffortOptions(Memory, title="Effort"):
     """How much is measured."""
 
     effort: str = option(
@@ -131,14 +160,6 @@ class EffortOptions(Options, title="Effort"):
         "auto",
         help="Damage that allocation minimises; auto: kl for class scores, else error.",
         choices=("auto", "kl", "error"),
-    )
-    memory: int | None = option(
-        None,
-        help="For activations, for example 2GB.",
-        otherwise="half of what is free",
-        above=0,
-        metavar="SIZE",
-        form="size",
     )
 
 
