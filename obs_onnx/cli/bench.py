@@ -23,7 +23,7 @@ __all__ = ["bench"]
 @click.option(
     "--seconds",
     cls=TitledOption,
-    title="Latency",
+    title="Measuring",
     type=click.FloatRange(0.05),
     default=3.0,
     show_default=True,

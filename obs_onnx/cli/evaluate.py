@@ -8,7 +8,7 @@ import click
 
 import obs_onnx
 from obs_onnx import io, report
-from obs_onnx.cli.options import COMMON, JSON, Command, TitledOption, distinct, options_from
+from obs_onnx.cli.options import JSON, Command, TitledOption, distinct, options_from
 from obs_onnx.data.options import Labelled
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.options import RuntimeOptions
@@ -18,12 +18,12 @@ __all__ = ["evaluate"]
 
 @click.command("eval", cls=Command)
 @click.argument("model")
-@click.option("--data", cls=TitledOption, title=COMMON, required=True, metavar="SRC", help="Evaluation data.")
+@click.option("--data", cls=TitledOption, common=2, required=True, metavar="SRC", help="Evaluation data.")
 @options_from(Labelled, "labels")
 @click.option(
     "--against",
     cls=TitledOption,
-    title=COMMON,
+    common=4,
     metavar="MODEL2",
     help="Reference model for output error and agreement.",
 )

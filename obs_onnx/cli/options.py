@@ -17,7 +17,9 @@ __all__ = ["JSON", "QUIET", "Command", "TitledOption", "distinct", "options_from
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-COMMON, OTHERS = "Common options", "Other options"
+COMMON, OUTPUT = "Common options", "Output"
+_LAST = 99
+_METAVARS = {"int": "N", "float": "X"}
 
 
 class TitledOption(click.Option):
@@ -25,15 +27,16 @@ class TitledOption(click.Option):
 
     Attributes:
         title: of its group.
+        common: place among those that are shown first; 0 for the others.
     """
 
-    def __init__(self, *args: Any, title: str = "Output", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, title: str = OUTPUT, common: int = 0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.title = title
+        self.title, self.common = title, common
 
-    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
         """The value as Python takes it."""
-        found = super().type_cast_value(ctx, value)
+        found = super().process_value(ctx, value)
         return (dict(found) or None) if isinstance(self.type, KeyValue) else found
 
 
@@ -42,12 +45,13 @@ class Command(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each title."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        options.sort(key=lambda one: getattr(one, "common", 0) or _LAST)
         sections: dict[str, list[tuple[str, str]]] = {}
-        if any(getattr(one, "title", None) == COMMON for one in self.params):
-            sections[COMMON] = []
-        for one in self.get_params(ctx):
+        for one in options:
             if (record := one.get_help_record(ctx)) is not None:
-                sections.setdefault(getattr(one, "title", OTHERS), []).append(record)
+                title = COMMON if getattr(one, "common", 0) else getattr(one, "title", OUTPUT)
+                sections.setdefault(title, []).append(record)
         for title, records in sections.items():
             with formatter.section(title):
                 formatter.write_dl(records)
@@ -75,12 +79,12 @@ def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
     kind = one.type.removesuffix(" | None")
     flags: Sequence[str] = one.flags
     words = [one.help]
-    known: dict[str, Any] = {"title": COMMON if one.common else one.title, "required": one.required}
+    known: dict[str, Any] = {"title": one.title, "common": one.common, "required": one.required}
     if kind == "bool":
         flags = _switch(one)
         known |= {"is_flag": True, "default": one.default}
     else:
-        known |= {"type": _type(one, kind), "metavar": one.metavar}
+        known |= {"type": _type(one, kind), "metavar": one.metavar or _METAVARS.get(kind)}
         if "Sequence[" in kind or kind.startswith("Mapping["):
             known["multiple"] = True
             words = [f"{one.help.removesuffix('.')}; repeatable."]
@@ -119,7 +123,7 @@ JSON = click.option(
     "--json",
     "json_path",
     cls=TitledOption,
-    title=COMMON,
+    common=12,
     metavar="PATH",
     type=WrittenFile(),
     help="Write the result as JSON.",

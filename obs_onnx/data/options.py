@@ -25,7 +25,7 @@ class Labelled(Seeded, title="Data"):
         help="Name of the labels in the data.",
         otherwise="labels, if there are any",
         metavar="KEY",
-        common=True,
+        common=3,
     )
 
 
@@ -39,5 +39,5 @@ class DataOptions(Labelled, title="Data"):
         more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
         otherwise="<stem>.calib.npz beside the model",
         metavar="SRC",
-        common=True,
+        common=2,
     )

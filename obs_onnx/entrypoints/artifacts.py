@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import random_feed
 from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import new_folder
-from obs_onnx.option import takes
 from obs_onnx.passes.autodiff.gradient import Gradient, weights
 from obs_onnx.passes.autodiff.optimizers import SGD, AdamW, Optimizer
 from obs_onnx.passes.autodiff.training_step import Term, loss_graph, trained_weights

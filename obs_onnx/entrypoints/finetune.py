@@ -18,10 +18,11 @@ import onnx_ir as ir
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.finetune_options import FinetuneOptions
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
-from obs_onnx.option import asked, takes
+from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import DataError, OptionError, VerificationError
 from obs_onnx.passes.graph.set_weights import SetWeights

@@ -23,14 +23,14 @@ __all__ = ["FinetuneOptions"]
 class Places(Options, title="Data"):
     """What is learnt from, and where the result goes."""
 
-    data: object = field(metadata=about("Data to learn from.", metavar="SRC", common=True))
+    data: object = field(metadata=about("Data to learn from.", metavar="SRC", common=2))
     output: str | os.PathLike[str] | None = option(
         None,
         help="File to write.",
         otherwise="none; on the command line <stem>.finetuned.onnx",
         metavar="OUT",
         flags="-o --output",
-        common=True,
+        common=1,
     )
 
 
@@ -42,16 +42,16 @@ class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown,
         OptionError: a value that its option does not allow, or a run to go on with that is not named.
     """
 
-    steps: int = field(metadata=about("Updates.", least=1, metavar="N", common=True))
+    steps: int = field(metadata=about("Updates.", least=1, metavar="N", common=5))
     labels: str | None = option(
         None,
         help="Name of the labels in the data; learnt beside a teacher, too.",
         otherwise="labels, learnt where there is no teacher",
         metavar="KEY",
-        common=True,
+        common=3,
     )
     teacher: ModelLike | None = option(
-        None, help="Model whose outputs are learnt, usually the dense one.", metavar="MODEL2", common=True
+        None, help="Model whose outputs are learnt, usually the dense one.", metavar="MODEL2", common=4
     )
     held_out: object = option(
         None,
@@ -59,9 +59,9 @@ class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown,
         otherwise="an eighth of the data",
         metavar="SRC",
         flags="--eval",
-        common=True,
+        common=4,
     )
-    batch: int = option(64, help="Samples per update, where the model's batch is free.", least=1, common=True)
+    batch: int = option(64, help="Samples per update, where the model's batch is free.", least=1, common=5)
     warmup: int | None = option(
         None,
         help="Steps in which the learning rate rises.",

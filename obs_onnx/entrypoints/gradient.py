@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.entrypoints.gradient_options import GradientOptions
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
-from obs_onnx.option import takes
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.canonicalize import plain

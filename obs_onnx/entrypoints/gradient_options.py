@@ -36,5 +36,5 @@ class GradientOptions(Written, CustomDomains, title="Loss"):
         None,
         help="Names of initializers.",
         otherwise="all of floating-point type that influence the loss, scalars left out",
-        python_only=True,
+        flags="",
     )

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.data.open_source import open_source, split
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.prune_options import PruneOptions
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import measured
@@ -21,7 +22,7 @@ from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
-from obs_onnx.option import asked, takes
+from obs_onnx.option import asked
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.channels.mode import ChannelsMode
 from obs_onnx.pruning.inputs import BATCH, HELD_OUT, PruningInputs, prepare, timed

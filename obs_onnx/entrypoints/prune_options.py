@@ -26,7 +26,7 @@ class Written(Options, title="Output"):
         otherwise="<stem>.pruned.onnx beside a model given as a file",
         metavar="OUT",
         flags="-o --output",
-        common=True,
+        common=1,
     )
 
 
@@ -42,7 +42,7 @@ class PruneOptions(Written, SearchOptions, ModeOptions, RetrainingOptions, title
         "channels",
         help="Whole channels, heads and hidden units are removed, or single weights become zero.",
         choices=tuple(_ABOUT),
-        common=True,
+        common=5,
     )
     targets: Mapping[str, float | str] | Sequence[str] | None = option(
         None,
@@ -50,7 +50,7 @@ class PruneOptions(Written, SearchOptions, ModeOptions, RetrainingOptions, title
         otherwise="an output error of 5%, where no pattern fixes the sparsity",
         metavar="KEY=VALUE",
         flags="--target",
-        common=True,
+        common=6,
     )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
@@ -59,10 +59,10 @@ class PruneOptions(Written, SearchOptions, ModeOptions, RetrainingOptions, title
         None,
         help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
         choices=("int8",),
-        common=True,
+        common=9,
     )
     dry_run: bool = option(
-        False, help="Check everything, print the expected cost, write nothing.", recorded=True
+        False, help="Check everything, print the expected cost, write nothing.", title="Output"
     )
 
     def __post_init__(self) -> None:

@@ -18,12 +18,13 @@ from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.open_source import open_source
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.score_options import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import LatencyTable, measure_table
-from obs_onnx.option import asked, takes
+from obs_onnx.option import asked
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.places import produced

@@ -26,11 +26,11 @@ class ScoreOptions(ScorerOptions, Regularized, title="Choice"):
         help="taylor, fisher, obd, gates, oba, oba-second, oba-paper, obs, magnitude, l1, l2, mean, std, "
         "apoz, mutual-information, random or oracle.",
         metavar="NAME",
-        common=True,
+        common=7,
     )
     oracle: bool = option(
         False,
         help="Also remove each channel alone, and compare.",
         more="Without compensation; the loss is measured on 2,048 samples at most.",
-        common=True,
+        common=8,
     )

@@ -37,7 +37,6 @@ class Protected(Options, title="Choice"):
         (),
         help="Shell pattern of weight or node names to leave alone.",
         metavar="PATTERN",
-        common=True,
     )
 
 
@@ -51,7 +50,7 @@ class ChoiceOptions(Protected, title="Choice"):
         "mutual-information, taylor, fisher, obd, gates, oba, oba-second, oba-paper, random, oracle; of "
         "weights auto, obs, admm, lobs, magnitude, taylor, fisher, obd, oba, oba-second, oba-paper, random.",
         metavar="NAME",
-        common=True,
+        common=7,
     )
     allocation: str = option(
         DAMAGE,
@@ -92,12 +91,12 @@ class Damped(Options, title="Refit"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memory(Options, title="Effort"):
+class Memory(Options, title="Measuring"):
     """What a run may take of the machine."""
 
     memory: int | None = option(
         None,
-        help="For activations, for example 2GB.",
+        help="Bytes for activations, on the command line for example 2GB.",
         otherwise="half of what is free",
         above=0,
         metavar="SIZE",
@@ -138,6 +137,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         None,
         help="Match output statistics, where that lowers the held-out error.",
         otherwise=f"only without {named('sequential')}, which leaves next to nothing to correct",
+        title="Refit",
         mode="weights",
     )
     layer_sparsity: Mapping[str, float] | None = option(
@@ -150,11 +150,11 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffortOptions(Memory, title="Effort"):
+class EffortOptions(Memory, title="Measuring"):
     """How much is measured."""
 
     effort: str = option(
-        "normal", help="How much is measured.", choices=("quick", "normal", "thorough"), common=True
+        "normal", help="How much is measured.", choices=("quick", "normal", "thorough"), common=10
     )
     loss: str = option(
         "auto",
@@ -167,7 +167,7 @@ class EffortOptions(Memory, title="Effort"):
 class Shown(Options, title="Output"):
     """What is shown of a run."""
 
-    progress: Progress = option(quiet, help="See obs_onnx.progress.", python_only=True, recorded=False)
+    progress: Progress = option(quiet, help="See obs_onnx.progress.", flags="", recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,5 +189,5 @@ class SearchOptions(
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         flags="--eval",
-        common=True,
+        common=4,
     )
