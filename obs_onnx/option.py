@@ -4,7 +4,8 @@
     class RuntimeOptions(Options, title="Runtime"):
         threads: int | None = option(None, help="Threads of one operator.", least=1, metavar="N")
 
-From it come the keyword of the Python function and its documentation (:func:`takes`), the check of its value
+From it come the keyword of the Python function and its documentation
+(:mod:`obs_onnx.entrypoints.keywords`), the check of its value
 (:func:`check`), the record of what was asked (:func:`asked`), the command-line option
 (:mod:`obs_onnx.cli.options`) and its line in ``docs/options.md``. Groups are combined by inheritance.
 """
@@ -12,24 +13,18 @@ From it come the keyword of the Python function and its documentation (:func:`ta
 from __future__ import annotations
 
 import dataclasses
-import functools
 import inspect
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
-from typing import Any, ClassVar, Literal, ParamSpec, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
-from obs_onnx.passes.errors import OptionError, named, spelled
+from obs_onnx.passes.errors import OptionError, keyword, named, spelled
 
-__all__ = ["Option", "Options", "about", "asked", "check", "option", "options_of", "takes"]
+__all__ = ["Option", "Options", "about", "asked", "check", "described", "option", "options_of"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
-O = TypeVar("O")  # noqa: E741
-R = TypeVar("R")
-M = TypeVar("M")
-M_in = TypeVar("M_in", contravariant=True)
-R_out = TypeVar("R_out", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -44,10 +39,10 @@ class Option:
         least, most: bounds of a number that belong to it.
         above, below: bounds that do not.
         metavar: what stands for a value in the help of the command line.
-        mode: of pruning that it goes with; None for any.
+        mode: of pruning that it goes with; None for any, and where the group has no option ``mode``.
         flags: on the command line; none for an option of Python alone.
         form: of a value on the command line that its type does not tell: a size in bytes, a file to write.
-        common: among the first to be shown.
+        common: place among those that are shown first; 0 for the others.
         recorded: kept in the record of what was asked.
         name, type, default, required, title: of the field and of its group; :func:`options_of` fills them in.
     """
@@ -64,7 +59,7 @@ class Option:
     mode: str | None = None
     flags: tuple[str, ...] = ()
     form: Literal["", "size", "file"] = ""
-    common: bool = False
+    common: int = 0
     recorded: bool = True
     name: str = ""
     type: str = ""
@@ -75,21 +70,19 @@ class Option:
     @property
     def bounds(self) -> str:
         """What a number has to be, in words; empty where there is no bound."""
-        if self.least is not None and self.most is not None:
-            return f"{self.least:g} to {self.most:g}"
-        words = (("at least", self.least), ("more than", self.above), ("at most", self.most))
-        found = [
-            f"{word} {bound:g}" for word, bound in (*words, ("less than", self.below)) if bound is not None
-        ]
-        return " and ".join(found)
+        words = (
+            ("at least", self.least),
+            ("more than", self.above),
+            ("at most", self.most),
+            ("less than", self.below),
+        )
+        return " and ".join(f"{word} {bound:g}" for word, bound in words if bound not in (None, math.inf))
 
     def allows(self, value: object) -> bool:
         """Whether ``value`` is one of the choices and within the bounds."""
-        if self.choices and value not in self.choices:
-            return False
-        if not isinstance(value, int | float):
-            return True
-        return (
+        if self.choices:
+            return value in self.choices
+        return not isinstance(value, int | float) or (
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
             and (self.above is None or value > self.above)
@@ -97,19 +90,16 @@ class Option:
         )
 
 
-def about(
-    help: str, *, flags: str | None = None, python_only: bool = False, **known: Any
-) -> dict[str, Option]:
+def about(help: str, *, flags: str = "--*", **known: Any) -> dict[str, Option]:
     """The metadata of a field that is an option; see :class:`Option` for what may be ``known``.
 
     Args:
         help: one sentence.
-        flags: on the command line, separated by blanks; by default the name with dashes.
-        python_only: no flag.
+        flags: on the command line, separated by blanks, where ``*`` stands for the name with dashes; none
+            for an option of Python alone.
         known: other attributes.
     """
-    words = () if python_only else tuple((flags or "--*").split())
-    return {"option": Option(help, flags=words, **known)}
+    return {"option": Option(help, flags=tuple(flags.split()), **known)}
 
 
 def option(default: T, **described: Any) -> T:
@@ -139,7 +129,7 @@ class Options:
     def __post_init__(self) -> None:
         check(self)
 
-    def part(self, group: type[O]) -> O:
+    def part(self, group: type[T]) -> T:
         """The options of another group among these; its others have their defaults."""
         names = [one.name for one in options_of(group) if hasattr(self, one.name)]
         return group(**{name: getattr(self, name) for name in names})
@@ -152,19 +142,20 @@ def options_of(group: type) -> tuple[Option, ...]:
     for home in (*group.__mro__[1:], group):
         for name in inspect.get_annotations(home):
             if name in fields and name not in found:
-                found[name] = _filled(fields[name], home)
+                found[name] = _filled(fields[name], home, "mode" in fields)
     return tuple(found.values())
 
 
-def _filled(one: dataclasses.Field[Any], home: type) -> Option:
+def _filled(one: dataclasses.Field[Any], home: type, moded: bool) -> Option:
     known: Option = one.metadata["option"]
     return dataclasses.replace(
         known,
         name=one.name,
+        mode=known.mode if moded else None,
         type=one.type if isinstance(one.type, str) else inspect.formatannotation(one.type),
         default=None if one.default is MISSING else one.default,
         required=one.default is MISSING,
-        title=getattr(home, "title", ""),
+        title=known.title or getattr(home, "title", ""),
         flags=tuple(flag.replace("*", one.name.replace("_", "-")) for flag in known.flags),
     )
 
@@ -177,13 +168,12 @@ def check(options: object) -> None:
     """
     for one in options_of(type(options)):
         value = getattr(options, one.name)
-        if value is None and one.default is None:
+        if (value is None and one.default is None) or one.allows(value):
             continue
-        if one.choices and value not in one.choices:
+        if one.choices:
             known = " or ".join(one.choices) if len(one.choices) < 3 else f"one of {', '.join(one.choices)}"
             raise OptionError(f"{named(one.name)} {value!r} is unknown: use {known}")
-        if not one.allows(value):
-            raise OptionError(f"{named(one.name)} {value}: use {one.bounds}")
+        raise OptionError(f"{named(one.name)} {value}: use {one.bounds}")
 
 
 def asked(options: object) -> dict[str, object]:
@@ -200,7 +190,7 @@ def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if abs(value) < float("inf") else str(value)
+        return value if math.isfinite(value) else str(value)
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     simple = bool | int | float | str
@@ -211,47 +201,7 @@ def _plain(value: object) -> object:
     return f"<{type(value).__name__}>"
 
 
-class Verb(Protocol[M_in, P, R_out]):
-    """A function of a model whose further arguments are those of a dataclass of options."""
-
-    def __call__(self, model: M_in, *args: P.args, **kwargs: P.kwargs) -> R_out:
-        """Make the options, and run."""
-
-
-def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]]:
-    """Give a function ``f(model, options)`` the fields of its options as arguments.
-
-    Signature and documentation come from the fields: a line ``options: ...`` of the docstring gives way to
-    one for each.
-    """
-
-    def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
-        @functools.wraps(body)
-        def verb(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
-            return body(model, make(*args, **kwargs))
-
-        own, given = inspect.signature(body), inspect.signature(make).parameters.values()
-        first = next(iter(own.parameters.values()))
-        verb.__dict__["__signature__"] = own.replace(parameters=[first, *given])
-        assert isinstance(make, type)
-        verb.__doc__ = _documented(body.__doc__ or "", make)
-        return verb
-
-    return decorate
-
-
-def _documented(text: str, group: type) -> str:
-    lines: list[str] = []
-    for line in text.splitlines():
-        if line.strip().startswith("options: "):
-            indent = line[: len(line) - len(line.lstrip())]
-            lines += [f"{indent}{one.name}: {described(one)}" for one in options_of(group)]
-        else:
-            lines.append(line)
-    return "\n".join(lines)
-
-
-def described(one: Option) -> str:
+def described(one: Option, spell: Callable[[str, str], str] = keyword) -> str:
     """An option in sentences: what it does, its values, its default."""
     found = [one.help, one.more]
     if one.choices:
@@ -262,4 +212,4 @@ def described(one: Option) -> str:
         found.append(f"With {named('mode', one.mode)} only.")
     if one.otherwise:
         found.append(f"By default {one.otherwise}.")
-    return spelled(" ".join(filter(None, found)))
+    return spelled(" ".join(filter(None, found)), spell)

@@ -27,6 +27,7 @@ __all__ = [
     "ObsOnnxError",
     "OptionError",
     "VerificationError",
+    "keyword",
     "named",
     "spelled",
 ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "Seeded"]
+__all__ = ["DataOptions", "Labelled", "Seeded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,20 @@ class Seeded(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Seeded, title="Data"):
+class Labelled(Seeded, title="Data"):
+    """What is known of data."""
+
+    labels: str | None = option(
+        None,
+        help="Name of the labels in the data.",
+        otherwise="labels, if there are any",
+        metavar="KEY",
+        common=3,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Labelled, title="Data"):
     """What is measured on."""
 
     calib: object = option(
@@ -26,12 +39,5 @@ class DataOptions(Seeded, title="Data"):
         more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
         otherwise="<stem>.calib.npz beside the model",
         metavar="SRC",
-        common=True,
-    )
-    labels: str | None = option(
-        None,
-        help="Name of the labels in the data.",
-        otherwise="labels, if there are any",
-        metavar="KEY",
-        common=True,
+        common=2,
     )

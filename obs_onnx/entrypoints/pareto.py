@@ -16,6 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
@@ -23,7 +24,7 @@ from obs_onnx.io.paths import keep_path, new_folder
 from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
-from obs_onnx.option import asked, takes
+from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt

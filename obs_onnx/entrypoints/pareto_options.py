@@ -25,7 +25,7 @@ class Folder(Options, title="Output"):
         otherwise="<stem>.pareto beside a model given as a file",
         metavar="FOLDER",
         flags="-o --output",
-        common=True,
+        common=1,
     )
 
 
@@ -45,22 +45,22 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
         least=1,
         most=MOST_POINTS,
         metavar="N",
-        common=True,
+        common=6,
     )
-    cost: str = option("latency", help="What is to become less.", choices=COSTS, common=True)
+    cost: str = option("latency", help="What is to become less.", choices=COSTS, common=5)
     least: float = option(
         0.2,
         help="Share of the dense model's cost, where the frontier ends.",
         above=0,
         below=1,
         metavar="SHARE",
-        common=True,
+        common=6,
     )
     by: str = option(
         "auto",
         help="What is traded for the cost; auto: accuracy if labelled data is given, else output error.",
         choices=("auto", "error", "accuracy"),
-        common=True,
+        common=5,
     )
     seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0, below=float("inf"))
     plot: bool | None = option(None, help="Draw pareto.svg.", otherwise="if matplotlib is there")

@@ -13,12 +13,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import parse_targets
+from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.prune_options import PruneOptions
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
-from obs_onnx.option import takes
 from obs_onnx.pruning.calibrated import calibrate
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load

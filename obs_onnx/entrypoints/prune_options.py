@@ -25,7 +25,7 @@ class Written(Options, title="Output"):
         otherwise="<stem>.pruned.onnx beside a model given as a file",
         metavar="OUT",
         flags="-o --output",
-        common=True,
+        common=1,
     )
 
 
@@ -41,7 +41,7 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         "channels",
         help="Whole channels, heads and hidden units are removed, or single weights become zero.",
         choices=tuple(_ABOUT),
-        common=True,
+        common=5,
     )
     targets: Mapping[str, float | str] | Sequence[str] | None = option(
         None,
@@ -49,7 +49,7 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         otherwise="an output error of 5%, where no pattern fixes the sparsity",
         metavar="KEY=VALUE",
         flags="--target",
-        common=True,
+        common=6,
     )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
@@ -58,10 +58,10 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         None,
         help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
         choices=("int8",),
-        common=True,
+        common=9,
     )
     dry_run: bool = option(
-        False, help="Check everything, print the expected cost, write nothing.", recorded=True
+        False, help="Check everything, print the expected cost, write nothing.", title="Output"
     )
 
     def __post_init__(self) -> None:

@@ -10,14 +10,14 @@ __all__ = ["LatencyOptions", "TimedBatch"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimedBatch(Options, title="Latency"):
+class TimedBatch(Options, title="Measuring"):
     """What is timed."""
 
     batch: int = option(1, help="Samples per timed run.", least=1, metavar="N")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyOptions(TimedBatch, title="Latency"):
+class LatencyOptions(TimedBatch, title="Measuring"):
     """Whether and how latency is measured."""
 
     latency: bool = option(True, help="Measure the latency before and after.")

@@ -16,9 +16,12 @@ from obs_onnx.training.options import RetrainingOptions
 __all__ = [
     "DAMAGE",
     "ChoiceOptions",
+    "Damped",
     "EffortOptions",
+    "Memory",
     "ModeOptions",
     "Protected",
+    "Regularized",
     "RunOptions",
     "SearchOptions",
     "Shown",
@@ -36,7 +39,6 @@ class Protected(Options, title="Choice"):
         (),
         help="Shell pattern of weight or node names to leave alone.",
         metavar="PATTERN",
-        common=True,
     )
 
 
@@ -50,7 +52,7 @@ class ChoiceOptions(Protected, title="Choice"):
         "mutual-information, taylor, fisher, obd, gates, oba, oba-second, oba-paper, random, oracle; of "
         "weights auto, obs, admm, lobs, magnitude, taylor, fisher, obd, oba, oba-second, oba-paper, random.",
         metavar="NAME",
-        common=True,
+        common=7,
     )
     allocation: str = option(
         DAMAGE,
@@ -69,7 +71,43 @@ class ChoiceOptions(Protected, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SolverOptions(Options, title="Refit"):
+class Regularized(Options, title="Choice"):
+    """What scores are corrected by."""
+
+    regularize: Mapping[str, float] | None = option(
+        None,
+        help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
+        "latency (per ms).",
+        metavar="KEY=L",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damped(Options, title="Refit"):
+    """How second moments are kept invertible."""
+
+    damping: float = option(
+        1e-2, help="Damping of the second moments, relative to their mean diagonal.", least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Options, title="Measuring"):
+    """What a run may take of the machine."""
+
+    memory: int | None = option(
+        None,
+        help="Bytes for activations, on the command line for example 2GB.",
+        otherwise="half of what is free",
+        above=0,
+        metavar="SIZE",
+        form="size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions(Damped, title="Refit"):
     """How what stays makes up for what goes."""
 
     compensate: bool = option(True, help="Refit the kept weights (and biases).")
@@ -78,13 +116,10 @@ class SolverOptions(Options, title="Refit"):
         help="Correct each layer for those before it.",
         more="It is refitted to the dense model's outputs on what the pruned layers before really give.",
     )
-    damping: float = option(
-        1e-2, help="Damping of the second moments, relative to their mean diagonal.", least=0
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
+class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choice"):
     """All that a mode of pruning can be told."""
 
     pattern: str | None = option(
@@ -100,17 +135,11 @@ class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
         "one threshold.",
         more="As in the papers: what is lowest goes, whatever it saves.",
     )
-    regularize: Mapping[str, float] | None = option(
-        None,
-        help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
-        "latency (per ms).",
-        metavar="KEY=L",
-        mode="channels",
-    )
     correct: bool | None = option(
         None,
         help="Match output statistics, where that lowers the held-out error.",
         otherwise=f"only without {named('sequential')}, which leaves next to nothing to correct",
+        title="Refit",
         mode="weights",
     )
     layer_sparsity: Mapping[str, float] | None = option(
@@ -123,24 +152,16 @@ class ModeOptions(Seeded, ChoiceOptions, SolverOptions, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EffortOptions(Options, title="Effort"):
+class EffortOptions(Memory, title="Measuring"):
     """How much is measured."""
 
     effort: str = option(
-        "normal", help="How much is measured.", choices=("quick", "normal", "thorough"), common=True
+        "normal", help="How much is measured.", choices=("quick", "normal", "thorough"), common=10
     )
     loss: str = option(
         "auto",
         help="Damage that allocation minimises; auto: kl for class scores, else error.",
         choices=("auto", "kl", "error"),
-    )
-    memory: int | None = option(
-        None,
-        help="For activations, for example 2GB.",
-        otherwise="half of what is free",
-        above=0,
-        metavar="SIZE",
-        form="size",
     )
 
 
@@ -148,7 +169,7 @@ class EffortOptions(Options, title="Effort"):
 class Shown(Options, title="Output"):
     """What is shown of a run."""
 
-    progress: Progress = option(quiet, help="See obs_onnx.progress.", python_only=True, recorded=False)
+    progress: Progress = option(quiet, help="See obs_onnx.progress.", flags="", recorded=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,7 +191,7 @@ class SearchOptions(
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         flags="--eval",
-        common=True,
+        common=4,
     )
 
 

@@ -13,7 +13,7 @@ from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
-from obs_onnx.criteria.channels import Ranking
+from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group

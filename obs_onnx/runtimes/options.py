@@ -44,5 +44,5 @@ class RuntimeOptions(OperatorOptions, title="Runtime"):
         "onnxruntime",
         help="onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX, with options; docs/runtimes.md.",
         metavar="SPEC",
-        common=True,
+        common=11,
     )

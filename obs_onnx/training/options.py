@@ -43,7 +43,7 @@ class TrainingOptions(Options, title="Training"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RetrainingOptions(TrainingOptions, title="Retraining"):
+class RetrainingOptions(TrainingOptions, title="Training"):
     """When a pruned model is retrained, and on what.
 
     Raises:
@@ -56,7 +56,7 @@ class RetrainingOptions(TrainingOptions, title="Retraining"):
         more="Zeros stay zeros.",
         least=0,
         metavar="STEPS",
-        common=True,
+        common=8,
     )
     finetune_last: int | None = option(
         None,

@@ -15,8 +15,7 @@ from nets import run_proto
 
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.criteria.channels import ranking
-from obs_onnx.criteria.channels.oracle import RemovalDamage
+from obs_onnx.criteria.ranking import RemovalDamage, ranking
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence

@@ -22,12 +22,12 @@ from obs_onnx.criteria.channels.mutual_information import mutual_information
 from obs_onnx.criteria.channels.oba import oba, oba_paper, oba_second
 from obs_onnx.criteria.channels.obd import obd
 from obs_onnx.criteria.channels.obs import surgeon
-from obs_onnx.criteria.channels.oracle import RemovalDamage, loss_oracle, oracle
+from obs_onnx.criteria.channels.oracle import oracle
 from obs_onnx.criteria.channels.random import at_random
 from obs_onnx.criteria.channels.taylor import taylor
 from obs_onnx.passes.channels.coupling import Group
 
-__all__ = ["CRITERIA", "Criterion", "Ranking", "ranking", "worth"]
+__all__ = ["CRITERIA", "Criterion", "worth"]
 
 Criterion: TypeAlias = Callable[[ChannelStatistics, Group], NDArray[np.float64]]
 
@@ -48,25 +48,8 @@ CRITERIA: Mapping[str, Criterion] = {
     "oba-second": oba_second,
     "oba-paper": oba_paper,
     "random": at_random,
-    "oracle": loss_oracle,
+    "oracle": oracle,
 }
-
-Ranking: TypeAlias = Callable[[Group, RemovalDamage], NDArray[np.float64]]
-"""Scores of a group's channels where removals can be measured."""
-
-_MEASURED: Mapping[str, Ranking] = {"oracle": oracle}  # criteria that are what is measured
-
-
-def ranking(name: str, evidence: ChannelStatistics) -> Ranking:
-    """Scores by a criterion where removals can be measured at the outputs.
-
-    Args:
-        name: of the criterion, in :data:`CRITERIA`.
-        evidence: what it judges by, unless it measures removals itself.
-    """
-    criterion = CRITERIA[name]
-    return _MEASURED.get(name, lambda group, damage: criterion(evidence, group))
-
 
 _CUMULATIVE = {"obs"}  # scores are of all channels that go up to this one
 

@@ -14,7 +14,7 @@ from obs_onnx.allocation.refit_correction import SHARES, mended
 from obs_onnx.allocation.regularizers import penalties, regularizers
 from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.criteria.channels import ranking
+from obs_onnx.criteria.ranking import ranking
 from obs_onnx.criteria.score_curves import criterion_curves
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.output_damage import Damage
