@@ -11,7 +11,16 @@ from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.spec import Options, kind_of, split_command, split_spec
 
-__all__ = ["DEFAULT", "RUNTIMES", "Entry", "Opener", "calibration_runtime", "open_runtime", "to_install"]
+__all__ = [
+    "DEFAULT",
+    "RUNTIMES",
+    "Entry",
+    "Opener",
+    "calibration_runtime",
+    "forms",
+    "open_runtime",
+    "to_install",
+]
 
 DEFAULT = "onnxruntime"
 
@@ -98,10 +107,8 @@ def open_runtime(
     """
     entry = RUNTIMES.get(kind_of(spec))
     if entry is None:
-        *forms, last = (f"{one.form!r}" for one in RUNTIMES.values())
         raise OptionError(
-            f"unknown runtime {spec!r}: use {', '.join(forms)} or {last}, "
-            "for example onnxruntime:CUDAExecutionProvider"
+            f"unknown runtime {spec!r}: use {forms()}, for example onnxruntime:CUDAExecutionProvider"
         )
     where, options = entry.split(spec)
     opener: Opener = resolve_name(entry.place)
@@ -126,6 +133,12 @@ def calibration_runtime(
     entry = RUNTIMES.get(kind_of(spec))
     local = spec if entry is not None and entry.calibrates else DEFAULT
     return open_runtime(local, threads, custom_ops, spinning=False)
+
+
+def forms() -> str:
+    """``onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX``: what a SPEC may look like."""
+    *others, last = (entry.form for entry in RUNTIMES.values())
+    return f"{', '.join(others)} or {last}"
 
 
 def to_install(kind: str) -> str:

@@ -10,6 +10,8 @@ from obs_onnx import prune
 from obs_onnx.criteria import weight_scores
 from obs_onnx.criteria.weight_derivatives import KINDS, Kind
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, criteria
+from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.option import options_of
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.solvers import METHODS
 from obs_onnx.solvers.solve import Method
@@ -29,6 +31,8 @@ def test_all_names():
         *("taylor", "fisher", "obd", "oba", "oba-second", "oba-paper"),
     )
     assert set(ALLOCATIONS) == {"magnitude", "obs", "random", *KINDS} <= set(criteria())
+    (criterion,) = (one for one in options_of(PruneOptions) if one.name == "criterion")
+    assert criterion.help.endswith(f"of weights {', '.join(criteria())}.")
     assert [name for name, kind in KINDS.items() if not kind.second] == ["taylor", "fisher"]
     assert [name for name, kind in KINDS.items() if kind.signs] == ["obd"]
     assert [name for name, kind in KINDS.items() if kind.fixed] == ["oba-paper"]

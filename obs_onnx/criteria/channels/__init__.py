@@ -5,6 +5,6 @@ that gives one number for each channel, of any scale; channels go in the order o
 :data:`CRITERIA` has an entry for each of them. Next: :mod:`obs_onnx.criteria.score_curves` compares groups.
 """
 
-from obs_onnx.criteria.channels.registry import CRITERIA, Criterion, worth
+from obs_onnx.criteria.channels.registry import CRITERIA, Criterion
 
-__all__ = ["CRITERIA", "Criterion", "worth"]
+__all__ = ["CRITERIA", "Criterion"]

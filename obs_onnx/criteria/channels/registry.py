@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pkgutil import resolve_name
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:  # names of criteria are read where no arrays are loaded
+    import numpy as np
+    from numpy.typing import NDArray
 
-from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.passes.channels.coupling import Group
+    from obs_onnx.criteria.channel_statistics import ChannelStatistics
+    from obs_onnx.passes.channels.coupling import Group
 
-__all__ = ["CRITERIA", "DEFAULT", "Criterion", "worth"]
+__all__ = ["CRITERIA", "DEFAULT", "Criterion"]
 
 DEFAULT = "obs"
 
-Scorer: TypeAlias = Callable[[ChannelStatistics, Group], NDArray[np.float64]]
+Scorer: TypeAlias = "Callable[[ChannelStatistics, Group], NDArray[np.float64]]"
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,19 @@ class Criterion:
         place: ``module:function``, a :data:`Scorer`.
         gradients: the model has to be differentiable.
         cumulative: a score is of all channels that go up to this one, not of this one alone.
-        exhaustive: every channel is removed and the outcome measured: what the others only estimate.
+        trial: ``module:function``, a :data:`~obs_onnx.criteria.ranking.Ranking` that takes the place of the
+            scores where removals can be tried out; none for a criterion that only estimates.
     """
 
     place: str
     gradients: bool = False
     cumulative: bool = False
-    exhaustive: bool = False
+    trial: str = ""
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every channel is removed and the outcome measured: what the others estimate."""
+        return bool(self.trial)
 
     def __call__(self, evidence: ChannelStatistics, group: Group) -> NDArray[np.float64]:
         """(channels,) a number for each channel of ``group``, of any scale; the lowest goes first.
@@ -65,21 +72,6 @@ CRITERIA: Mapping[str, Criterion] = {
     "oba-second": Criterion(f"{_HERE}.oba:oba_second", gradients=True),
     "oba-paper": Criterion(f"{_HERE}.oba:oba_paper", gradients=True),
     "random": Criterion(f"{_HERE}.random:at_random"),
-    "oracle": Criterion(f"{_HERE}.oracle:oracle", exhaustive=True),
+    "oracle": Criterion(f"{_HERE}.oracle:oracle", trial=f"{_HERE}.oracle:damages"),
 }
 """Name of a criterion, as in ``--criterion`` -> the criterion."""
-
-
-def worth(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(channels,) what each channel adds to what removing those of lower scores costs.
-
-    Args:
-        name: of the criterion.
-        scores: that it gave for the channels of a group.
-    """
-    if not CRITERIA[name].cumulative:
-        return scores
-    order = np.argsort(scores, kind="stable")
-    added = np.empty(len(scores))
-    added[order] = np.diff(scores[order], prepend=0.0)
-    return added

@@ -10,8 +10,9 @@ import pytest
 from channel_helpers import opened
 
 from obs_onnx import prune, score
-from obs_onnx.criteria.channels import CRITERIA, Criterion, worth
+from obs_onnx.criteria.channels import CRITERIA, Criterion
 from obs_onnx.criteria.channels.registry import DEFAULT
+from obs_onnx.criteria.score_curves import worth
 from obs_onnx.passes.errors import GradientError, OptionError
 
 FIRST = '''
