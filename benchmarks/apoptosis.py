@@ -28,7 +28,7 @@ from typing import Any
 
 from one_shot import images
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.calibration.layer_problem import stored
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.output_damage import choose_measure
@@ -153,7 +153,7 @@ def table(bench: Bench, net: str, mode: str, criteria: list[str], columns: tuple
             first = Round.of(study, None, None) if mode == "channels" else None
             found = {ratio: ["-"] * len(columns) for ratio in ratios}
             for ratio in ratios:
-                best = cut(first, ratio) if first else study.find(Targets(sparsity=ratio), 1)
+                best = cut(first, ratio) if first else study.find(parse_targets({"sparsity": ratio}), 1)
                 found[ratio][-1] = f"**{100 * (bench.dense - best.drop):.2f}**"
         else:
             found = {ratio: [] for ratio in ratios}

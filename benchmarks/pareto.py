@@ -22,7 +22,7 @@ import numpy as np
 from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.io.onnx_file import load_model, save_model
 from obs_onnx.progress import terminal_progress
@@ -42,7 +42,7 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
     """Models that keep such shares of the channels of each group."""
     # the effort changes how often damage is measured, not how channels are ranked
     options = ParetoOptions(calib=calib, threads=threads, round_to=QUANTUM, effort="quick")
-    wanted = Targets(macs=0.5)
+    wanted = parse_targets({"macs": 0.5})
     found = load_model(model), str(model), model
     given = prepare(ChannelsMode(wanted, options.part(ModeOptions)), found, wanted, options)
     study = given.study(options)

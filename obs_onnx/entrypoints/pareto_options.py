@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from obs_onnx.allocation.targets import COSTS
+from obs_onnx.allocation.targets import LATENCY, TARGETS, TRADED, costs
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import SearchOptions
@@ -47,7 +47,12 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
         metavar="N",
         common=6,
     )
-    cost: str = option("latency", help="What is to become less.", choices=COSTS, common=5)
+    cost: str = option(
+        LATENCY.name,
+        help="What is to become less.",
+        choices=tuple(name for name, one in costs().items() if one.figures),
+        common=5,
+    )
     least: float = option(
         0.2,
         help="Share of the dense model's cost, where the frontier ends.",
@@ -59,7 +64,7 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
     by: str = option(
         "auto",
         help="What is traded for the cost; auto: accuracy if labelled data is given, else output error.",
-        choices=("auto", "error", "accuracy"),
+        choices=("auto", *TRADED),
         common=5,
     )
     seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0, below=float("inf"))
@@ -67,5 +72,5 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cost == "latency" and not self.latency:
-            raise OptionError(f"{named('cost', 'latency')} has to be timed: give another cost")
+        if TARGETS[self.cost].timed and not self.latency:
+            raise OptionError(f"{named('cost', self.cost)} has to be timed: give another cost")

@@ -125,10 +125,7 @@ class ChannelStrategy:
 
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets; an output error where none bounds the search."""
-        if targets.sparsity is not None:
-            raise OptionError(
-                f"target sparsity is about single weights: use {named('mode', 'weights')}, or target macs"
-            )
+        targets.check_mode(ChannelPlan.mode)
         if _criterion(options) not in CRITERIA:
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"

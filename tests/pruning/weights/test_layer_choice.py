@@ -10,7 +10,8 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx import inspect
-from obs_onnx.allocation.targets import Targets, parse_bytes, parse_targets
+from obs_onnx.allocation.amounts import Amount, Unit, parse_bytes
+from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.passes.canonical.canonicalize import canonicalize
@@ -23,12 +24,12 @@ from obs_onnx.solvers import parse_pattern
 
 class TestTargets:
     def test_forms(self) -> None:
-        expected = Targets(sparsity=0.9, drop=0.005)
+        expected = Targets({"sparsity": Amount(0.9), "drop": Amount(0.005)})
         assert parse_targets(["sparsity=0.9", "drop = 0.5%"]) == expected
         assert parse_targets({"sparsity": 0.9, "drop": "0.5%"}) == expected
         assert parse_targets([]).as_dict() == {}
         assert expected.as_dict() == {"sparsity": 0.9, "drop": 0.005}
-        costs = Targets(macs=0.5, params=0.25, error=0.02)
+        costs = Targets({"macs": Amount(0.5), "params": Amount(0.25), "error": Amount(0.02)})
         assert parse_targets(["macs=50%", "params=.25", "error=2%"]) == costs
 
     @pytest.mark.parametrize(
@@ -36,24 +37,25 @@ class TestTargets:
         [("500KB", 500_000), ("4096", 4096), ("1.5 MiB", 3 << 19), ("0.5", 0.5), (".25", 0.25), ("30%", 0.3)],
     )
     def test_a_size_is_a_number_of_bytes_or_a_share(self, text: str, size: float) -> None:
-        assert parse_targets({"size": text}) == Targets(size=size)
-        assert parse_targets([f"ram={text}"]) == Targets(ram=size)
+        amount = Amount(size, Unit.SHARE if size < 1 else Unit.BYTES)
+        assert parse_targets({"size": text}) == Targets({"size": amount})
+        assert parse_targets([f"ram={text}"]) == Targets({"ram": amount})
 
     @pytest.mark.parametrize(
-        ("text", "limits", "shown"),
+        ("text", "amount", "shown"),
         [
-            ("latency=0.5", {"latency": 0.5}, 0.5),
-            ("latency=25%", {"latency": 0.25}, 0.25),
-            ("latency=4ms", {"latency_ms": 4.0}, "4ms"),
-            ("latency=.5 ms", {"latency_ms": 0.5}, "0.5ms"),
-            ("latency=800us", {"latency_ms": 0.8}, "0.8ms"),
-            ("latency=2s", {"latency_ms": 2000.0}, "2000ms"),
-            ("latency=min", {"fastest": True}, "min"),
+            ("latency=0.5", Amount(0.5), 0.5),
+            ("latency=25%", Amount(0.25), 0.25),
+            ("latency=4ms", Amount(4.0, Unit.MILLISECONDS), "4ms"),
+            ("latency=.5 ms", Amount(0.5, Unit.MILLISECONDS), "0.5ms"),
+            ("latency=800us", Amount(0.8, Unit.MILLISECONDS), "0.8ms"),
+            ("latency=2s", Amount(2000.0, Unit.MILLISECONDS), "2000ms"),
+            ("latency=min", Amount(unit=Unit.LEAST), "min"),
         ],
     )
-    def test_a_latency_is_a_share_a_time_or_the_least(self, text: str, limits: dict, shown: object) -> None:
+    def test_a_latency_is_a_share_a_time_or_the_least(self, text: str, amount: Amount, shown: object) -> None:
         found = parse_targets([text])
-        assert found == Targets(**limits)
+        assert found == Targets({"latency": amount})
         assert found.as_dict() == {"latency": shown}
         assert found.timed
         assert not parse_targets(["macs=0.5"]).timed
