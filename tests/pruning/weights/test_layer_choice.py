@@ -10,8 +10,6 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx import inspect
-from obs_onnx.allocation.amounts import Amount, Unit, parse_bytes
-from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.passes.canonical.canonicalize import canonicalize
@@ -20,100 +18,6 @@ from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.pruning.weights.layer_choice import choose_layers, layer_sparsities
 from obs_onnx.solvers import parse_pattern
-
-
-class TestTargets:
-    def test_forms(self) -> None:
-        expected = Targets({"sparsity": Amount(0.9), "drop": Amount(0.005)})
-        assert parse_targets(["sparsity=0.9", "drop = 0.5%"]) == expected
-        assert parse_targets({"sparsity": 0.9, "drop": "0.5%"}) == expected
-        assert parse_targets([]).as_dict() == {}
-        assert expected.as_dict() == {"sparsity": 0.9, "drop": 0.005}
-        costs = Targets({"macs": Amount(0.5), "params": Amount(0.25), "error": Amount(0.02)})
-        assert parse_targets(["macs=50%", "params=.25", "error=2%"]) == costs
-
-    @pytest.mark.parametrize(
-        ("text", "size"),
-        [("500KB", 500_000), ("4096", 4096), ("1.5 MiB", 3 << 19), ("0.5", 0.5), (".25", 0.25), ("30%", 0.3)],
-    )
-    def test_a_size_is_a_number_of_bytes_or_a_share(self, text: str, size: float) -> None:
-        amount = Amount(size, Unit.SHARE if size < 1 else Unit.BYTES)
-        assert parse_targets({"size": text}) == Targets({"size": amount})
-        assert parse_targets([f"ram={text}"]) == Targets({"ram": amount})
-
-    @pytest.mark.parametrize(
-        ("text", "amount", "shown"),
-        [
-            ("latency=0.5", Amount(0.5), 0.5),
-            ("latency=25%", Amount(0.25), 0.25),
-            ("latency=4ms", Amount(4.0, Unit.MILLISECONDS), "4ms"),
-            ("latency=.5 ms", Amount(0.5, Unit.MILLISECONDS), "0.5ms"),
-            ("latency=800us", Amount(0.8, Unit.MILLISECONDS), "0.8ms"),
-            ("latency=2s", Amount(2000.0, Unit.MILLISECONDS), "2000ms"),
-            ("latency=min", Amount(unit=Unit.LEAST), "min"),
-        ],
-    )
-    def test_a_latency_is_a_share_a_time_or_the_least(self, text: str, amount: Amount, shown: object) -> None:
-        found = parse_targets([text])
-        assert found == Targets({"latency": amount})
-        assert found.as_dict() == {"latency": shown}
-        assert found.timed
-        assert not parse_targets(["macs=0.5"]).timed
-
-    def test_the_least_latency_needs_a_bound(self) -> None:
-        assert not parse_targets(["latency=min"]).bounded
-        assert not parse_targets([]).bounded
-        assert all(parse_targets([*more, "latency=min"]).bounded for more in (["error=0.1"], ["drop=1%"]))
-        assert parse_targets(["latency=0.5"]).bounded
-        for other in ("macs=0.5", "size=4KB", "ram=0.5", "params=0.5"):
-            with pytest.raises(OptionError, match=r"target latency=min .* give a latency"):
-                parse_targets([other, "latency=min"])
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "sparsity",
-            "sparsity=",
-            "sparsity=x",
-            "sparsity=0",
-            "sparsity=1",
-            "error=-0.1",
-            "error=nan",
-            "drop=inf",
-            "drop=200%",
-            "speed=2",
-            "=0.5",
-            "latency=4",
-            "latency=1.5",
-            "latency=0ms",
-            "latency=fast",
-            "latency=-3ms",
-            "latency=0",
-            "macs=0",
-            "macs=2x",
-            "params=1",
-            "params=-10%",
-            "size=200%",
-            "size=0%",
-            "ram=0",
-            "ram=lots",
-        ],
-    )
-    def test_nonsense(self, text: str) -> None:
-        with pytest.raises(OptionError, match="target"):
-            parse_targets([text])
-
-    @pytest.mark.parametrize(
-        ("text", "size"),
-        [("4096", 4096), ("500KB", 500_000), ("1.5 GiB", 3 << 29), ("2g", 2 * 10**9), (".5M", 500_000)],
-    )
-    def test_bytes(self, text: str, size: int) -> None:
-        assert parse_bytes(text) == size
-
-    @pytest.mark.parametrize("text", ["", "much", "-5", "4 bytes", "1e3", "KB"])
-    def test_no_bytes(self, text: str) -> None:
-        with pytest.raises(OptionError, match="is not a size"):
-            parse_bytes(text)
 
 
 @pytest.fixture
