@@ -13,7 +13,7 @@ import psutil
 from numpy.typing import NDArray
 from scipy.stats import rankdata
 
-from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
+from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
@@ -188,9 +188,11 @@ class Scorer:
 
     def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
         groups = self._coupling.groups
-        if "latency" not in weights:
+        timed = [name for name in weights if REGULARIZERS[name].timed]
+        if not timed:
             return penalties(weights, self.costs, groups)
-        return penalties(weights, {**self.costs, "latency": self.latency.cost}, groups, self.latency.quanta)
+        costs = {**self.costs, **dict.fromkeys(timed, self.latency.cost)}
+        return penalties(weights, costs, groups, self.latency.quanta)
 
     @cached_property
     def oracle(self) -> Mapping[int, Float]:

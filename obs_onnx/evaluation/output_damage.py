@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Damage", "choose_measure"]
+__all__ = ["AUTO", "CHANGED", "ERROR", "KL", "Damage", "choose_measure"]
+
+AUTO, ERROR, KL, CHANGED = "auto", "error", "kl", "changed"
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -42,7 +44,7 @@ class Damage:
             if y.shape != z.shape:
                 self._add_lost(name, y, z)
                 continue
-            if self.measure == "changed":
+            if self.measure == CHANGED:
                 total = self._sums.setdefault(name, [0.0, 0.0])
                 total[0] += float(np.count_nonzero(y != z))
                 total[1] += y.size
@@ -51,7 +53,7 @@ class Damage:
                 continue
             y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
-            if self.measure == "kl":
+            if self.measure == KL:
                 log_p, log_q = _log_probabilities(y), _log_probabilities(z)
                 p, difference = np.exp(log_p), np.zeros_like(log_p)
                 np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
@@ -64,16 +66,16 @@ class Damage:
 
     def _add_lost(self, name: str, y: NDArray[Any], z: NDArray[Any]) -> None:
         total = self._sums.setdefault(name, [0.0, 0.0])
-        if self.measure == "changed":
+        if self.measure == CHANGED:
             whole = float(max(y.size, z.size))
         elif y.dtype.kind in "iubOSU":
             return
-        elif self.measure == "kl":
+        elif self.measure == KL:
             whole = float(y[..., 0].size) * float(np.log(max(y.shape[-1], 2)))
         else:
             whole = float(np.sum(y[np.isfinite(y)].astype(np.float64) ** 2))
         total[0] += whole
-        total[1] += y[..., 0].size if self.measure == "kl" else whole
+        total[1] += y[..., 0].size if self.measure == KL else whole
 
     @property
     def value(self) -> float:
@@ -93,13 +95,13 @@ def choose_measure(asked: str, outputs: Outputs) -> str:
     """
     floats = [y for y in outputs.values() if y.dtype.kind not in "iubOSU"]
     scores = len(floats) == 1 and floats[0].ndim == 2 and floats[0].shape[1] > 1
-    if asked in ("auto", "error") and not floats:
-        return "changed"
-    if asked == "auto":
-        return "kl" if scores else "error"
-    if asked not in ("kl", "error"):
+    if asked in (AUTO, ERROR) and not floats:
+        return CHANGED
+    if asked == AUTO:
+        return KL if scores else ERROR
+    if asked not in (KL, ERROR):
         raise OptionError(f"loss {asked!r} is unknown: use kl, error or auto")
-    if asked == "kl" and not scores:
+    if asked == KL and not scores:
         raise OptionError(
             "loss kl needs a model with one output of class scores (samples, classes): use error"
         )

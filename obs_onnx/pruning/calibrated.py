@@ -14,7 +14,7 @@ from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.feeds import is_float
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.output_damage import choose_measure
+from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.io.onnx_file import serialize
@@ -160,7 +160,7 @@ def calibrate(
     if targets.timed:
         feed = timing_feed(data.held_out, session.inputs, options.batch)
         stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
-    loss = "error" if options.loss == "auto" and not targets.limited else options.loss
+    loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
