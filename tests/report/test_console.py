@@ -7,7 +7,6 @@ import pytest
 from rich.console import Console
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.progress import Progress
 from obs_onnx.report import (
     LayerResult,
     Report,
@@ -15,11 +14,7 @@ from obs_onnx.report import (
     print_evaluation,
     print_inspection,
     print_report,
-    quiet,
-    terminal_progress,
 )
-from obs_onnx.report import format as fmt
-from obs_onnx.report.html import render_html
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
 
@@ -125,71 +120,3 @@ def test_evaluation_prints_shares_as_percent() -> None:
     several = {"samples": 3, "output_errors": {"boxes": 0.5, "scores": 0.25}}
     text = squeezed(text_of(lambda console: print_evaluation(several, console)))
     assert text == "samples3outputerrorsboxes0.5outputerrorsscores0.25"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(999, "999 B"), (1000, "1.0 kB"), (99_940, "99.9 kB"), (999_600, "1.0 MB"), (123_456_789, "123 MB")],
-)
-def test_sizes(value: int, text: str) -> None:
-    assert fmt.size(value) == text
-
-
-def test_html_is_self_contained_and_escapes_names(make_report: Callable[..., Report]) -> None:
-    layer = LayerResult(TRAP, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
-    report = make_report(layers=(layer,))
-    page = render_html(report)
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert "http" not in page
-    assert page.count("<img") == page.count('src="data:image/svg+xml;base64,') == 2
-    assert page == render_html(report)
-    assert "<img" not in render_html(report, plots=False)
-    assert "rnn</td><td>LSTM</td>" in render_html(report, plots=False)
-
-
-def test_html_needs_no_matplotlib(
-    monkeypatch: pytest.MonkeyPatch, make_report: Callable[..., Report]
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    page = render_html(make_report())
-    assert "<img" not in page
-    assert "fc1.weight" in page
-
-
-def run_stages(progress: Progress) -> list[str]:
-    done = []
-    with progress.stage("outer", 2) as advance:
-        with progress.stage("inner") as advance_inner:
-            advance_inner(1)
-        advance(2)
-        done.append("outer")
-    with progress.stage("next", 1) as advance:
-        advance(1)
-        done.append("next")
-    return done
-
-
-def test_progress_shows_bars_on_a_terminal_only() -> None:
-    terminal = Console(file=io.StringIO(), width=100, force_terminal=True)
-    pipe = Console(file=io.StringIO(), width=100, force_terminal=False)
-    shown = terminal_progress(console=terminal)
-    assert run_stages(shown) == run_stages(quiet) == ["outer", "next"]
-    output = terminal.file
-    assert isinstance(output, io.StringIO)
-    assert "outer" in output.getvalue()
-    assert "2/2" in output.getvalue()
-    lines = terminal_progress(console=pipe)
-    assert run_stages(lines) == ["outer", "next"]
-    lines.say("a message")
-    assert isinstance(pipe.file, io.StringIO)
-    assert pipe.file.getvalue() == "a message\n"
-    assert terminal_progress(console=terminal, silent=True) is quiet
-
-
-def test_progress_recovers_when_a_stage_fails() -> None:
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    progress = terminal_progress(console=console)
-    with pytest.raises(ValueError, match="boom"), progress.stage("outer", 2), progress.stage("inner", 1):
-        raise ValueError("boom")
-    assert run_stages(progress) == ["outer", "next"]

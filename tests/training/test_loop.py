@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from contextlib import contextmanager
 
 import numpy as np
@@ -20,12 +19,13 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.batches import shuffled
 from obs_onnx.training.loop import Course, Settings, train
 from obs_onnx.training.objective import choose_objective
 from obs_onnx.training.schedule import Schedule
 
 LINEAR = "g (float[N, 4] x) => (float[N, 3] z) { z = Gemm(x, w, b) }"
+
+
 DEEP = """g (float[N, 6] x) => (float[N, 4] z) {
     a = Gemm(x, w1, b1)  h = Relu(a)  z = Gemm(h, w2, b2)
 }"""
@@ -100,16 +100,6 @@ def test_updates_are_those_of_the_papers(linear, rng, name, steps):
     np.testing.assert_allclose(end["w"], w, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(end["b"], b, rtol=2e-5, atol=2e-6)
     assert np.abs(w - start["w"]).max() > 1e-3
-
-
-def test_schedule():
-    rate = Schedule(0.1, 110, 10)
-    assert [rate(k) for k in (0, 4, 9)] == pytest.approx([0.01, 0.05, 0.1])
-    assert rate(10) == pytest.approx(0.1)
-    assert rate(60) == pytest.approx(0.05)
-    assert rate(35) == pytest.approx(0.1 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rate(109) < 1e-4
-    assert all(rate(k) > rate(k + 1) for k in range(10, 109))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "foof"])
@@ -264,19 +254,6 @@ def test_an_early_stop_keeps_the_best(deep, easy):
     assert (whole.steps, whole.after.step) == (60, 0)
     for name, array in values(good).items():
         assert np.array_equal(array, values(found.model)[name])
-
-
-def test_batches_depend_on_seed_and_step_alone(rng):
-    data = {"x": np.arange(20, dtype=np.float32)[:, None]}
-    source = open_source(data, [TensorSpec("x", (None, 1), np.dtype(np.float32))])
-    stream = shuffled(source, 6, seed=1)
-    first = [next(stream).rows for _ in range(7)]
-    for epoch in (first[:3], first[3:6]):
-        assert len(np.unique(np.concatenate(epoch))) == 18
-    assert not np.array_equal(np.concatenate(first[:3]), np.concatenate(first[3:6]))
-    again = shuffled(source, 6, seed=1, start=4)
-    assert all(np.array_equal(next(again).rows, rows) for rows in first[4:])
-    assert not np.array_equal(next(shuffled(source, 6, seed=2)).rows, first[0])
 
 
 def test_streams_and_batches_of_fixed_size(make_proto, easy, rng):
