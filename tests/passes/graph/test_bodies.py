@@ -1,11 +1,11 @@
-"""Bodies of control flow: what they capture, copies of them, and what nobody needs."""
+"""Bodies of control flow: copies of them, and nodes that nobody needs."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.graph.bodies import bodies, captured, copy_body, drop_dead_nodes
+from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 
@@ -25,31 +25,16 @@ NESTED = """g (float[N,4] x, bool c) => (float[N,4] y) {
 W = {"w": np.ones(4, np.float32)}
 
 
-def test_bodies_of_a_node_in_the_order_of_its_attributes(make_model):
-    relu, outer = make_model(NESTED, W).graph
-    assert list(bodies(relu)) == []
-    assert sorted(str(body.name) for body in bodies(outer)) == ["e", "t"]
-
-
-def test_what_nested_bodies_read_from_outside_counts_once_and_what_they_make_does_not(make_model):
-    model = make_model(NESTED, W)
-    relu, outer = model.graph
-    assert captured(relu) == []
-    found = captured(outer)
-    assert {value.name for value in found} == {"h", "w", "c", "x"}
-    assert len(found) == 4
-    then = next(body for body in bodies(outer) if body.name == "t")
-    (inner,) = (node for node in then if node.op_type == "If")
-    assert {value.name for value in captured(inner)} == {"p", "x", "h"}
+def body(node: ir.Node, name: str) -> ir.Graph:
+    return next(one for a in node.attributes.values() if (one := a.as_graph()).name == name)
 
 
 def test_a_copy_has_names_of_its_own_and_reads_the_same_outer_values(make_model):
     model = make_model(NESTED, W)
     _, outer = model.graph
-    body = next(one for one in bodies(outer) if one.name == "t")
-    names = Names(model)
-    copy = copy_body(Emitter(model, names, "near"), body)
-    before = {value.name for node in body.all_nodes() for value in node.outputs}
+    then = body(outer, "t")
+    copy = copy_body(Emitter(model, Names(model), "near"), then)
+    before = {value.name for node in then.all_nodes() for value in node.outputs}
     after = {value.name for node in copy.all_nodes() for value in node.outputs}
     assert len(before) == len(after) == 4
     assert before.isdisjoint(after)
@@ -73,9 +58,9 @@ def test_nodes_that_no_output_depends_on_go(make_model):
             >
         }"""
     )
-    body = next(one for one in bodies(model.graph[0]) if one.name == "t")
+    then = body(model.graph[0], "t")
     unused = ir.Value(name="unused", const_value=ir.tensor(np.ones(2, np.float32), name="unused"))
-    body.register_initializer(unused)
-    drop_dead_nodes(body)
-    assert [node.op_type for node in body] == ["Relu", "If"]
-    assert list(body.initializers) == []
+    then.register_initializer(unused)
+    drop_dead_nodes(then)
+    assert [node.op_type for node in then] == ["Relu", "If"]
+    assert list(then.initializers) == []
