@@ -51,7 +51,7 @@ def test_few_noisy_samples_need_more_than_many() -> None:
         t = x @ w.T + 3 * rng.standard_normal((2 * samples, 4))
         halves = moments(x[:samples], t[:samples]), moments(x[samples:], t[samples:])
         found.append(cross_validated(halves, 0 * w[None], 1e-3))
-    assert found[0] > found[1] == 1e-3
+    assert found[0] > 3 * found[1]
 
 
 def test_nothing_to_choose_from() -> None:

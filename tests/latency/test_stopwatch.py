@@ -10,7 +10,6 @@ from wide_net import LOCAL, coupled, sample_of, seconds, wide
 
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.blocks import narrowed
-from obs_onnx.latency.noise import Noise
 from obs_onnx.passes.channels.coupling import Coupling
 
 
@@ -51,9 +50,3 @@ class TestStopwatch:
             f"latency is noisy in {measured} of {measured} measurements: the machine was busy before "
             f"({measured}); the machine is too busy to trust them: run again when it is idle"
         )
-
-    def test_little_noise_is_no_reason_to_stop(self) -> None:
-        found = Noise(10, 2)
-        found.causes.update({"slow": 2, "unsure": 1})
-        assert found.lines() == ["latency is noisy in 2 of 10 measurements: slow (2), unsure (1)"]
-        assert Noise(10).lines() == []
