@@ -1,69 +1,19 @@
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
 import pytest
-from rich.console import Console
+from console_text import text_of
 
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.report import (
     LayerResult,
-    Report,
     print_bench,
     print_evaluation,
     print_inspection,
-    print_report,
 )
-
-TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
-
-
-def text_of(show: Callable[[Console], None], width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    show(console)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
 
 
 def squeezed(text: str) -> str:
     return "".join(text.split())
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_report_fits_any_width_and_loses_nothing(width: int, make_report: Callable[..., Report]) -> None:
-    layer = LayerResult(TRAP, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
-    text = text_of(lambda console: print_report(make_report(layers=(layer,)), console), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "sparsity=0.75: reached" in text
-    assert ("█" in text) == (width >= 72)
-    if width == 200:
-        for part in (TRAP, "64x64x3x3", "50.0 %", "0.01", "0.02", "x 0.4", "-1.00", "rnn (LSTM): recurrent"):
-            assert part in text
-        assert "error 2 (Frobenius norms: 3)" in text
-
-
-def test_report_says_what_it_could_not_prove_or_reach(
-    make_report: Callable[..., Report], make_bound: Callable[..., object]
-) -> None:
-    bound = make_bound(None, None, tuple((f"n{i}", "Exp") for i in range(5)))
-    report = make_report(bound=bound, met=False, output=None, notes=("Mind the gap.",))
-    text = text_of(lambda console: print_report(report, console), 200)
-    assert "no Lipschitz constant for n0 (Exp), n1 (Exp), n2 (Exp) and 2 more" in text
-    assert "NOT reached" in text
-    assert "nothing written" in text
-    assert "note: Mind the gap." in text
-
-
-def test_output_without_unicode_gets_none(make_report: Callable[..., Report]) -> None:
-    raw = io.BytesIO()
-    console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=100)
-    layer = LayerResult("größe", "Conv", (1, 1), 1, 0.5)
-    print_report(make_report(layers=(layer,)), console)
-    assert b"gr??e" in raw.getvalue()
-    assert b"####...." in raw.getvalue()
-    assert b"a.onnx -> b.onnx" in raw.getvalue()
 
 
 def test_inspection_takes_dicts_and_dataclasses() -> None:
