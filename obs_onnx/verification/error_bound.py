@@ -28,6 +28,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph.scopes import bodies, captured
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
@@ -183,20 +184,8 @@ class _Walk:
 
     def _captures_change(self, node: ir.Node) -> bool:
         """True if a body of ``node`` (If, Loop, Scan) reads a changed value or holds a changed layer."""
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                bodies = [attribute.as_graph()]
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                bodies = list(attribute.as_graphs())
-            else:
-                continue
-            for body in bodies:
-                for inner in ir.traversal.RecursiveGraphIterator(body):
-                    read = (str(value.name) for value in inner.inputs if value is not None)
-                    if str(inner.name) in self._changed or any(
-                        self.errors.get(name, 0.0) > 0.0 for name in read
-                    ):
-                        return True
-                if any(self.errors.get(str(value.name), 0.0) > 0.0 for value in body.outputs):
-                    return True
-        return False
+        inner = (str(one.name) for body in bodies(node) for one in body.all_nodes())
+        taken = (str(value.name) for value in captured(node))
+        return any(name in self._changed for name in inner) or any(
+            self.errors.get(name, 0.0) > 0.0 for name in taken
+        )

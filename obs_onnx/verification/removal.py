@@ -13,7 +13,7 @@ from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.graph.extract import extract
-from obs_onnx.passes.shapes.concrete import captured
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, open_part
 from obs_onnx.verification.layer_errors import difference, energy, finite, run_feed
@@ -162,6 +162,6 @@ def decided_outputs(model: ir.Model) -> set[str]:
 def _behind_decisions(model: ir.Model) -> set[ir.Value]:
     behind: set[ir.Value] = set()
     for node in model.graph:
-        if node.op_type in _DECISIONS or any(value in behind for value in (*node.inputs, *captured(node))):
+        if node.op_type in _DECISIONS or any(value in behind for value in reads(node)):
             behind.update(node.outputs)
     return behind

@@ -22,9 +22,9 @@ import onnx_ir as ir
 
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.graph.bodies import captured
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.scopes import captured, reads
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.carried_shapes import CarriedShapes
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
@@ -211,7 +211,7 @@ def influenced(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Valu
     """``wrt`` and the floating-point values computed from them by operators through which gradients flow."""
     active = set(wrt)
     for node in nodes:
-        touched = any(x in active for x in (*node.inputs, *captured(node)) if x is not None)
+        touched = any(x in active for x in reads(node))
         if touched and _passes_gradients(node):
             active.update(y for y in node.outputs if _floating(y))
     return active

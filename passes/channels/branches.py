@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed
-from obs_onnx.passes.graph.extract import node_inputs
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 
@@ -151,5 +151,5 @@ def _dead(graph: ir.Graph, skipped: dict[str, ir.Value]) -> set[ir.Node]:
         if node is None or node in living:
             continue
         living.add(node)
-        stack += [v.producer() for v in node_inputs(node, graph) if v.name not in skipped]
+        stack += [v.producer() for v in reads(node) if v.name not in skipped]
     return {node for node in graph if node not in living}

@@ -19,9 +19,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key, lookup
-from obs_onnx.passes.shapes.concrete import captured, concretize
+from obs_onnx.passes.shapes.concrete import concretize
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed
 from obs_onnx.passes.traits.relation import Freeze, Graph, Relation
 
@@ -309,7 +310,7 @@ def _relate(node: ir.Node, graph: Graph) -> None:
     relation = Relation(node, graph)
     before = len(graph.mixes), len(graph.shrinks)
     try:
-        if any(attribute.type in _BODIES for attribute in node.attributes.values()):
+        if any(True for _ in bodies(node)):
             raise Freeze("it holds a body of its own")
         if op is None or op.relate is None:
             raise Freeze("nothing is known about how its axes relate")
@@ -322,7 +323,7 @@ def _relate(node: ir.Node, graph: Graph) -> None:
         reason = None
     except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
         del graph.mixes[before[0] :], graph.shrinks[before[1] :]
-        unasked, reason = [value for value in (*node.inputs, *captured(node)) if value], _why(freeze)
+        unasked, reason = reads(node), _why(freeze)
         for value in node.outputs:
             graph.fix(node, graph.labels.get(value, []), reason)
             if (shape := graph.concrete.shapes.get(value)) is not None:
@@ -333,6 +334,3 @@ def _relate(node: ir.Node, graph: Graph) -> None:
 
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"
-
-
-_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -27,7 +27,8 @@ import onnx_ir as ir
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.shapes.concrete import captured, concretize
+from obs_onnx.passes.graph.scopes import reads
+from obs_onnx.passes.shapes.concrete import concretize
 
 __all__ = ["Memory", "Peak", "lifetimes", "peak_memory", "static_sizes"]
 
@@ -56,7 +57,7 @@ def lifetimes(graph: ir.Graph) -> dict[ir.Value, tuple[int, int]]:
             owner[value], spans[value] = value, (0, 0)
     number = -1
     for number, node in enumerate(graph):
-        read = [owner[value] for value in (*node.inputs, *captured(node)) if value in owner]
+        read = [owner[value] for value in reads(node) if value in owner]
         for buffer in read:
             spans[buffer] = spans[buffer][0], number
         if not read and (node.inputs or node.op_type == "Constant"):  # 2.

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.shapes.concrete import captured
+from obs_onnx.passes.graph.scopes import reads
 
 __all__ = ["Traffic"]
 
@@ -45,8 +45,7 @@ class Traffic:
         for value in (*inputs, *graph.initializers.values(), *computed):
             add(memory, self._bytes(value))
         for node in graph:
-            read = dict.fromkeys(value for value in (*node.inputs, *captured(node)) if value is not None)
-            for value in (*read, *node.outputs):
+            for value in (*dict.fromkeys(reads(node)), *node.outputs):
                 add(bandwidth, self._bytes(value))
         self.memory, self.bandwidth = Polynomial(memory, full), Polynomial(bandwidth, full)
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = [
     "FLOATS",
@@ -145,7 +146,7 @@ def constant_cone(value: ir.Value | None) -> list[ir.Node] | None:
             if not value.is_initializer():
                 return None
             continue
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if any(True for _ in bodies(node)):
             return None
         if node not in cone:
             if len(cone) == _LONGEST_CONE:

@@ -15,10 +15,11 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
 
-__all__ = ["Concrete", "captured", "concretize", "optional_inputs"]
+__all__ = ["Concrete", "concretize", "optional_inputs"]
 
 _SMALL = 4096  # elements of a value that may be worth knowing
 
@@ -273,9 +274,9 @@ class _Inference:
             proto.attribute.extend(kept)
             del proto.input[len(standard.inputs) :]
         types, data = {}, {}
-        for value in {id(v): v for v in (*node.inputs, *captured(node))}.values():
-            if value is None or value not in self.types:
-                if value is not None and value in node.inputs:
+        for value in dict.fromkeys(reads(node)):
+            if value not in self.types:
+                if value in node.inputs:
                     raise ValueError(f"the shape of {value.name} is not known")
                 continue
             types[str(value.name)] = self.types[value]
@@ -299,23 +300,3 @@ class _Inference:
             for output, shape in zip(node.outputs, shapes, strict=False)
             if shape is not None
         }
-
-
-def captured(node: ir.Node) -> Iterator[ir.Value]:
-    """Values of outer graphs that the bodies of ``node`` use."""
-    for attribute in node.attributes.values():
-        graphs = (
-            [attribute.as_graph()]
-            if attribute.type == ir.AttributeType.GRAPH
-            else list(attribute.as_graphs())
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                for value in inner.inputs:
-                    if value is not None and value.graph is not graph:
-                        yield value
-            for value in graph.outputs:
-                if value.graph is not graph:
-                    yield value

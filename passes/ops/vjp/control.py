@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.graph.bodies import bodies, copy_body, drop_dead_nodes, infer_body
+from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes, infer_body
+from obs_onnx.passes.graph.scopes import bodies
 
 if TYPE_CHECKING:
     from obs_onnx.passes.graph.emitter import Emitter
