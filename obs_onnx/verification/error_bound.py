@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.graph.scopes import bodies, captured
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.ops import key, linear, lookup
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
 from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
 
@@ -162,24 +162,24 @@ class _Walk:
     def _gains(self, node: ir.Node, reached: Sequence[int]) -> list[float | None]:
         """Factor of every input's change; None where nothing is known."""
         op = lookup(node)
-        known = op.lipschitz(node) if op is not None and op.lipschitz is not None else ()
+        known = op.lipschitz(node) if op.lipschitz is not None else ()
         gains = [*known, *[None] * (len(node.inputs) - len(known))]
-        linear = op.linear(node) if op is not None and op.linear is not None else None
-        if isinstance(linear, Linear) and linear.data_input in reached:
-            gains[linear.data_input] = self._operator_norm(node, linear)
+        found = linear(node)
+        if found is not None and found.data_input in reached:
+            gains[found.data_input] = self._operator_norm(node, found)
         return [gain if gain is not None and math.isfinite(gain) else None for gain in gains]
 
-    def _operator_norm(self, node: ir.Node, linear: Linear) -> float | None:
-        value = node.inputs[linear.weight_input]
+    def _operator_norm(self, node: ir.Node, product: Linear) -> float | None:
+        value = node.inputs[product.weight_input]
         assert value is not None
-        cached = (str(value.name), linear.geometry)
+        cached = (str(value.name), product.geometry)
         if cached not in self._norms:
             w_GOI = self._weights.get(str(value.name))
             if w_GOI is None:
                 if value.const_value is None:
                     return None
-                w_GOI = linear.layout.to_matrix(value.const_value.numpy())
-            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), linear.geometry)
+                w_GOI = product.layout.to_matrix(value.const_value.numpy())
+            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), product.geometry)
         return self._norms[cached]
 
     def _captures_change(self, node: ir.Node) -> bool:

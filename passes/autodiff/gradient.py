@@ -33,8 +33,6 @@ from obs_onnx.passes.traits.vjp import Differentiation, Vjp
 
 __all__ = ["Gradient", "HessianVectorProduct", "weights"]
 
-_DIFFERENTIABLE_INPUTS = {"Resize": 1, "CastLike": 1}  # the others are floats that say sizes and types
-
 
 @dataclass(frozen=True)
 class Gradient(ir.passes.InPlacePass):
@@ -146,7 +144,7 @@ def weights(model: ir.Model, loss: str) -> list[str]:
     wanted: set[ir.Value] = {target}
     for node in reversed(list(model.graph)):
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
-            inputs = node.inputs[: _DIFFERENTIABLE_INPUTS.get(node.op_type)]
+            inputs = node.inputs[: lookup(node).differentiable_inputs]
             wanted.update(x for x in (*inputs, *captured(node)) if x is not None and _floating(x))
     return [str(value.name) for value in candidates if value in wanted]
 
@@ -181,8 +179,8 @@ def _differentiate(
 
     Those are left out into which nothing flows by definition; a value may come several times.
     """
-    op = lookup(node)
-    if op is None or op.vjp is None:
+    vjp = lookup(node).vjp
+    if vjp is None:
         raise GradientError(
             f"no gradient for node {node.name!r}: the operator {node.op_type} has no rule for it"
         )
@@ -199,7 +197,7 @@ def _differentiate(
         outer=tuple(outer),
         differentiation=Differentiation(backpropagate, influenced),
     )
-    op.vjp(v)
+    vjp(v)
     forgotten = wanted - v.given.keys()
     if forgotten:
         v.refuse(f"there is no rule for input {min(forgotten)} ({v.x(min(forgotten)).name!r})")
@@ -218,8 +216,7 @@ def influenced(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Valu
 
 
 def _passes_gradients(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is None or op.vjp is not nothing
+    return lookup(node).vjp is not nothing
 
 
 def _floating(value: ir.Value) -> bool:

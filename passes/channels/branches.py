@@ -18,10 +18,9 @@ from obs_onnx.passes.channels.places import consumed
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops import key, lookup
 
 __all__ = ["Branch", "LeaveOut", "find_branches"]
-
-_IDEMPOTENT = ("Abs", "Ceil", "Clip", "Floor", "Relu", "Round", "Sign")
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ def _again(node: ir.Node, before: ir.Node | None) -> bool:
     """Whether an activation follows itself without any effect."""
     return (
         before is not None
-        and node.op_type in _IDEMPOTENT
-        and (node.op_type, node.domain) == (before.op_type, before.domain)
+        and lookup(node).idempotent
+        and key(node) == key(before)
         and list(node.inputs[1:]) == list(before.inputs[1:])
         and node.attributes == before.attributes
     )

@@ -312,7 +312,7 @@ def _relate(node: ir.Node, graph: Graph) -> None:
     try:
         if any(True for _ in bodies(node)):
             raise Freeze("it holds a body of its own")
-        if op is None or op.relate is None:
+        if op.relate is None:
             raise Freeze("nothing is known about how its axes relate")
         if node in graph.concrete.unknown and any(
             graph.axes(value) is None for value in node.outputs if value.uses()

@@ -24,8 +24,8 @@ from obs_onnx.passes.channels.places import combining
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
-from obs_onnx.passes.ops import lookup
-from obs_onnx.passes.traits.linear import ConvGeometry, Linear
+from obs_onnx.passes.ops import linear
+from obs_onnx.passes.traits.linear import ConvGeometry
 
 __all__ = ["GatePlace", "gate_groups", "gate_places"]
 
@@ -118,20 +118,18 @@ def gate_groups(
 
 def _data_side(coupling: Coupling, node: ir.Node, slot: int, axis: int) -> tuple[int, int]:
     """The activation that a weight's summed axis meets, and its axis there; else the place itself."""
-    op, value = lookup(node), node.inputs[slot]
+    value = node.inputs[slot]
     assert value is not None
-    if op is None or op.linear is None or not coupling.graph.concrete.holds(value):
+    found = linear(node)
+    if found is None or found.weight_input != slot or not coupling.graph.concrete.holds(value):
         return slot, axis
-    linear = op.linear(node)
-    if not isinstance(linear, Linear) or linear.weight_input != slot:
-        return slot, axis
-    data = node.inputs[linear.data_input]
+    data = node.inputs[found.data_input]
     shape = None if data is None else coupling.graph.concrete.shapes.get(data)
     if data is None or shape is None or coupling.graph.concrete.holds(data):
         return slot, axis
-    if isinstance(linear.geometry, ConvGeometry):
-        return linear.data_input, 1
-    return linear.data_input, linear.geometry.input_axis % len(shape)
+    if isinstance(found.geometry, ConvGeometry):
+        return found.data_input, 1
+    return found.data_input, found.geometry.input_axis % len(shape)
 
 
 def _per_example(model: ir.Model, node: ir.Node, place: GatePlace) -> bool:

@@ -64,8 +64,7 @@ def cut_blocks(model: ir.Model) -> list[Block]:
 
 
 def _is_heavy(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is not None and op.macs is not None
+    return lookup(node).macs is not None
 
 
 def _block(begin: ir.Node, own: Sequence[ir.Node]) -> Block:

@@ -35,7 +35,7 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
     counts = {}
     for node in model.graph:
         op = lookup(node)
-        if op is not None and op.macs is not None:
+        if op.macs is not None:
             counts[str(node.name)] = op.macs(node)
     return counts
 
@@ -53,7 +53,7 @@ class MacCounter:
     """
 
     def __init__(self, model: ir.Model) -> None:
-        counted = [(node, op.macs) for node in model.graph if (op := lookup(node)) is not None and op.macs]
+        counted = [(node, op.macs) for node in model.graph if (op := lookup(node)).macs]
         self.values = list({v: None for node, _ in counted for v in (*node.inputs, *node.outputs) if v})
         self._sized = {value: SimpleNamespace(shape=(), const_value=None, meta={}) for value in self.values}
         self._counts = [(self._stand_in(node), count) for node, count in counted]

@@ -360,7 +360,7 @@ _REPEAT = Op(lipschitz=data_only(repeats))
 _KNOWN = related(
     {
         "Slice": _ONE,
-        "Compress": _ONE,
+        "Compress": Op(lipschitz=data_only(1.0), decides=True),
         "Pad": Op(lipschitz=data_only(_pad)),
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
