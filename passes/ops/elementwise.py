@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.elementwise import RULES
+from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
@@ -236,4 +237,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **OPERANDS})

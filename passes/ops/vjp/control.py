@@ -160,20 +160,13 @@ def _reverse(
     _set_outputs(inside, results)
     drop_dead_nodes(body)
 
-    by_inner, scanned, sources = {one.inner: one for one in taken}, [], []
-    for k, value in enumerate(originals):
-        one = by_inner.get(value)
-        if value.uses():
-            source = v.x(one.slot) if one is not None else _stack(v, k)
-            sources.append((source, one or _Scanned(k, value, 0, 0)))
-            scanned.append(value)
+    sources = _read_again(v, originals, taken)
     if not sources and not rows:  # something must say how many steps there were
         sources = [
             (v.x(taken[0].slot), taken[0]) if taken else (_stack(v, 0), _Scanned(0, originals[0], 0, 0))
         ]
-        scanned = [sources[0][1].inner]
+    body.inputs[:] = [*state_grads, *sums, *(one.inner for _, one in sources), *row_grads]
     sources += [(v.gy(one.slot), one) for one in rows]
-    body.inputs[:] = [*state_grads, *sums, *scanned, *row_grads]
     initial = [*(v.gy(x.output) for x in states), *(v.filled(0.0, x) for x, _ in outer)]
     attributes = [
         ir.AttrGraph("body", body),
@@ -194,6 +187,19 @@ def _reverse(
     for slot, output in zip(slots, outputs, strict=True):
         if slot is not None:
             v.give(slot, output)
+
+
+def _read_again(
+    v: Vjp, inner: Sequence[ir.Value], taken: Sequence[_Scanned]
+) -> list[tuple[ir.Value, _Scanned]]:
+    """What the backward body reads of the inputs of the forward one: their values at every step, stacked."""
+    by_inner, found = {one.inner: one for one in taken}, []
+    for k, value in enumerate(inner):
+        one = by_inner.get(value)
+        if value.uses():
+            source = v.x(one.slot) if one is not None else _stack(v, k)
+            found.append((source, one or _Scanned(k, value, 0, 0)))
+    return found
 
 
 def _active(v: Vjp, body: ir.Graph, carried: Sequence[_Carried], taken: Sequence[_Scanned]) -> list[_Carried]:
