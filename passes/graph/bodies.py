@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.graph.emitter import Emitter
-from obs_onnx.passes.graph.scopes import bodies, reads
+from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = ["copy_body", "drop_dead_nodes", "infer_body"]
+
+_ANY = 10  # version of the IR of a model that is made for the sake of a pass
 
 
 def copy_body(emitter: Emitter, body: ir.Graph) -> ir.Graph:
@@ -32,7 +35,7 @@ def infer_body(emitter: Emitter, body: ir.Graph) -> None:
     """Add the types and shapes of the values of ``body`` that follow from those of its inputs."""
     inside = emitter.to("", body)
     for node in body:
-        if node.domain in ("", "ai.onnx") and not any(True for _ in bodies(node)):
+        if node.domain == "" and not any(True for _ in bodies(node)):
             before = [output.shape for output in node.outputs]
             inside.infer(node)
             for output, shape in zip(node.outputs, before, strict=True):
@@ -48,13 +51,5 @@ def _merged(new: ir.Shape | None, old: ir.Shape | None) -> ir.Shape | None:
 
 
 def drop_dead_nodes(body: ir.Graph) -> None:
-    """Remove the nodes of ``body`` of which no output of it depends."""
-    wanted = set(body.outputs)
-    for node in reversed(list(body)):
-        if wanted.isdisjoint(node.outputs):
-            body.remove(node, safe=True)
-        else:
-            wanted.update(reads(node))
-    for name, value in list(body.initializers.items()):
-        if value not in wanted:
-            del body.initializers[name]
+    """Remove the nodes and initializers of ``body`` on which no output of it depends."""
+    RemoveUnusedNodesPass()(ir.Model(body, ir_version=_ANY))

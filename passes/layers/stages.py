@@ -81,7 +81,7 @@ def _skips(value: ir.Value, live: set[str]) -> tuple[str, ...]:
     found: list[str] = []
     while not value.is_graph_output() and len(uses := value.uses()) == 1:
         node, position = next(iter(uses))
-        if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+        if node.op_type != "Add" or node.domain != "" or node.graph is not value.graph:
             break
         other = node.inputs[1 - position]
         if other is None or other is value:

@@ -166,7 +166,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
 
 
 def _fold(node: ir.Node, found: Concrete) -> None:
-    if len(node.outputs) != 1 or node.domain not in ("", "ai.onnx"):
+    if len(node.outputs) != 1 or node.domain != "":
         return
     output, first = node.outputs[0], node.inputs[0] if node.inputs else None
     if node.op_type == "Shape" and first in found.shapes:
@@ -260,7 +260,7 @@ class _Inference:
         return tuple(self.missing if dim is None else dim for dim in dims)
 
     def _infer(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
-        op_type, domain = node.op_type, "" if node.domain == "ai.onnx" else node.domain
+        op_type, domain = node.op_type, node.domain
         name = op_type if not domain else f"{domain}::{op_type}"
         if name in SHAPES:
             return self._contributed(node, SHAPES[name])

@@ -9,15 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.traits.linear import Linear
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.relation import Relation
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.relation import Relation
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["Op", "differentiable", "key", "nothing", "related"]
 

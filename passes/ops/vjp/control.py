@@ -15,17 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes, infer_body
+from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.scopes import bodies
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.graph.emitter import Emitter
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 

@@ -10,20 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.operands import distribute
 from obs_onnx.passes.traits.op import nothing
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 
-Rule = Callable[["Vjp"], None]
+Rule = Callable[[Vjp], None]
 
 _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875
 _TANH_GELU = math.sqrt(2.0 / math.pi), 0.044715

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES", "distribute"]
 
