@@ -32,6 +32,7 @@ from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import from_proto, serialize
 from obs_onnx.passes.errors import InputError, MissingRuntimeError, ModelError, OptionError, VerificationError
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
@@ -120,7 +121,7 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
 
 def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
     """Nodes that read or write values which stand for minus infinity: no scale suits these and others."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    inputs = input_names(model)
     values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
     feed = next(iter(source.rebatch(1)))

@@ -13,6 +13,7 @@ from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes.base import Runtime
@@ -111,7 +112,7 @@ def _decide_alike(
     Behind a first decision that turned out otherwise, the next ones need only be much the same.
     """
     here, there = ({str(v.name) for node in model.graph for v in node.outputs} for model in (silenced, small))
-    inputs = [str(value.name) for value in silenced.graph.inputs if not value.is_initializer()]
+    inputs = input_names(silenced)
     behind = _behind_decisions(silenced)
     limits = {
         str(value.name): _LATER_DECISION if value in behind else tolerance

@@ -138,7 +138,7 @@ def weights(model: ir.Model, loss: str) -> list[str]:
         for value in model.graph.initializers.values()
         if value.const_value is not None
         and value.const_value.shape.rank()
-        and _kind(value) in node_facts.FLOATS
+        and node_facts.dtype(value) in node_facts.FLOATS
     ]
     target = find(model, [loss])[0]
     wanted: set[ir.Value] = {target}
@@ -221,12 +221,8 @@ def _passes_gradients(node: ir.Node) -> bool:
 
 def _floating(value: ir.Value) -> bool:
     """Whether the type is floating-point, or unknown."""
-    dtype = _kind(value)
+    dtype = node_facts.dtype(value)
     return dtype is None or dtype.is_floating_point()
-
-
-def _kind(value: ir.Value) -> ir.DataType | None:
-    return value.dtype if value.const_value is None else value.const_value.dtype
 
 
 def _publish(
@@ -246,6 +242,6 @@ def _publish(
         output.name = emitter.names.fresh(f"{value.name}{suffix}")
         if output.name != f"{value.name}{suffix}":
             raise GradientError(f"the name {value.name}{suffix} is taken in the model")
-        output.type = value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
+        output.type = node_facts.type_of(value)
         output.shape = value.shape if value.const_value is None else ir.Shape(value.const_value.shape.numpy())
         graph.outputs.append(output)

@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining
 from obs_onnx.passes.errors import GradientError
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.ops import linear
 from obs_onnx.passes.traits.linear import ConvGeometry
@@ -141,15 +143,10 @@ def _per_example(model: ir.Model, node: ir.Node, place: GatePlace) -> bool:
     return batch is not None and isinstance(first, ir.SymbolicDim) and first.value == batch
 
 
-def _inputs(model: ir.Model) -> list[ir.Value]:
-    """Inputs that have to be fed."""
-    return [value for value in model.graph.inputs if not value.is_initializer()]
-
-
 def _batch(model: ir.Model) -> str | None:
     """Symbol of the first axis that all inputs share."""
     symbols = set()
-    for value in _inputs(model):
+    for value in real_inputs(model):
         first = value.shape[0] if value.shape else None
         symbols.add(first.value if isinstance(first, ir.SymbolicDim) else None)
     return symbols.pop() if len(symbols) == 1 else None
@@ -158,14 +155,14 @@ def _batch(model: ir.Model) -> str | None:
 def _gate(emitter: Emitter, name: str, n: int, like: ir.Value, per_example: bool) -> ir.Value:
     if emitter.names.fresh(name) != name:
         raise GradientError(f"the name {name} is taken in the model")
-    dtype = like.dtype if like.const_value is None else like.const_value.dtype
+    dtype = node_facts.dtype(like)
     if dtype is None:
         raise GradientError(f"the type of {like.name!r} is unknown")
     if not per_example:
         gate = ir.Value(name=name, shape=ir.Shape([n]), type=ir.TensorType(dtype))
         emitter.model.graph.inputs.append(gate)
         return gate
-    first = _inputs(emitter.model)[0]
+    first = real_inputs(emitter.model)[0]
     shape = emitter.op("Concat", emitter.size_of(first, 0), emitter.ints([n]), axis=0)
     gate = emitter.op("ConstantOfShape", shape, value=ir.Tensor(np.ones(1, dtype.numpy()), dtype=dtype))
     assert first.shape is not None

@@ -20,6 +20,7 @@ __all__ = [
     "constant_cone",
     "data_inputs",
     "dims",
+    "dtype",
     "float_attribute",
     "input_of",
     "int_attribute",
@@ -28,6 +29,7 @@ __all__ = [
     "is_float",
     "size",
     "text_attribute",
+    "type_of",
     "version",
 ]
 
@@ -72,6 +74,16 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     if shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else None for dim in shape)
+
+
+def dtype(value: ir.Value) -> ir.DataType | None:
+    """Type of the elements, that of the tensor where there is one; None when unknown."""
+    return value.dtype if value.const_value is None else value.const_value.dtype
+
+
+def type_of(value: ir.Value) -> ir.TypeProtocol | None:
+    """The type, from the tensor where there is one; None when unknown."""
+    return value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
 
 
 def size(value: ir.Value | None) -> int:

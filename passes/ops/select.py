@@ -14,7 +14,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.select import RULES
 from obs_onnx.passes.ops.vjp.shape import REPEATS
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise, repeats
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise, repeats
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -353,7 +353,7 @@ def _relate_fill(r: Relation) -> None:
 
 
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
 _REPEAT = Op(lipschitz=data_only(repeats))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from obs_onnx.passes.ops.vjp.shape import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -21,9 +21,9 @@ __all__ = ["TABLE"]
 
 _ONE = Op(lipschitz=data_only(1.0))
 _VIEW = Op(lipschitz=data_only(1.0), view=True)
-_ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
-_SIZES = Op(lipschitz=lambda node: (0.0,) * len(node.inputs), shape_only=True)
+_SIZES = Op(lipschitz=independent, shape_only=True)
 _FOUND = Op(lipschitz=pointwise(None), decides=True)
 _ALL_ONE = Op(lipschitz=lambda node: tuple(constant_or(node, i, 1.0) for i in range(len(node.inputs))))
 

@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
@@ -143,7 +144,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
         for value in (*graph.inputs, *graph.initializers.values()):
             tensor = value.const_value
             shape = tuple(tensor.shape.numpy()) if tensor is not None else declare(value)
-            dtype = tensor.dtype if tensor is not None else value.dtype
+            dtype = node_facts.dtype(value)
             if shape is not None and dtype is not None:
                 found.shapes[value] = shape
                 types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)

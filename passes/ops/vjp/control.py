@@ -250,7 +250,7 @@ def _in_order(node: ir.Node, k: int) -> bool:
 
 def _typed(v: Vjp, value: ir.Value, like: ir.Value) -> list[int | ir.SymbolicDim]:
     """Type and shape of ``like`` for ``value``."""
-    value.type = like.type if like.const_value is None else ir.TensorType(like.const_value.dtype)
+    value.type = node_facts.type_of(like)
     return list(v.shaped(value, like).shape or [])
 
 

@@ -134,7 +134,7 @@ def _scan(
     slots = [ir.Value(name=v.names.fresh(f"{near}.input")) for _ in (*states, *columns)]
     for slot, value in zip(slots, (*states, *columns), strict=True):
         dims = list(v.dims(value) if value.shape is None else value.shape)
-        slot.type = value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
+        slot.type = node_facts.type_of(value)
         slot.shape = ir.Shape(dims[1:] if value in columns else dims)
     body.inputs.extend(slots)
     before, (x_t, *seen) = slots[: len(states)], slots[len(states) :]
