@@ -109,7 +109,7 @@ class Coupling:
         found = []
         held = {id(labels): (value, labels) for value, axes in self._resolved.items() for labels in axes}
         for value, labels in held.values():
-            groups = np.sort(self._group_of[labels], axis=1)
+            groups = self.groups_along(labels)
             several = (groups >= 0).sum(1) > 1 if labels.shape[1] > 1 else np.zeros(0, bool)
             if not several.any():
                 continue
@@ -134,6 +134,10 @@ class Coupling:
     def has(self, group: Group, labels: Labels) -> bool:
         """Whether an axis with these labels has elements that go with channels of ``group``."""
         return bool((self._group_of[self.graph.atoms.resolve(labels)] == group.id).any())
+
+    def groups_along(self, labels: Labels) -> NDArray[np.int64]:
+        """Ids of the groups that elements of an axis go with, rising, -1 in front; shape of ``labels``."""
+        return np.sort(self._group_of[labels], axis=1)
 
     def groups_of(self, value: ir.Value) -> set[int]:
         """Groups with channels in any axis of ``value``; none where its shape is unknown."""

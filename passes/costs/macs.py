@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -46,14 +46,14 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = Non
 
 
 class MacCounter:
-    """Counts multiply-accumulates of a model at any sizes of its values, quickly and without touching it.
+    """Counts multiply-accumulates of nodes at any sizes of their values, quickly and without touching them.
 
     Attributes:
         values: whose shapes matter.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        counted = [(node, op.macs) for node in model.graph if (op := lookup(node)).macs]
+    def __init__(self, nodes: Iterable[ir.Node]) -> None:
+        counted = [(node, op.macs) for node in nodes if (op := lookup(node)).macs]
         self.values = list({v: None for node, _ in counted for v in (*node.inputs, *node.outputs) if v})
         self._sized = {value: SimpleNamespace(shape=(), const_value=None, meta={}) for value in self.values}
         self._counts = [(self._stand_in(node), count) for node, count in counted]

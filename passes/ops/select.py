@@ -102,7 +102,7 @@ def _relate_slice(r: Relation) -> None:
     if affected and (r.node.op_type != "Slice" or r.opset < 10):
         r.shrink(lambda s: _shrink_old_slice(s, x, ranges))
     elif affected:
-        r.shrink(lambda s: _shrink_slice(s, r, x, ranges))
+        r.shrink(lambda s: _shrink_slice(s, x, ranges))
 
 
 def _slice(start: int, end: int, step: int, n: int) -> slice:
@@ -137,9 +137,7 @@ def _moved(s: Shrink, labels: Labels, start: int, end: int) -> tuple[int, int]:
     return first, first + int(alive[index.start : max(index.start, index.stop)].sum())
 
 
-def _shrink_slice(
-    s: Shrink, r: Relation, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]
-) -> None:
+def _shrink_slice(s: Shrink, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]) -> None:
     starts, ends = (s.dense(slot).copy() for slot in (1, 2))
     steps = s.dense(4).copy() if len(s.node.inputs) > 4 and s.node.inputs[4] is not None else None
     for i, (axis, (start, end, step, _)) in enumerate(ranges.items()):
