@@ -20,6 +20,7 @@ from obs_onnx.criteria.weight_derivatives import WeightDerivatives
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
@@ -162,7 +163,7 @@ class ChannelStatistics:
     def _signals(self) -> dict[tuple[str, int], Signal]:
         places = list(dict.fromkeys(p for group in self.coupling.groups for p in self._inputs(group)))
         found = {place: Signal() for place in places}
-        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        names = input_names(self.model)
         wanted = list(dict.fromkeys(name for name, _ in places if name not in names))
         session = None
         for feed in self._fit:
@@ -177,7 +178,7 @@ class ChannelStatistics:
     @cached_property
     def classes(self) -> NDArray[np.int64] | None:
         """Class of each sample as the model sees it (largest score), or None without class scores."""
-        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        names = input_names(self.model)
         outputs = [str(value.name) for value in self.model.graph.outputs]
         session, found = None, []
         for feed in self._fit:

@@ -22,6 +22,7 @@ from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.gates import GatePlace, gate_groups, gate_places
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.partial_run import Values, open_part
 
@@ -182,7 +183,7 @@ class GateDerivatives:
             gate_groups(model, gates)
         Gradient(self._lessons.teacher.append(model), list(gates), unconnected="zeros").call(model)
         wanted = [f"{gate}.grad" for gate in gates]
-        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        inputs = input_names(model)
         constant = {} if by_example else {gate: self._ones(model, gate, n) for gate, (n, _) in gates.items()}
         found = {
             group.id: GateGradients(0.0, *(np.zeros(group.n) for _ in range(3)))

@@ -27,6 +27,7 @@ from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, fi
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.runtimes.partial_run import open_part
@@ -76,7 +77,7 @@ class WeightDerivatives:
         step = (Gradient if first else HessianVectorProduct)(loss, names)
         step.call(model)
         wanted = [f"{name}.grad" for name in names] + ([] if first else [f"{name}.hvp" for name in names])
-        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        inputs = input_names(model)
         random, session = np.random.default_rng(self._seed), None
         for lesson in self._lessons.batches(_BATCH, _AIMS.get(kind, "exact")):
             fed = {**lesson.feed, **self._compared(lesson, kind)}

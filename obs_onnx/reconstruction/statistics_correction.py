@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
@@ -174,7 +175,7 @@ def reestimate_batch_normalization(
         if node.attributes.get_int("training_mode", 0) or node.inputs[0] is None:
             continue
         name = str(node.inputs[0].name)
-        names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        names = input_names(model)
         session = open_part(runtime, extract(model, names, [name]), next(iter(fit)))
         fed = [spec.name for spec in session.inputs]
         found = _Statistics()

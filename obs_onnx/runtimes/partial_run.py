@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
 
 __all__ = ["Values", "every_value", "open_part"]
@@ -39,7 +40,7 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
 
 def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, NDArray[Any]]:
     """All tensors of one run of the main graph, inputs included, by name; nothing is fused away."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    inputs = input_names(model)
     values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
     session = open_part(runtime, extract(model, inputs, values), feed)
     return {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
