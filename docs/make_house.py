@@ -5,6 +5,7 @@ python docs/make_house.py        # writes docs/house.svg
 
 from __future__ import annotations
 
+import re
 from html import escape
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def floors(package: str) -> list[list[str]]:
     """Rooms by floor, from the roof down, as the contract of a package has them."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     (layers,) = (one["layers"] for one in contracts if one.get("containers") == [package])
-    return [[room.strip() for room in layer.split("|")] for layer in layers]
+    return [re.split(r" [|:] ", layer) for layer in layers]
 
 
 def modules(package: str, room: str) -> int:

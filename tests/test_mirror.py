@@ -9,7 +9,6 @@ import pytest
 from repository import ROOT
 
 TESTED_ELSEWHERE = {
-    "passes/errors.py": "names of errors and nothing else",
     "passes/layers/layer.py": "records without behaviour",
     "passes/ops/*.py": (
         "a line for each operator, tested for all families at once: linear in passes/layers, relate in "
@@ -22,7 +21,9 @@ TESTED_ELSEWHERE = {
         "files for onnxruntime-training, which entrypoints/test_artifacts.py and "
         "training/engines/test_ort_training.py train with"
     ),
-    "obs_onnx/cli/options.py": "what commands share: the tests of each command",
+    "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/test_prune_options.py",
+    "obs_onnx/entrypoints/*_options.py": "likewise",
+    "obs_onnx/entrypoints/keywords.py": "likewise",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_mode.py and "
         "test_round.py, entrypoints/test_prune.py and test_pareto.py"
@@ -33,6 +34,7 @@ TESTED_ELSEWHERE = {
 WITHOUT_MODULE = {
     "test_docs.py": "documents",
     "test_faces.py": "the faces of the packages",
+    "test_lazy_imports.py": "imports that hide in functions",
     "test_mirror.py": "this one",
     "test_models.py": "the models that are shipped",
     "passes/test_zoo.py": "models that others made",

@@ -30,7 +30,14 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import from_proto, serialize
-from obs_onnx.passes.errors import InputError, MissingRuntimeError, ModelError, OptionError, VerificationError
+from obs_onnx.passes.errors import (
+    InputError,
+    MissingRuntimeError,
+    ModelError,
+    OptionError,
+    VerificationError,
+    named,
+)
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
@@ -58,20 +65,23 @@ def check_quantizable(model: ir.Model) -> None:
     found = False
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
-            raise OptionError(f"--quantize int8: node {node.name} ({node.op_type}) is quantized already")
+            raise OptionError(
+                f"{named('quantize', 'int8')}: node {node.name} ({node.op_type}) is quantized already"
+            )
         for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
             if value is None or tensor is None or tensor.dtype not in FLOATS:
                 continue
             if tensor.dtype != ir.DataType.FLOAT:
                 raise OptionError(
-                    f"--quantize int8 needs float32, and {value.name} is {tensor.dtype.name.lower()}: "
-                    "give the float32 model"
+                    f"{named('quantize', 'int8')} needs float32, and {value.name} is "
+                    f"{tensor.dtype.name.lower()}: give the float32 model"
                 )
             found = True
     if not found:
         raise OptionError(
-            "--quantize int8: no Conv, Gemm or MatMul has a constant weight: there is nothing to quantize"
+            f"{named('quantize', 'int8')}: no Conv, Gemm or MatMul has a constant weight: "
+            "there is nothing to quantize"
         )
     serialize(model)
 
@@ -112,7 +122,7 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
         except Exception as error:  # onnxruntime and onnx raise many kinds
             line = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
-                f"onnxruntime cannot quantize the model: {line}; leave out --quantize"
+                f"onnxruntime cannot quantize the model: {line}; leave out {named('quantize')}"
             ) from error
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
@@ -227,6 +237,6 @@ def _import_quantization() -> Any:
         import onnxruntime.quantization as quantization
     except ImportError as error:
         raise MissingRuntimeError(
-            "--quantize needs onnxruntime with its quantization: install obs-onnx[cpu]"
+            f"{named('quantize')} needs onnxruntime with its quantization: install obs-onnx[cpu]"
         ) from error
     return quantization

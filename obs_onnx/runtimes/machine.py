@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 __all__ = ["describe_machine", "pinned"]
 
 _CPU = Path("/sys/devices/system/cpu")
@@ -38,8 +40,6 @@ def pinned(cores: int) -> Iterator[tuple[int, ...] | None]:
 
 def describe_machine() -> dict[str, Any]:
     """CPU, frequency governor, load and system, ready for JSON; None for what cannot be read."""
-    import psutil
-
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return {
         "cpu": _cpu_name(),
@@ -57,8 +57,6 @@ def _choose(cores: list[int], count: int) -> set[int]:
     """``count`` of ``cores``: first one of every physical core, the idlest first."""
     if count == len(cores):
         return set(cores)
-    import psutil
-
     busy = psutil.cpu_percent(interval=0.1, percpu=True)
     load = {core: busy[core] if core < len(busy) else 0.0 for core in cores}
     ranked = sorted(cores, key=lambda core: (load[core], core))

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
@@ -213,8 +214,6 @@ class OrtRuntime:
 
 def usable_cores() -> int:
     """Physical cores that this process may use."""
-    import psutil
-
     logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
 

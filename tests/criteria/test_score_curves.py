@@ -105,7 +105,7 @@ class TestChannels:
         ("options", "message"),
         [
             ({"allocation": "luck"}, "allocation 'luck' is unknown"),
-            ({"regularize": {"flops": 1.0}}, "--regularize is about scores"),
+            ({"regularize": {"flops": 1.0}}, "regularize is about scores"),
             ({"allocation": "taylor", "regularize": {"luck": 1.0}}, "use one of flops, memory"),
             ({"allocation": "taylor", "regularize": {"flops": -1.0}}, "not negative"),
         ],

@@ -79,9 +79,9 @@ class TestWeights:
         [
             ({"allocation": "luck"}, "allocation 'luck' is unknown"),
             ({"allocation": "gates"}, "is unknown"),
-            ({"normalize": True}, "--normalize is about scores"),
+            ({"normalize": True}, "normalize is about scores"),
             ({"allocation": "taylor", "regularize": {"flops": 1.0}}, "about channels"),
-            ({"allocation": "taylor", "pattern": "2:4"}, "leave out --allocation"),
+            ({"allocation": "taylor", "pattern": "2:4"}, "leave out allocation"),
         ],
     )
     def test_usage(self, options: dict[str, object], message: str) -> None:
