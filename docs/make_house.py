@@ -1,4 +1,4 @@
-"""Draw the house: the floors that the import contracts in pyproject.toml set, and how many modules each room has.
+"""Draw the house: the floors that the import contracts in pyproject.toml set, and the size of each room.
 
 python docs/make_house.py        # writes docs/house.svg
 """
@@ -84,7 +84,7 @@ def draw() -> str:
             ".room { text-anchor: middle; }",
             ".head { font-weight: bold; }",
             "</style>",
-            f'<rect x="0" y="0" width="{WIDTH}" height="{end + MARGIN:.0f}" style="fill: white; stroke: none"/>',
+            '<rect x="0" y="0" width="100%" height="100%" style="fill: white; stroke: none"/>',
             *upper,
             *lower,
             "</svg>",

@@ -14,6 +14,8 @@ import onnx
 import pytest
 from command_line import run
 
+from obs_onnx.cli import main
+
 DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
 
 
