@@ -25,7 +25,7 @@ TESTED_ELSEWHERE = {
     "obs_onnx/entrypoints/*_options.py": "likewise",
     "obs_onnx/entrypoints/keywords.py": "likewise",
     "obs_onnx/pruning/*": (
-        "parts of a run that make sense together only: whole runs in pruning/channels/test_mode.py and "
+        "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "
         "test_round.py, entrypoints/test_prune.py and test_pareto.py"
     ),
 }

@@ -55,9 +55,9 @@ def test_calibration_data_given_or_beside_the_model(tmp_path: Path) -> None:
     model = tmp_path / "net.onnx"
     given = {"x": 1}
     assert calibration_of(given, None) is given
-    with pytest.raises(OptionError, match=r"give --calib SRC or put net\.calib\.npz beside the model"):
+    with pytest.raises(OptionError, match=r"give calib or put net\.calib\.npz beside the model"):
         calibration_of(None, model)
-    with pytest.raises(OptionError, match=r"give --calib SRC \(random:256"):
+    with pytest.raises(OptionError, match=r"give calib \(random:256"):
         calibration_of(None, None)
     (tmp_path / "net.calib.npz").touch()
     assert calibration_of(None, model) == tmp_path / "net.calib.npz"

@@ -68,7 +68,7 @@ def test_outputs_that_are_no_numbers(quantizer: Int8, monkeypatch: pytest.Monkey
     model = canonicalize(ir.from_proto(nets.mlp()))
     with pytest.raises(VerificationError, match="no numbers"):
         quantizer(model)
-    with pytest.raises(ModelError, match="leave out --quantize"):
+    with pytest.raises(ModelError, match="leave out quantize"):
         Int8.of(RUNTIME, model, model, quantizer.source)
 
 
