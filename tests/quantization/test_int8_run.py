@@ -39,7 +39,7 @@ def test_the_dense_and_another_model_are_close_to_their_float_forms(quantizer: I
     small = model.clone()
     weight = small.graph.initializers["fc2.weight"].const_value.numpy()
     SetWeights({"fc2.weight": weight * (np.arange(32) % 2)})(small)
-    for one, quantized in ((model, quantizer.dense), (small, quantizer(small))):
+    for one, quantized in ((model, quantizer.dense), (small, quantizer.quantize(small).model)):
         expected, found = outputs(one, x), outputs(quantized, x)
         assert 0 < np.linalg.norm(found - expected) < 0.2 * np.linalg.norm(expected)
         kinds = {value.const_value.dtype for value in quantized.graph.initializers.values()}
@@ -47,12 +47,14 @@ def test_the_dense_and_another_model_are_close_to_their_float_forms(quantizer: I
 
 
 def test_a_written_file_must_do_the_same(quantizer: Int8, tmp_path: Path) -> None:
-    check = quantizer.check(quantizer.dense)
-    save_model(quantizer.dense, tmp_path / "good.onnx")
-    check(tmp_path / "good.onnx")
-    save_model(canonicalize(ir.from_proto(nets.mlp())), tmp_path / "other.onnx")
+    model = canonicalize(ir.from_proto(nets.mlp()))
+    quantized = quantizer.quantize(model)
+    assert quantized.dense is quantizer.dense
+    save_model(quantized.model, tmp_path / "good.onnx")
+    quantized.check_file(tmp_path / "good.onnx")
+    save_model(model, tmp_path / "other.onnx")
     with pytest.raises(VerificationError, match="differs"):
-        check(tmp_path / "other.onnx")
+        quantized.check_file(tmp_path / "other.onnx")
 
 
 def test_outputs_that_are_no_numbers(quantizer: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +69,7 @@ def test_outputs_that_are_no_numbers(quantizer: Int8, monkeypatch: pytest.Monkey
     monkeypatch.setattr(int8_run, "quantize", broken)
     model = canonicalize(ir.from_proto(nets.mlp()))
     with pytest.raises(VerificationError, match="no numbers"):
-        quantizer(model)
+        quantizer.quantize(model)
     with pytest.raises(ModelError, match="leave out quantize"):
         Int8.of(RUNTIME, model, model, quantizer.source)
 
