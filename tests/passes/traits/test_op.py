@@ -35,5 +35,5 @@ def test_the_key_has_the_domain_outside_the_default_one() -> None:
 def test_lookup_of_known_and_unknown_operators() -> None:
     assert lookup(ir.Node("", "Relu", [])) is TABLE["Relu"]
     assert lookup(ir.Node("ai.onnx", "Relu", [])) is TABLE["Relu"]
-    assert lookup(ir.Node("com.acme", "Relu", [])) is None
-    assert lookup(ir.Node("", "NoOperator", [])) is None
+    assert lookup(ir.Node("com.acme", "Relu", [])) == Op()
+    assert lookup(ir.Node("", "NoOperator", [])) == Op()
