@@ -29,7 +29,7 @@ from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import input_names, open_part, run_feed
 
 __all__ = ["KINDS", "WeightDerivatives", "WeightScores"]
 
@@ -76,7 +76,7 @@ class WeightDerivatives:
         step = (Gradient if first else HessianVectorProduct)(loss, names)
         step.call(model)
         wanted = [f"{name}.grad" for name in names] + ([] if first else [f"{name}.hvp" for name in names])
-        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        inputs = input_names(model)
         random, session = np.random.default_rng(self._seed), None
         for lesson in self._lessons.batches(_BATCH, _AIMS.get(kind, "exact")):
             fed = {**lesson.feed, **self._compared(lesson, kind)}
@@ -85,7 +85,7 @@ class WeightDerivatives:
             elif not first:
                 fed.update({f"{n}.v": w[n] for n in names})
             session = session or open_part(self._lessons.runtime, extract(model, inputs, wanted), lesson.feed)
-            got = session.run({spec.name: fed[spec.name] for spec in session.inputs}, wanted)
+            got = run_feed(session, fed, wanted)
             yield (
                 lesson.samples,
                 {

@@ -34,7 +34,7 @@ from obs_onnx.passes.errors import InputError, MissingRuntimeError, ModelError, 
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import input_names, open_part, run_feed
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
 
@@ -120,11 +120,11 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
 
 def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
     """Nodes that read or write values which stand for minus infinity: no scale suits these and others."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    inputs = input_names(model)
     values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
     feed = next(iter(source.rebatch(1)))
-    found = {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    found = {**feed, **run_feed(session, feed)}
     found |= {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()

@@ -15,8 +15,8 @@ from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.shapes.concrete import captured
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
-from obs_onnx.verification.layer_errors import difference, energy, finite, run_feed
+from obs_onnx.runtimes.partial_run import Values, input_names, open_part, run_feed
+from obs_onnx.verification.layer_errors import difference, energy, finite
 
 __all__ = ["check_removal", "decided_outputs"]
 
@@ -134,7 +134,7 @@ def _decide_alike(
     Behind a first decision that turned out otherwise, the next ones need only be much the same.
     """
     here, there = ({str(v.name) for node in model.graph for v in node.outputs} for model in (silenced, small))
-    inputs = [str(value.name) for value in silenced.graph.inputs if not value.is_initializer()]
+    inputs = input_names(silenced)
     behind = _behind_decisions(silenced)
     limits = {
         str(value.name): _LATER_DECISION if value in behind else tolerance

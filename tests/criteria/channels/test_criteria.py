@@ -130,12 +130,12 @@ class TestMutualInformation:
 
     def test_without_classes_it_is_the_deviation(self, make_proto) -> None:
         proto = make_proto(
-            "g (float[N,4] x) => (float[N,3,1] y)"
+            "g (float[N,4] x) => (float[N,1,3] y)"
             "{ a = MatMul(x, w) h = Relu(a) s = MatMul(h, v) y = Unsqueeze(s, axis) }",
             {
                 "w": np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32),
                 "v": np.ones((8, 3), np.float32),
-                "axis": np.array([2]),
+                "axis": np.array([1]),
             },
         )
         _, coupling, _, evidence = opened(proto, nets.data(0, 50, 4))
