@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import psutil
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
@@ -297,10 +297,10 @@ def score(
 
 def spearman(a: Float, b: Float) -> float | None:
     """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else None
+    if any(np.all(scores == scores[0]) for scores in (a, b)):
+        return None
+    found = float(spearmanr(a, b).statistic)
+    return found if np.isfinite(found) else None
 
 
 def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:
