@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.command.worker import (
+from obs_onnx.runtimes.command.worker.models import (
     bfloat16_bits,
     bound,
     first_line,

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes import calibration_runtime, open_runtime
-from obs_onnx.runtimes.command.worker import session_options
+from obs_onnx.runtimes.command.worker.models import session_options
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.runtimes.spec import format_spec, kind_of, split_command, split_spec
 

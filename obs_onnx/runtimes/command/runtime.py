@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.command import worker
 from obs_onnx.runtimes.command.link import Link
 from obs_onnx.runtimes.command.model_parts import Part, model_parts
+from obs_onnx.runtimes.command.worker.arrays import TYPES, pack, unpack
+from obs_onnx.runtimes.command.worker.frames import ProtocolError
 from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, find_provider, tensor_spec
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
@@ -82,9 +83,9 @@ class CommandSession:
             self._load()
             answer, payload = self._request("run", header, parts, self._link.timeout)
         with self._link.trusting():
-            found = worker.unpack(answer["arrays"], payload)
+            found = unpack(answer["arrays"], payload)
             if [name for name, _, _ in found] != names:
-                raise worker.ProtocolError(f"outputs other than {', '.join(names)}")
+                raise ProtocolError(f"outputs other than {', '.join(names)}")
         return {name: _array(kind, array) for name, kind, array in found}
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
@@ -106,7 +107,7 @@ class CommandSession:
         with self._link.trusting():
             seconds = [float(one) for one in answer["seconds"]]
             if len(seconds) != runs:
-                raise worker.ProtocolError(f"{len(seconds)} times of {runs} runs")
+                raise ProtocolError(f"{len(seconds)} times of {runs} runs")
         self._runtime.affinity = answer.get("affinity")
         self._seconds = max(seconds, default=None)
         return seconds
@@ -242,10 +243,10 @@ def _packed(feed: Mapping[str, NDArray[Any]]) -> tuple[list[dict[str, Any]], lis
     for name, array in feed.items():
         bfloat16 = array.dtype == ml_dtypes.bfloat16
         kind = "string" if array.dtype.kind in "OUS" else array.dtype.name
-        if kind != "string" and kind not in worker.TYPES:
+        if kind != "string" and kind not in TYPES:
             raise DataError(f"array {name!r} is {array.dtype}: store plain numbers or strings")
         arrays.append((name, kind, array.view(np.uint16) if bfloat16 else array))
-    return worker.pack(arrays)
+    return pack(arrays)
 
 
 def _array(kind: str, array: Any) -> NDArray[Any]:

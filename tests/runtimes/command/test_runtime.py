@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import ml_dtypes
 import nets
@@ -22,10 +21,10 @@ from onnx import TensorProto, helper, numpy_helper
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes import calibration_runtime, open_runtime
-from obs_onnx.runtimes.command import worker
+from obs_onnx.runtimes.command.bundle import library
+from obs_onnx.runtimes.command.worker import frames
 
 OTHER = os.environ.get("OBS_ONNX_OTHER_PYTHON")
-WORKER = Path(worker.__file__)
 PYTHONS = [
     pytest.param(sys.executable, id="this"),
     pytest.param(
@@ -37,16 +36,13 @@ PYTHONS = [
     ),
 ]
 ODD = """
-import importlib.util, os, signal, sys, time
-spec = importlib.util.spec_from_file_location("worker", {path!r})
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
+import os, signal, sys, time
+from obs_onnx_worker import server
 
-class Odd(worker.Worker):
+class Odd(server.Worker):
 {body}
 
-worker.Worker = Odd
-worker.main()
+server.main(Odd)
 """
 RAW = """
 import os, sys, time
@@ -90,7 +86,7 @@ def odd(script):
 
     def write(body: str, python: str = sys.executable) -> str:
         body = "\n".join(f"    {line}" for line in body.splitlines())
-        return script(ODD.format(path=str(WORKER), body=body), python)
+        return script(library() + ODD.format(body=body), python)
 
     return write
 
@@ -98,7 +94,7 @@ def odd(script):
 @pytest.fixture
 def raw(script):
     """``raw(body)`` -> the command of something that is no worker."""
-    return lambda body: script(RAW.format(greeting=worker.GREETING, body=body))
+    return lambda body: script(RAW.format(greeting=frames.GREETING, body=body))
 
 
 @pytest.fixture(autouse=True)
@@ -516,7 +512,7 @@ def test_an_interrupt_does_not_shift_the_answers(monkeypatch):
             def interrupt(read):
                 raise KeyboardInterrupt
 
-            patch.setattr(worker, "decode", interrupt)
+            patch.setattr(frames, "decode", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 session.run({"x": X + 5})
         assert session.run({"x": X})["y"].tolist() == [[0, 2]]

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from obs_onnx.runtimes.command import worker
+from obs_onnx.runtimes.command.worker import arrays, frames, server
 
-SOURCE = Path(worker.__file__).read_text(encoding="utf-8")
-
+FILES = sorted(Path(worker.__file__).parent.glob("*.py"))
 
 LOAD = {"threads": 1, "provider": "CPUExecutionProvider"}
 
@@ -27,42 +27,45 @@ def files(name: str, size: int) -> list[dict]:
 
 
 def frame(header, payload: bytes = b"") -> bytes:
-    return worker.encode(header, len(payload)) + payload
+    return frames.encode(header, len(payload)) + payload
 
 
 def answers(requests: bytes) -> list[dict]:
     """Headers of what a worker answers; raises what ends it."""
     sent: list[bytes] = []
-    worker.Worker(io.BytesIO(requests).read, sent.append).serve()
+    server.Worker(io.BytesIO(requests).read, sent.append).serve()
     stream, found = io.BytesIO(b"".join(sent)), []
     while stream.tell() < len(stream.getvalue()):
-        header, size = worker.decode(stream.read)
+        header, size = frames.decode(stream.read)
         assert len(stream.read(size)) == size
         found.append(header)
     return found
 
 
-def test_it_is_one_file_for_old_pythons():
-    tree = ast.parse(SOURCE, feature_version=(3, 8))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_its_files_are_for_old_pythons_and_need_nothing_of_this_project(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
     imported = {
-        (node.module if isinstance(node, ast.ImportFrom) else node.names[0].name).split(".")[0]
+        ("." * node.level + (node.module or "") if isinstance(node, ast.ImportFrom) else node.names[0].name)
         for node in ast.walk(tree)
         if isinstance(node, (ast.Import, ast.ImportFrom))
     }
-    assert imported - set(sys.stdlib_module_names) == {"numpy", "onnxruntime"}
+    own = {f".{file.stem}" for file in FILES}
+    others = {name.split(".")[0] for name in imported - own}
+    assert others - set(sys.stdlib_module_names) <= {"numpy", "onnxruntime"}
 
 
-@pytest.mark.parametrize("name", [*worker.TYPES, "string"])
+@pytest.mark.parametrize("name", [*arrays.TYPES, "string"])
 @pytest.mark.parametrize("shape", [(), (0, 3), (2, 3)])
 def test_arrays_survive(name, shape):
     count = int(np.prod(shape))
     if name == "string":
         array = np.array(["", "ä\0b", "x" * 300][:3] * 2, object)[:count].reshape(shape)
     else:
-        array = np.arange(count).reshape(shape).astype(worker.TYPES[name])
+        array = np.arange(count).reshape(shape).astype(arrays.TYPES[name])
     other = np.ones(3, np.uint8)  # what follows is not aligned
-    entries, parts = worker.pack([("o", "uint8", other), ("a", name, array)])
-    found = worker.unpack(json.loads(json.dumps(entries)), bytearray(b"".join(parts)))
+    entries, parts = arrays.pack([("o", "uint8", other), ("a", name, array)])
+    found = arrays.unpack(json.loads(json.dumps(entries)), bytearray(b"".join(parts)))
     assert [(one[0], one[1]) for one in found] == [("o", "uint8"), ("a", name)]
     assert found[1][2].shape == shape
     assert found[1][2].dtype == array.dtype
@@ -72,8 +75,8 @@ def test_arrays_survive(name, shape):
 
 def test_strings_of_other_arrays_survive():
     for array in (np.array(["a", "bc"]), np.array([b"a", b"bc"])):
-        entries, parts = worker.pack([("a", "string", array)])
-        assert worker.unpack(entries, b"".join(parts))[0][2].tolist() == ["a", "bc"]
+        entries, parts = arrays.pack([("a", "string", array)])
+        assert arrays.unpack(entries, b"".join(parts))[0][2].tolist() == ["a", "bc"]
 
 
 @pytest.mark.parametrize(
@@ -97,8 +100,8 @@ def test_strings_of_other_arrays_survive():
     ],
 )
 def test_arrays_that_contradict_themselves(entries, payload):
-    with pytest.raises(worker.ProtocolError):
-        worker.unpack(entries, payload)
+    with pytest.raises(frames.ProtocolError):
+        arrays.unpack(entries, payload)
 
 
 @pytest.mark.parametrize(
@@ -114,9 +117,9 @@ def test_arrays_that_contradict_themselves(entries, payload):
     ],
 )
 def test_what_is_no_frame(data, message):
-    with pytest.raises(worker.ProtocolError, match=message):
-        worker.decode(io.BytesIO(data).read)
-    with pytest.raises(worker.ProtocolError, match=message):
+    with pytest.raises(frames.ProtocolError, match=message):
+        frames.decode(io.BytesIO(data).read)
+    with pytest.raises(frames.ProtocolError, match=message):
         answers(data)
 
 
@@ -129,7 +132,7 @@ def test_a_large_claim_takes_no_memory():
         return next(chunks, b"")
 
     with pytest.raises(EOFError):
-        worker.exactly(read, 2**35)
+        frames.exactly(read, 2**35)
     assert max(asked) <= 2**20
 
 
@@ -140,7 +143,7 @@ def test_noise_ends_in_an_error_or_an_answer(noise, cut):
     for data in (noise, good[:cut] + noise, good + noise):
         try:
             answers(data)
-        except (worker.ProtocolError, EOFError):
+        except (frames.ProtocolError, EOFError):
             continue
         assert data in (b"", good)
 
@@ -158,8 +161,8 @@ def test_noise_ends_in_an_error_or_an_answer(noise, cut):
 )
 def test_any_json_is_no_list_of_arrays_or_one(entries):
     try:
-        found = worker.unpack(entries, b"")
-    except worker.ProtocolError:
+        found = arrays.unpack(entries, b"")
+    except frames.ProtocolError:
         return
     assert len(found) == len(entries)
 
@@ -200,7 +203,7 @@ def test_bad_requests_are_answered_and_the_next_one_too(header, payload, kind, m
 def test_the_machine_is_described():
     (hello,) = answers(frame({"id": 1, "op": "hello"}))
     assert hello["ok"]
-    assert hello["protocol"] == worker.PROTOCOL
+    assert hello["protocol"] == frames.PROTOCOL
     assert "CPUExecutionProvider" in hello["providers"]
     assert 1 <= hello["usable_cores"] <= hello["logical_cores"]
     assert hello["cpu"]
@@ -208,9 +211,9 @@ def test_the_machine_is_described():
 
 @pytest.mark.parametrize("name", ["w.bin", "sub/w.bin", ".hidden"])
 def test_names_inside(name):
-    assert worker.is_inside(name)
+    assert server.is_inside(name)
 
 
 @pytest.mark.parametrize("name", ["", "/etc/x", "..", "a/../b", "a\\..\\b", "\\x", "c:x", "a//b", "./"])
 def test_names_outside(name):
-    assert not worker.is_inside(name)
+    assert not server.is_inside(name)
