@@ -7,19 +7,17 @@ import pytest
 from rich.console import Console
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.progress import Progress
+from obs_onnx.progress import Progress, quiet
+from obs_onnx.report import format as fmt
 from obs_onnx.report import (
-    LayerResult,
-    Report,
     print_bench,
     print_evaluation,
     print_inspection,
     print_report,
-    quiet,
     terminal_progress,
 )
-from obs_onnx.report import format as fmt
 from obs_onnx.report.html import render_html
+from obs_onnx.results.pruning import LayerResult, Report
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
 

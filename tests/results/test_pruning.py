@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from obs_onnx.evaluation.model_figures import compressed_bytes
 from obs_onnx.io.atomic_files import write_text
-from obs_onnx.io.json_file import jsonable
+from obs_onnx.io.json_file import jsonable, write_json
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.pruning.weights import advice
-from obs_onnx.report import Report, compressed_bytes, write_json
+from obs_onnx.results.pruning import Report
 
 
 def test_json_keeps_the_contract(make_report: Callable[..., Report]) -> None:
