@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.io.atomic_files import check_writable
@@ -29,8 +31,8 @@ from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.loop import Point, Settings, zero_masks
-from obs_onnx.training.objective import choose_objective
+from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
+from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
 from obs_onnx.training.settings import choose_optimizer
 
@@ -160,74 +162,144 @@ def finetune(
         VerificationError: a zero came back; nothing is written.
     """
     begin = time.perf_counter()
+    kind = choose_optimizer(optimizer, trainer)
     settings = Settings(
-        steps,
-        batch,
-        choose_optimizer(optimizer, trainer),
-        lr,
-        warmup,
-        momentum,
-        weight_decay,
-        seed,
-        evaluations,
-        patience,
-        trainer,
-        augment,
+        steps, batch, kind, lr, warmup, momentum, weight_decay, seed, evaluations, patience, trainer, augment
     )
     original, name, path = open_model(model, custom_domains)
-    for target in (output, checkpoint):
-        if target is not None:
-            check_writable(target)
-    if output is not None and path is not None and Path(output).resolve() == path.resolve():
-        raise OptionError(f"{output} is the model itself: choose another output")
-    if resume and checkpoint is None:
-        raise OptionError("--resume goes on from a checkpoint: give --checkpoint PATH, too")
+    _check_files(path, output, checkpoint, resume)
     runtime = OrtRuntime(None, threads, tuple(custom_ops), spinning=False)
-    stored = _formed(original, fold)
-    student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
-    source = open_source(data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
-    fit, judged = _parts(source, held_out, session, batch, labels, seed)
-    dense, teacher_name = _teacher(runtime, teacher, session, custom_domains)
-    learnt = dense is None or labels is not None
-    if learnt and not source.has_labels:
-        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    answer = (dense or session).run(next(iter(fit)))
-    objective = choose_objective(student, answer, labels=learnt, teacher=dense is not None, mix=mix)
+    stored = canonicalize(original) if fold else unfolded(original)
+    lesson = _prepared(
+        runtime, stored, data, held_out, teacher, labels, mix, batch=batch, seed=seed, domains=custom_domains
+    )
     found = retrain(
         runtime,
-        student,
-        objective,
-        fit,
+        lesson.student,
+        lesson.objective,
+        lesson.fit,
         settings,
-        held_out=judged,
-        teacher=dense,
+        held_out=lesson.judged,
+        teacher=lesson.teacher,
         keep_zeros=keep_zeros,
         progress=progress,
         checkpoint=checkpoint,
         resume=resume,
     )
     result = SetWeights(found.weights)(stored.clone()).model
-    masks = zero_masks(student, list(found.weights)) if keep_zeros else {}
-    _check_zeros(result, masks)
-    if output is not None:
+    masks = zero_masks(lesson.student, list(found.weights)) if keep_zeros else {}
+    _write(runtime, result, output, masks, next(iter(lesson.fit)), custom_domains)
+    return Finetuned(result, _report(name, output, lesson, settings, found, begin))
 
-        def check(written: Path) -> None:
-            again = load_model(written, custom_domains=custom_domains)
-            _check_zeros(again, masks)
-            runtime.session(serialize(runnable(runtime, again)[0])).run(next(iter(fit)))
 
-        save_model(result, output, check)
+@dataclass(frozen=True)
+class _Lesson:
+    """What a model is trained on.
+
+    Attributes:
+        student: the model in a form that can be trained.
+        objective: the loss.
+        fit, judged: data to learn from, and to measure on.
+        teacher, taught_by: session and name of the teacher.
+        labelled: the labels are learnt.
+        notes: what the reader should know.
+    """
+
+    student: ir.Model
+    objective: Objective
+    fit: Source
+    judged: Source | None
+    teacher: Session | None
+    taught_by: str | None
+    labelled: bool
+    notes: tuple[str, ...]
+
+
+def _check_files(
+    model: Path | None,
+    output: str | os.PathLike[str] | None,
+    checkpoint: str | os.PathLike[str] | None,
+    resume: bool,
+) -> None:
+    for target in (output, checkpoint):
+        if target is not None:
+            check_writable(target)
+    if output is not None and model is not None and Path(output).resolve() == model.resolve():
+        raise OptionError(f"{output} is the model itself: choose another output")
+    if resume and checkpoint is None:
+        raise OptionError("--resume goes on from a checkpoint: give --checkpoint PATH, too")
+
+
+def _prepared(
+    runtime: OrtRuntime,
+    stored: ir.Model,
+    data: Any,
+    held_out: Any,
+    teacher: Any,
+    labels: str | None,
+    mix: float,
+    *,
+    batch: int,
+    seed: int,
+    domains: Sequence[str],
+) -> _Lesson:
+    """Open the data and the teacher, and choose the loss; arguments as for :func:`finetune`."""
+    student, copied = runnable(runtime, stored)
+    session = runtime.session(serialize(student))
+    source = open_source(data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+    fit, judged = _parts(source, held_out, session, batch, labels, seed)
+    dense, name = _teacher(runtime, teacher, session, domains)
+    labelled = dense is None or labels is not None
+    if labelled and not source.has_labels:
+        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
+    answer = (dense or session).run(next(iter(fit)))
+    objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=mix)
     notes = list(source.notes)
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
     if copied:
         notes.append("trained on a float32 copy of the bfloat16 model")
-    report = FinetuneReport(
+    return _Lesson(student, objective, fit, judged, dense, name, labelled, tuple(notes))
+
+
+def _write(
+    runtime: OrtRuntime,
+    result: ir.Model,
+    output: str | os.PathLike[str] | None,
+    masks: Mapping[str, NDArray[np.bool_]],
+    feed: Feed,
+    domains: Sequence[str],
+) -> None:
+    """Check that the zeros are there, and write the model if its file has them, too, and runs.
+
+    Raises:
+        VerificationError: a zero came back.
+    """
+    _check_zeros(result, masks)
+    if output is None:
+        return
+
+    def check(written: Path) -> None:
+        again = load_model(written, custom_domains=domains)
+        _check_zeros(again, masks)
+        runtime.session(serialize(runnable(runtime, again)[0])).run(feed)
+
+    save_model(result, output, check)
+
+
+def _report(
+    name: str,
+    output: str | os.PathLike[str] | None,
+    lesson: _Lesson,
+    settings: Settings,
+    found: Trained,
+    begin: float,
+) -> FinetuneReport:
+    return FinetuneReport(
         model=name,
         output=None if output is None else str(output),
-        teacher=teacher_name,
-        labels=learnt,
+        teacher=lesson.taught_by,
+        labels=lesson.labelled,
         settings=settings,
         before=found.before,
         after=found.after,
@@ -236,13 +308,8 @@ def finetune(
         ms_per_step=1000 * found.seconds / max(found.steps, 1),
         masked=found.masked,
         seconds=time.perf_counter() - begin,
-        notes=tuple(notes),
+        notes=lesson.notes,
     )
-    return Finetuned(result, report)
-
-
-def _formed(original: ir.Model, fold: bool) -> ir.Model:
-    return canonicalize(original) if fold else unfolded(original)
 
 
 def _parts(
@@ -270,7 +337,7 @@ def _teacher(
     return dense, name
 
 
-def _check_zeros(model: ir.Model, masks: dict[str, Any]) -> None:
+def _check_zeros(model: ir.Model, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     """Every masked weight is zero in ``model``.
 
     Raises:
