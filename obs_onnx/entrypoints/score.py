@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
-import psutil
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
@@ -36,6 +35,7 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.machine import activation_budget
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -183,7 +183,7 @@ class Scorer:
             self._layers,
             plan_stages(dense, self._layers),
             source,
-            budget=memory or psutil.virtual_memory().available // 2,
+            budget=activation_budget(memory),
             damping=damping,
             seed=seed,
         )

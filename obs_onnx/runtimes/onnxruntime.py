@@ -25,7 +25,7 @@ from obs_onnx.runtimes.command.worker.models import (
     plain,
     session_options,
 )
-from obs_onnx.runtimes.machine import describe_machine
+from obs_onnx.runtimes.machine import describe_machine, usable_cores
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "first_line",
     "import_onnxruntime",
     "tensor_spec",
-    "usable_cores",
 ]
 
 QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
@@ -55,11 +54,16 @@ _ERROR_ONLY = 3
 
 
 class OrtSession:
-    """A model loaded by onnxruntime."""
+    """A model loaded by onnxruntime.
+
+    Attributes:
+        raw: onnxruntime's own session, for those who bind values themselves.
+        ort: the package.
+    """
 
     def __init__(self, session: Any, ort: Any) -> None:
-        self._session = session
-        self._ort = ort
+        self.raw = session
+        self.ort = ort
         self._inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
         self._outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
@@ -87,9 +91,9 @@ class OrtSession:
         )
         try:
             if exotic:
-                values = self._session.run_with_ort_values(names, self._ort_values(feed))
+                values = self.raw.run_with_ort_values(names, self._ort_values(feed))
                 return {name: _to_numpy(value) for name, value in zip(names, values, strict=True)}
-            arrays = self._session.run(names, dict(feed))
+            arrays = self.raw.run(names, dict(feed))
         except Exception as error:
             raise _run_error(error) from error
         return dict(zip(names, map(plain, arrays), strict=True))
@@ -98,10 +102,10 @@ class OrtSession:
         """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
         names = [spec.name for spec in self._outputs]
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
-        run = self._session.run if strings else self._session.run_with_iobinding
+        run = self.raw.run if strings else self.raw.run_with_iobinding
         seconds = []
         try:
-            given = (names, dict(feed)) if strings else (bound(self._session, self._ort_values(feed)),)
+            given = (names, dict(feed)) if strings else (bound(self.raw, self._ort_values(feed)),)
             for _ in range(runs):
                 start = time.perf_counter()
                 run(*given)
@@ -113,9 +117,9 @@ class OrtSession:
     def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Feed as onnxruntime's own values (the only way in for bfloat16)."""
         return {
-            name: ort_value(self._ort, array.view(np.uint16), bfloat16=True)
+            name: ort_value(self.ort, array.view(np.uint16), bfloat16=True)
             if _is_bfloat16(array)
-            else ort_value(self._ort, array, bfloat16=False)
+            else ort_value(self.ort, array, bfloat16=False)
             for name, array in feed.items()
         }
 
@@ -209,14 +213,6 @@ class OrtRuntime:
             except Exception as error:
                 raise OptionError(f"cannot load custom operators {library!r}: {first_line(error)}") from error
         return options
-
-
-def usable_cores() -> int:
-    """Physical cores that this process may use."""
-    import psutil
-
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
 
 
 def check_threads(threads: int | None) -> None:

@@ -19,8 +19,8 @@ from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.machine import describe_machine
-from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, usable_cores
+from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads
 from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
 __all__ = ["OpenVinoRuntime", "OpenVinoSession"]

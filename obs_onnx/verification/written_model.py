@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -23,8 +24,6 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
     Raises:
         VerificationError: any of the three fails.
     """
-    import onnx
-
     try:
         onnx.checker.check_model(serialize(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
