@@ -57,6 +57,7 @@ class OrtSession:
     """A model loaded by onnxruntime.
 
     Attributes:
+        inputs, outputs: see :class:`obs_onnx.runtimes.base.Session`.
         raw: onnxruntime's own session, for those who bind values themselves.
         ort: the package.
     """
@@ -64,18 +65,8 @@ class OrtSession:
     def __init__(self, session: Any, ort: Any) -> None:
         self.raw = session
         self.ort = ort
-        self._inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
-        self._outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
+        self.inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
+        self.outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -84,10 +75,10 @@ class OrtSession:
             DataError: the feed does not fit the inputs.
             ModelError: the model fails while running.
         """
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         wanted = set(names)
         exotic = any(_is_bfloat16(array) for array in feed.values()) or any(
-            spec.dtype == ml_dtypes.bfloat16 for spec in self._outputs if spec.name in wanted
+            spec.dtype == ml_dtypes.bfloat16 for spec in self.outputs if spec.name in wanted
         )
         try:
             if exotic:
@@ -100,7 +91,7 @@ class OrtSession:
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
-        names = [spec.name for spec in self._outputs]
+        names = [spec.name for spec in self.outputs]
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
         run = self.raw.run if strings else self.raw.run_with_iobinding
         seconds = []

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.data.feeds import Feed
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.command.link import Link
@@ -44,6 +44,9 @@ class CommandSession:
         runtime: that loads it.
         parts: of the model, the model itself first.
         name: of the model, for messages.
+
+    Attributes:
+        inputs, outputs: see :class:`obs_onnx.runtimes.base.Session`.
     """
 
     def __init__(self, runtime: CommandRuntime, parts: Sequence[Part], name: str) -> None:
@@ -56,18 +59,8 @@ class CommandSession:
         self._seconds: float | None = None
         with self._link.lock:
             found = self._load()
-        self._inputs = tuple(tensor_spec(one, "input") for one in found["inputs"])
-        self._outputs = tuple(tensor_spec(one, "output") for one in found["outputs"])
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
+        self.inputs = tuple(tensor_spec(one, "input") for one in found["inputs"])
+        self.outputs = tuple(tensor_spec(one, "output") for one in found["outputs"])
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -77,7 +70,7 @@ class CommandSession:
             ModelError: the model fails while running, or the worker dies or does not answer in time.
         """
         entries, parts = _packed(feed)
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         header = {"outputs": names, "arrays": entries}
         with self._link.lock:
             self._load()
