@@ -40,7 +40,8 @@ from obs_onnx.progress import quiet
 from obs_onnx.pruning.channels.mode import ChannelsMode
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.effort import EFFORTS
-from obs_onnx.pruning.mode import DAMAGE, Opened, Options
+from obs_onnx.pruning.mode import Opened
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.weights.mode import WeightsMode
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.solvers.patterns import project
@@ -71,17 +72,11 @@ class Bench:
     def study(self, mode: str, criterion: str) -> Any:
         """Trials of a mode with this criterion, which also allocates unless it is the surgeon."""
         default = criterion == "obs"
-        options = Options(
-            pattern=None,
+        options = ModeOptions(
             criterion="auto" if default else criterion,
             compensate=default,
             sequential=default,
-            correct=None,
-            damping=1e-2,
-            protect=(),
-            layer_sparsity={},
             round_to=None if default else 1,
-            seed=0,
             allocation=DAMAGE if default else criterion,
         )
         if mode == "weights":

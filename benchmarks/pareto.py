@@ -23,12 +23,13 @@ from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.io.onnx_file import load_model, save_model
-from obs_onnx.progress import quiet, terminal_progress
+from obs_onnx.progress import terminal_progress
 from obs_onnx.pruning.channels.mode import ChannelsMode
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.inputs import prepare
-from obs_onnx.pruning.mode import Options
+from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.machine import describe_machine
 
@@ -39,23 +40,12 @@ Row = Mapping[str, float]
 
 def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], threads: int) -> list[Path]:
     """Models that keep such shares of the channels of each group."""
-    options = Options(None, "auto", True, True, None, 1e-2, (), {}, QUANTUM, 0)
+    # the effort changes how often damage is measured, not how channels are ranked
+    options = ParetoOptions(calib=calib, threads=threads, round_to=QUANTUM, effort="quick")
     wanted = Targets(macs=0.5)
-    given = prepare(
-        ChannelsMode(wanted, options),
-        (load_model(model), str(model), model),
-        wanted,
-        calib=calib,
-        labels=None,
-        evaluation=None,
-        runtime="onnxruntime",
-        threads=threads,
-        custom_ops=(),
-        seed=0,
-    )
-    study = given.study(
-        effort="quick", loss="auto", batch=1, round_to=QUANTUM, memory=None, progress=quiet
-    )  # the effort changes how often damage is measured, not how channels are ranked
+    found = load_model(model), str(model), model
+    given = prepare(ChannelsMode(wanted, options.part(ModeOptions)), found, wanted, options)
+    study = given.study(options)
     part = Round.of(study, None, None)
     paths, seen = [], set()
     for share in shares:

@@ -19,7 +19,7 @@ from obs_onnx.allocation.channels import Quantum, admissible
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.costs.model_costs import Cost, Costs
 from obs_onnx.passes.costs.traffic import Traffic
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["REGULARIZERS", "Scaled", "check_regularizers", "penalties", "regularizers"]
 
@@ -56,9 +56,9 @@ def check_regularizers(weights: Mapping[str, float]) -> None:
     """
     for name, weight in weights.items():
         if name not in REGULARIZERS:
-            raise OptionError(f"--regularize {name}: unknown, use one of {', '.join(REGULARIZERS)}")
+            raise OptionError(f"{named('regularize')} {name}: unknown, use one of {', '.join(REGULARIZERS)}")
         if not (np.isfinite(weight) and weight >= 0):
-            raise OptionError(f"--regularize {name}={weight}: give a number that is not negative")
+            raise OptionError(f"{named('regularize')} {name}={weight}: give a number that is not negative")
 
 
 def regularizers(
@@ -100,7 +100,9 @@ def penalties(
         OptionError: ``latency`` was not measured.
     """
     if missing := weights.keys() - costs.keys():
-        raise OptionError(f"--regularize {min(missing)}: only known where a target latency is asked for")
+        raise OptionError(
+            f"{named('regularize')} {min(missing)}: only known where a target latency is asked for"
+        )
     found = {}
     for group in groups:
         fewer = int(admissible(group.n, (quantum or {}).get(group.id, 1))[-2:][0])

@@ -22,8 +22,9 @@ from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.gates import GatePlace, gate_groups, gate_places
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.stages import Plan
-from obs_onnx.runtimes.partial_run import Values, input_names, open_part, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["Curvature", "GateDerivatives", "GateGradients"]
 

@@ -27,9 +27,10 @@ from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, fi
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.runtimes.partial_run import input_names, open_part, run_feed
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["KINDS", "WeightDerivatives", "WeightScores"]
 

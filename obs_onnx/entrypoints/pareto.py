@@ -13,24 +13,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import onnx
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import COSTS
+from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.evaluation.output_damage import choose_measure
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
 from obs_onnx.io.paths import keep_path, new_folder
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
-from obs_onnx.passes.errors import DataError, OptionError
-from obs_onnx.progress import Progress, quiet
+from obs_onnx.option import asked
+from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.mode import ChannelsMode
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.effort import EFFORTS
 from obs_onnx.pruning.frontier_points import (
     Candidate,
     checked,
@@ -40,16 +38,14 @@ from obs_onnx.pruning.frontier_points import (
     shared_notes,
 )
 from obs_onnx.pruning.frontier_search import FrontierSearch, target
-from obs_onnx.pruning.inputs import PruningInputs, check_memory, prepare
-from obs_onnx.pruning.mode import Options
+from obs_onnx.pruning.inputs import PruningInputs, prepare
+from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Frontier, undominated
 
 __all__ = ["Pareto", "pareto"]
 
-POINTS, MOST_POINTS = 12, 99
-LEAST = 0.2
 _MORE = 0.5  # attempts, as a share of the points wanted, that fill gaps
 _NEAR = 1.01  # a cost that is so much larger than the least one wanted is worth a note
 
@@ -67,38 +63,8 @@ class Pareto:
     models: tuple[ir.Model, ...]
 
 
-def pareto(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    output_folder: str | os.PathLike[str] | None = None,
-    *,
-    calib: Any = None,
-    labels: str | None = None,
-    evaluation: Any = None,
-    points: int = POINTS,
-    cost: str = "latency",
-    least: float = LEAST,
-    by: str = "auto",
-    criterion: str = "auto",
-    allocation: str = "damage",
-    compensate: bool = True,
-    sequential: bool = True,
-    damping: float = 1e-2,
-    protect: Sequence[str] = (),
-    round_to: int | None = None,
-    effort: str = "normal",
-    loss: str = "auto",
-    runtime: str = "onnxruntime",
-    threads: int | None = None,
-    batch: int = 1,
-    memory: int | None = None,
-    custom_ops: Sequence[str] = (),
-    custom_domains: Sequence[str] = (),
-    seed: int = 0,
-    latency: bool = True,
-    seconds: float = 1.0,
-    plot: bool | None = None,
-    progress: Progress = quiet,
-) -> Pareto:
+@takes(ParetoOptions)
+def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     """Trade a cost for quality: several smaller models, of which no one is worse than another in both.
 
     Damage curves, and latency as a function of the widths, are measured once. The folder holds
@@ -108,20 +74,7 @@ def pareto(
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        output_folder: to make; by default ``<stem>.pareto`` beside a model given as a file, nothing is
-            written for a model in memory.
-        points: models wanted. Limits on the cost are spaced in equal ratios; half as many more are tried
-            where the frontier has gaps.
-        cost: latency, macs, params, size or ram.
-        least: share of the dense model's cost at which the frontier ends.
-        by: what is traded for the cost: ``error`` (relative, of the outputs, on held-out calibration data),
-            ``accuracy`` on labelled data, or ``auto``: accuracy if there is ``evaluation``.
-        latency: time the models, whatever the cost.
-        seconds: that each model is timed in the end, in turn with all others and the dense one.
-        plot: draw the frontier; None: if matplotlib is there.
-        calib, labels, evaluation, criterion, allocation, compensate, sequential, damping, protect, round_to,
-            effort, loss, runtime, threads, batch, memory, custom_ops, custom_domains, seed, progress: see
-            :func:`obs_onnx.entrypoints.prune.prune`.
+        options: see :class:`obs_onnx.entrypoints.pareto_options.ParetoOptions`.
 
     Returns:
         The models and their figures; a frontier without points where nothing was found that costs less.
@@ -131,46 +84,20 @@ def pareto(
         VerificationError: a result broke a promise; nothing is written.
     """
     start = time.perf_counter()
-    _check_options(points, cost, least, by, effort, seconds, seed, latency)
-    check_memory(memory)
+    cost, least, points = options.cost, options.least, options.points
+    plot, progress = options.plot, options.progress
     if plot is None:
         plot = importlib.util.find_spec("matplotlib") is not None
     elif plot:
         check_matplotlib()
-    options = Options(
-        pattern=None,
-        criterion=criterion,
-        compensate=compensate,
-        sequential=sequential,
-        correct=None,
-        damping=damping,
-        protect=protect,
-        layer_sparsity={},
-        round_to=round_to,
-        seed=seed,
-        allocation=allocation,
-    )
     wanted = target(cost, least)
-    way = ChannelsMode(wanted, options)
-    found = original, name, path = open_model(model, custom_domains)
-    shown = _shown(output_folder, path)
+    way = ChannelsMode(wanted, options.part(ModeOptions))
+    found = original, name, path = open_model(model, options.custom_domains)
+    shown = _shown(options.output_folder, path)
     folder = None if shown is None else new_folder(shown)
-    given = prepare(
-        way,
-        found,
-        wanted,
-        calib=calib,
-        labels=labels,
-        evaluation=evaluation,
-        runtime=runtime,
-        threads=threads,
-        custom_ops=custom_ops,
-        seed=seed,
-    )
-    by = _choose(by, given, evaluation is not None)
-    study = given.study(
-        effort=effort, loss=loss, batch=batch, round_to=round_to, memory=memory, progress=progress
-    )
+    given = prepare(way, found, wanted, options)
+    by = _choose(options.by, given, options.evaluation is not None)
+    study = given.study(options)
     study.seconds["open"] = time.perf_counter() - start
     if note := way.cost_note(study):
         progress.say(note)
@@ -185,11 +112,11 @@ def pareto(
     with progress.stage("models", points) as advance:
         search.run(least, points, int(_MORE * points), advance)
     timing = None
-    if latency and not any(one.finished.copied for one in candidates):
+    if options.latency and not any(one.finished.copied for one in candidates):
         with study.stage("latency"):
             models = [serialize(one) for one in (original, *(c.finished.model for c in candidates))]
-            feed = given.timing_feed(batch)
-            timing = bench(models, given.target, feed=dict(feed), seconds=seconds)
+            feed = given.timing_feed(options.batch)
+            timing = bench(models, given.target, feed=dict(feed), seconds=options.seconds)
     dense, measures = measured_points(given, candidates, timing)
     order = sorted(range(len(candidates)), key=lambda i: costs_of(cost, measures[i]), reverse=True)
     candidates, measures = [candidates[i] for i in order], [measures[i] for i in order]
@@ -208,8 +135,9 @@ def pareto(
         points=tuple(one if one.dominated else replace(one, file=next(named, None)) for one in measures),
         seconds=study.seconds,
         runtime=given.target.spec,
-        batch=batch,
-        seed=seed,
+        batch=options.batch,
+        seed=options.seed,
+        options=asked(options),
         environment=given.where.environment() if timing is None else timing.environment,
         notes=(
             *given.source.notes,
@@ -222,29 +150,8 @@ def pareto(
     )
     study.seconds["total"] = time.perf_counter() - start
     if folder is not None:
-        _write(folder, given, frontier, list(zip(names, chosen, strict=True)), custom_domains, plot)
+        _write(folder, given, frontier, list(zip(names, chosen, strict=True)), options.custom_domains, plot)
     return Pareto(frontier, tuple(one.finished.model for one in chosen))
-
-
-def _check_options(
-    points: int, cost: str, least: float, by: str, effort: str, seconds: float, seed: int, latency: bool
-) -> None:
-    if not 1 <= points <= MOST_POINTS:
-        raise OptionError(f"{points} points: use 1 to {MOST_POINTS}")
-    if cost not in COSTS:
-        raise OptionError(f"cost {cost!r} is unknown: use one of {', '.join(COSTS)}")
-    if not 0 < least < 1:
-        raise OptionError(f"--least {least:g}: give a share of the dense model's {cost} between 0 and 1")
-    if by not in ("auto", "error", "accuracy"):
-        raise OptionError(f"--by {by!r} is unknown: use auto, error or accuracy")
-    if effort not in EFFORTS:
-        raise OptionError(f"effort {effort!r} is unknown: use one of {', '.join(EFFORTS)}")
-    if not 0 < seconds < float("inf"):
-        raise OptionError(f"--seconds {seconds:g}: give more than 0")
-    if seed < 0:
-        raise OptionError(f"seed {seed} is negative: use 0 or more")
-    if cost == "latency" and not latency:
-        raise OptionError("cost latency has to be timed: give another cost")
 
 
 def _shown(output: str | os.PathLike[str] | None, path: Path | None) -> str | os.PathLike[str] | None:
@@ -261,10 +168,11 @@ def _choose(by: str, given: PruningInputs, evaluation: bool) -> str:
     if by == "auto":
         by = "accuracy" if evaluation else "error"
     if by == "accuracy" and given.accuracy is None:
-        raise DataError("a frontier by accuracy needs labelled data: give --eval with labels")
+        raise DataError(f"a frontier by accuracy needs labelled data: give {named('evaluation')} with labels")
     if by == "error" and choose_measure("error", given.answer) != "error":
         raise OptionError(
-            "no output of the model is of a float type, so it has no error: give --eval with labels"
+            "no output of the model is of a float type, so it has no error: "
+            f"give {named('evaluation')} with labels"
         )
     return by
 

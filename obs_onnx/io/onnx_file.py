@@ -19,8 +19,12 @@ import onnx_ir as ir
 
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.scopes import return_by_identity
 
-__all__ = ["from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+__all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+
+ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
+"""A model as it may be given: its file, or a model in memory."""
 
 _PROTOBUF_BYTES = 2**31 - 1
 _EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with external data
@@ -91,6 +95,7 @@ def from_proto(
     proto, sparse = _densified(proto, where)
     try:
         model = ir.from_proto(proto)
+        return_by_identity(model)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
         model.clone()  # fails where bodies read values that do not exist
@@ -267,9 +272,7 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
-def open_model(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto, custom_domains: Sequence[str]
-) -> tuple[ir.Model, str, Path | None]:
+def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:
     """The model, its name for people, and its file if there is one."""
     if isinstance(model, ir.Model):
         return model, model.graph.name or "model", None

@@ -23,10 +23,10 @@ from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
 from obs_onnx.latency.benchmark import bench
-from obs_onnx.passes.errors import DataError, OptionError
-from obs_onnx.progress import Progress
+from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.pruning.effort import EFFORTS
 from obs_onnx.pruning.mode import Finished, Mode, Opened
+from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Figures, Latency
 from obs_onnx.runtimes import Runtime, Session, calibration_runtime, open_runtime
@@ -35,7 +35,7 @@ from obs_onnx.training.retraining import Retraining
 from obs_onnx.verification.removal import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model
 
-__all__ = ["PruningInputs", "check_memory", "prepare", "timed"]
+__all__ = ["PruningInputs", "prepare", "timed"]
 
 BATCH = 128
 HELD_OUT = 0.125
@@ -85,33 +85,28 @@ class PruningInputs:
 
     def study(
         self,
-        *,
-        effort: str,
-        loss: str,
-        batch: int,
-        round_to: int | None,
-        memory: int | None,
-        progress: Progress,
+        options: SearchOptions,
         retraining: Retraining | None = None,
     ) -> Any:
-        """Everything that trials share, as the mode likes it; see
-        :func:`obs_onnx.entrypoints.prune.prune`."""
+        """Everything that trials share, as the mode likes it."""
         wanted = self.wanted
         limited = any(name in wanted.as_dict() for name in ("sparsity", *COSTS))
         stopwatch = None
         if wanted.timed:
-            feed = self.timing_feed(batch)
-            levels = EFFORTS[effort].widths
-            stopwatch = Stopwatch(self.target, self.where, self.opened.model, feed, round_to, levels)
+            feed = self.timing_feed(options.batch)
+            levels = EFFORTS[options.effort].widths
+            stopwatch = Stopwatch(self.target, self.where, self.opened.model, feed, options.round_to, levels)
         return self.way.study(
             {
                 "runtime": self.where,
                 "fit": self.fit,
                 "held_out": self.held_out,
-                "effort": EFFORTS[effort],
-                "measure": choose_measure("error" if loss == "auto" and not limited else loss, self.answer),
-                "budget": memory or psutil.virtual_memory().available // 2,
-                "progress": progress,
+                "effort": EFFORTS[options.effort],
+                "measure": choose_measure(
+                    "error" if options.loss == "auto" and not limited else options.loss, self.answer
+                ),
+                "budget": options.memory or psutil.virtual_memory().available // 2,
+                "progress": options.progress,
                 "dense": self.dense,
                 "evaluation": self.judged,
                 "dense_accuracy": self.accuracy,
@@ -162,41 +157,34 @@ def prepare(
     way: Mode,
     found: tuple[ir.Model, str, Path | None],
     wanted: Targets,
-    *,
-    calib: Any,
-    labels: str | None,
-    evaluation: Any,
-    runtime: str,
-    threads: int | None,
-    custom_ops: Sequence[str],
-    seed: int,
+    options: SearchOptions,
 ) -> PruningInputs:
     """Open everything that is given, and measure the dense model.
 
     Args:
         way: mode of pruning, not yet opened. found: as :func:`obs_onnx.io.onnx_file.open_model` gives it.
-        wanted: the targets. calib, labels, evaluation, runtime, threads, custom_ops, seed: see
-        :func:`obs_onnx.entrypoints.prune.prune`.
+        wanted: the targets. options: about data and runtimes.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
     """
     original, name, path = found
-    target = open_runtime(runtime, threads, custom_ops)
-    where = calibration_runtime(runtime, threads, custom_ops)
+    labels, seed = options.labels, options.seed
+    target = open_runtime(options.runtime, options.threads, options.custom_ops)
+    where = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     opened = Opened(original, name, path, where)
     way.open(opened)
     dense = where.session(serialize(way.model))
     source = open_source(
-        calibration_of(calib, path), dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed
+        calibration_of(options.calib, path), dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed
     )
     fit, held_out = split(source, HELD_OUT, seed)
     judged = held_out if held_out.has_labels else None
-    if evaluation is not None:
-        judged = open_source(evaluation, dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed)
+    if options.evaluation is not None:
+        judged = open_source(options.evaluation, dense.inputs, batch_size=BATCH, labels_key=labels, seed=seed)
     accuracy = None if judged is None else evaluate_sessions(dense, judged).accuracy
     if wanted.drop is not None and accuracy is None:
-        raise DataError("target drop needs labelled data: give --eval with labels")
+        raise DataError(f"target drop needs labelled data: give {named('evaluation')} with labels")
     first = next(iter(held_out))
     answer = dense.run(first)
     if wanted.error is not None and choose_measure("error", answer) != "error":
@@ -221,16 +209,6 @@ def prepare(
         wanted=wanted,
         seed=seed,
     )
-
-
-def check_memory(memory: int | None) -> None:
-    """Refuse a budget of nothing.
-
-    Raises:
-        OptionError: see above.
-    """
-    if memory is not None and memory <= 0:
-        raise OptionError(f"a memory of {memory} bytes is too little: give for example 2GB")
 
 
 def timed(

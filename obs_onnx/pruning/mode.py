@@ -10,39 +10,18 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.pruning.context import PruningContext
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.results.pruning import BoundLike, GroupResult, LayerResult
 from obs_onnx.runtimes import Runtime
 from obs_onnx.training.loop import Trained
 
-__all__ = ["DAMAGE", "Finished", "Mode", "Opened", "Options", "allocation_notes", "check_allocation"]
-
-DAMAGE = "damage"  # allocation by what removal does to the outputs, measured
+__all__ = ["Finished", "Mode", "Opened", "allocation_notes", "check_allocation"]
 
 
-@dataclass(frozen=True)
-class Options:
-    """Options of :func:`obs_onnx.entrypoints.prune.prune` that say how to choose and compensate; see
-    there."""
-
-    pattern: str | None
-    criterion: str
-    compensate: bool
-    sequential: bool
-    correct: bool | None
-    damping: float
-    protect: Sequence[str]
-    layer_sparsity: Mapping[str, float]
-    round_to: int | None
-    seed: int
-    allocation: str = DAMAGE
-    normalize: bool = False
-    regularize: Mapping[str, float] = field(default_factory=dict)
-
-
-def check_allocation(options: Options, known: Iterable[str]) -> None:
+def check_allocation(options: ModeOptions, known: Iterable[str]) -> None:
     """Refuse an allocation by what is no criterion, and what makes sense only with one.
 
     Raises:
@@ -52,12 +31,14 @@ def check_allocation(options: Options, known: Iterable[str]) -> None:
     if options.allocation not in names:
         raise OptionError(f"allocation {options.allocation!r} is unknown: use one of {', '.join(names)}")
     if options.allocation == DAMAGE:
-        for given, option in ((options.normalize, "--normalize"), (options.regularize, "--regularize")):
-            if given:
-                raise OptionError(f"{option} is about scores: give --allocation the name of a criterion")
+        for name in ("normalize", "regularize"):
+            if getattr(options, name):
+                raise OptionError(
+                    f"{named(name)} is about scores: give {named('allocation')} the name of a criterion"
+                )
 
 
-def allocation_notes(options: Options) -> list[str]:
+def allocation_notes(options: ModeOptions) -> list[str]:
     """What a reader has to know about an allocation by scores."""
     if options.allocation == DAMAGE:
         return []

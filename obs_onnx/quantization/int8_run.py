@@ -12,7 +12,7 @@ import onnx_ir as ir
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
-from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
+from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
 from obs_onnx.verification.written_model import check_model
@@ -51,12 +51,15 @@ class Int8:
         """
         if uses_bfloat16(original):
             raise OptionError(
-                "--quantize int8 needs float32, and this model is bfloat16: give the float32 model"
+                f"{named('quantize', 'int8')} needs float32, and this model is bfloat16: "
+                "give the float32 model"
             )
         check_quantizable(dense)
         quantized, notes = quantize(dense, source, where)
         if not _sound(where, dense, quantized, source):
-            raise ModelError("outputs of the quantized dense model are no numbers: leave out --quantize")
+            raise ModelError(
+                f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
+            )
         return cls(where, source, quantized, notes)
 
     def __call__(self, model: ir.Model) -> ir.Model:

@@ -21,52 +21,6 @@ from obs_onnx.runtimes.partial_run import Values
 __all__ = ["damage_curves"]
 
 
-class _Trial:
-    """One layer solved at several sparsities, each solution put into a model that runs on held-out data.
-
-    Args:
-        around: the model that the layer is in.
-        layer, solver: whose weights are tried.
-        wide: the layer is costly to solve.
-        testing: live values of held-out data before the layer's stage.
-        outputs: of the model.
-        reference: what the dense model gives for each batch.
-        measure: of the damage.
-    """
-
-    def __init__(
-        self,
-        around: ir.Model,
-        layer: Layer,
-        solver: LayerSolver,
-        wide: bool,
-        testing: StagedRun,
-        outputs: Sequence[str],
-        reference: Sequence[Values],
-        measure: str,
-    ) -> None:
-        bias = bias_of(layer)
-        self._fed = [layer.name, *([bias] if bias else [])]
-        self._run = testing.part(around, outputs, self._fed)
-        self._around, self._layer, self._solver, self._wide = around, layer, solver, wide
-        self._testing, self._outputs, self._reference = testing, outputs, reference
-        self._measure = measure
-
-    def measure(self, sparsities: Sequence[float], base: float = 0.0) -> list[tuple[float, float]]:
-        """Damage, less ``base``, and the layer's own error at each sparsity."""
-        removed = [round(s * self._layer.size) for s in sparsities]
-        found = []
-        for solved in self._solver.solve(removed, "quick" if self._wide else None):
-            values = {name: stored(self._around, name) for name in self._fed}
-            for name, array in solved.tensors.items():
-                values[name] = array.astype(values[name].dtype)
-            damage = Damage(self._measure, self._outputs)
-            for number, expected in enumerate(self._reference):
-                damage.update(expected, self._run({**self._testing[number], **values}))
-            found.append((max(damage.value - base, 0.0), solved.solution.error))
-        return found
-
-
 def damage_curves(
     runtime: Runtime,
     model: ir.Model,
@@ -116,11 +70,37 @@ def damage_curves(
             if chosen is not None and layer.name not in chosen:
                 advance(1)
                 continue
+            bias = bias_of(layer)
             wide = layer.layout.goi[2] >= WIDE
+            fed = [layer.name] + ([bias] if bias else [])
             solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-            trial = _Trial(around, layer, solver, wide, testing, plan.outputs, reference, measure)
-            base = 0.0 if context is None else trial.measure([0.0])[0][0]
-            measured = partial(trial.measure, base=base)
+            run = testing.part(around, plan.outputs, fed)
+
+            def try_levels(
+                sparsities: Sequence[float],
+                base: float = 0.0,
+                layer: Layer = layer,
+                run: Callable[[Values], Values] = run,
+                solver: LayerSolver = solver,
+                fed: list[str] = fed,
+                wide: bool = wide,
+            ) -> list[tuple[float, float]]:
+                removed = [round(s * layer.size) for s in sparsities]
+                found = []
+                for solved in solver.solve(removed, "quick" if wide else None):
+                    values = {name: stored(around, name) for name in fed}
+                    for name, array in solved.tensors.items():
+                        values[name] = array.astype(values[name].dtype)
+                    damage = Damage(measure, plan.outputs)
+                    for number, expected in enumerate(reference):
+                        damage.update(expected, run({**testing[number], **values}))
+                    found.append((max(damage.value - base, 0.0), solved.solution.error))
+                return found
+
+            measured: Callable[[Sequence[float]], list[tuple[float, float]]] = try_levels
+            if context is not None:
+                ((base, _),) = try_levels([0.0])
+                measured = partial(try_levels, base=base)
             curves[layer.name] = measure_curve(layer.size, levels, 0 if wide else refinements, measured)
             advance(1)
         fitting.follow(around)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, input_names, open_part, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["correct_statistics", "reestimate_batch_normalization"]
 

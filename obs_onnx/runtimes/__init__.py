@@ -10,9 +10,6 @@ from collections.abc import Sequence
 
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes.base import ModelSource, Runtime, Session
-from obs_onnx.runtimes.command.runtime import CommandRuntime
-from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.runtimes.openvino import OpenVinoRuntime
 from obs_onnx.runtimes.spec import kind_of, split_command, split_spec
 
 __all__ = ["ModelSource", "Runtime", "Session", "calibration_runtime", "open_runtime"]
@@ -40,12 +37,18 @@ def open_runtime(
     """
     kind = kind_of(spec)
     if kind == "onnxruntime":
+        from obs_onnx.runtimes.onnxruntime import OrtRuntime
+
         provider, options = split_spec(spec)
         return OrtRuntime(provider or None, threads, tuple(custom_ops), options=options, spinning=spinning)
     if kind == "openvino":
+        from obs_onnx.runtimes.openvino import OpenVinoRuntime
+
         device, options = split_spec(spec)
         return OpenVinoRuntime(device or "CPU", threads, tuple(custom_ops), options=options)
     if kind == "command":
+        from obs_onnx.runtimes.command.runtime import CommandRuntime
+
         prefix, options = split_command(spec)
         return CommandRuntime(prefix, threads, tuple(custom_ops), options=options)
     raise OptionError(

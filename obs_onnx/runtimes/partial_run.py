@@ -9,9 +9,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
 
-__all__ = ["Values", "every_value", "input_names", "open_part", "run_feed"]
+__all__ = ["Values", "every_value", "open_part", "run_feed"]
 
 
 Values = Mapping[str, NDArray[Any]]
@@ -35,11 +36,6 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     return runtime.session(ir.to_proto(part).SerializeToString())
-
-
-def input_names(model: ir.Model) -> list[str]:
-    """Names of the inputs that must be fed; those of old models that an initializer fills are left out."""
-    return [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
 
 
 def run_feed(

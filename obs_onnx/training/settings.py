@@ -1,12 +1,10 @@
-"""How to train: what the user may choose, checked."""
+"""How to train, once all choices are made; what may be chosen is in :mod:`obs_onnx.training.options`."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from obs_onnx.passes.autodiff.optimizers import OPTIMIZERS, Optimizer
-from obs_onnx.passes.errors import OptionError
 from obs_onnx.training.augment import parse_augment
 from obs_onnx.training.schedule import Schedule
 
@@ -56,21 +54,7 @@ class Settings:
     augment: str = ""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise OptionError(f"optimizer {self.optimizer!r} is unknown: use {', '.join(OPTIMIZERS)}")
-        if self.trainer not in TRAINERS:
-            raise OptionError(f"trainer {self.trainer!r} is unknown: use {' or '.join(TRAINERS)}")
         parse_augment(self.augment)
-        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("evaluations", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} {value}: use at least {least}")
-        if not 0 <= self.momentum < 1:
-            raise OptionError(f"momentum {self.momentum}: give a number from 0 to below 1")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise OptionError(f"learning rate {self.rate}: give a positive number")
-        if self.decay is not None and not 0 <= self.decay < math.inf:
-            raise OptionError(f"weight decay {self.decay}: give 0 or more")
 
     def rule(self) -> Optimizer:
         """The optimizer."""

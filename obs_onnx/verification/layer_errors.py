@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, input_names, open_part, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["Measured", "measure"]
 

@@ -100,9 +100,9 @@ class TestWeights:
         [
             ({"allocation": "luck"}, "allocation 'luck' is unknown"),
             ({"allocation": "gates"}, "is unknown"),
-            ({"normalize": True}, "--normalize is about scores"),
+            ({"normalize": True}, "normalize is about scores"),
             ({"allocation": "taylor", "regularize": {"flops": 1.0}}, "about channels"),
-            ({"allocation": "taylor", "pattern": "2:4"}, "leave out --allocation"),
+            ({"allocation": "taylor", "pattern": "2:4"}, "leave out allocation"),
         ],
     )
     def test_usage(self, options: dict[str, object], message: str) -> None:
@@ -186,7 +186,7 @@ class TestChannels:
         ("options", "message"),
         [
             ({"allocation": "luck"}, "allocation 'luck' is unknown"),
-            ({"regularize": {"flops": 1.0}}, "--regularize is about scores"),
+            ({"regularize": {"flops": 1.0}}, "regularize is about scores"),
             ({"allocation": "taylor", "regularize": {"luck": 1.0}}, "use one of flops, memory"),
             ({"allocation": "taylor", "regularize": {"flops": -1.0}}, "not negative"),
         ],

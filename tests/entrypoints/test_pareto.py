@@ -176,8 +176,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("options", "match"),
         [
-            ({"points": 0}, "0 points"),
-            ({"points": 100}, "100 points"),
+            ({"points": 0}, "points 0"),
+            ({"points": 100}, "points 100"),
             ({"cost": "sparsity"}, "sparsity"),
             ({"least": 1.0}, "least"),
             ({"least": float("nan")}, "least"),

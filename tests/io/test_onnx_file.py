@@ -176,7 +176,7 @@ class TestCustomOperators:
     def test_named(self, make_proto, tmp_path):
         head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'
         path = store(make_proto(head + self.TEXT), tmp_path)
-        fails(path, "'mine'", "com.acme::Warp", "--custom-ops")
+        fails(path, "'mine'", "com.acme::Warp", "custom_ops")
         assert load_model(path, custom_domains=["com.acme"]).graph[0].op_type == "Warp"
 
     def test_local_functions_are_no_custom_operators(self, make_proto):

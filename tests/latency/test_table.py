@@ -255,5 +255,5 @@ class TestSample:
         source = open_source({"x": np.ones((6, 12), np.float32)}, inputs, batch_size=4)
         for batch in (1, 2):
             assert timing_feed(source, inputs, batch)["x"].shape == (2, 12)
-        with pytest.raises(OptionError, match=r"--batch 3: .* it takes batches of 2: leave"):
+        with pytest.raises(OptionError, match=r"batch 3: .* it takes batches of 2: leave"):
             timing_feed(source, inputs, 3)

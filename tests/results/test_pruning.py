@@ -12,7 +12,6 @@ from obs_onnx.evaluation.model_figures import compressed_bytes
 from obs_onnx.io.atomic_files import write_text
 from obs_onnx.io.json_file import jsonable, write_json
 from obs_onnx.passes.errors import OptionError
-from obs_onnx.pruning.weights import advice
 from obs_onnx.results.pruning import Report
 
 
@@ -91,13 +90,3 @@ def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:
         expected = archive.getinfo("a").compress_size
     assert compressed_bytes([tmp_path / "a"], chunk=4096) == expected
     assert compressed_bytes([tmp_path / "a", tmp_path / "a"]) == 2 * expected
-
-
-def test_advice_says_who_profits() -> None:
-    single = " ".join(advice("weights", compressed_before=900, compressed_after=300))
-    assert "do not speed up" in single
-    assert "XNNPACK" in single
-    assert "3.0 times smaller" in single
-    assert "sparse tensor cores (Ampere" in " ".join(advice("weights", "2:4"))
-    assert "2:4 only" in " ".join(advice("weights", "1x4"))
-    assert advice("channels") == ()

@@ -356,7 +356,7 @@ def test_old_opsets_and_batch_normalization(make_proto, rng):
     ("options", "error", "message"),
     [
         ({"optimizer": "lion"}, OptionError, "lion"),
-        ({"lr": -1.0}, OptionError, "learning rate"),
+        ({"lr": -1.0}, OptionError, "lr -1.0: use more than 0"),
         ({"steps": 0}, OptionError, "steps 0"),
         ({"resume": True}, OptionError, "checkpoint"),
         ({"data": {"x": np.zeros((20, 6), np.float32)}}, DataError, "nothing to learn"),

@@ -138,7 +138,7 @@ def test_other_data_to_learn_from(net, calib):
     mixed = prune(net, calib=both, labels="labels", finetune_data=both, mix=1.0, **options).report
     assert mixed.finetune["before"]["loss"] > 1  # cross-entropy with labels that mean nothing
     for wrong in ({"finetune_data": calib}, {"finetune_last": 5}):
-        with pytest.raises(OptionError, match="goes with --finetune"):
+        with pytest.raises(OptionError, match="goes with finetune"):
             prune(net, calib=calib, **{**options, "finetune": 0}, **wrong)
 
 
@@ -152,5 +152,5 @@ def test_views_are_refused_before_anything_is_pruned(net, calib):
 
 
 def test_negative_steps_are_refused(net, calib):
-    with pytest.raises(OptionError, match="retraining"):
+    with pytest.raises(OptionError, match="finetune -1"):
         prune(net, calib=calib, finetune=-1)

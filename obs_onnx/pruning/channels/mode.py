@@ -16,7 +16,7 @@ from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
@@ -24,7 +24,8 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, ChannelOptions
 from obs_onnx.pruning.channels.search import ChannelTrials
 from obs_onnx.pruning.context import PruningContext
-from obs_onnx.pruning.mode import DAMAGE, Finished, Opened, Options, allocation_notes, check_allocation
+from obs_onnx.pruning.mode import Finished, Opened, allocation_notes, check_allocation
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.weights.layer_choice import matches
 from obs_onnx.results.pruning import GroupResult, LayerResult
 from obs_onnx.runtimes.bfloat16 import runnable
@@ -42,23 +43,18 @@ class ChannelsMode:
     bound_by_default = True
     leaves_zeros = False
 
-    def __init__(self, wanted: Targets, options: Options) -> None:
+    def __init__(self, wanted: Targets, options: ModeOptions) -> None:
         if wanted.sparsity is not None:
-            raise OptionError("target sparsity is about single weights: use --mode weights, or target macs")
-        for given, option in ((options.pattern, "--pattern"), (options.layer_sparsity, "--layer")):
-            if given:
-                raise OptionError(f"{option} is about single weights: use --mode weights")
-        if options.correct:
-            raise OptionError("--correct is about single weights: use --mode weights")
+            raise OptionError(
+                f"target sparsity is about single weights: use {named('mode', 'weights')}, or target macs"
+            )
         self._criterion = _DEFAULT if options.criterion == "auto" else options.criterion
         if self._criterion not in CRITERIA:
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
             )
         check_allocation(options, CRITERIA)
-        check_regularizers(options.regularize)
-        if options.round_to is not None and options.round_to < 1:
-            raise OptionError(f"--round-to {options.round_to}: use 1 or more")
+        check_regularizers(options.regularize or {})
         self._options = options
 
     def open(self, opened: Opened) -> None:
@@ -73,7 +69,8 @@ class ChannelsMode:
         for pattern in self._options.protect:
             if not _is_name(self.model, pattern):
                 raise OptionError(
-                    f"--protect {pattern!r} matches no node or weight: run inspect to see their names"
+                    f"{named('protect')} {pattern!r} matches no node or weight: "
+                    "run inspect to see their names"
                 )
         self._coupling = couple(self.model, self._options.protect)
         if not self._coupling.groups:
@@ -99,7 +96,7 @@ class ChannelsMode:
                 self._protected,
                 None if options.allocation == DAMAGE else options.allocation,
                 options.normalize,
-                options.regularize,
+                options.regularize or {},
             ),
             runtime_quantum=self._opened.runtime.quantum,
             dense_bytes=path.stat().st_size if path else len(serialize(self._opened.model)),
@@ -138,7 +135,7 @@ class ChannelsMode:
         elif self._options.round_to is None and study.runtime.quantum > 1:
             notes.append(
                 f"channel counts are multiples of a power of two up to {study.runtime.quantum}, "
-                f"which {study.runtime.spec} runs faster: choose another one with --round-to"
+                f"which {study.runtime.spec} runs faster; another multiple can be asked for"
             )
         return Finished(
             model=final,

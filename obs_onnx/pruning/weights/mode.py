@@ -14,13 +14,14 @@ from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightDerivatives, WeightScores
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.context import PruningContext
-from obs_onnx.pruning.mode import DAMAGE, Finished, Opened, Options, allocation_notes, check_allocation
+from obs_onnx.pruning.mode import Finished, Opened, allocation_notes, check_allocation
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.weights.advice import advice
 from obs_onnx.pruning.weights.layer_choice import choose_layers, layer_sparsities
 from obs_onnx.pruning.weights.search import Attempt, Trials
@@ -41,12 +42,13 @@ class WeightsMode:
     name = "weights"
     leaves_zeros = True
 
-    def __init__(self, wanted: Targets, options: Options) -> None:
+    def __init__(self, wanted: Targets, options: ModeOptions) -> None:
         self.pattern = parse_pattern(options.pattern)
         for cost in COSTS:
             if cost in wanted.as_dict():
                 raise OptionError(
-                    f"target {cost} needs channel removal, zeros do not lower it: use --mode channels"
+                    f"target {cost} needs channel removal, zeros do not lower it: "
+                    f"use {named('mode', 'channels')}"
                 )
         if options.criterion not in (*METHODS, *KINDS):
             raise OptionError(
@@ -60,20 +62,17 @@ class WeightsMode:
         if self.pattern.kind == "nm":
             if options.layer_sparsity:
                 raise OptionError(
-                    f"pattern {self.pattern} fixes the sparsity of every layer: leave out --layer"
+                    f"pattern {self.pattern} fixes the sparsity of every layer: "
+                    f"leave out {named('layer_sparsity')}"
                 )
             if wanted.sparsity is not None:
                 raise OptionError(
                     f"pattern {self.pattern} fixes the sparsity by itself: leave out the target sparsity"
                 )
-        if options.round_to is not None:
-            raise OptionError("--round-to is about channels: use --mode channels")
         check_allocation(options, ALLOCATIONS)
-        if options.regularize:
-            raise OptionError("--regularize is about channels: zeros do not lower a cost")
         if options.allocation != DAMAGE and self.pattern.kind == "nm":
             raise OptionError(
-                f"pattern {self.pattern} fixes the sparsity of every layer: leave out --allocation"
+                f"pattern {self.pattern} fixes the sparsity of every layer: leave out {named('allocation')}"
             )
         self.bound_by_default = self.pattern.kind != "nm"
         self._options = options
@@ -89,7 +88,7 @@ class WeightsMode:
             raise OptionError(
                 f"{opened.name} has no layer to prune: run inspect to see why each was left alone"
             )
-        self._fixed = layer_sparsities(self._choice.pruned, self._options.layer_sparsity)
+        self._fixed = layer_sparsities(self._choice.pruned, self._options.layer_sparsity or {})
         self._layers = [layer for layer in layers if layer not in self._choice.kept]
         self.frozen = (*frozen, *self._choice.reasons)
 

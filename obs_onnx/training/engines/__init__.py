@@ -13,7 +13,6 @@ from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.checkpoint import Arrays
 from obs_onnx.training.engines.base import Engine, Task
 from obs_onnx.training.engines.graph import GraphEngine
-from obs_onnx.training.engines.ort_training import OrtTrainingEngine
 
 __all__ = ["Engine", "Task", "open_engine"]
 
@@ -27,5 +26,7 @@ def open_engine(runtime: OrtRuntime, task: Task, done: int = 0, state: Arrays | 
         MissingRuntimeError: its package is not installed.
     """
     if task.settings.trainer == "ort-training":
+        from obs_onnx.training.engines.ort_training import OrtTrainingEngine
+
         return OrtTrainingEngine(runtime, task, state)
     return GraphEngine(runtime, task, done, state)

@@ -330,7 +330,7 @@ def test_macs_of_a_selection_are_those_of_the_smaller_model() -> None:
     kernels = {"a": normal(6, 3, 1, 1), "b": normal(8, 6, 3, 3), "c": normal(2, 8, 1, 1)}
     coupling = found(model(nodes, kernels, x=(1, 3, 5, 5)))
     keep = {0: np.arange(6) < 2, 1: np.arange(8) < 5}
-    counter = MacCounter(coupling.model)
+    counter = MacCounter(coupling.model.graph)
     small = coupling.model.clone()
     RemoveChannels(keep).call(small)
     assert counter(coupling.shapes(keep, counter.values)) == count_macs(small)

@@ -45,7 +45,7 @@ SHAPES = {
 
 
 def macs(coupling: Coupling, keep: Keep) -> int:
-    return MacCounter(coupling.model)(coupling.shapes(keep))
+    return MacCounter(coupling.model.graph)(coupling.shapes(keep))
 
 
 def parameters(coupling: Coupling, keep: Keep) -> tuple[int, int]:

@@ -154,7 +154,7 @@ class TestChoice:
         assert ("second", "protected by the user") in [(one.node, one.reason) for one in choice.reasons]
 
     def test_a_pattern_that_matches_nothing(self, layers) -> None:
-        with pytest.raises(OptionError, match=r"--protect 'W\*' matches no layer"):
+        with pytest.raises(OptionError, match=r"protect 'W\*' matches no layer"):
             choose_layers(layers, ["w1", "W*"], parse_pattern(None))
 
     def test_sparsities_of_layers(self, layers) -> None:
