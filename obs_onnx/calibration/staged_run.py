@@ -28,20 +28,25 @@ class StagedRun:
     Args:
         runtime: where segments run.
         plan: of the model (its weights may change between steps, its structure may not).
-        feeds: complete feeds of the whole model.
+        feeds: complete feeds of the whole model, or the live values at boundary ``index``.
         budget: bytes of activations kept in memory; the rest goes to temporary files.
-
-    Attributes:
-        index: boundary the walk stands at; -1 before the first segment.
+        index: boundary the walk starts from; -1 before the first segment.
     """
 
-    def __init__(self, runtime: Runtime, plan: Plan, feeds: Iterable[Values], budget: int) -> None:
+    def __init__(
+        self, runtime: Runtime, plan: Plan, feeds: Iterable[Values], budget: int, index: int = -1
+    ) -> None:
         self._runtime = runtime
         self._plan = plan
         self._batches = ActivationCache(budget)
         for feed in feeds:
             self._batches.append(feed)
-        self.index = -1
+        self._index = index
+
+    @property
+    def index(self) -> int:
+        """Boundary the walk stands at."""
+        return self._index
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -91,7 +96,7 @@ class StagedRun:
                 tapped ones.
             to: number of the boundary; by default the next one.
         """
-        to = self.index + 1 if to is None else to
+        to = self._index + 1 if to is None else to
         target = self._plan.boundary(to)
         run = self.part(model, [*target, *taps])
         for number in range(len(self._batches)):
@@ -100,4 +105,4 @@ class StagedRun:
             if visit is not None:
                 visit(number, before, {name: values[name] for name in taps})
             self._batches.replace(number, {name: values[name] for name in target})
-        self.index = to
+        self._index = to

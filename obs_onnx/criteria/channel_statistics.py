@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -85,8 +85,6 @@ class ChannelStatistics:
         budget: bytes of activations in memory.
         damping: of the second moments, relative.
         seed: of what is random.
-        damage: what removing channels of a group (kept ones as a mask) without compensation does to the
-            outputs; for the oracle.
     """
 
     def __init__(
@@ -101,12 +99,11 @@ class ChannelStatistics:
         budget: int,
         damping: float,
         seed: int = 0,
-        damage: Callable[[Group, NDArray[np.bool_]], float] | None = None,
     ) -> None:
         planned = {layer.name for stage in plan.stages for layer in stage.layers}
         self.model, self.coupling = model, coupling
         self.layers = tuple(layer for layer in layers if layer.name in planned)
-        self.seed, self.damage = seed, damage
+        self.seed = seed
         self._runtime, self._plan, self._fit = runtime, plan, fit
         self._budget, self._damping = budget, damping
         self._posed: dict[str, LayerProblem] = {}

@@ -9,25 +9,26 @@ from __future__ import annotations
 import importlib.util
 import os
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
 from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
-from obs_onnx.evaluation.output_damage import choose_measure
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
 from obs_onnx.io.paths import keep_path, new_folder
+from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, named
+from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
-from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.frontier_points import (
     Candidate,
@@ -38,11 +39,12 @@ from obs_onnx.pruning.frontier_points import (
     shared_notes,
 )
 from obs_onnx.pruning.frontier_search import FrontierSearch, target
-from obs_onnx.pruning.inputs import PruningInputs, prepare
+from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.options import ModeOptions
+from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
 from obs_onnx.results.benchmark import Benchmark
-from obs_onnx.results.frontier import Frontier, undominated
+from obs_onnx.results.frontier import Frontier, Point, undominated
 
 __all__ = ["Pareto", "pareto"]
 
@@ -83,93 +85,83 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: a result broke a promise; nothing is written.
     """
-    start = time.perf_counter()
-    cost, least, points = options.cost, options.least, options.points
-    plot, progress = options.plot, options.progress
-    if plot is None:
-        plot = importlib.util.find_spec("matplotlib") is not None
-    elif plot:
-        check_matplotlib()
-    wanted = target(cost, least)
-    way = ChannelsMode(wanted, options.part(ModeOptions))
-    found = original, name, path = open_model(model, options.custom_domains)
-    shown = _shown(options.output_folder, path)
-    folder = None if shown is None else new_folder(shown)
-    given = prepare(way, found, wanted, options)
-    by = _choose(options.by, given, options.evaluation is not None)
-    study = given.study(options)
-    study.seconds["open"] = time.perf_counter() - start
-    if note := way.cost_note(study):
-        progress.say(note)
+    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
+    plot = _plotted(options.plot)
+    targets = strategy.checked(target(options.cost, options.least), choice)
+    inputs = load(model, options)
+    folder = _open_folder(options.output_folder, inputs.path)
+    plan = strategy.open(inputs, choice)
+    calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    by = _choose(options, calibrated)
+    recorder.reached("open")
+    if note := plan.cost_note(calibrated):
+        options.progress.say(note)
 
-    candidates: list[Candidate] = []
-
-    def settle(attempt: ChannelAttempt) -> ChannelAttempt:
-        candidates.append(checked(given, study, attempt))
-        return candidates[-1].attempt
-
-    search = FrontierSearch(Round.of(study, None, None), cost, lambda one: _loss(one, by), settle)
-    with progress.stage("models", points) as advance:
-        search.run(least, points, int(_MORE * points), advance)
-    timing = None
-    if options.latency and not any(one.finished.copied for one in candidates):
-        with study.stage("latency"):
-            models = [serialize(one) for one in (original, *(c.finished.model for c in candidates))]
-            feed = given.timing_feed(options.batch)
-            timing = bench(models, given.target, feed=dict(feed), seconds=options.seconds)
-    dense, measures = measured_points(given, candidates, timing)
-    order = sorted(range(len(candidates)), key=lambda i: costs_of(cost, measures[i]), reverse=True)
-    candidates, measures = [candidates[i] for i in order], [measures[i] for i in order]
-    every = [dense, *measures]
-    kept = undominated([loss_of(one, by) for one in every], [costs_of(cost, one) for one in every])[1:]
-    measures = [replace(one, dominated=not good) for one, good in zip(measures, kept, strict=True)]
-    chosen = [one for one, good in zip(candidates, kept, strict=True) if good]
-    names = _names(path, len(chosen)) if folder is not None else []
-    named = iter(names)
+    search = _search(plan, calibrated, by, options, recorder)
+    timing = _timed(inputs, calibrated, search.found, options, recorder)
+    dense, points, candidates = _ranked(inputs, calibrated, search.found, timing, options.cost, by)
+    chosen = [one for one, point in zip(candidates, points, strict=True) if not point.dominated]
+    names = _names(inputs.path, len(chosen)) if folder is not None else []
     frontier = Frontier(
-        model=name,
-        output=None if folder is None else str(shown),
-        cost=cost,
+        model=inputs.name,
+        output=None if folder is None else folder.shown,
+        cost=options.cost,
         by=by,
         dense=dense,
-        points=tuple(one if one.dominated else replace(one, file=next(named, None)) for one in measures),
-        seconds=study.seconds,
-        runtime=given.target.spec,
+        points=_filed(points, names),
+        seconds=recorder.with_total,
+        runtime=inputs.target.spec,
         batch=options.batch,
         seed=options.seed,
         options=asked(options),
-        environment=given.where.environment() if timing is None else timing.environment,
+        environment=inputs.runtime.environment() if timing is None else timing.environment,
         notes=(
-            *given.source.notes,
-            *shared_notes(candidates),
-            *(() if study.stopwatch is None else study.stopwatch.notes),
-            *_shortfall(search, least, points, chosen),
+            *_notes(calibrated, candidates),
+            *_shortfall(search, options, len(chosen)),
             *(() if timing is None else _noise(timing)),
             *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
         ),
     )
-    study.seconds["total"] = time.perf_counter() - start
     if folder is not None:
-        _write(folder, given, frontier, list(zip(names, chosen, strict=True)), options.custom_domains, plot)
-    return Pareto(frontier, tuple(one.finished.model for one in chosen))
+        _write(folder.path, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)
+    return Pareto(frontier, tuple(one.result.model for one in chosen))
 
 
-def _shown(output: str | os.PathLike[str] | None, path: Path | None) -> str | os.PathLike[str] | None:
-    return path.with_name(f"{path.stem}.pareto") if output is None and path is not None else output
+def _plotted(plot: bool | None) -> bool:
+    """Whether the frontier is drawn."""
+    if plot is None:
+        return importlib.util.find_spec("matplotlib") is not None
+    if plot:
+        check_matplotlib()
+    return plot
 
 
-def _loss(attempt: ChannelAttempt, by: str) -> float:
+@dataclass(frozen=True)
+class _Folder:
+    """Where the models go: the folder, and as it was asked for."""
+
+    path: Path
+    shown: str
+
+
+def _open_folder(output: str | os.PathLike[str] | None, path: Path | None) -> _Folder | None:
+    shown = path.with_name(f"{path.stem}.pareto") if output is None and path is not None else output
+    return None if shown is None else _Folder(new_folder(shown), str(shown))
+
+
+def _loss(by: str, attempt: ChannelAttempt) -> float:
     value = attempt.drop if by == "accuracy" else attempt.quality.output_error
     return float("inf") if value is None else value
 
 
-def _choose(by: str, given: PruningInputs, evaluation: bool) -> str:
+def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     """What is traded for the cost."""
+    by = options.by
     if by == "auto":
-        by = "accuracy" if evaluation else "error"
-    if by == "accuracy" and given.accuracy is None:
+        by = "error" if options.evaluation is None else "accuracy"
+    if by == "accuracy" and calibrated.dense.accuracy is None:
         raise DataError(f"a frontier by accuracy needs labelled data: give {named('evaluation')} with labels")
-    if by == "error" and choose_measure("error", given.answer) != "error":
+    if by == "error" and calibrated.measure == "changed":
         raise OptionError(
             "no output of the model is of a float type, so it has no error: "
             f"give {named('evaluation')} with labels"
@@ -177,17 +169,75 @@ def _choose(by: str, given: PruningInputs, evaluation: bool) -> str:
     return by
 
 
-def _shortfall(search: FrontierSearch, least: float, points: int, chosen: Sequence[Candidate]) -> list[str]:
-    """What the frontier lacks."""
+def _search(
+    plan: ChannelPlan, calibrated: Calibrated, by: str, options: ParetoOptions, recorder: Recorder
+) -> FrontierSearch:
+    """The search for models that nothing dominates, done."""
+    task = plan.task(calibrated, recorder)
+    first = Round.of(task, None, None)
+    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
+    with options.progress.stage("models", options.points) as advance:
+        search.run(options.least, options.points, int(_MORE * options.points), advance)
+    return search
+
+
+def _timed(
+    inputs: Inputs,
+    calibrated: Calibrated,
+    candidates: Sequence[Candidate],
+    options: ParetoOptions,
+    recorder: Recorder,
+) -> Benchmark | None:
+    """The dense model and all candidates timed in turn, where that is wanted and they can be."""
+    if not options.latency or any(one.result.copied for one in candidates):
+        return None
+    with recorder.stage("latency"):
+        models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
+        feed = timing_feed(calibrated.data.held_out, calibrated.dense.session.inputs, options.batch)
+        return bench(models, inputs.target, feed=dict(feed), seconds=options.seconds)
+
+
+def _ranked(
+    inputs: Inputs,
+    calibrated: Calibrated,
+    found: Sequence[Candidate],
+    timing: Benchmark | None,
+    cost: str,
+    by: str,
+) -> tuple[Point, list[Point], list[Candidate]]:
+    """The dense model measured, and all candidates, from dear to cheap, with what is dominated marked."""
+    dense, measures = measured_points(inputs, calibrated, found, timing)
+    order = sorted(range(len(found)), key=lambda i: costs_of(cost, measures[i]), reverse=True)
+    every = [dense, *(measures[i] for i in order)]
+    kept = undominated([loss_of(one, by) for one in every], [costs_of(cost, one) for one in every])
+    points = [replace(one, dominated=not good) for one, good in zip(every, kept, strict=True)]
+    return dense, points[1:], [found[i] for i in order]
+
+
+def _filed(points: Sequence[Point], names: Sequence[str]) -> tuple[Point, ...]:
+    """Points with the names of the files in which the models that are not dominated lie."""
+    left = iter(names)
+    return tuple(one if one.dominated else replace(one, file=next(left, None)) for one in points)
+
+
+def _notes(calibrated: Calibrated, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """What is true of the data, of all models, and of the times that were predicted."""
+    timed = () if calibrated.stopwatch is None else calibrated.stopwatch.notes
+    return (*calibrated.data.notes, *shared_notes(candidates), *timed)
+
+
+def _shortfall(search: FrontierSearch, options: ParetoOptions, chosen: int) -> list[str]:
+    """What the frontier lacks; ``chosen`` models are on it."""
     if not search.found:
         return [f"no removal of channels was found that lowers {search.cost}"]
     notes = []
-    if (reached := min(map(search.share, search.found))) > _NEAR * least:
+    if (reached := min(map(search.share_of, search.found))) > _NEAR * options.least:
         notes.append(
-            f"the least {search.cost} found is {reached:.3f} of the dense model's, {least:g} was asked for"
+            f"the least {search.cost} found is {reached:.3f} of the dense model's, "
+            f"{options.least:g} was asked for"
         )
-    if len(chosen) < points:
-        notes.append(f"{len(chosen)} models are not dominated by another one, {points} were asked for")
+    if chosen < options.points:
+        notes.append(f"{chosen} models are not dominated by another one, {options.points} were asked for")
     return notes
 
 
@@ -204,9 +254,8 @@ def _names(path: Path | None, count: int) -> list[str]:
 
 def _write(
     folder: Path,
-    given: PruningInputs,
     frontier: Frontier,
-    models: Sequence[tuple[str, Candidate]],
+    models: Mapping[str, Candidate],
     custom_domains: Sequence[str],
     plot: bool,
 ) -> None:
@@ -215,9 +264,9 @@ def _write(
         with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
             new = Path(scratch, "new")
             new.mkdir()
-            for name, one in models:
-                save_model(one.finished.model, new / name, given.check_file(one.expected, custom_domains))
-                write_json(keep_path(new / name), one.finished.keep)
+            for name, one in models.items():
+                save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
+                write_json(keep_path(new / name), one.result.keep)
             if plot:
                 write_frontier(new / "pareto.svg", frontier)
             write_json(new / "pareto.json", frontier)

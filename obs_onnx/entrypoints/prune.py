@@ -6,40 +6,35 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import parse_targets
-from obs_onnx.data.open_source import open_source, split
 from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.prune_options import PruneOptions
-from obs_onnx.evaluation.model_figures import figures
-from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, open_model, save_model
+from obs_onnx.io.onnx_file import ModelLike, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
-from obs_onnx.option import asked
-from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.pruning.channels.mode import ChannelsMode
-from obs_onnx.pruning.inputs import BATCH, HELD_OUT, PruningInputs, prepare, timed
-from obs_onnx.pruning.mode import Mode
-from obs_onnx.pruning.weights.mode import WeightsMode
-from obs_onnx.quantization.comparison import combine
-from obs_onnx.quantization.int8_run import Int8
-from obs_onnx.results.pruning import Combination, Report
-from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.loop import Settings, Trained
-from obs_onnx.training.retraining import Retraining
-from obs_onnx.training.settings import choose_optimizer
+from obs_onnx.pruning.calibrated import calibrate
+from obs_onnx.pruning.channels.plan import ChannelStrategy
+from obs_onnx.pruning.inputs import load
+from obs_onnx.pruning.judgement import Attempt
+from obs_onnx.pruning.proof import Proven, verify
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.pruning.retrained import open_retraining
+from obs_onnx.pruning.run_report import Run, dry_report, report
+from obs_onnx.pruning.strategy import Strategy
+from obs_onnx.pruning.weights.plan import WeightStrategy
+from obs_onnx.quantization.int8_run import Int8, Quantized
+from obs_onnx.results.pruning import Report
 
-__all__ = ["Pruned", "prune"]
+__all__ = ["STRATEGIES", "Pruned", "prune"]
 
-DEFAULT_TARGETS = {"error": 0.05}
-MODES: Mapping[str, Callable[..., Mode]] = {"channels": ChannelsMode, "weights": WeightsMode}
+STRATEGIES: Mapping[str, Strategy[Attempt]] = {"channels": ChannelStrategy(), "weights": WeightStrategy()}
 
 
 @dataclass(frozen=True)
@@ -75,169 +70,53 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the result broke a promise; nothing is written.
     """
-    start = time.perf_counter()
-    wanted = parse_targets(options.targets or {})
-    mode, progress = options.mode, options.progress
-    way: Mode = MODES[mode](wanted, options)
-    if not wanted.bounded and way.bound_by_default:
-        wanted = parse_targets({**wanted.as_dict(), **DEFAULT_TARGETS})
-
-    found = original, name, path = open_model(model, options.custom_domains)
-    destination = destination_of(options.output, path)
-    if destination is not None and mode == "channels":
-        check_writable(keep_path(destination))
-    if destination is not None and options.quantize is not None:
-        check_writable(int8_path(destination))
-    given = prepare(way, found, wanted, options)
-    where, accuracy, demand = given.where, given.accuracy, given.demand
-    int8 = None if options.quantize is None else Int8.of(where, original, way.model, given.fit)
-    retraining = _retraining(options, given, way)
-    run = given.study(options, retraining)
-    run.seconds["open"] = time.perf_counter() - start
-    notes = [*given.source.notes]
-    if note := way.cost_note(run):
-        progress.say(note)
+    recorder, strategy = Recorder(options.progress), STRATEGIES[options.mode]
+    targets = strategy.checked(parse_targets(options.targets or {}), options)
+    inputs = load(model, options)
+    destination = _destination(inputs.path, strategy, options)
+    plan = strategy.open(inputs, options)
+    calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    int8 = None
+    if options.quantize is not None:
+        int8 = Int8.of(inputs.runtime, inputs.model, plan.model, calibrated.data.fit)
+    retraining = open_retraining(calibrated, options.rounds, options)
+    recorder.reached("open")
+    run = Run(inputs, plan, calibrated, targets, options)
+    cost_note = plan.cost_note(calibrated)
+    if cost_note is not None:
+        options.progress.say(cost_note)
     if options.dry_run:
-        size = figures(original, path, accuracy, demand, way.leaves_zeros)
-        report = Report(
-            model=name,
-            output=None,
-            mode=mode,
-            criterion=options.criterion,
-            targets=wanted.as_dict(),
-            met=False,
-            before=size,
-            after=size,
-            frozen=way.frozen,
-            seconds=run.seconds,
-            pattern=options.pattern,
-            seed=options.seed,
-            options=asked(options),
-            notes=("dry run: nothing was pruned or written", *([note] if note else []), *notes),
-        )
-        return Pruned(way.model, report)
+        return Pruned(plan.model, dry_report(run, cost_note, recorder))
 
-    best = run.find(wanted, options.rounds)
-    finished, expected = given.finish(run, best)
-    final = finished.model
-    notes += finished.notes
+    best = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+    proven = verify(best, calibrated, recorder)
     quantized = None
     if int8 is not None:
-        with run.stage("quantize"):
-            quantized = int8(best.model)
-        notes += int8.notes
+        with recorder.stage("quantize"):
+            quantized = int8.quantize(best.attempt.model)
     if destination is not None:
-        with run.stage("write"):
-            save_model(final, destination, given.check_file(expected, options.custom_domains))
-            if finished.keep is not None:
-                write_json(keep_path(destination), finished.keep)
-            if int8 is not None and quantized is not None:
-                save_model(quantized, int8_path(destination), int8.check(quantized))
-    reached_accuracy = None if accuracy is None or best.drop is None else accuracy - best.drop
-    before = figures(original, path, accuracy, demand, way.leaves_zeros)
-    reached = measured(where, best.model, given.sample)
-    after = figures(final, destination, reached_accuracy, reached, way.leaves_zeros)
-    met = finished.met
-    if (options.latency or wanted.timed) and not finished.copied:
-        with run.stage("latency"):
-            feed = given.timing_feed(options.batch) if wanted.timed else None
-            before, after, ratio = timed(
-                given.target, original, final, before, after, options.batch, notes, feed
-            )
-            if wanted.timed and ratio.low > run.limits(wanted).get("latency", 1.0):
-                met = False
-                notes.append(f"the latency measured at last is {ratio.value:.3f} of the dense model's")
-    combinations: tuple[Combination, ...] = ()
-    if int8 is not None and quantized is not None:
-        models = {"dense": original, "dense int8": int8.dense, "pruned": final, "pruned int8": quantized}
-        with run.stage("compare"):
-            clock = (given.target, options.batch) if options.latency else None
-            combinations = combine(models, where, given.held_out, given.judged, clock)
-    notes += way.advice(before.compressed_bytes, after.compressed_bytes)
-    report = Report(
-        model=name,
-        output=None if destination is None else str(destination),
-        mode=mode,
-        criterion=options.criterion,
-        targets=wanted.as_dict(),
-        met=met,
-        before=before,
-        after=after,
-        output_error=best.quality.output_error,
-        agreement=best.quality.agreement,
-        bound=finished.bound,
-        layers=finished.layers,
-        groups=finished.groups,
-        frozen=way.frozen,
-        seconds={**run.seconds, "total": time.perf_counter() - start},
-        method=options.criterion,
-        pattern=options.pattern,
-        damping=finished.damping,
-        finetune=None if retraining is None else _trained(finished.training, retraining.runs),
-        quantized=None if quantized is None or destination is None else str(int8_path(destination)),
-        combinations=combinations,
-        seed=options.seed,
-        options=asked(options),
-        environment={key: str(value) for key, value in where.environment().items()},
-        notes=tuple(notes),
-    )
-    return Pruned(final, report, quantized)
+        with recorder.stage("write"):
+            _write(proven, quantized, destination, options.custom_domains)
+    found = report(run, best, destination, quantized, recorder)
+    return Pruned(best.model, found, None if quantized is None else quantized.model)
 
 
-def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:
-    """What retraining did, for the report; no steps where its result was not better."""
-    rounds = [{"steps": run.steps, "before": asdict(run.before), "after": asdict(run.after)} for run in runs]
-    total = {"total_steps": sum(run.steps for run in runs), "rounds": rounds}
-    if training is None:
-        return {"steps": 0, **total}
-    return {
-        "steps": training.steps,
-        "before": asdict(training.before),
-        "after": asdict(training.after),
-        "masked": training.masked,
-        "ms_per_step": 1000 * training.seconds / max(training.steps, 1),
-        **total,
-    }
+def _destination(path: Path | None, strategy: Strategy[Attempt], options: PruneOptions) -> Path | None:
+    """Where the model is written, if anywhere; other files can be written beside it."""
+    destination = destination_of(options.output, path)
+    if destination is not None:
+        quantized = [] if options.quantize is None else [int8_path(destination)]
+        for beside in (*strategy.beside(destination), *quantized):
+            check_writable(beside)
+    return destination
 
 
-def _retraining(options: PruneOptions, given: PruningInputs, way: Mode) -> Retraining | None:
-    """How models are retrained, checked; None where they are not."""
-    if not options.finetune:
-        return None
-    if not isinstance(given.where, OrtRuntime):
-        raise OptionError(f"{named('finetune')} trains with onnxruntime, not with {options.runtime}")
-    steps = options.finetune if options.finetune_last is None else options.finetune_last
-    settings = Settings(
-        steps,
-        options.train_batch,
-        choose_optimizer(options.optimizer, options.trainer),
-        options.lr,
-        seed=options.seed,
-        trainer=options.trainer,
-        augment=options.augment,
-    )
-    source, fit, held_out = given.source, given.fit, given.held_out
-    if options.finetune_data is not None:
-        source = open_source(
-            options.finetune_data,
-            given.dense.inputs,
-            batch_size=BATCH,
-            labels_key=options.labels,
-            seed=options.seed,
-        )
-        fit, held_out = split(source, HELD_OUT, options.seed)
-    learnt = options.labels is not None and source.has_labels
-    retraining = Retraining(
-        given.where,
-        given.dense,
-        fit,
-        held_out,
-        settings,
-        learnt,
-        options.mix,
-        options.finetune,
-        options.rounds,
-        options.progress,
-    )
-    retraining.check(way.model)
-    return retraining
+def _write(
+    proven: Proven[Attempt], quantized: Quantized | None, destination: Path, custom_domains: Sequence[str]
+) -> None:
+    """Write the model, what was kept of it, and the same in integers of 8 bits."""
+    save_model(proven.result.model, destination, proven.check_file(custom_domains))
+    if proven.result.keep is not None:
+        write_json(keep_path(destination), proven.result.keep)
+    if quantized is not None:
+        save_model(quantized.model, int8_path(destination), quantized.check_file)

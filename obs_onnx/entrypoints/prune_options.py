@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.pruning.options import ModeOptions, SearchOptions
-from obs_onnx.training.options import RetrainingOptions
+from obs_onnx.pruning.options import RunOptions
 
 __all__ = ["PruneOptions"]
 
@@ -31,7 +30,7 @@ class Written(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions(Written, SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+class PruneOptions(Written, RunOptions, title="Choice"):
     """Everything that pruning can be told.
 
     Raises:

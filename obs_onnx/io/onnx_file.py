@@ -19,6 +19,7 @@ import onnx_ir as ir
 
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
 
 __all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
@@ -105,7 +106,7 @@ def from_proto(
     for graph in graphs:
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
     for name in sparse:
-        model.graph.initializers[name].meta["sparse"] = True
+        model.graph.initializers[name].meta[SPARSE] = True
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model)):
         model.graph.meta[_EXTERNAL] = True
     return model

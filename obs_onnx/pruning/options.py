@@ -11,6 +11,7 @@ from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
 from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes.options import RuntimeOptions
+from obs_onnx.training.options import RetrainingOptions
 
 __all__ = [
     "DAMAGE",
@@ -21,6 +22,7 @@ __all__ = [
     "ModeOptions",
     "Protected",
     "Regularized",
+    "RunOptions",
     "SearchOptions",
     "Shown",
     "SolverOptions",
@@ -191,3 +193,8 @@ class SearchOptions(
         flags="--eval",
         common=4,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+    """What a search for one smaller model can be told, whatever its mode."""

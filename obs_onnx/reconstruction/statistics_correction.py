@@ -84,8 +84,7 @@ def correct_statistics(
     corrected = pruned.clone()
     theirs = StagedRun(runtime, plan, fit, budget // 2)
     theirs.step(dense)
-    ours = StagedRun(runtime, plan, theirs, budget // 2)
-    ours.index = theirs.index
+    ours = StagedRun(runtime, plan, theirs, budget // 2, theirs.index)
     for stage in plan.stages:
         layers = [layer for layer in stage.layers if _has_bias(layer)]
         ys = [layer.uses[0].y for layer in layers]

@@ -291,7 +291,8 @@ class _Part:
     """Stands in for a round: costs come in steps, down to a floor."""
 
     def __init__(self, step: float, floor: float) -> None:
-        self.study = SimpleNamespace(limits=lambda wanted: wanted.as_dict(), dense_bytes=1)
+        costs = SimpleNamespace(limits=lambda wanted: wanted.as_dict(), file_bytes=1)
+        self.task = SimpleNamespace(costs=costs)
         self.step, self.floor, self.asked = step, floor, []
 
     def reach(self, limits: Mapping[str, float]) -> SimpleNamespace:
@@ -303,12 +304,19 @@ class _Part:
         return SimpleNamespace(costs={"macs": share}, keep=keep, left_out=frozenset(), quality=quality)
 
 
+def opened(part: _Part) -> FrontierSearch:
+    """A search that takes every attempt as it is."""
+    return FrontierSearch(
+        part, "macs", lambda one: one.quality.output_error, lambda one: SimpleNamespace(attempt=one)
+    )
+
+
 def search(part: _Part, points: int, more: int, least: float = 0.2) -> list[float]:
-    found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+    found = opened(part)
     found.run(least, points, more, lambda _: None)
-    shares = [found.share(one) for one in found.found]
+    shares = [found.share_of(one) for one in found.found]
     assert len(set(shares)) == len(shares)
-    assert sorted(shares) == sorted(map(found.share, found.best()))
+    assert sorted(shares) == sorted(map(found.share_of, found.best()))
     return sorted(shares)
 
 
@@ -339,7 +347,7 @@ class TestSearch:
 
     def test_the_dense_model_is_no_point(self) -> None:
         part = _Part(1.0, 1.0)
-        found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+        found = opened(part)
         found.run(0.2, 5, 5, lambda _: None)
         assert found.found == []
         assert len(part.asked) == 1
@@ -355,8 +363,8 @@ class TestSearch:
             return attempt
 
         part.reach = broken
-        found = FrontierSearch(part, "macs", lambda one: one.quality.output_error)
+        found = opened(part)
         found.run(0.2, 6, 3, lambda _: None)
         assert len(found.found) == 9
         assert len(found.best()) >= 6
-        assert not any(0.3 < found.share(one) < 0.5 for one in found.best())
+        assert not any(0.3 < found.share_of(one) < 0.5 for one in found.best())

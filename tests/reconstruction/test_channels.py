@@ -15,7 +15,7 @@ from nets import run_proto
 
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.criteria.ranking import RemovalDamage, ranking
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
@@ -38,7 +38,7 @@ def curves(evidence: ChannelStatistics, plan: Plan, x: np.ndarray, **options: ob
     feeds = [{"x": x[:20]}, {"x": x[20:]}]
     outputs = [run_proto(ir.to_proto(evidence.model), feed) for feed in feeds]
     defaults = {
-        "criterion": CRITERIA["magnitude"],
+        "rank": ranking("magnitude", evidence),
         "levels": (0.25, 0.5, 0.75),
         "compensate": False,
         "budget": BUDGET,
@@ -96,7 +96,7 @@ class TestCurves:
             evidence,
             plan,
             Reference(feeds, shifted, "error"),
-            criterion=CRITERIA["magnitude"],
+            rank=ranking("magnitude", evidence),
             levels=(0.75,),
             compensate=False,
             budget=BUDGET,
@@ -120,11 +120,11 @@ class TestCurves:
         x = nets.data(1, 30, *shape_of(proto))
         seen: dict[int, np.ndarray] = {}
 
-        def spy(evidence: ChannelStatistics, group: Group) -> np.ndarray:
-            seen[group.id] = CRITERIA["oracle"](evidence, group)
+        def spy(group: Group, damage: RemovalDamage) -> np.ndarray:
+            seen[group.id] = ranking("oracle", evidence)(group, damage)
             return seen[group.id]
 
-        found = curves(evidence, plan, x, criterion=spy, levels=(0.5,))
+        found = curves(evidence, plan, x, rank=spy, levels=(0.5,))
         dense = run_proto(ir.to_proto(model), {"x": x})["y"]
         for group in coupling.groups:
             damages = []
