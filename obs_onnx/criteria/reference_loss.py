@@ -2,10 +2,11 @@
 
 * Class scores (see :mod:`obs_onnx.evaluation.class_scores`): cross-entropy with the labels of the data.
   Without labels the dense model is the teacher, by the class it ranks first: the divergence from its own
-  *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the cross-entropy with its best class has not. The Fisher matrix is an
-  expectation over the model's own probabilities, whether there are labels or not: its targets are ``drawn``
-  from them several times for each example, or ``expected``: every class in turn with its probability as
-  weight, where there are few (the labels in their place agree less with the oracle).
+  *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
+  cross-entropy with its best class has not. The Fisher matrix is an expectation over the model's own
+  probabilities, whether there are labels or not: its targets are ``drawn`` from them several times for each
+  example, or ``expected``: every class in turn with its probability as weight, where there are few (the
+  labels in their place agree less with the oracle).
 * Anything else: mean squared error to the dense model's first float output. With ``exact`` targets the first
   derivatives are zero there too, and the Hessian is ``2 J^T J / n``; criteria of first order therefore take
   ``noisy`` targets, with random signs of the outputs' size added: the derivative is then ``J^T noise``.
