@@ -6,7 +6,6 @@ import gc
 import os
 import shlex
 import sys
-from pathlib import Path
 
 import numpy as np
 import psutil
@@ -14,10 +13,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.command import worker
+from obs_onnx.runtimes.command.bundle import library
 
 OTHER = os.environ.get("OBS_ONNX_OTHER_PYTHON")
-WORKER = Path(worker.__file__)
 PYTHONS = [
     pytest.param(sys.executable, id="this"),
     pytest.param(
@@ -29,16 +27,13 @@ PYTHONS = [
     ),
 ]
 ODD = """
-import importlib.util, os, signal, sys, time
-spec = importlib.util.spec_from_file_location("worker", {path!r})
-worker = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(worker)
+import os, signal, sys, time
+from obs_onnx_worker import server
 
-class Odd(worker.Worker):
+class Odd(server.Worker):
 {body}
 
-worker.Worker = Odd
-worker.main()
+server.main(Odd)
 """
 
 
@@ -72,7 +67,7 @@ def odd(script):
 
     def write(body: str, python: str = sys.executable) -> str:
         body = "\n".join(f"    {line}" for line in body.splitlines())
-        return script(ODD.format(path=str(WORKER), body=body), python)
+        return script(library() + ODD.format(body=body), python)
 
     return write
 

@@ -40,6 +40,7 @@ WITHOUT_MODULE = {
     "passes/test_zoo.py": "models that others made",
     "passes/ops/test_*.py": "the tables of all operators",
     "passes/ops/vjp/test_documented.py": "the list of operators without a derivative in the documents",
+    "runtimes/command/test_worker.py": "the files of the worker together",
     "pruning/channels/test_ram.py": "whole runs with a target ram",
     "pruning/channels/test_zoo.py": "whole runs on models that others made",
 }

@@ -7,11 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from obs_onnx.progress import Progress
-from obs_onnx.report import (
-    quiet,
-    terminal_progress,
-)
+from obs_onnx.progress import Progress, quiet
+from obs_onnx.report import terminal_progress
 
 
 def run_stages(progress: Progress) -> list[str]:

@@ -30,7 +30,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["KINDS", "WeightDerivatives", "WeightScores"]
 
@@ -86,7 +86,7 @@ class WeightDerivatives:
             elif not first:
                 fed.update({f"{n}.v": w[n] for n in names})
             session = session or open_part(self._lessons.runtime, extract(model, inputs, wanted), lesson.feed)
-            got = session.run({spec.name: fed[spec.name] for spec in session.inputs}, wanted)
+            got = run_feed(session, fed, wanted)
             yield (
                 lesson.samples,
                 {

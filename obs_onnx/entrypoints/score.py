@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
@@ -35,6 +34,7 @@ from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.machine import activation_budget
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -174,7 +174,7 @@ class Scorer:
             self._layers,
             plan_stages(dense, self._layers),
             source,
-            budget=options.memory or psutil.virtual_memory().available // 2,
+            budget=activation_budget(options.memory),
             damping=options.damping,
             seed=options.seed,
         )
@@ -281,10 +281,10 @@ def _check_criterion(criterion: str) -> None:
 
 def spearman(a: Float, b: Float) -> float | None:
     """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else None
+    if any(np.all(scores == scores[0]) for scores in (a, b)):
+        return None
+    found = float(spearmanr(a, b).statistic)
+    return found if np.isfinite(found) else None
 
 
 def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:

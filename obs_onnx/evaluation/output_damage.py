@@ -2,8 +2,8 @@
 
 * ``error``: squared relative error, ``||y' - y||^2 / ||y||^2``, averaged over the float outputs.
 * ``changed``: share of the numbers that differ, for models without any float output (class numbers).
-* ``kl``: Kullback-Leibler divergence of the class probabilities, mean over samples, in nats (class scores
-  are turned into probabilities by softmax).
+* ``kl``: Kullback-Leibler divergence of the class probabilities, mean over samples, in nats; see
+  :mod:`obs_onnx.evaluation.class_scores` for what is a class score.
 """
 
 from __future__ import annotations
@@ -15,6 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.data.feeds import is_float
+from obs_onnx.evaluation.class_scores import (
+    are_probabilities,
+    find_class_scores,
+    log_probabilities,
+    rows_of,
+)
 from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Damage", "choose_measure"]
@@ -47,17 +54,14 @@ class Damage:
                 total[0] += float(np.count_nonzero(y != z))
                 total[1] += y.size
                 continue
-            if y.dtype.kind in "iubOSU":
+            if not is_float(y.dtype):
                 continue
-            y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
             if self.measure == "kl":
-                log_p, log_q = _log_probabilities(y), _log_probabilities(z)
-                p, difference = np.exp(log_p), np.zeros_like(log_p)
-                np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
-                total[0] += float(np.sum(p * difference))
-                total[1] += log_p[..., 0].size
+                total[0] += _divergence(rows_of(y), rows_of(z))
+                total[1] += len(y)
             else:
+                y, z = y.astype(np.float64), z.astype(np.float64)
                 difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
                 total[0] += float(np.sum(difference**2))
                 total[1] += float(np.sum(y[np.isfinite(y)] ** 2))
@@ -66,14 +70,14 @@ class Damage:
         total = self._sums.setdefault(name, [0.0, 0.0])
         if self.measure == "changed":
             whole = float(max(y.size, z.size))
-        elif y.dtype.kind in "iubOSU":
+        elif not is_float(y.dtype):
             return
         elif self.measure == "kl":
-            whole = float(y[..., 0].size) * float(np.log(max(y.shape[-1], 2)))
+            whole = len(y) * float(np.log(max(rows_of(y).shape[1], 2)))
         else:
             whole = float(np.sum(y[np.isfinite(y)].astype(np.float64) ** 2))
         total[0] += whole
-        total[1] += y[..., 0].size if self.measure == "kl" else whole
+        total[1] += len(y) if self.measure == "kl" else whole
 
     @property
     def value(self) -> float:
@@ -85,15 +89,15 @@ class Damage:
 def choose_measure(asked: str, outputs: Outputs) -> str:
     """The measure for a model, from what it gives for one batch.
 
-    ``auto`` takes ``kl`` for class scores: a single float output of shape (samples, classes). Without any
-    float output it is ``changed``.
+    ``auto`` takes ``kl`` for class scores that are alone, see :mod:`obs_onnx.evaluation.class_scores`.
+    Without any float output it is ``changed``.
 
     Raises:
         OptionError: an unknown measure, or ``kl`` for a model without class scores.
     """
-    floats = [y for y in outputs.values() if y.dtype.kind not in "iubOSU"]
-    scores = len(floats) == 1 and floats[0].ndim == 2 and floats[0].shape[1] > 1
-    if asked in ("auto", "error") and not floats:
+    found = find_class_scores(outputs)
+    scores = found is not None and found.alone
+    if asked in ("auto", "error") and not any(is_float(y.dtype) for y in outputs.values()):
         return "changed"
     if asked == "auto":
         return "kl" if scores else "error"
@@ -106,13 +110,14 @@ def choose_measure(asked: str, outputs: Outputs) -> str:
     return asked
 
 
-def _log_probabilities(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of class scores; scores that are probabilities already are taken as such."""
-    if x.min(initial=0.0) >= 0 and np.allclose(x.sum(axis=-1), 1, atol=1e-3):
-        return np.log(np.maximum(x, 1e-12))
-    return _log_softmax(x)
+def _divergence(dense_NC: NDArray[Any], changed_NC: NDArray[Any]) -> float:
+    """Sum over samples, in nats.
 
-
-def _log_softmax(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    x = x - x.max(axis=-1, keepdims=True)
-    return np.asarray(x - np.log(np.sum(np.exp(x), axis=-1, keepdims=True)))
+    The logarithms are at hand, so they are subtracted; :func:`scipy.special.rel_entr` takes probabilities,
+    which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.
+    """
+    probabilities = are_probabilities(dense_NC)
+    log_p, log_q = (log_probabilities(scores, probabilities) for scores in (dense_NC, changed_NC))
+    p, difference = np.exp(log_p), np.zeros_like(log_p)
+    np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
+    return float(np.sum(p * difference))

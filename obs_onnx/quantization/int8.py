@@ -43,7 +43,7 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
 
@@ -135,7 +135,7 @@ def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
     values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
     feed = next(iter(source.rebatch(1)))
-    found = {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    found = {**feed, **run_feed(session, feed)}
     found |= {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from obs_onnx.report import compressed_bytes
+from obs_onnx.evaluation.model_figures import compressed_bytes
 
 
 def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:

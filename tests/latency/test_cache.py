@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +93,8 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "obs-onnx"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a home
+    assert cache_folder() == Path(tempfile.gettempdir()) / "obs-onnx"
 
 
 class TestCache:

@@ -4,12 +4,8 @@ import pytest
 from console_text import text_of
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.report import (
-    LayerResult,
-    print_bench,
-    print_evaluation,
-    print_inspection,
-)
+from obs_onnx.report import print_bench, print_evaluation, print_inspection
+from obs_onnx.results.pruning import LayerResult
 
 
 def squeezed(text: str) -> str:

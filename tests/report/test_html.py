@@ -6,11 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from obs_onnx.report import (
-    LayerResult,
-    Report,
-)
 from obs_onnx.report.html import render_html
+from obs_onnx.results.pruning import LayerResult, Report
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
 

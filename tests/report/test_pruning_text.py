@@ -9,11 +9,8 @@ import pytest
 from console_text import text_of
 from rich.console import Console
 
-from obs_onnx.report import (
-    LayerResult,
-    Report,
-    print_report,
-)
+from obs_onnx.report import print_report
+from obs_onnx.results.pruning import LayerResult, Report
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
 

@@ -4,7 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from obs_onnx.report import Report, write_json
+from obs_onnx.io.json_file import write_json
+from obs_onnx.results.pruning import Report
 
 
 def test_json_keeps_the_contract(make_report: Callable[..., Report]) -> None:

@@ -15,7 +15,7 @@ from odd_workers import RELU, X
 
 from obs_onnx.passes.errors import ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.command import worker
+from obs_onnx.runtimes.command.worker import frames
 
 RAW = """
 import os, sys, time
@@ -32,7 +32,7 @@ time.sleep(600)
 @pytest.fixture
 def raw(script):
     """``raw(body)`` -> the command of something that is no worker."""
-    return lambda body: script(RAW.format(greeting=worker.GREETING, body=body))
+    return lambda body: script(RAW.format(greeting=frames.GREETING, body=body))
 
 
 def test_what_is_printed_over_there_does_not_disturb(odd):
@@ -209,7 +209,7 @@ def test_an_interrupt_does_not_shift_the_answers(monkeypatch):
             def interrupt(read):
                 raise KeyboardInterrupt
 
-            patch.setattr(worker, "decode", interrupt)
+            patch.setattr(frames, "decode", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 session.run({"x": X + 5})
         assert session.run({"x": X})["y"].tolist() == [[0, 2]]
