@@ -24,12 +24,15 @@ from one_shot import images
 from obs_onnx import bench, evaluate, pareto
 from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
-from obs_onnx.io.onnx_file import load_model, save_model
-from obs_onnx.progress import terminal_progress
-from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.io.onnx_file import save_model
+from obs_onnx.progress import quiet, terminal_progress
+from obs_onnx.pruning.calibrated import calibrate
+from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.inputs import prepare
+from obs_onnx.pruning.channels.task import attempt_removal
+from obs_onnx.pruning.inputs import load
 from obs_onnx.pruning.options import ModeOptions
+from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.machine import describe_machine
 
@@ -42,11 +45,11 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
     """Models that keep such shares of the channels of each group."""
     # the effort changes how often damage is measured, not how channels are ranked
     options = ParetoOptions(calib=calib, threads=threads, round_to=QUANTUM, effort="quick")
-    wanted = parse_targets({"macs": 0.5})
-    found = load_model(model), str(model), model
-    given = prepare(ChannelsMode(wanted, options.part(ModeOptions)), found, wanted, options)
-    study = given.study(options)
-    part = Round.of(study, None, None)
+    inputs, recorder = load(model, options), Recorder(quiet)
+    plan = ChannelStrategy().open(inputs, options.part(ModeOptions))
+    calibrated = calibrate(inputs, plan.model, plan.layers, parse_targets({"macs": 0.5}), options)
+    task = plan.task(calibrated, recorder)
+    part = Round.of(task, None, None)
     paths, seen = [], set()
     for share in shares:
         counts = {
@@ -57,7 +60,7 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
             continue
         seen.add(tuple(counts.values()))
         keep = {group: one.keep(counts[group]) for group, one in part.ranked.items()}
-        attempt = study.attempt(keep, {}, part.dense_evidence)
+        attempt = attempt_removal(task, keep, {}, part.dense_evidence)
         paths.append(folder / f"uniform_{share:g}.onnx")
         save_model(attempt.model, paths[-1])
     return paths

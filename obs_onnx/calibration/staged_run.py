@@ -17,7 +17,7 @@ from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["StagedRun"]
 
@@ -73,10 +73,9 @@ class StagedRun:
         if wanted:
             part = extract(model, [*inputs, *self._batches[0]], wanted)
             session = open_part(self._runtime, part, self._batches[0])
-        fed = [spec.name for spec in session.inputs] if session else []
 
         def run(batch: Values) -> dict[str, NDArray[Any]]:
-            computed = session.run({name: batch[name] for name in fed}, wanted) if session else {}
+            computed = run_feed(session, batch, wanted) if session else {}
             return {name: computed[name] if name in computed else batch[name] for name in outputs}
 
         return run

@@ -17,13 +17,15 @@ from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
+from obs_onnx.evaluation.class_scores import find_class_scores, rows_of
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["ChannelStatistics", "Consumption", "Signal"]
 
@@ -159,14 +161,13 @@ class ChannelStatistics:
     def _signals(self) -> dict[tuple[str, int], Signal]:
         places = list(dict.fromkeys(p for group in self.coupling.groups for p in self._inputs(group)))
         found = {place: Signal() for place in places}
-        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        names = input_names(self.model)
         wanted = list(dict.fromkeys(name for name, _ in places if name not in names))
         session = None
         for feed in self._fit:
             if session is None and wanted:
                 session = open_part(self._runtime, extract(self.model, names, wanted), feed)
-            fed = {} if session is None else {spec.name: feed[spec.name] for spec in session.inputs}
-            values = {**feed, **(session.run(fed) if session is not None else {})}
+            values = {**feed, **(run_feed(session, feed) if session is not None else {})}
             for (name, axis), signal in found.items():
                 signal.update(values[name], axis)
         return found
@@ -174,15 +175,16 @@ class ChannelStatistics:
     @cached_property
     def classes(self) -> NDArray[np.int64] | None:
         """Class of each sample as the model sees it (largest score), or None without class scores."""
-        names = [str(value.name) for value in self.model.graph.inputs if not value.is_initializer()]
+        names = input_names(self.model)
         outputs = [str(value.name) for value in self.model.graph.outputs]
         session, found = None, []
         for feed in self._fit:
             session = session or open_part(self._runtime, extract(self.model, names, outputs), feed)
-            scores = next(iter(session.run({spec.name: feed[spec.name] for spec in session.inputs}).values()))
-            if scores.ndim != 2 or scores.shape[1] < 2:
+            answer = run_feed(session, feed)
+            scores = find_class_scores(answer)
+            if scores is None:
                 return None
-            found.append(scores.argmax(1))
+            found.append(rows_of(answer[scores.name]).argmax(axis=1))
         return np.concatenate(found)
 
     @cached_property

@@ -28,9 +28,10 @@ from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, fi
 from obs_onnx.passes.errors import OptionError
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["KINDS", "Derivatives", "Kind", "WeightDerivatives", "WeightScores"]
 
@@ -120,7 +121,7 @@ class WeightDerivatives:
         w = {name: stored(model, name) for name in names}
         (HessianVectorProduct if chosen.second else Gradient)(loss, names).call(model)
         wanted = [f"{name}.{what}" for what in ("grad", "hvp")[: 1 + chosen.second] for name in names]
-        inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+        inputs = input_names(model)
         random, session = np.random.default_rng(self._seed), None
         for lesson in self._lessons.batches(_BATCH, chosen.aim):
             v = {name: _signs(random, array) for name, array in w.items()} if chosen.signs else w
@@ -128,7 +129,7 @@ class WeightDerivatives:
             if chosen.second:
                 fed.update({f"{name}.v": array for name, array in v.items()})
             session = session or open_part(self._lessons.runtime, extract(model, inputs, wanted), lesson.feed)
-            got = session.run({spec.name: fed[spec.name] for spec in session.inputs}, wanted)
+            got = run_feed(session, fed, wanted)
             yield (
                 lesson.samples,
                 {

@@ -8,12 +8,9 @@ be those of :class:`obs_onnx.passes.autodiff.gradient.Gradient` where that knows
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +20,7 @@ from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import random_feed
 from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
 from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.io.atomic_files import replacing_folder
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import new_folder
@@ -103,9 +101,7 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     graph, scalar = loss_graph(form, terms, masks=masks)
     fit = fitted(graph)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            folder = Path(scratch, "new")
-            folder.mkdir()
+        with replacing_folder(target) as folder:
             write_artifacts(folder, fit, scalar, trained, OPTIMIZERS[options.optimizer])
             session = runtime.session(serialize(fit))
             feed = _example(runtime, form, terms[0], session, options.seed)
@@ -114,7 +110,6 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
             error = _compare(runtime, graph, scalar, trained, feed, training)
             _step(training, trained, masks)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            os.replace(folder, target)
     except OSError as problem:
         raise OptionError(f"cannot write {options.output}: {problem.strerror or problem}") from problem
     return Artifacts(

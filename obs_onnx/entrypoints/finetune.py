@@ -10,11 +10,12 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.finetune_options import FinetuneOptions
@@ -29,8 +30,8 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.loop import Point, Settings, zero_masks
-from obs_onnx.training.objective import choose_objective
+from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
+from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
 from obs_onnx.training.settings import choose_optimizer
 
@@ -104,60 +105,120 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     """
     begin = time.perf_counter()
     settings = _settings(options)
-    output, batch, labels = options.output, options.batch, options.labels
-    keep_zeros, custom_domains = options.keep_zeros, options.custom_domains
-    original, name, path = open_model(model, custom_domains)
-    for target in (output, options.checkpoint):
-        if target is not None:
-            check_writable(target)
-    if output is not None and path is not None and Path(output).resolve() == path.resolve():
-        raise OptionError(f"{output} is the model itself: choose another output")
+    original, name, path = open_model(model, options.custom_domains)
+    _check_files(path, options)
     runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
-    stored = _formed(original, options.fold)
-    student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
-    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=options.seed)
-    fit, judged = _parts(source, options.held_out, session, batch, labels, options.seed)
-    dense, teacher_name = _teacher(runtime, options.teacher, session, custom_domains)
-    learnt = dense is None or labels is not None
-    if learnt and not source.has_labels:
-        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    answer = (dense or session).run(next(iter(fit)))
-    objective = choose_objective(student, answer, labels=learnt, teacher=dense is not None, mix=options.mix)
+    stored = canonicalize(original) if options.fold else unfolded(original)
+    lesson = _prepared(runtime, stored, options)
     found = retrain(
         runtime,
-        student,
-        objective,
-        fit,
+        lesson.student,
+        lesson.objective,
+        lesson.fit,
         settings,
-        held_out=judged,
-        teacher=dense,
-        keep_zeros=keep_zeros,
+        held_out=lesson.judged,
+        teacher=lesson.teacher,
+        keep_zeros=options.keep_zeros,
         progress=options.progress,
         checkpoint=options.checkpoint,
         resume=options.resume,
     )
     result = SetWeights(found.weights)(stored.clone()).model
-    masks = zero_masks(student, list(found.weights)) if keep_zeros else {}
-    _check_zeros(result, masks)
-    if output is not None:
+    masks = zero_masks(lesson.student, list(found.weights)) if options.keep_zeros else {}
+    _write(runtime, result, masks, next(iter(lesson.fit)), options)
+    return Finetuned(result, _report(name, lesson, settings, found, options, begin))
 
-        def check(written: Path) -> None:
-            again = load_model(written, custom_domains=custom_domains)
-            _check_zeros(again, masks)
-            runtime.session(serialize(runnable(runtime, again)[0])).run(next(iter(fit)))
 
-        save_model(result, output, check)
+@dataclass(frozen=True)
+class _Lesson:
+    """What a model is trained on.
+
+    Attributes:
+        student: the model in a form that can be trained.
+        objective: the loss.
+        fit, judged: data to learn from, and to measure on.
+        teacher, taught_by: session and name of the teacher.
+        labelled: the labels are learnt.
+        notes: what the reader should know.
+    """
+
+    student: ir.Model
+    objective: Objective
+    fit: Source
+    judged: Source | None
+    teacher: Session | None
+    taught_by: str | None
+    labelled: bool
+    notes: tuple[str, ...]
+
+
+def _check_files(model: Path | None, options: FinetuneOptions) -> None:
+    output = options.output
+    for target in (output, options.checkpoint):
+        if target is not None:
+            check_writable(target)
+    if output is not None and model is not None and Path(output).resolve() == model.resolve():
+        raise OptionError(f"{output} is the model itself: choose another output")
+
+
+def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -> _Lesson:
+    """Open the data and the teacher, and choose the loss."""
+    batch, labels, seed = options.batch, options.labels, options.seed
+    student, copied = runnable(runtime, stored)
+    session = runtime.session(serialize(student))
+    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+    fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
+    dense, name = _teacher(runtime, options.teacher, session, options.custom_domains)
+    labelled = dense is None or labels is not None
+    if labelled and not source.has_labels:
+        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
+    answer = (dense or session).run(next(iter(fit)))
+    objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=options.mix)
     notes = list(source.notes)
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
     if copied:
         notes.append("trained on a float32 copy of the bfloat16 model")
-    report = FinetuneReport(
+    return _Lesson(student, objective, fit, judged, dense, name, labelled, tuple(notes))
+
+
+def _write(
+    runtime: OrtRuntime,
+    result: ir.Model,
+    masks: Mapping[str, NDArray[np.bool_]],
+    feed: Feed,
+    options: FinetuneOptions,
+) -> None:
+    """Check that the zeros are there, and write the model if its file has them, too, and runs.
+
+    Raises:
+        VerificationError: a zero came back.
+    """
+    _check_zeros(result, masks)
+    if options.output is None:
+        return
+
+    def check(written: Path) -> None:
+        again = load_model(written, custom_domains=options.custom_domains)
+        _check_zeros(again, masks)
+        runtime.session(serialize(runnable(runtime, again)[0])).run(feed)
+
+    save_model(result, options.output, check)
+
+
+def _report(
+    name: str,
+    lesson: _Lesson,
+    settings: Settings,
+    found: Trained,
+    options: FinetuneOptions,
+    begin: float,
+) -> FinetuneReport:
+    return FinetuneReport(
         model=name,
-        output=None if output is None else str(output),
-        teacher=teacher_name,
-        labels=learnt,
+        output=None if options.output is None else str(options.output),
+        teacher=lesson.taught_by,
+        labels=lesson.labelled,
         settings=settings,
         before=found.before,
         after=found.after,
@@ -166,10 +227,9 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         ms_per_step=1000 * found.seconds / max(found.steps, 1),
         masked=found.masked,
         seconds=time.perf_counter() - begin,
-        notes=tuple(notes),
+        notes=lesson.notes,
         options=asked(options),
     )
-    return Finetuned(result, report)
 
 
 def _settings(options: FinetuneOptions) -> Settings:
@@ -187,10 +247,6 @@ def _settings(options: FinetuneOptions) -> Settings:
         options.trainer,
         options.augment,
     )
-
-
-def _formed(original: ir.Model, fold: bool) -> ir.Model:
-    return canonicalize(original) if fold else unfolded(original)
 
 
 def _parts(
@@ -218,7 +274,7 @@ def _teacher(
     return dense, name
 
 
-def _check_zeros(model: ir.Model, masks: dict[str, Any]) -> None:
+def _check_zeros(model: ir.Model, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     """Every masked weight is zero in ``model``.
 
     Raises:

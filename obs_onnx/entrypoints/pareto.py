@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,6 +19,7 @@ from obs_onnx.allocation.targets import TRADED
 from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.evaluation.output_damage import AUTO, CHANGED
+from obs_onnx.io.atomic_files import replacing_folder
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
 from obs_onnx.io.paths import keep_path, new_folder
@@ -262,17 +262,14 @@ def _write(
     custom_domains: Sequence[str],
     plot: bool,
 ) -> None:
-    """Fill a folder beside the wanted one, and rename it."""
+    """Fill the folder, whole or not at all."""
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as scratch:
-            new = Path(scratch, "new")
-            new.mkdir()
+        with replacing_folder(folder) as new:
             for name, one in models.items():
                 save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
                 write_json(keep_path(new / name), one.result.keep)
             if plot:
                 write_frontier(new / "pareto.svg", frontier)
             write_json(new / "pareto.json", frontier)
-            os.replace(new, folder)
     except OSError as error:
         raise OptionError(f"cannot write {folder}: {error.strerror or error}") from error

@@ -9,9 +9,8 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import psutil
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
@@ -26,7 +25,7 @@ from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import LatencyTable, measure_table
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.coupling import Group, couple
 from obs_onnx.passes.channels.places import produced
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.errors import OptionError, named
@@ -35,6 +34,7 @@ from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.machine import activation_budget
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -124,6 +124,19 @@ class Scores:
         return found if self.spearman is None else {**found, "spearman": self.spearman}
 
 
+@dataclass(frozen=True)
+class Oracle:
+    """What every channel does to the loss, measured.
+
+    Attributes:
+        changes: absolute change when a channel alone is removed without compensation, by group: (channels,).
+        seconds: that it took.
+    """
+
+    changes: Mapping[int, Float]
+    seconds: float
+
+
 class Scorer:
     """A model and its data, to be judged by several criteria.
 
@@ -160,20 +173,19 @@ class Scorer:
             self._layers,
             plan_stages(dense, self._layers),
             source,
-            budget=options.memory or psutil.virtual_memory().available // 2,
+            budget=activation_budget(options.memory),
             damping=options.damping,
             seed=options.seed,
         )
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         self._demand = measured(where, dense, self._sample)
-        self._notes = [*source.notes]
-        if not source.has_labels:
-            self._notes.append("no labels: the loss compares with the model's own outputs")
-        if copied:
-            self._notes.append(
-                f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
-            )
-        self._seconds: dict[str, float] = {}
+        unlabelled = "no labels: the loss compares with the model's own outputs"
+        short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
+        self._notes = (
+            *source.notes,
+            *(() if source.has_labels else (unlabelled,)),
+            *((short,) if copied else ()),
+        )
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:
@@ -195,13 +207,13 @@ class Scorer:
         return penalties(weights, costs, groups, self.latency.quanta)
 
     @cached_property
-    def oracle(self) -> Mapping[int, Float]:
-        """Absolute change of the loss when a channel alone is removed without compensation, by group."""
+    def oracle(self) -> Oracle:
+        """What every channel does to the loss, measured."""
         start = time.perf_counter()
         with self._progress.stage("oracle", sum(group.n for group in self._coupling.groups)) as advance:
-            changes = self._evidence.gates.removals(advance)
-        self._seconds["oracle"] = time.perf_counter() - start
-        return {group: np.abs(change) for group, change in changes.items()}
+            found = self._evidence.gates.removals(advance)
+        changes = {group: np.abs(change) for group, change in found.items()}
+        return Oracle(changes, time.perf_counter() - start)
 
     def scores(
         self, criterion: str, *, oracle: bool = False, regularize: Mapping[str, float] | None = None
@@ -215,31 +227,34 @@ class Scorer:
         off, found = self._penalties(regularize or {}), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
-                if truth is not None and exhaustive:
-                    raw = truth[group.id]
+                change = None if truth is None else truth.changes[group.id]
+                if change is not None and exhaustive:
+                    raw = change
                 else:
                     raw = CRITERIA[criterion](self._evidence, group)
-                makers = [y for y in self._layers if produced(self._coupling, group, y) is not None]
-                found.append(
-                    ScoredGroup(
-                        group.name,
-                        tuple(layer.name for layer in makers),
-                        any("Conv" in layer.op_type for layer in makers),
-                        raw,
-                        unit(raw) - off[group.id],
-                        truth[group.id] if oracle and truth is not None else None,
-                    )
-                )
+                found.append(self._scored(group, raw, off[group.id], change if oracle else None))
                 self._evidence.forget(group)
                 advance(1)
+        seconds = {} if truth is None else {"oracle": truth.seconds}
         return Scores(
             self._name,
             criterion,
             tuple(found),
             tuple(self._coupling.frozen),
             dict(regularize or {}),
-            {**self._seconds, "criterion": time.perf_counter() - start},
-            tuple(self._notes),
+            {**seconds, "criterion": time.perf_counter() - start},
+            self._notes,
+        )
+
+    def _scored(self, group: Group, raw: Float, off: float, oracle: Float | None) -> ScoredGroup:
+        makers = [layer for layer in self._layers if produced(self._coupling, group, layer) is not None]
+        return ScoredGroup(
+            group.name,
+            tuple(layer.name for layer in makers),
+            any("Conv" in layer.op_type for layer in makers),
+            raw,
+            unit(raw) - off,
+            oracle,
         )
 
 
@@ -268,10 +283,10 @@ def _check_criterion(criterion: str) -> None:
 
 def spearman(a: Float, b: Float) -> float | None:
     """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else None
+    if any(np.all(scores == scores[0]) for scores in (a, b)):
+        return None
+    found = float(spearmanr(a, b).statistic)
+    return found if np.isfinite(found) else None
 
 
 def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:

@@ -20,6 +20,7 @@ import onnx_ir as ir
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph.parameters import SPARSE
+from obs_onnx.passes.graph.scopes import return_by_identity
 
 __all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
 
@@ -95,6 +96,7 @@ def from_proto(
     proto, sparse = _densified(proto, where)
     try:
         model = ir.from_proto(proto)
+        return_by_identity(model)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
         model.clone()  # fails where bodies read values that do not exist

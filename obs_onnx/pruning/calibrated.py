@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import onnx_ir as ir
-import psutil
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.feeds import is_float
@@ -27,6 +26,7 @@ from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Budget
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
@@ -164,7 +164,7 @@ def calibrate(
     return Calibrated(
         dense,
         data,
-        Budget(effort, options.memory or psutil.virtual_memory().available // 2),
+        Budget(effort, activation_budget(options.memory)),
         choose_measure(loss, answer),
         stopwatch,
     )

@@ -78,7 +78,7 @@ class Regularized(Options, title="Choice"):
         None,
         help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
         "latency (per ms).",
-        metavar="KEY=L",
+        metavar="KEY=LAMBDA",
         mode="channels",
     )
 

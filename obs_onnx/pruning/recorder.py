@@ -19,7 +19,7 @@ class Recorder:
     """
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self._progress = progress
         self._start = time.perf_counter()
         self._seconds: dict[str, float] = {}
 
@@ -27,7 +27,7 @@ class Recorder:
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
         """Time a stage, which may come several times, and show how far it is in ``total`` units."""
         start = time.perf_counter()
-        with self.progress.stage(name, total) as advance:
+        with self._progress.stage(name, total) as advance:
             yield advance
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 

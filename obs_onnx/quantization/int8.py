@@ -39,9 +39,11 @@ from obs_onnx.passes.errors import (
     named,
 )
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
+from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
 
@@ -49,7 +51,6 @@ _SAMPLES, _BATCH = 512, 32
 _INFINITY = 5e3  # masks use numbers from 1e4 to the largest float
 _PER_CHANNEL_OPSET = 13  # the first with an axis of DequantizeLinear
 _SUFFIX = "_quantized"  # of a weight's name, by onnxruntime
-_WEIGHTED = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 
 
 def check_quantizable(model: ir.Model) -> None:
@@ -67,7 +68,7 @@ def check_quantizable(model: ir.Model) -> None:
             raise OptionError(
                 f"{named('quantize', 'int8')}: node {node.name} ({node.op_type}) is quantized already"
             )
-        for value in node.inputs if node.op_type in _WEIGHTED else ():
+        for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
             if value is None or tensor is None or tensor.dtype not in FLOATS:
                 continue
@@ -130,11 +131,11 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
 
 def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
     """Nodes that read or write values which stand for minus infinity: no scale suits these and others."""
-    inputs = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
+    inputs = input_names(model)
     values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
     feed = next(iter(source.rebatch(1)))
-    found = {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    found = {**feed, **run_feed(session, feed)}
     found |= {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
@@ -161,7 +162,7 @@ def check_quantized_zeros(dense: ir.Model, quantized: ir.Model) -> int:
     count = 0
     for name, value in dense.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or not any(use.node.op_type in _WEIGHTED and use.idx < 2 for use in value.uses()):
+        if tensor is None or not any(use.idx in lookup(use.node).weights for use in value.uses()):
             continue
         zeros, found = tensor.numpy() == 0, _weight(quantized.graph, name)
         if found is None or found.shape != zeros.shape:

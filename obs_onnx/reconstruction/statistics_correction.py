@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["correct_statistics", "reestimate_batch_normalization"]
 
@@ -173,12 +174,10 @@ def reestimate_batch_normalization(
         if node.attributes.get_int("training_mode", 0) or node.inputs[0] is None:
             continue
         name = str(node.inputs[0].name)
-        names = [str(value.name) for value in model.graph.inputs if not value.is_initializer()]
-        session = open_part(runtime, extract(model, names, [name]), next(iter(fit)))
-        fed = [spec.name for spec in session.inputs]
+        session = open_part(runtime, extract(model, input_names(model), [name]), next(iter(fit)))
         found = _Statistics()
         for feed in fit:
-            x = session.run({key: feed[key] for key in fed})[name]
+            x = run_feed(session, feed)[name]
             found.update(np.moveaxis(x, 1, -1).reshape(1, -1, x.shape[1]), x.shape[0])
         SetWeights(
             {

@@ -10,10 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obs_onnx.evaluation.model_figures import compressed_bytes
-    from obs_onnx.io.atomic_files import check_writable
     from obs_onnx.io.json_file import write_json
-    from obs_onnx.progress import Advance, Progress, quiet, terminal_progress
+    from obs_onnx.progress import terminal_progress
     from obs_onnx.report.console import (
         print_bench,
         print_evaluation,
@@ -24,25 +22,15 @@ if TYPE_CHECKING:
     from obs_onnx.report.criterion_plot import check_plot, write_scatter
     from obs_onnx.report.html import write_html
     from obs_onnx.report.pruning_text import print_report
-    from obs_onnx.results.pruning import Figures, Latency, LayerResult, Report
 
 __all__ = [
-    "Advance",
-    "Figures",
-    "Latency",
-    "LayerResult",
-    "Progress",
-    "Report",
     "check_plot",
-    "check_writable",
-    "compressed_bytes",
     "print_bench",
     "print_evaluation",
     "print_frontier",
     "print_inspection",
     "print_report",
     "print_scores",
-    "quiet",
     "terminal_progress",
     "write_html",
     "write_json",
@@ -50,22 +38,13 @@ __all__ = [
 ]
 
 _HOMES = {
-    "Advance": "obs_onnx.progress",
-    "Figures": "obs_onnx.results.pruning",
-    "Latency": "obs_onnx.results.pruning",
-    "LayerResult": "obs_onnx.results.pruning",
-    "Progress": "obs_onnx.progress",
-    "Report": "obs_onnx.results.pruning",
     "check_plot": "obs_onnx.report.criterion_plot",
-    "check_writable": "obs_onnx.io.atomic_files",
-    "compressed_bytes": "obs_onnx.evaluation.model_figures",
     "print_bench": "obs_onnx.report.console",
     "print_evaluation": "obs_onnx.report.console",
     "print_frontier": "obs_onnx.report.console",
     "print_inspection": "obs_onnx.report.console",
     "print_report": "obs_onnx.report.pruning_text",
     "print_scores": "obs_onnx.report.console",
-    "quiet": "obs_onnx.progress",
     "terminal_progress": "obs_onnx.progress",
     "write_html": "obs_onnx.report.html",
     "write_json": "obs_onnx.io.json_file",

@@ -1,4 +1,4 @@
-"""The machine a latency was measured on, and keeping the measuring thread on its cores."""
+"""This machine: what it is, what of it may be used, and keeping the measuring thread on its cores."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-__all__ = ["describe_machine", "pinned"]
+__all__ = ["activation_budget", "describe_machine", "pinned", "usable_cores"]
 
 _CPU = Path("/sys/devices/system/cpu")
 
@@ -51,6 +51,17 @@ def describe_machine() -> dict[str, Any]:
         "os": platform.platform(),
         "python": platform.python_version(),
     }
+
+
+def usable_cores() -> int:
+    """Physical cores that this process may use."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
+
+
+def activation_budget(memory: int | None) -> int:
+    """Bytes that activations may take: ``memory``, or half of what is free."""
+    return memory or psutil.virtual_memory().available // 2
 
 
 def _choose(cores: list[int], count: int) -> set[int]:

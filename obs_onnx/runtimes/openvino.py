@@ -19,8 +19,8 @@ from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.machine import describe_machine
-from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, usable_cores
+from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads
 from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
@@ -36,7 +36,7 @@ class OpenVinoSession:
 
     Args:
         compiled: OpenVINO's compiled model.
-        inputs, outputs: of the model, in its order.
+        inputs, outputs: of the model, in its order; kept under these names.
         places: of the inputs, by name.
         openvino: the package.
     """
@@ -52,19 +52,9 @@ class OpenVinoSession:
         self._openvino = openvino
         self._places = dict(places)
         self._request = compiled.create_infer_request()
-        self._inputs = tuple(inputs)
-        self._outputs = tuple(outputs)
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
         self._fed: list[NDArray[Any]] = []  # some tensors share the memory of their array
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -73,7 +63,7 @@ class OpenVinoSession:
             DataError: the feed does not fit the inputs, or there is no such output.
             ModelError: the model fails while running.
         """
-        places = {spec.name: place for place, spec in enumerate(self._outputs)}
+        places = {spec.name: place for place, spec in enumerate(self.outputs)}
         names = list(places) if outputs is None else list(outputs)
         for name in names:
             if name not in places:
@@ -103,11 +93,11 @@ class OpenVinoSession:
         return seconds
 
     def _bind(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        if set(feed) != {spec.name for spec in self._inputs}:
-            wanted = ", ".join(spec.name for spec in self._inputs)
+        if set(feed) != {spec.name for spec in self.inputs}:
+            wanted = ", ".join(spec.name for spec in self.inputs)
             raise DataError(f"openvino cannot run the model: its inputs are {wanted}, not {', '.join(feed)}")
         self._fed.clear()
-        for spec in self._inputs:
+        for spec in self.inputs:
             array = np.ascontiguousarray(feed[spec.name]).reshape(feed[spec.name].shape)
             if array.dtype != spec.dtype:
                 raise DataError(
@@ -126,7 +116,7 @@ class OpenVinoSession:
         return tensor(array)
 
     def _output(self, place: int) -> NDArray[Any]:
-        data, want = self._request.get_output_tensor(place).data, self._outputs[place].dtype
+        data, want = self._request.get_output_tensor(place).data, self.outputs[place].dtype
         result: NDArray[Any] = np.array(data.view(want) if want == ml_dtypes.bfloat16 else data)
         return result
 

@@ -15,7 +15,7 @@ from obs_onnx.solvers.least_squares import refit as refit_on
 from obs_onnx.solvers.lobs import lobs_levels
 from obs_onnx.solvers.obs import obs_path
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, project
-from obs_onnx.solvers.problem import Problem, Solution, prepare
+from obs_onnx.solvers.problem import Problem, Solution
 
 __all__ = [
     "AUTO",
@@ -24,8 +24,6 @@ __all__ = [
     "Choice",
     "Method",
     "choose_method",
-    "solve",
-    "solve_layer_levels",
     "solve_levels",
 ]
 
@@ -41,7 +39,7 @@ Float = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Asked:
-    """What a method is asked for; see :func:`solve_layer_levels`."""
+    """What a method is asked for; see :func:`solve_levels`."""
 
     problem: Problem
     sparsities: Sequence[float]
@@ -176,9 +174,30 @@ def solve_levels(
     effort: str | None = None,
     scores: Float | None = None,
 ) -> list[Solution]:
-    """Solve a prepared problem at several sparsities; arguments as in :func:`solve_layer_levels`.
+    """Solve a prepared problem at several sparsities, with compensation.
 
-    With ``scores`` (G, O, I), not negative, the weights of least score go, and ``method`` is their name.
+    Levels share what they can: damping, factorisations, the removal path. Budgets are for the whole layer:
+    weights of all groups and outputs compete by what they cost. Deterministic.
+
+    Args:
+        problem: the layer, see :func:`obs_onnx.solvers.problem.prepare`.
+        sparsities: shares of the weights to remove, each in [0, 1], in any order. An N:M pattern fixes the
+            share: 0 refits the dense layer, any other value gives the pattern.
+        pattern: structure of the zeros along I (and O for blocks).
+        method: "obs" exact greedy surgeon (unstructured, N:M, 1xC); "admm" (any pattern); "lobs" as published
+            (unstructured); "magnitude"; "random". "auto": for several levels the cheaper of obs and admm; for
+            one level admm and, where it costs little, obs as well, whichever errs less.
+        seed: for "random".
+        refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
+        effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Quick also
+            ends iterative refits early, at a relative residual of 1e-3.
+        scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
+
+    Returns:
+        One :class:`Solution` per sparsity, in the order given.
+
+    Raises:
+        OptionError: unknown method or effort, sparsity outside [0, 1], a pattern the method cannot make.
     """
     if scores is None and method not in METHODS:
         raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
@@ -211,67 +230,3 @@ def _solutions(asked: Asked, name: str, method: Method, refit: bool) -> list[Sol
         w = refit_on(problem, mask, tolerance) if exact else problem.w * mask if left is None else left
         solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, name))
     return solutions
-
-
-def solve(
-    problem: Problem,
-    sparsity: float,
-    pattern: Pattern = UNSTRUCTURED,
-    method: str = AUTO,
-    seed: int = 0,
-    refit: bool = True,
-    effort: str | None = None,
-) -> Solution:
-    """Solve a prepared problem at one sparsity; arguments as in :func:`solve_layer_levels`."""
-    return solve_levels(problem, [sparsity], pattern, method, seed, refit, effort)[0]
-
-
-def solve_layer_levels(
-    h: NDArray[np.floating],
-    w: NDArray[np.floating],
-    sparsities: Sequence[float],
-    *,
-    c: NDArray[np.floating] | None = None,
-    energy: NDArray[np.floating] | None = None,
-    pattern: Pattern = UNSTRUCTURED,
-    method: str = AUTO,
-    damping: float = 1e-2,
-    seed: int = 0,
-    refit: bool = True,
-    effort: str | None = None,
-) -> list[Solution]:
-    """Prune one layer at several sparsities, with compensation; the entry point of the pipeline.
-
-    Levels share what they can: damping, factorisations, the removal path. Budgets are for the whole layer:
-    weights of all groups and outputs compete by what they cost. Deterministic.
-
-    Args:
-        h: (G, I, I) second moments of the layer's inputs, of any scale: raw for a layer without bias, about
-            the mean for one with a bias (see :meth:`obs_onnx.calibration.second_moments.Moments.centred`).
-        w: (G, O, I) dense weight. In ``h`` and ``w`` a single group may come without its axis.
-        sparsities: shares of the weights to remove, each in [0, 1], in any order. An N:M pattern fixes the
-            share: 0 refits the dense layer, any other value gives the pattern.
-        c: (G, I, O) cross moment of inputs and target, centred like ``h``. None: the target is the dense
-            layer's output on the same inputs, ``c = h w^T``.
-        energy: (G, O) sums of squares of the target, centred alike; makes :attr:`Solution.error` relative to
-            the target. Without it, given ``c``, errors are the excess over the best dense weights.
-        pattern: structure of the zeros along I (and O for blocks).
-        method: "obs" exact greedy surgeon (unstructured, N:M, 1xC); "admm" (any pattern); "lobs" as published
-            (unstructured); "magnitude"; "random". "auto": for several levels the cheaper of obs and admm; for
-            one level admm and, where it costs little, obs as well, whichever errs less.
-        damping: lambda relative to the mean of diag(h) per group, also the pull towards ``w``; raised tenfold
-            until Cholesky succeeds, see :attr:`Solution.damping`.
-        seed: for "random".
-        refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
-        effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Quick also
-            ends iterative refits early, at a relative residual of 1e-3.
-
-    Returns:
-        One :class:`Solution` per sparsity, in the order given.
-
-    Raises:
-        OptionError: unknown method or effort, sparsity outside [0, 1], a pattern the method cannot make.
-        DataError: shapes do not fit, values are not finite, or ``h`` is not positive semi-definite.
-    """
-    problem = prepare(h, w, c, energy, damping)
-    return solve_levels(problem, sparsities, pattern, method, seed, refit, effort)

@@ -28,12 +28,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph.scopes import bodies, captured
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.ops import key, linear, lookup
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
 from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
 
-__all__ = ["Bound", "lobs_theorem", "network_bound"]
+__all__ = ["Bound", "network_bound"]
 
 Blockers = dict[tuple[str, str], None]
 Norm = Callable[[NDArray[np.float64], ConvGeometry | MatmulGeometry], float]
@@ -53,21 +54,6 @@ class Bound:
     frobenius: float | None
     spectral: float | None
     blocked_by: tuple[tuple[str, str], ...] = ()
-
-
-def lobs_theorem(layer_errors: Sequence[float], weight_norms: Sequence[float]) -> float:
-    """Theorem 3.2 for a plain chain: bound of the absolute output error.
-
-    Args:
-        layer_errors: ``||(W'_l - W_l) X_l||_F`` of every layer, first layer first.
-        weight_norms: norm of every pruned weight ``W'_l``, in the same order (that of the first is not used).
-
-    Raises:
-        ValueError: the sequences differ in length.
-    """
-    if len(layer_errors) != len(weight_norms):
-        raise ValueError(f"{len(layer_errors)} layer errors but {len(weight_norms)} weight norms")
-    return math.fsum(error * math.prod(weight_norms[index + 1 :]) for index, error in enumerate(layer_errors))
 
 
 def network_bound(
@@ -161,42 +147,30 @@ class _Walk:
     def _gains(self, node: ir.Node, reached: Sequence[int]) -> list[float | None]:
         """Factor of every input's change; None where nothing is known."""
         op = lookup(node)
-        known = op.lipschitz(node) if op is not None and op.lipschitz is not None else ()
+        known = op.lipschitz(node) if op.lipschitz is not None else ()
         gains = [*known, *[None] * (len(node.inputs) - len(known))]
-        linear = op.linear(node) if op is not None and op.linear is not None else None
-        if isinstance(linear, Linear) and linear.data_input in reached:
-            gains[linear.data_input] = self._operator_norm(node, linear)
+        found = linear(node)
+        if found is not None and found.data_input in reached:
+            gains[found.data_input] = self._operator_norm(node, found)
         return [gain if gain is not None and math.isfinite(gain) else None for gain in gains]
 
-    def _operator_norm(self, node: ir.Node, linear: Linear) -> float | None:
-        value = node.inputs[linear.weight_input]
+    def _operator_norm(self, node: ir.Node, product: Linear) -> float | None:
+        value = node.inputs[product.weight_input]
         assert value is not None
-        cached = (str(value.name), linear.geometry)
+        cached = (str(value.name), product.geometry)
         if cached not in self._norms:
             w_GOI = self._weights.get(str(value.name))
             if w_GOI is None:
                 if value.const_value is None:
                     return None
-                w_GOI = linear.layout.to_matrix(value.const_value.numpy())
-            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), linear.geometry)
+                w_GOI = product.layout.to_matrix(value.const_value.numpy())
+            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), product.geometry)
         return self._norms[cached]
 
     def _captures_change(self, node: ir.Node) -> bool:
         """True if a body of ``node`` (If, Loop, Scan) reads a changed value or holds a changed layer."""
-        for attribute in node.attributes.values():
-            if attribute.type == ir.AttributeType.GRAPH:
-                bodies = [attribute.as_graph()]
-            elif attribute.type == ir.AttributeType.GRAPHS:
-                bodies = list(attribute.as_graphs())
-            else:
-                continue
-            for body in bodies:
-                for inner in ir.traversal.RecursiveGraphIterator(body):
-                    read = (str(value.name) for value in inner.inputs if value is not None)
-                    if str(inner.name) in self._changed or any(
-                        self.errors.get(name, 0.0) > 0.0 for name in read
-                    ):
-                        return True
-                if any(self.errors.get(str(value.name), 0.0) > 0.0 for value in body.outputs):
-                    return True
-        return False
+        inner = (str(one.name) for body in bodies(node) for one in body.all_nodes())
+        taken = (str(value.name) for value in captured(node))
+        return any(name in self._changed for name in inner) or any(
+            self.errors.get(name, 0.0) > 0.0 for name in taken
+        )

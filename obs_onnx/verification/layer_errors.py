@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["Measured", "measure"]
 
@@ -42,7 +43,7 @@ def measure(
     uses = [(layer, use) for layer in layers for use in layer.uses]
     xs = list(dict.fromkeys(use.x for _, use in uses))
     ys = list(dict.fromkeys(use.y for _, use in uses))
-    names = [str(value.name) for value in dense.graph.inputs if not value.is_initializer()]
+    names = input_names(dense)
     ends = [str(value.name) for value in dense.graph.outputs]
     produced = [name for name in dict.fromkeys(xs + ys + ends) if name not in names]
     whole = _session(runtime, dense, names, produced)
@@ -91,10 +92,6 @@ def _alone(
 
 def _session(runtime: Runtime, model: ir.Model, inputs: Sequence[str], outs: Sequence[str]) -> Session:
     return open_part(runtime, extract(model, inputs, outs))
-
-
-def run_feed(session: Session, values: Values) -> dict[str, NDArray[Any]]:
-    return session.run({spec.name: values[spec.name] for spec in session.inputs})
 
 
 def difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

@@ -13,39 +13,17 @@ from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.graph.extract import extract
-from obs_onnx.passes.shapes.concrete import captured
+from obs_onnx.passes.graph.inputs import input_names
+from obs_onnx.passes.graph.scopes import reads
+from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
-from obs_onnx.verification.layer_errors import difference, energy, finite, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.verification.layer_errors import difference, energy, finite
 
 __all__ = ["check_removal", "decided_outputs"]
 
 
 _LATER_DECISION = 0.1  # relative difference of what a decision rests on that has others before it
-
-
-_DECISIONS = {
-    "ArgMax",
-    "ArgMin",
-    "Bernoulli",
-    "Ceil",
-    "Compress",
-    "DynamicQuantizeLinear",
-    "Equal",
-    "Floor",
-    "Greater",
-    "GreaterOrEqual",
-    "Hardmax",
-    "Less",
-    "LessOrEqual",
-    "NonMaxSuppression",
-    "NonZero",
-    "QuantizeLinear",
-    "Round",
-    "Sign",
-    "TopK",
-    "Unique",
-}
 
 
 def check_removal(
@@ -134,12 +112,12 @@ def _decide_alike(
     Behind a first decision that turned out otherwise, the next ones need only be much the same.
     """
     here, there = ({str(v.name) for node in model.graph for v in node.outputs} for model in (silenced, small))
-    inputs = [str(value.name) for value in silenced.graph.inputs if not value.is_initializer()]
+    inputs = input_names(silenced)
     behind = _behind_decisions(silenced)
     limits = {
         str(value.name): _LATER_DECISION if value in behind else tolerance
         for node in silenced.graph
-        if node.op_type in _DECISIONS
+        if lookup(node).decides
         for value in node.inputs
         if value is not None
         and str(value.name) in here & there
@@ -162,6 +140,6 @@ def decided_outputs(model: ir.Model) -> set[str]:
 def _behind_decisions(model: ir.Model) -> set[ir.Value]:
     behind: set[ir.Value] = set()
     for node in model.graph:
-        if node.op_type in _DECISIONS or any(value in behind for value in (*node.inputs, *captured(node))):
+        if lookup(node).decides or any(value in behind for value in reads(node)):
             behind.update(node.outputs)
     return behind

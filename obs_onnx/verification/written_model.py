@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
-from obs_onnx.verification.layer_errors import run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["check_batches", "check_model"]
 

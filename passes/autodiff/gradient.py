@@ -22,9 +22,9 @@ import onnx_ir as ir
 
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.graph.bodies import captured
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.scopes import captured, reads
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.carried_shapes import CarriedShapes
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
@@ -32,8 +32,6 @@ from obs_onnx.passes.traits.op import nothing
 from obs_onnx.passes.traits.vjp import Differentiation, Vjp
 
 __all__ = ["Gradient", "HessianVectorProduct", "weights"]
-
-_DIFFERENTIABLE_INPUTS = {"Resize": 1, "CastLike": 1}  # the others are floats that say sizes and types
 
 
 @dataclass(frozen=True)
@@ -140,13 +138,13 @@ def weights(model: ir.Model, loss: str) -> list[str]:
         for value in model.graph.initializers.values()
         if value.const_value is not None
         and value.const_value.shape.rank()
-        and _kind(value) in node_facts.FLOATS
+        and node_facts.dtype(value) in node_facts.FLOATS
     ]
     target = find(model, [loss])[0]
     wanted: set[ir.Value] = {target}
     for node in reversed(list(model.graph)):
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
-            inputs = node.inputs[: _DIFFERENTIABLE_INPUTS.get(node.op_type)]
+            inputs = node.inputs[: lookup(node).differentiable_inputs]
             wanted.update(x for x in (*inputs, *captured(node)) if x is not None and _floating(x))
     return [str(value.name) for value in candidates if value in wanted]
 
@@ -181,8 +179,8 @@ def _differentiate(
 
     Those are left out into which nothing flows by definition; a value may come several times.
     """
-    op = lookup(node)
-    if op is None or op.vjp is None:
+    vjp = lookup(node).vjp
+    if vjp is None:
         raise GradientError(
             f"no gradient for node {node.name!r}: the operator {node.op_type} has no rule for it"
         )
@@ -199,7 +197,7 @@ def _differentiate(
         outer=tuple(outer),
         differentiation=Differentiation(backpropagate, influenced),
     )
-    op.vjp(v)
+    vjp(v)
     forgotten = wanted - v.given.keys()
     if forgotten:
         v.refuse(f"there is no rule for input {min(forgotten)} ({v.x(min(forgotten)).name!r})")
@@ -211,25 +209,20 @@ def influenced(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Valu
     """``wrt`` and the floating-point values computed from them by operators through which gradients flow."""
     active = set(wrt)
     for node in nodes:
-        touched = any(x in active for x in (*node.inputs, *captured(node)) if x is not None)
+        touched = any(x in active for x in reads(node))
         if touched and _passes_gradients(node):
             active.update(y for y in node.outputs if _floating(y))
     return active
 
 
 def _passes_gradients(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is None or op.vjp is not nothing
+    return lookup(node).vjp is not nothing
 
 
 def _floating(value: ir.Value) -> bool:
     """Whether the type is floating-point, or unknown."""
-    dtype = _kind(value)
+    dtype = node_facts.dtype(value)
     return dtype is None or dtype.is_floating_point()
-
-
-def _kind(value: ir.Value) -> ir.DataType | None:
-    return value.dtype if value.const_value is None else value.const_value.dtype
 
 
 def _publish(
@@ -249,6 +242,6 @@ def _publish(
         output.name = emitter.names.fresh(f"{value.name}{suffix}")
         if output.name != f"{value.name}{suffix}":
             raise GradientError(f"the name {value.name}{suffix} is taken in the model")
-        output.type = value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
+        output.type = node_facts.type_of(value)
         output.shape = value.shape if value.const_value is None else ir.Shape(value.const_value.shape.numpy())
         graph.outputs.append(output)

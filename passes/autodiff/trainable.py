@@ -6,22 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.ops import lookup
 
 __all__ = ["trainable"]
-
-_PARAMETERS = {  # positions of the inputs that are learnt
-    "BatchNormalization": (1, 2),
-    "InstanceNormalization": (1, 2),
-    "GroupNormalization": (1, 2),
-    "LayerNormalization": (1, 2),
-    "SimplifiedLayerNormalization": (1,),
-    "RMSNormalization": (1,),
-    "PRelu": (1,),
-    "LSTM": (1, 2, 3),
-    "GRU": (1, 2, 3),
-    "RNN": (1, 2, 3),
-}
 
 
 def trainable(model: ir.Model) -> list[str]:
@@ -37,7 +26,7 @@ def _names(model: ir.Model) -> Iterator[str]:
         yield layer.name
         yield from (use.bias for use in layer.uses if use.bias is not None)
     for node in model.graph:
-        for index in _PARAMETERS.get(node.op_type, ()):
-            value = node.inputs[index] if index < len(node.inputs) else None
+        for index in lookup(node).learnt:
+            value = node_facts.input_of(node, index)
             if value is not None and value.is_initializer() and not value.is_graph_output():
                 yield str(value.name)

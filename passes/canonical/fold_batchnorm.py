@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.layers.bias import bias_candidate
-from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.ops import linear
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry
 
 __all__ = ["FoldBatchNormalization"]
@@ -54,22 +54,22 @@ def _fold(model: ir.Model, norm: ir.Node, names: Names) -> bool:
     found = _producer(norm)
     if found is None:
         return False
-    node, linear, owner, index = found
-    weight = node.inputs[linear.weight_input]
+    node, product, owner, index = found
+    weight = node.inputs[product.weight_input]
     assert weight is not None
     assert weight.const_value is not None
     gamma, beta, mean, var = (_float64(norm, i) for i in (1, 2, 3, 4))
     s = gamma / np.sqrt(var + node_facts.float_attribute(norm, "epsilon", 1e-5))
-    groups, outputs, _ = linear.layout.goi
+    groups, outputs, _ = product.layout.goi
     if s.shape != (groups * outputs,):
         return False
-    w_GOI = linear.layout.to_matrix(weight.const_value.numpy()) * s.reshape(groups, outputs, 1)
+    w_GOI = product.layout.to_matrix(weight.const_value.numpy()) * s.reshape(groups, outputs, 1)
     old_bias = None if index is None else owner.inputs[index]
     bias = np.zeros_like(s)
     if old_bias is not None and old_bias.const_value is not None:
-        bias = old_bias.const_value.numpy().astype(np.float64).reshape(-1) * linear.bias_scale
-    bias = (s * (bias - mean) + beta) / linear.bias_scale
-    new_weight = _like(weight.const_value, linear.layout.to_tensor(w_GOI))
+        bias = old_bias.const_value.numpy().astype(np.float64).reshape(-1) * product.bias_scale
+    bias = (s * (bias - mean) + beta) / product.bias_scale
+    new_weight = _like(weight.const_value, product.layout.to_tensor(w_GOI))
     new_bias = _like(
         weight.const_value if old_bias is None or old_bias.const_value is None else old_bias.const_value, bias
     )
@@ -82,7 +82,7 @@ def _fold(model: ir.Model, norm: ir.Node, names: Names) -> bool:
         _take_over(model, norm, owner.outputs[0])
         return True
     value = names.initializer(_bias_name(str(weight.name)), new_bias)  # 3.
-    if linear.bias_input is None and node.op_type == "MatMul":
+    if product.bias_behind:
         add = ir.node("Add", [node.outputs[0], value], name=norm.name)
         model.graph.insert_before(norm, add)
         _take_over(model, norm, add.outputs[0])
@@ -106,35 +106,34 @@ def _producer(norm: ir.Node) -> tuple[ir.Node, Linear, ir.Node, int | None] | No
         return None
     owner = node
     if node.op_type == "Add" and node.domain == "":
-        products = [v for v in node.inputs if v is not None and (p := v.producer()) and p.op_type == "MatMul"]
+        products = [p for v in node.inputs if v is not None and (p := v.producer()) and _bias_behind(p)]
         if len(products) != 1:
             return None
-        node = products[0].producer()
-        assert node is not None
-    op = lookup(node)
-    linear = op.linear(node) if op is not None and op.linear is not None else None
-    if not isinstance(linear, Linear):
+        node = products[0]
+    found = linear(node)
+    if found is None:
         return None
-    index = linear.bias_input
-    if isinstance(linear.geometry, MatmulGeometry):  # 2.
-        if (
-            linear.geometry.output_axis != -1
-            or linear.layout.goi[0] != 1
-            or len(node_facts.dims(x) or ()) != 2
-        ):
+    index = found.bias_input
+    if isinstance(found.geometry, MatmulGeometry):  # 2.
+        if found.geometry.output_axis != -1 or found.layout.goi[0] != 1 or len(node_facts.dims(x) or ()) != 2:
             return None
-        candidate = bias_candidate(node.outputs[0], linear) if node.op_type == "MatMul" else None
+        candidate = bias_candidate(node.outputs[0], found) if found.bias_behind else None
         if owner is not node:
             if candidate is None or candidate[0] is not owner:
                 return None
             index = candidate[1]
     elif owner is not node:
         return None
-    weight = node.inputs[linear.weight_input]
+    weight = node.inputs[found.weight_input]
     bias = None if index is None else owner.inputs[index]
     if any(value is not None and (not _only_use(value)) for value in (weight, bias)):
         return None
-    return node, linear, owner, index
+    return node, found, owner, index
+
+
+def _bias_behind(node: ir.Node) -> bool:
+    found = linear(node)
+    return found is not None and found.bias_behind
 
 
 def _only_use(value: ir.Value) -> bool:

@@ -13,12 +13,11 @@ from onnx.reference import ReferenceEvaluator
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
+from obs_onnx.passes.ops import lookup
 
 __all__ = ["FoldWeightExpressions"]
 
-_SLOTS = {"Conv": (1, 2), "ConvTranspose": (1, 2), "Gemm": (0, 1, 2), "MatMul": (0, 1)}
 _LARGE = 16  # elements; smaller constants may serve several expressions
-_NOT_FOLDED = ("Random", "Multinomial", "Bernoulli", "Quantize", "Dequantize", "DynamicQuantize")
 
 
 class FoldWeightExpressions(ir.passes.InPlacePass):
@@ -28,14 +27,15 @@ class FoldWeightExpressions(ir.passes.InPlacePass):
     2. Tied weights stay: every large initializer behind the weight must serve nothing but this weight.
     3. Quantized weights stay quantized, random ones random.
     4. An operand is only a weight when the other operand depends on the model's inputs.
-    5. Shape and CastLike only need to know a shape and a type; they tie nothing.
+    5. Shape, Size and CastLike only need to know a shape and a type; they tie nothing.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
         names, count = Names(model), 0
         for node in list(model.graph):
-            for index in _SLOTS.get(node.op_type, ()) if node.domain == "" else ():
+            op = lookup(node)
+            for index in (*op.weights, *op.biases):
                 if index < len(node.inputs):
                     count += _fold(model, node, index, names)
         return ir.passes.PassResult(model, modified=bool(count))
@@ -46,7 +46,8 @@ def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
     if weight is None or weight.producer() is None or weight.is_graph_output():
         return False
     cone = node_facts.constant_cone(weight)
-    others = [node.inputs[1 - index]] if index < 2 and node.op_type in ("Gemm", "MatMul") else []
+    weights = lookup(node).weights
+    others = [node.inputs[other] for other in weights if other != index and index in weights]
     if not cone or any(node_facts.constant_cone(value) is not None for value in others):  # 4.
         return False
     if not all(_foldable(member) for member in cone) or not _exclusive(weight, cone):  # 2. 3.
@@ -69,7 +70,8 @@ def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
 
 
 def _foldable(node: ir.Node) -> bool:
-    return node.domain == "" and not node.op_type.startswith(_NOT_FOLDED)
+    op = lookup(node)
+    return node.domain == "" and not (op.random or op.quantizes)
 
 
 def _exclusive(weight: ir.Value, cone: list[ir.Node]) -> bool:
@@ -79,7 +81,7 @@ def _exclusive(weight: ir.Value, cone: list[ir.Node]) -> bool:
         inputs = [
             v
             for v in node_facts.data_inputs(node)
-            if node.op_type != "Shape" and node_facts.size(v) >= _LARGE
+            if not lookup(node).shape_only and node_facts.size(v) >= _LARGE
         ]  # 5.
         for value in (*inputs, *node.outputs):
             shared = any(usage.node not in members for usage in value.uses()) or value.is_graph_output()

@@ -1,14 +1,19 @@
-"""Constants become initializers, and views of constants become constants."""
+"""Constants become initializers, and views of constants become constants.
+
+(``LiftConstantsToInitializersPass`` of onnx_ir fails at attributes of a wrong type, lets the copy of a model
+rename tensors that it shares with the original, and knows no inputs for initializers, as IR version 3 wants.)
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import add_initializer, named, remove_if_unused
+from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.shapes.shape_arithmetic import MOVES
 
 __all__ = ["FoldConstantViews", "LiftConstants"]
 
@@ -89,7 +94,7 @@ class FoldConstantViews(ir.passes.InPlacePass):
         count = 0
         for node in list(model.graph):
             source = node_facts.input_of(node, 0)
-            if node.graph is None or node.op_type not in _VIEWS or node.domain != "":
+            if node.graph is None or not (lookup(node).view or key(node) in ("Cast", "Transpose")):
                 continue
             if source is None or node_facts.constant(node, 0) is None or node.outputs[0].is_graph_output():
                 continue
@@ -120,11 +125,8 @@ def _drop(model: ir.Model, node: ir.Node, source: ir.Value) -> None:
         remove_if_unused(model, parameter)
 
 
-_VIEWS = {"Identity", "Cast", "Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"}
-
-
 def _same_view(node: ir.Node, other: ir.Node) -> bool:
-    if (node.op_type, node.domain, len(node.inputs)) != (other.op_type, other.domain, len(other.inputs)):
+    if (key(node), len(node.inputs)) != (key(other), len(other.inputs)):
         return False
     if node.graph is not other.graph:
         return False
@@ -160,44 +162,7 @@ def _apply(node: ir.Node) -> ir.TensorProtocol | None:
             return None
         with np.errstate(over="ignore"):
             return ir.Tensor(tensor.numpy().astype(target.numpy()), dtype=target, name=tensor.name)
-    shape = _viewed_shape(node, tuple(int(dim) for dim in tensor.shape.numpy()))
-    if shape is None:
+    inputs = [node_facts.array(node, index) for index in range(len(node.inputs))]
+    if any(value is not None and array is None for value, array in zip(node.inputs, inputs, strict=True)):
         return None
-    data = tensor.numpy()
-    if node.op_type == "Transpose":
-        perm = node_facts.ints_attribute(node, "perm", tuple(reversed(range(data.ndim))))
-        return ir.Tensor(data.transpose(perm), dtype=tensor.dtype, name=tensor.name)
-    return ir.Tensor(data.reshape(shape), dtype=tensor.dtype, name=tensor.name)
-
-
-def _viewed_shape(node: ir.Node, shape: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Shape argument for numpy (may hold -1) of a Reshape-like node; None when it is not constant."""
-    if node.op_type == "Transpose":
-        return shape
-    if node.op_type == "Flatten":
-        axis = node_facts.int_attribute(node, "axis", 1)
-        axis += len(shape) if axis < 0 else 0
-        return (int(np.prod(shape[:axis])), int(np.prod(shape[axis:])))
-    given = node_facts.array(node, 1)
-    if given is None and node_facts.input_of(node, 1) is not None:
-        return None
-    if node.op_type == "Reshape":
-        if given is None:
-            return None
-        wanted = tuple(int(dim) for dim in given)
-        if node_facts.int_attribute(node, "allowzero"):
-            return wanted
-        return tuple(shape[i] if dim == 0 else dim for i, dim in enumerate(wanted))
-    axes = node_facts.ints_attribute(node, "axes") if given is None else _flat(given)
-    if node.op_type == "Squeeze":
-        dropped = (
-            {axis % len(shape) for axis in axes} if axes else {i for i, dim in enumerate(shape) if dim == 1}
-        )
-        return tuple(dim for i, dim in enumerate(shape) if i not in dropped)
-    rank = len(shape) + len(axes)
-    added, rest = {axis % rank for axis in axes}, iter(shape)
-    return tuple(1 if i in added else next(rest) for i in range(rank))
-
-
-def _flat(values: NDArray[np.generic]) -> tuple[int, ...]:
-    return tuple(int(value) for value in values.reshape(-1))
+    return ir.Tensor(MOVES[node.op_type](node, *inputs), dtype=tensor.dtype, name=tensor.name)

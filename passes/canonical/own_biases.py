@@ -8,8 +8,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.layers.bias import bias_candidate
-from obs_onnx.passes.ops import lookup
-from obs_onnx.passes.traits.linear import Linear, MatmulGeometry
+from obs_onnx.passes.ops import linear
 
 __all__ = ["OwnBiases"]
 
@@ -27,16 +26,12 @@ class OwnBiases(ir.passes.InPlacePass):
         names, count = Names(model), 0
         for node in list(model.graph):
             count += _spread_scalar(model, node, names)  # 3.
-            op = lookup(node)
-            linear = op.linear(node) if op is not None and op.linear is not None else None
-            if not isinstance(linear, Linear):
+            found = linear(node)
+            if found is None:
                 continue
-            owner, index = node, linear.bias_input
-            if index is None and node.op_type == "MatMul":  # 2.
-                assert isinstance(linear.geometry, MatmulGeometry)
-                candidate = bias_candidate(node.outputs[0], linear)
-                if candidate is not None:
-                    owner, index = candidate
+            owner, index = node, found.bias_input
+            if found.bias_behind and (candidate := bias_candidate(node.outputs[0], found)) is not None:  # 2.
+                owner, index = candidate
             if index is None:
                 continue
             bias = owner.inputs[index]

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.decompose import Decompose
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.concrete import optional_inputs
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
@@ -57,7 +58,7 @@ class OwnConstants(ir.passes.InPlacePass):
             wide = sum(dim > 1 for dim in tensor.shape.numpy()) > 1
             if wide and tensor.size >= _SMALL:  # 2.
                 continue
-            uses = [use for use in value.uses() if use.node.op_type not in ("Shape", "Size")]  # 4.
+            uses = [use for use in value.uses() if not lookup(use.node).shape_only]  # 4.
             for node, index in uses[1:]:
                 own = names.initializer(str(value.name), tensor)  # 1.
                 own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)

@@ -15,13 +15,12 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed
-from obs_onnx.passes.graph.extract import node_inputs
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops import key, lookup
 
 __all__ = ["Branch", "LeaveOut", "find_branches"]
-
-_IDEMPOTENT = ("Abs", "Ceil", "Clip", "Floor", "Relu", "Round", "Sign")
 
 
 @dataclass(frozen=True)
@@ -117,8 +116,8 @@ def _again(node: ir.Node, before: ir.Node | None) -> bool:
     """Whether an activation follows itself without any effect."""
     return (
         before is not None
-        and node.op_type in _IDEMPOTENT
-        and (node.op_type, node.domain) == (before.op_type, before.domain)
+        and lookup(node).idempotent
+        and key(node) == key(before)
         and list(node.inputs[1:]) == list(before.inputs[1:])
         and node.attributes == before.attributes
     )
@@ -151,5 +150,5 @@ def _dead(graph: ir.Graph, skipped: dict[str, ir.Value]) -> set[ir.Node]:
         if node is None or node in living:
             continue
         living.add(node)
-        stack += [v.producer() for v in node_inputs(node, graph) if v.name not in skipped]
+        stack += [v.producer() for v in reads(node) if v.name not in skipped]
     return {node for node in graph if node not in living}

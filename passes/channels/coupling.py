@@ -19,9 +19,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key, lookup
-from obs_onnx.passes.shapes.concrete import captured, concretize
+from obs_onnx.passes.shapes.concrete import concretize
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed
 from obs_onnx.passes.traits.relation import Freeze, Graph, Relation
 
@@ -108,7 +109,7 @@ class Coupling:
         found = []
         held = {id(labels): (value, labels) for value, axes in self._resolved.items() for labels in axes}
         for value, labels in held.values():
-            groups = np.sort(self._group_of[labels], axis=1)
+            groups = self.groups_along(labels)
             several = (groups >= 0).sum(1) > 1 if labels.shape[1] > 1 else np.zeros(0, bool)
             if not several.any():
                 continue
@@ -133,6 +134,10 @@ class Coupling:
     def has(self, group: Group, labels: Labels) -> bool:
         """Whether an axis with these labels has elements that go with channels of ``group``."""
         return bool((self._group_of[self.graph.atoms.resolve(labels)] == group.id).any())
+
+    def groups_along(self, labels: Labels) -> NDArray[np.int64]:
+        """Ids of the groups that elements of an axis go with, rising, -1 in front; shape of ``labels``."""
+        return np.sort(self._group_of[labels], axis=1)
 
     def groups_of(self, value: ir.Value) -> set[int]:
         """Groups with channels in any axis of ``value``; none where its shape is unknown."""
@@ -309,9 +314,9 @@ def _relate(node: ir.Node, graph: Graph) -> None:
     relation = Relation(node, graph)
     before = len(graph.mixes), len(graph.shrinks)
     try:
-        if any(attribute.type in _BODIES for attribute in node.attributes.values()):
+        if any(True for _ in bodies(node)):
             raise Freeze("it holds a body of its own")
-        if op is None or op.relate is None:
+        if op.relate is None:
             raise Freeze("nothing is known about how its axes relate")
         if node in graph.concrete.unknown and any(
             graph.axes(value) is None for value in node.outputs if value.uses()
@@ -322,7 +327,7 @@ def _relate(node: ir.Node, graph: Graph) -> None:
         reason = None
     except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
         del graph.mixes[before[0] :], graph.shrinks[before[1] :]
-        unasked, reason = [value for value in (*node.inputs, *captured(node)) if value], _why(freeze)
+        unasked, reason = reads(node), _why(freeze)
         for value in node.outputs:
             graph.fix(node, graph.labels.get(value, []), reason)
             if (shape := graph.concrete.shapes.get(value)) is not None:
@@ -333,6 +338,3 @@ def _relate(node: ir.Node, graph: Graph) -> None:
 
 def _why(error: Exception) -> str:
     return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"
-
-
-_BODIES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)

@@ -22,10 +22,12 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining
 from obs_onnx.passes.errors import GradientError
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import Names
-from obs_onnx.passes.ops import lookup
-from obs_onnx.passes.traits.linear import ConvGeometry, Linear
+from obs_onnx.passes.ops import linear
+from obs_onnx.passes.traits.linear import ConvGeometry
 
 __all__ = ["GatePlace", "gate_groups", "gate_places"]
 
@@ -118,20 +120,18 @@ def gate_groups(
 
 def _data_side(coupling: Coupling, node: ir.Node, slot: int, axis: int) -> tuple[int, int]:
     """The activation that a weight's summed axis meets, and its axis there; else the place itself."""
-    op, value = lookup(node), node.inputs[slot]
+    value = node.inputs[slot]
     assert value is not None
-    if op is None or op.linear is None or not coupling.graph.concrete.holds(value):
+    found = linear(node)
+    if found is None or found.weight_input != slot or not coupling.graph.concrete.holds(value):
         return slot, axis
-    linear = op.linear(node)
-    if not isinstance(linear, Linear) or linear.weight_input != slot:
-        return slot, axis
-    data = node.inputs[linear.data_input]
+    data = node.inputs[found.data_input]
     shape = None if data is None else coupling.graph.concrete.shapes.get(data)
     if data is None or shape is None or coupling.graph.concrete.holds(data):
         return slot, axis
-    if isinstance(linear.geometry, ConvGeometry):
-        return linear.data_input, 1
-    return linear.data_input, linear.geometry.input_axis % len(shape)
+    if isinstance(found.geometry, ConvGeometry):
+        return found.data_input, 1
+    return found.data_input, found.geometry.input_axis % len(shape)
 
 
 def _per_example(model: ir.Model, node: ir.Node, place: GatePlace) -> bool:
@@ -143,15 +143,10 @@ def _per_example(model: ir.Model, node: ir.Node, place: GatePlace) -> bool:
     return batch is not None and isinstance(first, ir.SymbolicDim) and first.value == batch
 
 
-def _inputs(model: ir.Model) -> list[ir.Value]:
-    """Inputs that have to be fed."""
-    return [value for value in model.graph.inputs if not value.is_initializer()]
-
-
 def _batch(model: ir.Model) -> str | None:
     """Symbol of the first axis that all inputs share."""
     symbols = set()
-    for value in _inputs(model):
+    for value in real_inputs(model):
         first = value.shape[0] if value.shape else None
         symbols.add(first.value if isinstance(first, ir.SymbolicDim) else None)
     return symbols.pop() if len(symbols) == 1 else None
@@ -160,14 +155,14 @@ def _batch(model: ir.Model) -> str | None:
 def _gate(emitter: Emitter, name: str, n: int, like: ir.Value, per_example: bool) -> ir.Value:
     if emitter.names.fresh(name) != name:
         raise GradientError(f"the name {name} is taken in the model")
-    dtype = like.dtype if like.const_value is None else like.const_value.dtype
+    dtype = node_facts.dtype(like)
     if dtype is None:
         raise GradientError(f"the type of {like.name!r} is unknown")
     if not per_example:
         gate = ir.Value(name=name, shape=ir.Shape([n]), type=ir.TensorType(dtype))
         emitter.model.graph.inputs.append(gate)
         return gate
-    first = _inputs(emitter.model)[0]
+    first = real_inputs(emitter.model)[0]
     shape = emitter.op("Concat", emitter.size_of(first, 0), emitter.ints([n]), axis=0)
     gate = emitter.op("ConstantOfShape", shape, value=ir.Tensor(np.ones(1, dtype.numpy()), dtype=dtype))
     assert first.shape is not None

@@ -13,6 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import append
+from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.passes.traits.shrink import Shrink
 
@@ -60,7 +61,7 @@ class RemoveChannels(ir.passes.InPlacePass):
                 _cut(value, [alive(labels) for labels in axes])
         RemoveUnusedNodesPass()(model)
         for node in list(model.graph):  # 3.
-            if node.op_type in ("Shape", "Size") and node.domain == "":
+            if lookup(node).shape_only:
                 _correct(names, node, coupling, after)
         for value, shape in after.items():  # 4.
             if shape != concrete.shapes[value] and not concrete.holds(value) and not value.is_graph_output():

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import Writer, append, take_over
 from obs_onnx.passes.traits.relation import Mix
@@ -102,8 +103,7 @@ class _Silencer:
         for mix, stays in mixes:
             self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
         self.share = float(math.prod(stays.mean() for _, stays in mixes))
-        tensor = value.const_value
-        self.dtype = tensor.dtype if tensor is not None else value.dtype or ir.DataType.FLOAT
+        self.dtype = node_facts.dtype(value) or ir.DataType.FLOAT
         self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
 
     @property

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.passes.graph.extract import extract, node_inputs
+from obs_onnx.passes.graph.extract import extract
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.ops import lookup
 
 __all__ = ["Block", "cut_blocks"]
@@ -49,7 +50,7 @@ def cut_blocks(model: ir.Model) -> list[Block]:
     begins = [node for node in nodes if _is_heavy(node)] or nodes[:1]
     owner: dict[ir.Node, ir.Node] = {node: node for node in begins}
     for node in nodes:
-        above = [owner[p] for value in node_inputs(node, graph) if (p := value.producer()) in owner]
+        above = [owner[p] for value in reads(node) if (p := value.producer()) in owner]
         if node not in owner and above:
             owner[node] = max(above, key=place.__getitem__)
     for node in reversed(nodes):
@@ -59,20 +60,19 @@ def cut_blocks(model: ir.Model) -> list[Block]:
     members: dict[ir.Node, list[ir.Node]] = {node: [] for node in begins}
     for node in nodes:
         members[owner[node]].append(node)
-    return [_block(begin, own, graph) for begin, own in members.items()]
+    return [_block(begin, own) for begin, own in members.items()]
 
 
 def _is_heavy(node: ir.Node) -> bool:
-    op = lookup(node)
-    return op is not None and op.macs is not None
+    return lookup(node).macs is not None
 
 
-def _block(begin: ir.Node, own: Sequence[ir.Node], graph: ir.Graph) -> Block:
+def _block(begin: ir.Node, own: Sequence[ir.Node]) -> Block:
     inside = set(own)
-    reads = [value for node in own for value in node_inputs(node, graph)]
     inputs = dict.fromkeys(
         str(value.name)
-        for value in reads
+        for node in own
+        for value in reads(node)
         if value.producer() not in inside and (value.producer() is not None or not value.is_initializer())
     )
     outputs = dict.fromkeys(

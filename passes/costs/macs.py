@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
 from typing import cast
 
@@ -35,7 +35,7 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
     counts = {}
     for node in model.graph:
         op = lookup(node)
-        if op is not None and op.macs is not None:
+        if op.macs is not None:
             counts[str(node.name)] = op.macs(node)
     return counts
 
@@ -46,14 +46,14 @@ def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = Non
 
 
 class MacCounter:
-    """Counts multiply-accumulates of a model at any sizes of its values, quickly and without touching it.
+    """Counts multiply-accumulates of nodes at any sizes of their values, quickly and without touching them.
 
     Attributes:
         values: whose shapes matter.
     """
 
-    def __init__(self, model: ir.Model) -> None:
-        counted = [(node, op.macs) for node in model.graph if (op := lookup(node)) is not None and op.macs]
+    def __init__(self, nodes: Iterable[ir.Node]) -> None:
+        counted = [(node, op.macs) for node in nodes if (op := lookup(node)).macs]
         self.values = list({v: None for node, _ in counted for v in (*node.inputs, *node.outputs) if v})
         self._sized = {value: SimpleNamespace(shape=(), const_value=None, meta={}) for value in self.values}
         self._counts = [(self._stand_in(node), count) for node, count in counted]

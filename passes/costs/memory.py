@@ -6,7 +6,8 @@ a later node still reads are in memory at once:
 
     M(node) = sum of the bytes of all buffers that live at it,    peak = max over nodes of M(node)
 
-1. Reshape, Flatten, Squeeze, Unsqueeze and Identity look at their input's buffer and take none of their own.
+1. Views (Reshape, Flatten, Squeeze, Unsqueeze, Identity) look at their input's buffer and take none of their
+   own.
 2. Initializers, and what follows from them alone, are weights and not activations.
 3. No node writes over its input, and none is fused with another: a runtime that does either needs less. What
    a kernel takes for itself while it runs, and what happens inside the bodies of If, Loop and Scan, is not
@@ -27,11 +28,11 @@ import onnx_ir as ir
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.shapes.concrete import captured, concretize
+from obs_onnx.passes.graph.scopes import reads
+from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.shapes.concrete import concretize
 
 __all__ = ["Memory", "Peak", "lifetimes", "peak_memory", "static_sizes"]
-
-_VIEWS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,12 @@ def lifetimes(graph: ir.Graph) -> dict[ir.Value, tuple[int, int]]:
             owner[value], spans[value] = value, (0, 0)
     number = -1
     for number, node in enumerate(graph):
-        read = [owner[value] for value in (*node.inputs, *captured(node)) if value in owner]
+        read = [owner[value] for value in reads(node) if value in owner]
         for buffer in read:
             spans[buffer] = spans[buffer][0], number
         if not read and (node.inputs or node.op_type == "Constant"):  # 2.
             continue
-        view = node.op_type in _VIEWS and node.domain in ("", "ai.onnx") and node.inputs[0] in owner
+        view = lookup(node).view and node.inputs[0] in owner
         for value in node.outputs:
             owner[value] = owner[node.inputs[0]] if view else value  # type: ignore[index]  # 1.
             if not view:

@@ -16,8 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from fractions import Fraction
-from types import SimpleNamespace
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -75,7 +74,7 @@ class Costs:
         self.params, self.bytes = Polynomial(params, self.full), Polynomial(stored, self.full)
         macs: Terms = {}
         for node in coupling.model.graph:
-            counter = MacCounter(cast(ir.Model, SimpleNamespace(graph=(node,))))
+            counter = MacCounter([node])
             if counter.values:
                 add(macs, self._macs(node, counter))
         self.macs = Polynomial(macs, self.full)

@@ -37,7 +37,7 @@ class Sizes:
             return known
         if not labels.shape[1]:
             return {(): len(labels)}
-        groups = np.sort(self._coupling._group_of[labels], axis=1)
+        groups = self._coupling.groups_along(labels)
         found: Terms = {}
         for members, number in zip(*np.unique(groups, axis=0, return_counts=True), strict=True):
             present = [int(group) for group in members if group >= 0]

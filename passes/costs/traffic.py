@@ -18,7 +18,8 @@ import onnx_ir as ir
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.shapes.concrete import captured
+from obs_onnx.passes.graph.inputs import real_inputs
+from obs_onnx.passes.graph.scopes import reads
 
 __all__ = ["Traffic"]
 
@@ -41,12 +42,10 @@ class Traffic:
         memory: Terms = {}
         bandwidth: Terms = {}
         computed = [value for node in graph for value in node.outputs]
-        inputs = [value for value in graph.inputs if not value.is_initializer()]
-        for value in (*inputs, *graph.initializers.values(), *computed):
+        for value in (*real_inputs(coupling.model), *graph.initializers.values(), *computed):
             add(memory, self._bytes(value))
         for node in graph:
-            read = dict.fromkeys(value for value in (*node.inputs, *captured(node)) if value is not None)
-            for value in (*read, *node.outputs):
+            for value in (*dict.fromkeys(reads(node)), *node.outputs):
                 add(bandwidth, self._bytes(value))
         self.memory, self.bandwidth = Polynomial(memory, full), Polynomial(bandwidth, full)
 

@@ -1,38 +1,17 @@
-"""Bodies of control flow: what they read of outer graphs, copies of them, and nodes nobody needs."""
+"""Bodies of control flow: copies of them, their shapes, and nodes nobody needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.traversal import RecursiveGraphIterator
 
-if TYPE_CHECKING:
-    from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.scopes import bodies
 
-__all__ = ["bodies", "captured", "copy_body", "drop_dead_nodes", "infer_body"]
+__all__ = ["copy_body", "drop_dead_nodes", "infer_body"]
 
-
-def bodies(node: ir.Node) -> Iterator[ir.Graph]:
-    """The graphs among the attributes of ``node``."""
-    for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
-
-
-def captured(node: ir.Node) -> list[ir.Value]:
-    """Values defined outside of the bodies of ``node`` that nodes in them read, each once."""
-    found: dict[ir.Value, None] = {}
-    for body in bodies(node):
-        inner = {body, *body.subgraphs()}
-        for reader in RecursiveGraphIterator(body):
-            found.update((x, None) for x in reader.inputs if x is not None and x.graph not in inner)
-    return list(found)
+_ANY = 10  # version of the IR of a model that is made for the sake of a pass
 
 
 def copy_body(emitter: Emitter, body: ir.Graph) -> ir.Graph:
@@ -56,7 +35,7 @@ def infer_body(emitter: Emitter, body: ir.Graph) -> None:
     """Add the types and shapes of the values of ``body`` that follow from those of its inputs."""
     inside = emitter.to("", body)
     for node in body:
-        if node.domain in ("", "ai.onnx") and not any(True for _ in bodies(node)):
+        if node.domain == "" and not any(True for _ in bodies(node)):
             before = [output.shape for output in node.outputs]
             inside.infer(node)
             for output, shape in zip(node.outputs, before, strict=True):
@@ -72,13 +51,5 @@ def _merged(new: ir.Shape | None, old: ir.Shape | None) -> ir.Shape | None:
 
 
 def drop_dead_nodes(body: ir.Graph) -> None:
-    """Remove the nodes of ``body`` of which no output of it depends."""
-    wanted = set(body.outputs)
-    for node in reversed(list(body)):
-        if wanted.isdisjoint(node.outputs):
-            body.remove(node, safe=True)
-        else:
-            wanted.update(x for x in (*node.inputs, *captured(node)) if x is not None)
-    for name, value in list(body.initializers.items()):
-        if value not in wanted:
-            del body.initializers[name]
+    """Remove the nodes and initializers of ``body`` on which no output of it depends."""
+    RemoveUnusedNodesPass()(ir.Model(body, ir_version=_ANY))

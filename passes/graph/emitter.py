@@ -2,6 +2,7 @@
 
 Where the axes of an operator are an attribute in old opsets and an input in new ones, the methods here know
 which; callers never ask for the opset. Opsets before :data:`OLDEST` are not supported.
+(:class:`onnx_ir.tape.Tape` gives new values neither names nor types, which is all that happens here.)
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ __all__ = ["OLDEST", "Emitter"]
 OLDEST = 11  # first opset with axes counted from the end, and with Clip and Pad as they are today
 
 _SMALL = 1024  # elements of a constant that shape inference may look into
-_AXES_INPUT = {"ReduceSum": 13, "Squeeze": 13, "Unsqueeze": 13}
 _TARGET = {"Reshape": 1, "ConstantOfShape": 0}
 _LARGEST = 2**63 - 1
 
@@ -84,9 +84,8 @@ class Emitter:
             value if value is None or isinstance(value, ir.Value) else self.constant(value, like)
             for value in inputs
         ]
-        attrs = [ir.convenience.convert_attribute(k, a) for k, a in attributes.items() if a is not None]
         name = self.names.fresh(f"{self.near}.{op_type}" if self.near else op_type)
-        node = ir.Node("", op_type, values, attrs, num_outputs=outputs, name=name)
+        node = ir.node(op_type, values, attributes, num_outputs=outputs, name=name)
         for k, output in enumerate(node.outputs):
             output.name = self.names.fresh(f"{name}.{k}")
         self.infer(node)
@@ -294,7 +293,7 @@ class Emitter:
 
     def _sum_at_run_time(self, grad: ir.Value, value: ir.Value) -> ir.Value:
         """Sum over the axes where ``value``, with ones in front, has length one."""
-        if self.opset < _AXES_INPUT["ReduceSum"]:
+        if self._axes_are_attribute("ReduceSum"):
             raise GradientError(
                 f"the axes over which {value.name!r} is broadcast are only known at run time: "
                 "convert the model to opset 13 or give its inputs static shapes"
@@ -315,9 +314,12 @@ class Emitter:
         return self.op(op_type, a, b)
 
     def _with_axes(self, op_type: str, value: ir.Value, axes: Sequence[int], **attributes: int) -> ir.Value:
-        if self.opset >= _AXES_INPUT.get(op_type, 18):
-            return self.op(op_type, value, self.ints(axes), **attributes)
-        return self.op(op_type, value, axes=list(axes), **attributes)
+        if self._axes_are_attribute(op_type):
+            return self.op(op_type, value, axes=list(axes), **attributes)
+        return self.op(op_type, value, self.ints(axes), **attributes)
+
+    def _axes_are_attribute(self, op_type: str) -> bool:
+        return "axes" in onnx.defs.get_schema(op_type, self.opset, "").attributes
 
     def infer(self, node: ir.Node) -> None:
         """Give the outputs types and shapes; what ONNX cannot infer keeps its type, or gets the first's."""

@@ -2,27 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import onnx_ir as ir
 
-__all__ = ["extract", "node_inputs"]
-
-
-def node_inputs(node: ir.Node, graph: ir.Graph) -> list[ir.Value]:
-    """All values of ``graph`` that the node reads, captured ones of its bodies included."""
-    values = [value for value in node.inputs if value is not None]
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            bodies: Sequence[ir.Graph] = [attribute.as_graph()]
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            bodies = list(attribute.as_graphs())
-        else:
-            continue
-        for body in bodies:
-            for inner in ir.traversal.RecursiveGraphIterator(body):
-                values += [value for value in inner.inputs if value is not None and value.graph is graph]
-    return values
+__all__ = ["extract"]
 
 
 def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> ir.Model:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = [
     "FLOATS",
@@ -19,6 +20,7 @@ __all__ = [
     "constant_cone",
     "data_inputs",
     "dims",
+    "dtype",
     "float_attribute",
     "input_of",
     "int_attribute",
@@ -27,6 +29,7 @@ __all__ = [
     "is_float",
     "size",
     "text_attribute",
+    "type_of",
     "version",
 ]
 
@@ -71,6 +74,16 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
     if shape is None:
         return None
     return tuple(dim if isinstance(dim, int) else None for dim in shape)
+
+
+def dtype(value: ir.Value) -> ir.DataType | None:
+    """Type of the elements, that of the tensor where there is one; None when unknown."""
+    return value.dtype if value.const_value is None else value.const_value.dtype
+
+
+def type_of(value: ir.Value) -> ir.TypeProtocol | None:
+    """The type, from the tensor where there is one; None when unknown."""
+    return value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
 
 
 def size(value: ir.Value | None) -> int:
@@ -145,7 +158,7 @@ def constant_cone(value: ir.Value | None) -> list[ir.Node] | None:
             if not value.is_initializer():
                 return None
             continue
-        if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        if any(True for _ in bodies(node)):
             return None
         if node not in cone:
             if len(cone) == _LONGEST_CONE:

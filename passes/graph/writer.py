@@ -1,4 +1,7 @@
-"""New nodes beside an old one."""
+"""New nodes beside an old one.
+
+(:class:`onnx_ir.tape.Tape` appends to the end of a graph only, and gives new values neither names nor types.)
+"""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.layers.bias import bias_add
 from obs_onnx.passes.layers.layer import Frozen, Layer, Use
-from obs_onnx.passes.traits.linear import Linear, MatmulGeometry
+from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.traits.linear import Linear
 
 __all__ = ["find_layers"]
 
@@ -26,13 +28,11 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
         Layers in topological order of their first use, and one :class:`Frozen` for each node that holds
         weights which stay as they are.
     """
-    from obs_onnx.passes.ops import key, lookup
-
     frozen: dict[ir.Node, str] = {}
     found: dict[ir.Value, list[tuple[ir.Node, Linear]]] = {}
     for node in RecursiveGraphIterator(model.graph):
         op = lookup(node)
-        if op is None or op.linear is None:
+        if op.linear is None:
             continue
         linear = op.linear(node)
         if linear is None:
@@ -75,8 +75,6 @@ def _living(graph: ir.Graph) -> set[ir.Node]:
 
 def _computed_weight(node: ir.Node) -> str | None:
     """Why the weight is not prunable when one operand is computed from constants and the other is not."""
-    from obs_onnx.passes.graph import node_facts
-
     operands = [(value, node_facts.constant_cone(value)) for value in node.inputs[:2] if value is not None]
     computed = [(value, cone) for value, cone in operands if cone]
     if len(operands) < 2 or len(computed) != 1 or any(cone == [] for _, cone in operands):
@@ -84,7 +82,7 @@ def _computed_weight(node: ir.Node) -> str | None:
     value, cone = computed[0]
     stored = [v for member in cone for v in member.inputs if v is not None and v.is_initializer()]
     largest = max(stored, key=node_facts.size, default=None)
-    if any("DequantizeLinear" in member.op_type for member in cone):
+    if any(lookup(member).quantizes for member in cone):
         return "quantized weights are not pruned"
     if largest is None or node_facts.size(largest) < 2:
         return None
@@ -112,7 +110,7 @@ def _use(node: ir.Node, linear: Linear) -> Use:
     x, y, bias = node.inputs[linear.data_input], node.outputs[0], None
     if linear.bias_input is not None:
         bias = node.inputs[linear.bias_input]
-    elif isinstance(linear.geometry, MatmulGeometry) and node.op_type == "MatMul":
+    elif linear.bias_behind:
         y, bias = bias_add(y, linear)
     assert x is not None
     return Use(

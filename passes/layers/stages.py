@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.passes.graph.extract import node_inputs
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.layer import Layer
 
 __all__ = ["Plan", "Stage", "plan_stages"]
@@ -53,9 +53,9 @@ class Plan:
 def _shallow_first(graph: ir.Graph, weighted: set[ir.Node]) -> list[ir.Node]:
     """Topological order in which the inputs of a node are visited by rising number of layers above them."""
     depth: dict[ir.Node, int] = {}
-    reads = {node: node_inputs(node, graph) for node in graph}
+    read = {node: reads(node) for node in graph}
     for node in graph:
-        above = (depth[producer] for value in reads[node] if (producer := value.producer()) in depth)
+        above = (depth[producer] for value in read[node] if (producer := value.producer()) in depth)
         depth[node] = max(above, default=0) + (node in weighted)
     order: list[ir.Node] = []
     seen: set[ir.Node] = set()
@@ -70,7 +70,7 @@ def _shallow_first(graph: ir.Graph, weighted: set[ir.Node]) -> list[ir.Node]:
                 continue
             seen.add(node)
             stack.append((node, True))
-            above_nodes = {p for value in reads[node] if (p := value.producer()) is not None and p in depth}
+            above_nodes = {p for value in read[node] if (p := value.producer()) is not None and p in depth}
             pending = sorted(above_nodes - seen, key=lambda p: (depth[p], p.name or ""), reverse=True)
             stack.extend((p, False) for p in pending)
     return order
@@ -81,7 +81,7 @@ def _skips(value: ir.Value, live: set[str]) -> tuple[str, ...]:
     found: list[str] = []
     while not value.is_graph_output() and len(uses := value.uses()) == 1:
         node, position = next(iter(uses))
-        if node.op_type != "Add" or node.domain not in ("", "ai.onnx") or node.graph is not value.graph:
+        if node.op_type != "Add" or node.domain != "" or node.graph is not value.graph:
             break
         other = node.inputs[1 - position]
         if other is None or other is value:
@@ -116,7 +116,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
     current = placed = 0
     for node in order:
         mask = 0
-        for value in node_inputs(node, graph):
+        for value in reads(node):
             mask |= depends.get(value, 0)
         if node in layer_of:
             layer = layer_of[node]
@@ -137,7 +137,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
     for index, members in enumerate(stages):
         unsolved = sum(bits[layer.name] for stage in stages[index:] for layer in stage)
         rest = [node for node in order if node_mask[node] & unsolved]
-        needed = [value for node in rest for value in node_inputs(node, graph)] + list(graph.outputs)
+        needed = [value for node in rest for value in reads(node)] + list(graph.outputs)
         live = dict.fromkeys(
             str(value.name)
             for value in needed

@@ -18,9 +18,10 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
+from obs_onnx.passes.traits.linear import Linear
 from obs_onnx.passes.traits.op import Op, key
 
-__all__ = ["TABLE", "Op", "key", "lookup"]
+__all__ = ["TABLE", "Op", "key", "linear", "lookup"]
 
 TABLE: dict[str, Op] = {
     **attention.TABLE,
@@ -38,6 +39,16 @@ TABLE: dict[str, Op] = {
 }
 
 
-def lookup(node: ir.Node) -> Op | None:
-    """What is known about the operator of ``node``; None for an unknown operator."""
-    return TABLE.get(key(node))
+_UNKNOWN = Op()
+
+
+def lookup(node: ir.Node) -> Op:
+    """What is known about the operator of ``node``; of an operator without an entry, nothing."""
+    return TABLE.get(key(node), _UNKNOWN)
+
+
+def linear(node: ir.Node) -> Linear | None:
+    """How ``node`` multiplies by a constant weight; None where it does not, or the weight is left alone."""
+    op = lookup(node)
+    found = op.linear(node) if op.linear is not None else None
+    return found if isinstance(found, Linear) else None

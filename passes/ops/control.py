@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from obs_onnx.passes.ops.vjp.control import RULES
-from obs_onnx.passes.traits.lipschitz import pointwise
+from obs_onnx.passes.traits.lipschitz import independent, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, nothing
 
 __all__ = ["TABLE"]
 
 _NONE = Op(lipschitz=pointwise(None))
-_SOURCE = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_SOURCE = Op(lipschitz=independent, random=True)
 
 _RANDOM = "RandomNormal RandomNormalLike RandomUniform RandomUniformLike"
 
@@ -19,8 +19,7 @@ _TABLE = {
     "Scan": _NONE,
     "SequenceMap": _NONE,
     **dict.fromkeys(_RANDOM.split(), _SOURCE),
+    "Multinomial": Op(random=True),
 }
 
-TABLE = differentiable(
-    _TABLE, {**RULES, nothing: "RandomNormal RandomNormalLike RandomUniform RandomUniformLike"}
-)
+TABLE = differentiable(_TABLE, {**RULES, nothing: f"{_RANDOM} Multinomial"})

@@ -132,8 +132,10 @@ def _relate_fused(r: Relation) -> None:
 
 _KNOWN = related(
     {
-        "Conv": Op(linear=_linear_conv, macs=_macs_conv),
-        "ConvTranspose": Op(linear=_linear_conv_transpose, macs=_macs_conv_transpose),
+        "Conv": Op(linear=_linear_conv, macs=_macs_conv, weights=(1,), biases=(2,)),
+        "ConvTranspose": Op(
+            linear=_linear_conv_transpose, macs=_macs_conv_transpose, weights=(1,), biases=(2,)
+        ),
         "DeformConv": _left_alone("deformable convolutions are not pruned yet"),
         "ConvInteger": _left_alone("quantized weights are not pruned"),
         "QLinearConv": _left_alone("quantized weights are not pruned", 3),

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.elementwise import RULES
+from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
@@ -98,6 +99,9 @@ _ONE = Op(lipschitz=data_only(1.0))
 _NONE = Op(lipschitz=data_only(None))
 _SUM = Op(lipschitz=pointwise(1.0))
 _DISCRETE = Op(lipschitz=pointwise(None))
+_ONCE = Op(lipschitz=data_only(1.0), idempotent=True)
+_ROUNDED = Op(lipschitz=data_only(None), decides=True, idempotent=True)
+_COMPARISON = Op(lipschitz=pointwise(None), decides=True)
 
 
 def _relate(r: Relation) -> None:
@@ -145,9 +149,9 @@ com.microsoft::BiasAdd
 _KNOWN = related(
     {
         # slope one at most
-        "Relu": _ONE,
+        "Relu": _ONCE,
         "Tanh": _ONE,
-        "Abs": _ONE,
+        "Abs": _ONCE,
         "Neg": _ONE,
         "Sin": _ONE,
         "Cos": _ONE,
@@ -156,8 +160,8 @@ _KNOWN = related(
         "Softplus": _ONE,
         "Softsign": _ONE,
         "Celu": _ONE,
-        "Clip": _ONE,
-        "Identity": _ONE,
+        "Clip": _ONCE,
+        "Identity": Op(lipschitz=data_only(1.0), view=True),
         "Dropout": _ONE,
         "Shrink": _NONE,
         "ThresholdedRelu": _NONE,
@@ -165,7 +169,7 @@ _KNOWN = related(
         "LeakyRelu": _alpha(0.01),
         "Elu": _alpha(1.0),
         "Selu": Op(lipschitz=data_only(_selu)),
-        "PRelu": Op(lipschitz=_prelu),
+        "PRelu": Op(lipschitz=_prelu, learnt=(1,)),
         "Sigmoid": Op(lipschitz=data_only(0.25)),
         "HardSigmoid": _slope(0.2),
         "HardSwish": Op(lipschitz=data_only(1.5)),
@@ -174,7 +178,7 @@ _KNOWN = related(
         "Gelu": Op(lipschitz=data_only(_TANH_GELU)),
         "Erf": Op(lipschitz=data_only(2.0 / math.sqrt(math.pi))),
         "Cast": Op(lipschitz=data_only(_cast)),
-        "CastLike": Op(lipschitz=data_only(_cast)),
+        "CastLike": Op(lipschitz=data_only(_cast), differentiable_inputs=1),
         "com.microsoft::Gelu": Op(lipschitz=data_only(_GELU)),
         "com.microsoft::QuickGelu": Op(lipschitz=data_only(1.0999)),
         "com.microsoft::BiasGelu": Op(lipschitz=_bias_gelu),
@@ -202,10 +206,10 @@ _KNOWN = related(
         "Cosh": _NONE,
         "Acosh": _NONE,
         "Atanh": _NONE,
-        "Sign": _NONE,
-        "Floor": _NONE,
-        "Ceil": _NONE,
-        "Round": _NONE,
+        "Sign": _ROUNDED,
+        "Floor": _ROUNDED,
+        "Ceil": _ROUNDED,
+        "Round": _ROUNDED,
         "Not": _NONE,
         "IsNaN": _NONE,
         "IsInf": _NONE,
@@ -213,14 +217,17 @@ _KNOWN = related(
         "And": _DISCRETE,
         "Or": _DISCRETE,
         "Xor": _DISCRETE,
-        "Equal": _DISCRETE,
-        "Less": _DISCRETE,
-        "LessOrEqual": _DISCRETE,
-        "Greater": _DISCRETE,
-        "GreaterOrEqual": _DISCRETE,
-        "QuantizeLinear": _NONE,
-        "DequantizeLinear": _NONE,
-        "DynamicQuantizeLinear": _NONE,
+        "Equal": _COMPARISON,
+        "Less": _COMPARISON,
+        "LessOrEqual": _COMPARISON,
+        "Greater": _COMPARISON,
+        "GreaterOrEqual": _COMPARISON,
+        "Bernoulli": Op(decides=True, random=True),
+        "QuantizeLinear": Op(lipschitz=data_only(None), decides=True, quantizes=True),
+        "DequantizeLinear": Op(lipschitz=data_only(None), quantizes=True),
+        "DynamicQuantizeLinear": Op(lipschitz=data_only(None), decides=True, quantizes=True),
+        "com.microsoft::QuantizeLinear": Op(decides=True, quantizes=True),
+        "com.microsoft::DequantizeLinear": Op(quantizes=True),
     },
     {
         _relate: _BROADCAST,
@@ -230,4 +237,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **OPERANDS})

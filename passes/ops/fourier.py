@@ -6,15 +6,11 @@ the adjoint of one is the other up to the factor n.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.op import Op
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["TABLE"]
 

@@ -87,11 +87,11 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
         return f"its weight of shape {shape} is broadcast against its input"
     layout = _layout(shape, inputs_first=side == 1, groups=groups)
     if side == 1:
-        return Linear(1, 0, layout, MatmulGeometry(-1, -1, groups))
+        return Linear(1, 0, layout, MatmulGeometry(-1, -1, groups), bias_behind=True)
     if x_dims is None:
         return "the rank of its input is unknown"
     axis = -1 if len(x_dims) == 1 else -2
-    return Linear(0, 1, layout, MatmulGeometry(axis, axis, groups))
+    return Linear(0, 1, layout, MatmulGeometry(axis, axis, groups), bias_behind=True)
 
 
 def _macs_gemm(node: ir.Node) -> int:
@@ -218,8 +218,8 @@ def _relate_integer(r: Relation) -> None:
 
 _KNOWN = related(
     {
-        "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm),
-        "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul),
+        "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm, weights=(0, 1), biases=(2,)),
+        "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul, weights=(0, 1)),
         "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2, macs=_macs_einsum),
         "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
         "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),

@@ -48,6 +48,8 @@ def _log_softmax(node: ir.Node) -> float | None:
 
 
 _NONE = Op(lipschitz=data_only(None))
+_SCALED = Op(lipschitz=data_only(None), learnt=(1,))
+_SHIFTED = Op(lipschitz=data_only(None), learnt=(1, 2))
 
 
 def _relate_batch(r: Relation) -> None:
@@ -182,18 +184,18 @@ def _relate_mean_variance(r: Relation) -> None:
 
 _KNOWN = related(
     {
-        "BatchNormalization": Op(lipschitz=data_only(_batch_normalization)),
+        "BatchNormalization": Op(lipschitz=data_only(_batch_normalization), learnt=(1, 2)),
         "Softmax": Op(lipschitz=data_only(1.0)),
         "LogSoftmax": Op(lipschitz=data_only(_log_softmax)),
-        "Hardmax": _NONE,
-        "LayerNormalization": _NONE,
-        "RMSNormalization": _NONE,
-        "GroupNormalization": _NONE,
-        "InstanceNormalization": _NONE,
+        "Hardmax": Op(lipschitz=data_only(None), decides=True),
+        "LayerNormalization": _SHIFTED,
+        "RMSNormalization": _SCALED,
+        "GroupNormalization": _SHIFTED,
+        "InstanceNormalization": _SHIFTED,
         "MeanVarianceNormalization": _NONE,
         "LpNormalization": _NONE,
         "LRN": _NONE,
-        "SimplifiedLayerNormalization": _NONE,
+        "SimplifiedLayerNormalization": _SCALED,
         "com.microsoft::SkipLayerNormalization": _NONE,
         "com.microsoft::SkipSimplifiedLayerNormalization": _NONE,
         "com.microsoft::EmbedLayerNormalization": _NONE,

@@ -156,9 +156,6 @@ def _relate_regions(r: Relation) -> None:
     r.give([fixed(r.shape()[0]), x[1], *(fixed(n) for n in r.shape()[2:])])
 
 
-_POOLS = ["MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool", "GlobalLpPool"]
-
-
 _KNOWN = related(
     {
         "MaxPool": Op(lipschitz=data_only(_max_pool)),
@@ -168,7 +165,7 @@ _KNOWN = related(
         "GlobalAveragePool": Op(lipschitz=data_only(_global_average)),
         "MaxUnpool": Op(lipschitz=data_only(None)),
         "MaxRoiPool": Op(lipschitz=data_only(None)),
-        "Resize": Op(lipschitz=data_only(_resize)),
+        "Resize": Op(lipschitz=data_only(_resize), differentiable_inputs=1),
         "Upsample": Op(lipschitz=data_only(_resize)),
         "Col2Im": Op(lipschitz=data_only(None)),
         "GridSample": Op(lipschitz=data_only(None)),

@@ -30,7 +30,7 @@ def _macs(node: ir.Node) -> int:
     return steps * sum(node_facts.size(node.inputs[i]) for i in (1, 2))
 
 
-_RECURRENT = Op(linear=_linear, macs=_macs, lipschitz=data_only(None))
+_RECURRENT = Op(linear=_linear, macs=_macs, lipschitz=data_only(None), learnt=(1, 2, 3))
 
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}

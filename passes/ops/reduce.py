@@ -56,6 +56,7 @@ def _cumulative_sum(node: ir.Node) -> float | None:
 _ONE = Op(lipschitz=data_only(1.0))
 _SUM = Op(lipschitz=data_only(_sum))
 _NONE = Op(lipschitz=data_only(None))
+_PLACE = Op(lipschitz=data_only(None), decides=True)
 
 
 def _relate(r: Relation, kind: str) -> None:
@@ -117,10 +118,10 @@ _KNOWN = related(
         "ReduceProd": _NONE,
         "ReduceLogSum": _NONE,
         "ReduceSumSquare": _NONE,
-        "TopK": _ONE,
+        "TopK": Op(lipschitz=data_only(1.0), decides=True),
         "CumSum": Op(lipschitz=data_only(_cumulative_sum)),
-        "ArgMax": _NONE,
-        "ArgMin": _NONE,
+        "ArgMax": _PLACE,
+        "ArgMin": _PLACE,
         "Det": _NONE,
     },
     {

@@ -14,7 +14,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.select import RULES
 from obs_onnx.passes.ops.vjp.shape import REPEATS
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise, repeats
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise, repeats
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -102,7 +102,7 @@ def _relate_slice(r: Relation) -> None:
     if affected and (r.node.op_type != "Slice" or r.opset < 10):
         r.shrink(lambda s: _shrink_old_slice(s, x, ranges))
     elif affected:
-        r.shrink(lambda s: _shrink_slice(s, r, x, ranges))
+        r.shrink(lambda s: _shrink_slice(s, x, ranges))
 
 
 def _slice(start: int, end: int, step: int, n: int) -> slice:
@@ -137,9 +137,7 @@ def _moved(s: Shrink, labels: Labels, start: int, end: int) -> tuple[int, int]:
     return first, first + int(alive[index.start : max(index.start, index.stop)].sum())
 
 
-def _shrink_slice(
-    s: Shrink, r: Relation, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]
-) -> None:
+def _shrink_slice(s: Shrink, x: list[Labels], ranges: dict[int, tuple[int, int, int, bool]]) -> None:
     starts, ends = (s.dense(slot).copy() for slot in (1, 2))
     steps = s.dense(4).copy() if len(s.node.inputs) > 4 and s.node.inputs[4] is not None else None
     for i, (axis, (start, end, step, _)) in enumerate(ranges.items()):
@@ -353,14 +351,14 @@ def _relate_fill(r: Relation) -> None:
 
 
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
 _REPEAT = Op(lipschitz=data_only(repeats))
 
 _KNOWN = related(
     {
         "Slice": _ONE,
-        "Compress": _ONE,
+        "Compress": Op(lipschitz=data_only(1.0), decides=True),
         "Pad": Op(lipschitz=data_only(_pad)),
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),

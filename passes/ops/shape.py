@@ -11,7 +11,7 @@ import numpy as np
 
 from obs_onnx.passes.ops.vjp.shape import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -20,8 +20,11 @@ __all__ = ["TABLE"]
 
 
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=lambda node: (0.0,) * len(node.inputs))
+_VIEW = Op(lipschitz=data_only(1.0), view=True)
+_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
+_SIZES = Op(lipschitz=independent, shape_only=True)
+_FOUND = Op(lipschitz=pointwise(None), decides=True)
 _ALL_ONE = Op(lipschitz=lambda node: tuple(constant_or(node, i, 1.0) for i in range(len(node.inputs))))
 
 
@@ -155,11 +158,11 @@ def _relate_whole(r: Relation) -> None:
 
 _KNOWN = related(
     {
-        "Reshape": _ONE,
-        "Flatten": _ONE,
+        "Reshape": _VIEW,
+        "Flatten": _VIEW,
         "Transpose": _ONE,
-        "Squeeze": _ONE,
-        "Unsqueeze": _ONE,
+        "Squeeze": _VIEW,
+        "Unsqueeze": _VIEW,
         "Split": _ONE,
         "SpaceToDepth": _ONE,
         "DepthToSpace": _ONE,
@@ -171,16 +174,17 @@ _KNOWN = related(
         "SequenceConstruct": _ALL_ONE,
         "ConcatFromSequence": _ONE,
         # the outputs do not depend on the values of the inputs
-        "Shape": _ZERO,
-        "Size": _ZERO,
+        "Shape": _SIZES,
+        "Size": _SIZES,
         "Constant": _ZERO,
         "EyeLike": _ZERO,
         # no bound
-        "NonZero": _NONE,
+        "NonZero": _FOUND,
         "OneHot": _NONE,
         "Range": _NONE,
-        "Unique": _NONE,
-        "NonMaxSuppression": _NONE,
+        "Unique": _FOUND,
+        "com.microsoft::Unique": _FOUND,
+        "NonMaxSuppression": _FOUND,
     },
     {
         _relate_reshape: "Reshape Flatten Squeeze Unsqueeze",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.graph.bodies import bodies, copy_body, infer_body
+from obs_onnx.passes.graph.bodies import copy_body, infer_body
 from obs_onnx.passes.graph.emitter import OLDEST, Emitter
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["CarriedShapes"]

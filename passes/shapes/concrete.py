@@ -15,10 +15,12 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
 
-__all__ = ["Concrete", "captured", "concretize", "optional_inputs"]
+__all__ = ["Concrete", "concretize", "optional_inputs"]
 
 _SMALL = 4096  # elements of a value that may be worth knowing
 
@@ -142,7 +144,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
         for value in (*graph.inputs, *graph.initializers.values()):
             tensor = value.const_value
             shape = tuple(tensor.shape.numpy()) if tensor is not None else declare(value)
-            dtype = tensor.dtype if tensor is not None else value.dtype
+            dtype = node_facts.dtype(value)
             if shape is not None and dtype is not None:
                 found.shapes[value] = shape
                 types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
@@ -165,7 +167,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
 
 
 def _fold(node: ir.Node, found: Concrete) -> None:
-    if len(node.outputs) != 1 or node.domain not in ("", "ai.onnx"):
+    if len(node.outputs) != 1 or node.domain != "":
         return
     output, first = node.outputs[0], node.inputs[0] if node.inputs else None
     if node.op_type == "Shape" and first in found.shapes:
@@ -259,7 +261,7 @@ class _Inference:
         return tuple(self.missing if dim is None else dim for dim in dims)
 
     def _infer(self, node: ir.Node) -> dict[str, onnx.TypeProto]:
-        op_type, domain = node.op_type, "" if node.domain == "ai.onnx" else node.domain
+        op_type, domain = node.op_type, node.domain
         name = op_type if not domain else f"{domain}::{op_type}"
         if name in SHAPES:
             return self._contributed(node, SHAPES[name])
@@ -273,9 +275,9 @@ class _Inference:
             proto.attribute.extend(kept)
             del proto.input[len(standard.inputs) :]
         types, data = {}, {}
-        for value in {id(v): v for v in (*node.inputs, *captured(node))}.values():
-            if value is None or value not in self.types:
-                if value is not None and value in node.inputs:
+        for value in dict.fromkeys(reads(node)):
+            if value not in self.types:
+                if value in node.inputs:
                     raise ValueError(f"the shape of {value.name} is not known")
                 continue
             types[str(value.name)] = self.types[value]
@@ -299,23 +301,3 @@ class _Inference:
             for output, shape in zip(node.outputs, shapes, strict=False)
             if shape is not None
         }
-
-
-def captured(node: ir.Node) -> Iterator[ir.Value]:
-    """Values of outer graphs that the bodies of ``node`` use."""
-    for attribute in node.attributes.values():
-        graphs = (
-            [attribute.as_graph()]
-            if attribute.type == ir.AttributeType.GRAPH
-            else list(attribute.as_graphs())
-            if attribute.type == ir.AttributeType.GRAPHS
-            else []
-        )
-        for graph in graphs:
-            for inner in graph.all_nodes():
-                for value in inner.inputs:
-                    if value is not None and value.graph is not graph:
-                        yield value
-            for value in graph.outputs:
-                if value.graph is not graph:
-                    yield value

@@ -6,6 +6,7 @@ of :data:`COMPUTES` combines elements that stand at the same place after broadca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ Array = NDArray[Any]
 
 def _axes(node: ir.Node, inputs: Sequence[Array | None], slot: int = 1) -> tuple[int, ...] | None:
     if slot < len(inputs) and (given := inputs[slot]) is not None:
-        return tuple(int(i) for i in given.reshape(-1))
+        return tuple(int(i) for i in given.reshape(-1)) or None
     axes = node.attributes.get_ints("axes", ())
     return tuple(axes) or None
 
@@ -43,7 +44,13 @@ def _slice(node: ir.Node, x: Array, *rest: Array | None) -> Array:
 
 def _reshape(node: ir.Node, x: Array, shape: Array | None = None) -> Array:
     wanted = node.attributes.get_ints("shape", ()) if shape is None else shape.tolist()
-    return x.reshape([x.shape[i] if dim == 0 else dim for i, dim in enumerate(wanted)])
+    copies = not node.attributes.get_int("allowzero", 0)
+    return x.reshape([x.shape[i] if dim == 0 and copies else dim for i, dim in enumerate(wanted)])
+
+
+def _flatten(node: ir.Node, x: Array) -> Array:
+    axis = node.attributes.get_int("axis", 1)
+    return x.reshape(math.prod(x.shape[:axis]), math.prod(x.shape[axis:]))
 
 
 def _unsqueeze(node: ir.Node, x: Array, *rest: Array | None) -> Array:
@@ -74,6 +81,7 @@ MOVES: dict[str, Callable[..., Array]] = {
     "Identity": lambda node, x: x,
     "Slice": _slice,
     "Reshape": _reshape,
+    "Flatten": _flatten,
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Concat": _concat,

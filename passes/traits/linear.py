@@ -89,6 +89,7 @@ class Linear:
         weight_input, data_input: positions among the node's inputs.
         bias_input: position of a constant per-output bias, or None.
         bias_scale: factor on that bias (beta of Gemm).
+        bias_behind: True of an operator without an input for a bias, which is what an Add behind it adds.
         layout, geometry: see there.
     """
 
@@ -98,3 +99,4 @@ class Linear:
     geometry: ConvGeometry | MatmulGeometry
     bias_input: int | None = None
     bias_scale: float = 1.0
+    bias_behind: bool = False

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 
-__all__ = ["Bound", "broadcast", "constant_or", "data_only", "largest", "pointwise", "repeats"]
+__all__ = ["Bound", "broadcast", "constant_or", "data_only", "independent", "largest", "pointwise", "repeats"]
 
 Bound = Callable[[ir.Node], tuple[float | None, ...]]
 
@@ -37,6 +37,11 @@ def data_only(bound: float | Callable[[ir.Node], float | None] | None) -> Bound:
         return first, *(_parameter(node, i) for i in range(1, len(node.inputs)))
 
     return lipschitz
+
+
+def independent(node: ir.Node) -> tuple[float | None, ...]:
+    """The outputs do not depend on the values of any input."""
+    return (0.0,) * len(node.inputs)
 
 
 def _parameter(node: ir.Node, index: int) -> float | None:

@@ -2,22 +2,19 @@
 
 Each family file describes its operators by small functions and ends in a table ``TABLE`` that
 maps ``op_type`` (or ``domain::op_type`` outside the default domain) to one :class:`Op`.
-A field that is None means *not known*: callers report the operator, they never guess.
+A function that is None means *not known*: callers report the operator, they never guess.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.traits.linear import Linear
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.relation import Relation
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.relation import Relation
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["Op", "differentiable", "key", "nothing", "related"]
 
@@ -36,6 +33,18 @@ class Op:
             how attributes and operands shrink; raises Freeze where it does not know.
         vjp: vector-Jacobian product: from the gradients of the outputs, nodes for those of the inputs;
             :func:`nothing` where no gradient flows by definition.
+        differentiable_inputs: how many inputs, from the first on, gradients flow to; the others may be of
+            floating-point type, but say sizes or types. None: all.
+        weights, biases: positions of the inputs that hold a weight, or its bias, where they are constant;
+            of linear operators whose weights may be pruned.
+        learnt: positions of other inputs that training changes: scales, shifts, slopes, recurrent weights.
+        decides: the outputs are decisions on numbers (an index, a comparison, a rounded number), which a
+            difference as small as one of rounding can turn into others.
+        idempotent: applied to its own result with the same parameters, it changes nothing.
+        view: the output is the first input in another shape, so that it needs no memory of its own.
+        shape_only: the outputs depend on the shapes of the inputs alone.
+        random: the outputs are drawn anew in every run.
+        quantizes: turns numbers into integers of few bits, or such integers back into numbers.
     """
 
     linear: Callable[[ir.Node], Linear | str | None] | None = None
@@ -43,11 +52,21 @@ class Op:
     lipschitz: Callable[[ir.Node], tuple[float | None, ...]] | None = None
     relate: Callable[[Relation], None] | None = None
     vjp: Callable[[Vjp], None] | None = None
+    differentiable_inputs: int | None = None
+    weights: tuple[int, ...] = ()
+    biases: tuple[int, ...] = ()
+    learnt: tuple[int, ...] = ()
+    decides: bool = False
+    idempotent: bool = False
+    view: bool = False
+    shape_only: bool = False
+    random: bool = False
+    quantizes: bool = False
 
 
 def key(node: ir.Node) -> str:
     """Name of the node's operator in the tables."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}::{node.op_type}"
+    return f"{node.domain}::{node.op_type}" if node.domain else node.op_type
 
 
 def nothing(v: Vjp) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -19,9 +18,7 @@ import onnx_ir as ir
 from obs_onnx.passes.shapes.concrete import Concrete
 from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.shrink import Shrink
+from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["Freeze", "Graph", "Mix", "Relation"]
 

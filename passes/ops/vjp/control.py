@@ -15,16 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.graph.bodies import bodies, copy_body, drop_dead_nodes, infer_body
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.graph.emitter import Emitter
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes, infer_body
+from obs_onnx.passes.graph.emitter import Emitter
+from obs_onnx.passes.graph.scopes import bodies
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 
@@ -159,20 +157,13 @@ def _reverse(
     _set_outputs(inside, results)
     drop_dead_nodes(body)
 
-    by_inner, scanned, sources = {one.inner: one for one in taken}, [], []
-    for k, value in enumerate(originals):
-        one = by_inner.get(value)
-        if value.uses():
-            source = v.x(one.slot) if one is not None else _stack(v, k)
-            sources.append((source, one or _Scanned(k, value, 0, 0)))
-            scanned.append(value)
+    sources = _read_again(v, originals, taken)
     if not sources and not rows:  # something must say how many steps there were
         sources = [
             (v.x(taken[0].slot), taken[0]) if taken else (_stack(v, 0), _Scanned(0, originals[0], 0, 0))
         ]
-        scanned = [sources[0][1].inner]
+    body.inputs[:] = [*state_grads, *sums, *(one.inner for _, one in sources), *row_grads]
     sources += [(v.gy(one.slot), one) for one in rows]
-    body.inputs[:] = [*state_grads, *sums, *scanned, *row_grads]
     initial = [*(v.gy(x.output) for x in states), *(v.filled(0.0, x) for x, _ in outer)]
     attributes = [
         ir.AttrGraph("body", body),
@@ -193,6 +184,19 @@ def _reverse(
     for slot, output in zip(slots, outputs, strict=True):
         if slot is not None:
             v.give(slot, output)
+
+
+def _read_again(
+    v: Vjp, inner: Sequence[ir.Value], taken: Sequence[_Scanned]
+) -> list[tuple[ir.Value, _Scanned]]:
+    """What the backward body reads of the inputs of the forward one: their values at every step, stacked."""
+    by_inner, found = {one.inner: one for one in taken}, []
+    for k, value in enumerate(inner):
+        one = by_inner.get(value)
+        if value.uses():
+            source = v.x(one.slot) if one is not None else _stack(v, k)
+            found.append((source, one or _Scanned(k, value, 0, 0)))
+    return found
 
 
 def _active(v: Vjp, body: ir.Graph, carried: Sequence[_Carried], taken: Sequence[_Scanned]) -> list[_Carried]:
@@ -246,7 +250,7 @@ def _in_order(node: ir.Node, k: int) -> bool:
 
 def _typed(v: Vjp, value: ir.Value, like: ir.Value) -> list[int | ir.SymbolicDim]:
     """Type and shape of ``like`` for ``value``."""
-    value.type = like.type if like.const_value is None else ir.TensorType(like.const_value.dtype)
+    value.type = node_facts.type_of(like)
     return list(v.shaped(value, like).shape or [])
 
 

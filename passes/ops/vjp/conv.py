@@ -31,16 +31,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES", "as_product"]
 

@@ -11,15 +11,12 @@ computed again, in single precision at least, so that the rules can be different
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.composite import composite
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 
@@ -137,7 +134,7 @@ def _scan(
     slots = [ir.Value(name=v.names.fresh(f"{near}.input")) for _ in (*states, *columns)]
     for slot, value in zip(slots, (*states, *columns), strict=True):
         dims = list(v.dims(value) if value.shape is None else value.shape)
-        slot.type = value.type if value.const_value is None else ir.TensorType(value.const_value.dtype)
+        slot.type = node_facts.type_of(value)
         slot.shape = ir.Shape(dims[1:] if value in columns else dims)
     body.inputs.extend(slots)
     before, (x_t, *seen) = slots[: len(states)], slots[len(states) :]

@@ -7,7 +7,6 @@ from opset 16 on, before that by a product with one-hot rows.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -15,9 +14,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.separable import identity, pull_back
 from obs_onnx.passes.traits.op import nothing
-
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
 

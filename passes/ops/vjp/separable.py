@@ -8,12 +8,9 @@ padding rule is that of the forward pass; runtimes fold it where the shapes are 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import onnx_ir as ir
 
-if TYPE_CHECKING:
-    from obs_onnx.passes.traits.vjp import Vjp
+from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["identity", "pull_back"]
 
