@@ -229,7 +229,17 @@ LATENCY = Target(
 """Of a run on the target runtime."""
 
 TARGETS: Mapping[str, Target] = {
-    one.name: one for one in (SPARSITY, MACS, PARAMS, ERROR, DROP, SIZE, RAM, LATENCY)
+    one.name: one
+    for one in (
+        SPARSITY,
+        MACS,
+        PARAMS,
+        ERROR,
+        DROP,
+        SIZE,
+        RAM,
+        LATENCY,
+    )
 }
 """Name of a target -> the target."""
 
