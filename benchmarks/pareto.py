@@ -23,7 +23,7 @@ from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
 from obs_onnx.allocation.targets import parse_targets
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.io.onnx_file import save_model
 from obs_onnx.progress import quiet, terminal_progress
 from obs_onnx.pruning.calibrated import calibrate

@@ -5,7 +5,7 @@
         threads: int | None = option(None, help="Threads of one operator.", least=1, metavar="N")
 
 From it come the keyword of the Python function and its documentation
-(:mod:`obs_onnx.entrypoints.keywords`), the check of its value
+(:mod:`obs_onnx.entrypoints.options.keywords`), the check of its value
 (:func:`check`), the record of what was asked (:func:`asked`), the command-line option
 (:mod:`obs_onnx.cli.options`) and its line in ``docs/options.md``. Groups are combined by inheritance.
 """

@@ -9,7 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.options import JSON, Command, distinct, options_from
-from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
+from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 
 __all__ = ["artifacts"]
 

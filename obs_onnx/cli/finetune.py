@@ -10,7 +10,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.options import JSON, QUIET, Command, distinct, options_from
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 
 __all__ = ["finetune"]
 

@@ -13,7 +13,7 @@ from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, distinct, options_from
 from obs_onnx.cli.values import WrittenFile
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
 
 __all__ = ["prune"]
 

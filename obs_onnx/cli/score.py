@@ -11,7 +11,7 @@ import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, distinct, options_from
 from obs_onnx.cli.values import WrittenFile
-from obs_onnx.entrypoints.score_options import ScoreOptions
+from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["score"]

@@ -16,8 +16,8 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import TRADED
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.evaluation.output_damage import AUTO, CHANGED
 from obs_onnx.io.atomic_files import replacing_folder
 from obs_onnx.io.json_file import write_json
@@ -78,7 +78,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.pareto_options.ParetoOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.pareto.ParetoOptions`.
 
     Returns:
         The models and their figures; a frontier without points where nothing was found that costs less.

@@ -17,8 +17,8 @@ from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.open_source import open_source
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.score_options import ScoreOptions, ScorerOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
@@ -264,7 +264,7 @@ def score(model: ModelLike, options: ScoreOptions) -> Scores:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.score_options.ScoreOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.score.ScoreOptions`.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input. A criterion that needs gradients

@@ -13,7 +13,7 @@ from obs_onnx import prune
 from obs_onnx.criteria import weight_scores
 from obs_onnx.criteria.weight_derivatives import KINDS, Kind
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation, criteria
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.option import options_of
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.errors import OptionError

@@ -11,11 +11,11 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx import finetune, pareto, prune, score
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
-from obs_onnx.entrypoints.prune_options import PruneOptions
-from obs_onnx.entrypoints.score_options import ScoreOptions
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.option import asked, option, options_of
 from obs_onnx.passes.autodiff.optimizers import OPTIMIZERS
 from obs_onnx.passes.errors import OptionError
