@@ -19,12 +19,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-from obs_onnx.passes.graph.scopes import bodies, reads
+from obs_onnx.passes.channels.relate import relate
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize
-from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed
-from obs_onnx.passes.traits.relation import Freeze, Graph, Relation
+from obs_onnx.passes.traits.atoms import Atoms, Labels
+from obs_onnx.passes.traits.relation import Graph
 
 __all__ = ["Coupling", "Frozen", "Group", "Keep", "Site", "couple"]
 
@@ -294,7 +294,7 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
     """
     graph = Graph(Atoms(), concretize(model), model.opset_imports.get("", 1))
     for node in model.graph:
-        _relate(node, graph)
+        relate(node, graph)
     for output in model.graph.outputs:
         producer = output.producer()
         axes = graph.axes(output)
@@ -307,34 +307,3 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
             for value in own:
                 graph.fix(node, graph.axes(value) or [], "protected")
     return Coupling(model, graph, protect)
-
-
-def _relate(node: ir.Node, graph: Graph) -> None:
-    op = lookup(node)
-    relation = Relation(node, graph)
-    before = len(graph.mixes), len(graph.shrinks)
-    try:
-        if any(True for _ in bodies(node)):
-            raise Freeze("it holds a body of its own")
-        if op.relate is None:
-            raise Freeze("nothing is known about how its axes relate")
-        if node in graph.concrete.unknown and any(
-            graph.axes(value) is None for value in node.outputs if value.uses()
-        ):
-            raise Freeze(f"its shapes are not known: {graph.concrete.unknown[node]}")
-        op.relate(relation)
-        unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
-        reason = None
-    except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
-        del graph.mixes[before[0] :], graph.shrinks[before[1] :]
-        unasked, reason = reads(node), _why(freeze)
-        for value in node.outputs:
-            graph.fix(node, graph.labels.get(value, []), reason)
-            if (shape := graph.concrete.shapes.get(value)) is not None:
-                graph.labels[value] = [fixed(n) for n in shape]
-    for value in unasked:
-        graph.fix(node, graph.axes(value) or [], reason)
-
-
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"

@@ -88,6 +88,7 @@ def _relate_slice(r: Relation) -> None:
     """A run of elements of each sliced axis; steps other than 1 become a Gather once elements are gone."""
     x, y = r.axes(0), r.shape()
     ranges = _ranges(r)
+    r.leave(*(x[axis] for axis in ranges))
     out = list(x)
     for axis, (start, end, step, varies) in ranges.items():
         n = len(x[axis])
@@ -176,6 +177,7 @@ def _relate_gather(r: Relation) -> None:
         r.fix(x[axis], "it is indexed at run time")
         r.give([*x[:axis], *r.axes(1), *x[axis + 1 :]])
         return
+    r.leave(x[axis])
     n = len(x[axis])
     index = np.where(index < 0, index + n, index).astype(np.int64)
     picked = x[axis][index.reshape(-1)]

@@ -123,7 +123,7 @@ def _relate_reversed(r: Relation) -> None:
 
 def _relate_sizes(r: Relation) -> None:
     """Shape and Size keep telling the dense sizes; removal sees to that."""
-    r.axes(0)
+    r.leave(*r.axes(0))
     r.give([fixed(n) for n in r.shape()])
 
 
@@ -141,11 +141,12 @@ def _relate_depth_to_space(r: Relation) -> None:
 
 
 def _relate_space_to_depth(r: Relation) -> None:
-    """Channels become (block, block, channel)."""
+    """Channels become (block, block, channel), or (channel, block, block) in mode CRD."""
     x, y = r.axes(0), r.shape()
     r.fix(x[2:], "its places become channels")
-    block = r.integer("blocksize", 1) ** 2
-    r.give([x[0], product([fixed(block), x[1]]), fixed(y[2]), fixed(y[3])])
+    places = fixed(r.integer("blocksize", 1) ** 2)
+    crd = r.node.attributes.get_string("mode", "DCR") == "CRD"
+    r.give([x[0], product([x[1], places] if crd else [places, x[1]]), fixed(y[2]), fixed(y[3])])
 
 
 def _relate_whole(r: Relation) -> None:

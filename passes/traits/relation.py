@@ -9,12 +9,13 @@ touches the node may die.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.concrete import Concrete
 from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
@@ -73,11 +74,20 @@ class Graph:
 
 
 class Relation:
-    """One node, its inputs and outputs, and everything that can be said about their axes."""
+    """One node, its inputs and outputs, and everything that can be said about their axes.
 
-    def __init__(self, node: ir.Node, graph: Graph) -> None:
+    Attributes:
+        asked: inputs that a rule has asked for.
+        absent: labels of what is said not to reach the outputs.
+    """
+
+    def __init__(
+        self, node: ir.Node, graph: Graph, inputs: Mapping[int, Sequence[Labels]] | None = None
+    ) -> None:
         self.node, self.graph, self.atoms = node, graph, graph.atoms
         self.asked: set[int] = set()
+        self.absent: list[Labels] = []
+        self._inputs = inputs
         self.opset = graph.opset if node.version is None else node.version
 
     def has(self, slot: int) -> bool:
@@ -93,10 +103,16 @@ class Relation:
     def axes(self, slot: int) -> list[Labels]:
         """Labels of the axes of input ``slot``; inputs that are never asked for keep all their elements."""
         self.asked.add(slot)
+        if self._inputs is not None:
+            return list(self._inputs[slot])
         axes = self.graph.axes(self.value(slot))
         if axes is None:
             raise Freeze(f"the shape of {self.value(slot).name} is not known")
         return axes
+
+    def used(self, index: int) -> bool:
+        """True when output ``index`` is there and something reads it, be it the caller of the model."""
+        return index < len(self.node.outputs) and is_used(self.node.outputs[index])
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """Concrete shape of output ``index``."""
@@ -198,6 +214,10 @@ class Relation:
         if self.dynamic(slot, axis):
             self.fix(labels, "it combines elements along an axis of varying size")
         self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels))
+
+    def leave(self, *labels: Labels) -> None:
+        """Elements of these axes need not reach an output: without them the result is right all the same."""
+        self.absent += labels
 
     def shrink(self, action: Callable[[Shrink], None]) -> None:
         """Leave behind how attributes and operands of the node follow when elements have died."""
