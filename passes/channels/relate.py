@@ -45,9 +45,12 @@ def relate(node: ir.Node, graph: Graph) -> None:
 
 
 def _rule(node: ir.Node, graph: Graph) -> Callable[[Relation], None]:
-    rule = lookup(node).relate
+    op = lookup(node)
+    rule = op.relate
     if any(True for _ in bodies(node)):
         raise Freeze("it holds a body of its own")
+    if op.random:
+        raise Freeze("it draws random numbers, which would be others once there are fewer")
     if rule is None:
         raise Freeze("nothing is known about how its axes relate")
     if node in graph.concrete.unknown and any(graph.axes(y) is None for y in node.outputs if is_used(y)):

@@ -36,6 +36,7 @@ class Mix:
         kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
             ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
             others).
+        deviation: the output that holds one over the deviation, of operators that give it.
     """
 
     node: ir.Node
@@ -43,6 +44,7 @@ class Mix:
     axis: int
     kind: str
     labels: Labels
+    deviation: int | None = None
 
 
 @dataclass
@@ -207,13 +209,13 @@ class Relation:
         """No element of these axes may die."""
         self.graph.fix(self.node, [labels] if isinstance(labels, np.ndarray) else labels, reason)
 
-    def mix(self, slot: int, axis: int, kind: str = "sum") -> None:
+    def mix(self, slot: int, axis: int, kind: str = "sum", deviation: int | None = None) -> None:
         """Elements of input ``slot`` along ``axis`` are combined into others."""
         axis %= len(self.axes(slot))
         labels = self.axes(slot)[axis]
         if self.dynamic(slot, axis):
             self.fix(labels, "it combines elements along an axis of varying size")
-        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels))
+        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels, deviation))
 
     def leave(self, *labels: Labels) -> None:
         """Elements of these axes need not reach an output: without them the result is right all the same."""
