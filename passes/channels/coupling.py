@@ -23,7 +23,7 @@ from obs_onnx.passes.channels.relate import relate
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize
-from obs_onnx.passes.traits.atoms import Atoms, Labels
+from obs_onnx.passes.traits.atoms import Atoms, Labels, is_joined, is_repeated
 from obs_onnx.passes.traits.relation import Graph
 
 __all__ = ["Coupling", "Frozen", "Group", "Keep", "Site", "couple"]
@@ -71,12 +71,10 @@ class Coupling:
         while True:
             self._resolve()
             self.groups = self._find_groups()
-            if not (holed := self._holed()):
+            if not (unfit := [*self._holed(), *self._untold()]):
                 break
-            for node, labels in holed:
-                graph.fix(
-                    node, [labels], "it takes a part of a product of channels, which could be left empty"
-                )
+            for node, labels, reason in unfit:
+                graph.fix(node, [labels], reason)
         self.frozen = [
             Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
         ]
@@ -100,13 +98,13 @@ class Coupling:
         self._group_of = np.full(atoms.count, -1)  # of each atom
         self._channel_of = np.full(atoms.count, -1)
 
-    def _holed(self) -> list[tuple[ir.Node, Labels]]:
+    def _holed(self) -> list[tuple[ir.Node, Labels, str]]:
         """Nodes and rows of labels that are part of a product of groups but not all of it.
 
         Keeping one channel of each group would not keep an element there, and which channels have gone could
         not be told from the elements.
         """
-        found = []
+        found, reason = [], "it takes a part of a product of channels, which could be left empty"
         held = {id(labels): (value, labels) for value, axes in self._resolved.items() for labels in axes}
         for value, labels in held.values():
             groups = self.groups_along(labels)
@@ -120,8 +118,18 @@ class Coupling:
                 whole = math.prod(self.groups[g].n for g in members if g >= 0)
                 if len(np.unique(np.sort(free, axis=1), axis=0)) != whole:
                     node = value.producer() or next(use.node for use in value.uses())
-                    found.append((node, free))
+                    found.append((node, free, reason))
         return found
+
+    def _untold(self) -> list[tuple[ir.Node, Labels, str]]:
+        """Nodes and labels of varying sizes that neither keep their ratio nor their difference to the dense."""
+        reason = "it restates a varying size that no constant ratio or difference ties to the dense one"
+        sizes = [(one, self.graph.atoms.resolve(one.labels)) for one in self.graph.restated]
+        return [
+            (one.node, labels, reason)
+            for one, labels in sizes
+            if labels.shape[1] and not (is_repeated(labels) or (one.alone and is_joined(labels)))
+        ]
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of the axes of ``value``, or None for one of unknown shape."""

@@ -26,15 +26,15 @@ __all__ = ["relate"]
 def relate(node: ir.Node, graph: Graph) -> None:
     """Add to ``graph`` what the operator's table says about ``node``; what is not known is fixed."""
     relation, distinct = Relation(node, graph), _distinct(node, graph)
-    before = len(graph.mixes), len(graph.shrinks)
+    before = len(graph.mixes), len(graph.shrinks), len(graph.restated)
     try:
         rule = _rule(node, graph)
         rule(relation)
-        _fix_open(relation, relation if distinct else _alone(relation, rule), before if distinct else (0, 0))
+        _fix_open(relation, relation if distinct else _alone(relation, rule), before[:2] if distinct else (0, 0))
         unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
         reason = None
     except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
-        del graph.mixes[before[0] :], graph.shrinks[before[1] :]
+        del graph.mixes[before[0] :], graph.shrinks[before[1] :], graph.restated[before[2] :]
         unasked, reason = reads(node), _why(freeze)
         for value in node.outputs:
             graph.fix(node, graph.labels.get(value, []), reason)

@@ -21,7 +21,7 @@ from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["Freeze", "Graph", "Mix", "Relation"]
+__all__ = ["Freeze", "Graph", "Mix", "Relation", "Restated"]
 
 
 class Freeze(Exception):  # noqa: N818 - a signal, not an error
@@ -47,6 +47,20 @@ class Mix:
     deviation: int | None = None
 
 
+@dataclass(frozen=True)
+class Restated:
+    """An axis of varying size that other values restate, and that they have to follow when it shrinks.
+
+    Attributes:
+        node: whose operand or result is the size.
+        alone: whether it is the size itself; otherwise it is multiplied by others.
+    """
+
+    node: ir.Node
+    labels: Labels
+    alone: bool
+
+
 @dataclass
 class Graph:
     """All that has been said about a graph so far."""
@@ -58,6 +72,7 @@ class Graph:
     mixes: list[Mix] = field(default_factory=list)
     shrinks: list[tuple[ir.Node, Callable[[Shrink], None]]] = field(default_factory=list)
     frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
+    restated: list[Restated] = field(default_factory=list)
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of every axis of ``value``; None while its shape is unknown."""
@@ -132,6 +147,14 @@ class Relation:
         """True when the size of this axis of the first output differs between runs."""
         marks = self.graph.concrete.dynamic.get(self.node.outputs[0])
         return bool(marks and marks[axis])
+
+    def is_anchored(self, slot: int, axis: int) -> bool:
+        """True when positions counted from the front are the same elements whatever size the axis has.
+
+        In an axis of varying size nothing may lie before what can go: other sizes would move it.
+        """
+        free = self.atoms.resolve(self.axes(slot)[axis]).any(1)
+        return not self.dynamic(slot, axis) or bool(free[: free.sum()].all())
 
     def constant(self, slot: int) -> Array | None:
         """The array of input ``slot`` when it is the same in every run, else None."""
@@ -220,6 +243,10 @@ class Relation:
     def leave(self, *labels: Labels) -> None:
         """Elements of these axes need not reach an output: without them the result is right all the same."""
         self.absent += labels
+
+    def restate(self, labels: Labels, alone: bool = True) -> None:
+        """The size of this axis varies between runs, and the node restates it, or a product with it."""
+        self.graph.restated.append(Restated(self.node, labels, alone))
 
     def shrink(self, action: Callable[[Shrink], None]) -> None:
         """Leave behind how attributes and operands of the node follow when elements have died."""
