@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from obs_onnx.passes.canonical.own_constants import COPY_OF
 from obs_onnx.passes.channels.relate import relate
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key
@@ -71,7 +72,7 @@ class Coupling:
         while True:
             self._resolve()
             self.groups = self._find_groups()
-            if not (unfit := [*self._holed(), *self._untold()]):
+            if not (unfit := [*self._holed(), *self._untold(), *self._unnamed()]):
                 break
             for node, labels, reason in unfit:
                 graph.fix(node, [labels], reason)
@@ -130,6 +131,35 @@ class Coupling:
             for one, labels in sizes
             if labels.shape[1] and not (is_repeated(labels) or (one.alone and is_joined(labels)))
         ]
+
+    def _unnamed(self) -> list[tuple[ir.Node, Labels, str]]:
+        """Nodes and labels of groups in constants alone that serve several nodes, which keep different parts.
+
+        What is kept could not be said in terms of the constants of the model as it came in.
+        """
+        reason = "its weight serves several nodes, which would keep different parts of it"
+        named = {
+            str(value.name)
+            for copies in self.copies.values()
+            for value in copies
+            if all(_equal(self._resolved.get(value, ()), self._resolved.get(copy, ())) for copy in copies)
+        }
+        found = []
+        for group in self.groups:
+            if not any(site.initializer in named for site in group.sites):
+                value = self.named(group.sites[0].initializer)
+                labels = self._resolved[value][group.sites[0].axis]
+                own = np.where(self._group_of[labels] == group.id, labels, 0)
+                found.append((next(use.node for use in value.uses()), own, reason))
+        return found
+
+    @cached_property
+    def copies(self) -> dict[str, list[ir.Value]]:
+        """Initializers by the one they were copied from (see :class:`OwnConstants`), themselves included."""
+        found: dict[str, list[ir.Value]] = {}
+        for value in self.model.graph.initializers.values():
+            found.setdefault(str(value.meta.get(COPY_OF, value.name)), []).append(value)
+        return found
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of the axes of ``value``, or None for one of unknown shape."""
@@ -276,6 +306,10 @@ class Coupling:
             Group(k, f"{where[0].initializer}[{where[0].axis}]", n, tuple(where))
             for k, (n, where) in enumerate(zip(sizes, sites, strict=True))
         ]
+
+
+def _equal(a: Sequence[Labels], b: Sequence[Labels]) -> bool:
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
 
 
 class _Alive:
