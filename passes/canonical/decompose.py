@@ -55,7 +55,7 @@ def _group_normalization(model: ir.Model, node: ir.Node) -> int:
             parameter = write.op("Expand", [parts, write.constant(np.array([1, channels // groups]))])
         spread = write.op("Reshape", [parameter, write.constant(np.array(per_channel))])
         y = write.op(op_type, [y, spread])
-    take_over(node.outputs[0], y)
+    take_over(write.names, node.outputs[0], y)
     model.graph.remove(node, safe=True)
     return 1
 
@@ -96,7 +96,7 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
         part = parts[int(place)]
         if given is None and not node_facts.int_attribute(node, "keepdims", 1):
             part = write.op("Squeeze", [part, write.constant(np.array([axis]))])
-        take_over(use.node.outputs[0], part)
+        take_over(write.names, use.node.outputs[0], part)
         model.graph.remove(use.node, safe=True)
     model.graph.remove(node, safe=True)
     return 1

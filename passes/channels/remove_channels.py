@@ -102,4 +102,4 @@ def _correct(
     if np.array_equal(now, dense):
         return
     shrink = Shrink(names, node, concrete, lambda labels: np.ones(len(labels), bool))
-    append(output, shrink.turned(output, now, dense, marks, axes, behind=True))
+    append(names, output, shrink.turned(output, now, dense, marks, axes, behind=True))

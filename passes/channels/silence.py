@@ -78,9 +78,9 @@ def _unfuse(names: Names, node: ir.Node) -> None:
     if bias and bias[0] is not None:
         total = write.op("Add", [total, bias[0]])
     attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
-    take_over(node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
+    take_over(names, node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
     if len(node.outputs) > 3:
-        take_over(node.outputs[3], total)
+        take_over(names, node.outputs[3], total)
     write.graph.remove(node, safe=True)
 
 
@@ -121,7 +121,7 @@ class _Silencer:
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
-            append(output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
+            append(self.write.names, output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
         elif kind in ("normalize", "rms"):
             epsilon = self.node.attributes.get_float("epsilon", 1e-5)
             self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
@@ -139,7 +139,7 @@ class _Silencer:
         output = self.node.outputs[index]
         root = np.asarray(math.sqrt(self.share))
         factor = self.write.constant(root, node_facts.dtype(output) or ir.DataType.FLOAT)
-        append(output, self.write.op("Mul", [output, factor], behind=True))
+        append(self.write.names, output, self.write.op("Mul", [output, factor], behind=True))
 
     def _neutral(self, kind: str) -> float:
         if kind in ("low", "high"):

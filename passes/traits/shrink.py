@@ -134,7 +134,7 @@ class Shrink:
 
     def replace(self, value: ir.Value) -> None:
         """Let ``value`` serve in place of the node's first output, and drop the node."""
-        take_over(self.node.outputs[0], value)
+        take_over(self.write.names, self.node.outputs[0], value)
         self.write.graph.remove(self.node, safe=True)
 
     def _insert(self, slot: int, array: Array) -> None:
