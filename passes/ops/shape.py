@@ -141,11 +141,12 @@ def _relate_depth_to_space(r: Relation) -> None:
 
 
 def _relate_space_to_depth(r: Relation) -> None:
-    """Channels become (block, block, channel)."""
+    """Channels become (block, block, channel), or (channel, block, block) in mode CRD."""
     x, y = r.axes(0), r.shape()
     r.fix(x[2:], "its places become channels")
-    block = r.integer("blocksize", 1) ** 2
-    r.give([x[0], product([fixed(block), x[1]]), fixed(y[2]), fixed(y[3])])
+    block = fixed(r.integer("blocksize", 1) ** 2)
+    last = r.node.attributes.get_string("mode", "DCR") == "CRD"
+    r.give([x[0], product([x[1], block] if last else [block, x[1]]), fixed(y[2]), fixed(y[3])])
 
 
 def _relate_whole(r: Relation) -> None:
