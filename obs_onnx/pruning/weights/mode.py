@@ -168,7 +168,12 @@ class WeightsMode:
         bound = None
         if not best.renormalised:
             bound = network_bound(
-                best.model, self._layers, measured.isolated_errors, {}, measured.output_norms
+                best.model,
+                self._layers,
+                measured.isolated_errors,
+                {},
+                measured.output_norms,
+                measured.output_changes,
             )
         prunable = sum(layer.size for layer in pruned)
         reached = 1 - sum(layer.size - counts[layer.name] for layer in pruned) / prunable
