@@ -66,23 +66,24 @@ class Resampling:
         return math.sqrt(math.prod(sums)) * (1 + _SLACK)
 
     def _places(self, before: int, after: int, scale: float | None) -> Iterator[Array]:
-        """Where the new places lie among the old ones, for each of the ways to read the same attributes."""
-        i, ratio = np.arange(after, dtype=np.float64), after / before
-        for s in {ratio, ratio if scale is None else scale}:
-            half = (i + 0.5) / s - 0.5
-            if self.coordinates == "half_pixel":
-                yield half
-            elif self.coordinates == "pytorch_half_pixel":
-                yield half if after > 1 else np.zeros(after)
-            elif self.coordinates == "half_pixel_symmetric":
-                yield half + before / 2 * (1 - after / (s * before))
-            elif self.coordinates == "asymmetric":
-                yield i / s
-            elif self.coordinates == "tf_half_pixel_for_nn":
-                yield (i + 0.5) / s
-            elif self.coordinates == "align_corners":
-                for last in {after - 1.0, s * before - 1.0}:
-                    yield i * ((before - 1) / last) if after > 1 and last > 0 else np.zeros(after)
+        """Where the new places lie among the old ones, for each way in which runtimes read the attributes."""
+        i, s = np.arange(after, dtype=np.float64), after / before if scale is None else scale
+        half = (i + 0.5) / s - 0.5
+        if self.coordinates == "half_pixel":
+            yield half
+        elif self.coordinates == "pytorch_half_pixel":
+            yield half
+            if after == 1:
+                yield from (np.zeros(1), np.full(1, -0.5))
+        elif self.coordinates == "half_pixel_symmetric":
+            yield half + before / 2 * (1 - after / (s * before))
+        elif self.coordinates == "asymmetric":
+            yield i / s
+        elif self.coordinates == "tf_half_pixel_for_nn":
+            yield (i + 0.5) / s
+        elif self.coordinates == "align_corners":
+            for last in {after - 1.0, s * before - 1.0}:
+                yield i * ((before - 1) / last) if after > 1 and last > 0 else np.zeros(after)
 
     def _most_often(self, before: int, places: Array) -> float | None:
         """sqrt of how often the most frequent place may be taken."""
