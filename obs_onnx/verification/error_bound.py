@@ -140,9 +140,8 @@ def _check(name: str, change: float, bound: float, rounding: float) -> None:
 def _epsilon(model: ir.Model) -> float:
     """Of the coarsest type that the model computes in."""
     kinds = {value.dtype for node in model.graph for value in node.outputs}
-    return max(
-        (float(ml_dtypes.finfo(kind.numpy()).eps) for kind in kinds & set(FLOATS) if kind), default=0.0
-    )
+    found = (ml_dtypes.finfo(kind.numpy()).eps for kind in FLOATS if kind in kinds)  # type: ignore[no-untyped-call]
+    return max(map(float, found), default=0.0)
 
 
 def _relative(pairs: Sequence[tuple[float, float]]) -> float | None:

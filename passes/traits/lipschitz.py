@@ -96,12 +96,15 @@ def same_length(a: ir.Value | None, b: ir.Value | None, axis: int) -> bool:
 
 
 def _length(value: ir.Value | None, axis: int) -> int | str | None:
+    """A number, a symbol, or None."""
     known = None if value is None else node_facts.dims(value)
     if value is None or known is None:
         return None
+    if known[axis] is not None:
+        return known[axis]
     shape = value.meta.get(node_facts.INFERRED) or value.shape
-    free = None if shape is None or isinstance(shape[axis], int) else shape[axis].value
-    return known[axis] if known[axis] is not None else free
+    symbol = None if shape is None else shape[axis]
+    return symbol.value if isinstance(symbol, ir.SymbolicDim) else None
 
 
 def pointwise(bound: float | None) -> Bound:
