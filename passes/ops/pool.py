@@ -182,7 +182,8 @@ def _scaled_axes(r: Relation, rank: int) -> set[int]:
     """Axes with a scale other than one, which may keep their length all the same."""
     axes = [axis % rank for axis in r.integers("axes") or range(rank)]
     old = _is_old(r.node)
-    if not old and r.has(3) and (r.constant(3) is None or len(r.constant(3) or ())):
+    sizes = None if old else r.known(3)
+    if not old and r.has(3) and (sizes is None or sizes[0].size):
         stretch = r.node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
         return set() if stretch else set(axes)
     held = r.node.attributes.get_floats("scales", None)

@@ -92,10 +92,6 @@ def _pad(node: ir.Node) -> float | None:
     return bound
 
 
-def _expand(node: ir.Node) -> float | None:
-    return stretched(node.inputs[0], node.outputs[0])
-
-
 def _tile(node: ir.Node) -> float | None:
     """Each element as often as the axes are repeated together."""
     repeats = node_facts.ints_input(node, 1)
@@ -379,7 +375,7 @@ _KNOWN = related(
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
         "GatherND": Op(lipschitz=_gather_anywhere),
-        "Expand": Op(lipschitz=data_only(_expand)),
+        "Expand": Op(lipschitz=data_only(lambda node: stretched(node.inputs[0], node.outputs[0]))),
         "Tile": Op(lipschitz=data_only(_tile)),
         "ConstantOfShape": _NONE,
         "Scatter": _NONE,
