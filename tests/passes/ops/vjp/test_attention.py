@@ -156,6 +156,13 @@ MORE = {
         {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1, "scale": 0.5},
         (2, 3, 64),
     ),
+    "grouped, both ways": (
+        "GroupQueryAttention",
+        [normal(2, 3, 32), normal(2, 3, 16), normal(2, 3, 16), *lengths(3)],
+        (0, 1, 2),
+        {"num_heads": 4, "kv_num_heads": 2, "causal": 0},
+        (2, 3, 32),
+    ),
 }
 
 
