@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.layers.bias import bias_candidate
 from obs_onnx.passes.ops import linear, lookup
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry
@@ -45,7 +46,7 @@ def _is_inference(node: ir.Node) -> bool:
         and node.domain == ""
         and lookup(node).foreign is None
         and not node_facts.int_attribute(node, "training_mode")
-        and not any(output.uses() or output.is_graph_output() for output in node.outputs[1:])
+        and not any(is_used(output) for output in node.outputs[1:])
         and all(node_facts.constant(node, i) is not None for i in (1, 2, 3, 4))
     )
 

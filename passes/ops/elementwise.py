@@ -131,7 +131,7 @@ def _relate_first(r: Relation) -> None:
 
 def _relate_cast_like(r: Relation) -> None:
     """Of the second input only the type matters."""
-    r.axes(1)
+    r.leave(*r.axes(1))
     r.give(r.axes(0))
 
 

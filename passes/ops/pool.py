@@ -147,7 +147,7 @@ def _resampling(node: ir.Node) -> Resampling | None:
 
 def _relate_pool(r: Relation) -> None:
     """Batch and channels pass; positions are mixed."""
-    if any(output.uses() for output in r.node.outputs[1:]):
+    if r.used(1):
         raise Freeze("it returns positions counted over channels")
     x = r.axes(0)
     r.fix(x[2:], "it pools along this axis")

@@ -22,6 +22,10 @@ from obs_onnx.passes.traits.shrink import Shrink
 __all__ = ["TABLE"]
 
 
+_FAR = 2**31 - 1  # ends from here on are the end of any axis
+_MOVES = "it counts positions on an axis of varying size"
+
+
 def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
     """sqrt of how often the most frequent value occurs."""
     if values.size == 0:
@@ -102,12 +106,16 @@ def _relate_slice(r: Relation) -> None:
     """A run of elements of each sliced axis; steps other than 1 become a Gather once elements are gone."""
     x, y = r.axes(0), r.shape()
     ranges = _ranges(r)
+    r.leave(*(x[axis] for axis in ranges))
     out = list(x)
     for axis, (start, end, step, varies) in ranges.items():
         n = len(x[axis])
         whole = step == 1 and start in (0, -n) and end >= n
         if varies or len(index := np.arange(n)[_slice(start, end, step, n)]) != y[axis]:
             r.fix(x[axis], "where it cuts is computed at run time")
+            out[axis] = fixed(y[axis])
+        elif r.dynamic(0, axis) and not (step == 1 and _is_front(start, end) and r.is_anchored(0, axis)):
+            r.fix(x[axis], _MOVES)
             out[axis] = fixed(y[axis])
         elif not whole:
             out[axis] = x[axis][index]
@@ -117,6 +125,11 @@ def _relate_slice(r: Relation) -> None:
         r.shrink(lambda s: _shrink_old_slice(s, x, ranges))
     elif affected:
         r.shrink(lambda s: _shrink_slice(s, x, ranges))
+
+
+def _is_front(start: int, end: int) -> bool:
+    """Whether a range is counted from the front, or goes on to the end."""
+    return start >= 0 and end >= 0
 
 
 def _slice(start: int, end: int, step: int, n: int) -> slice:
@@ -145,9 +158,13 @@ def _ranges(r: Relation) -> dict[int, tuple[int, int, int, bool]]:
 
 
 def _moved(s: Shrink, labels: Labels, start: int, end: int) -> tuple[int, int]:
+    """What is left of a range of an axis; a bound behind its end keeps its distance from there."""
     alive = s.alive(labels)
-    index = range(len(alive))[start:end]
-    first = int(alive[: index.start].sum())
+    n, gone = len(alive), int((~alive).sum())
+    index = range(n)[start:end]
+    first = int(alive[: index.start].sum()) if start < n else start - gone
+    if end >= n:
+        return first, end if end >= _FAR else end - gone
     return first, first + int(alive[index.start : max(index.start, index.stop)].sum())
 
 
@@ -190,6 +207,9 @@ def _relate_gather(r: Relation) -> None:
         r.fix(x[axis], "it is indexed at run time")
         r.give([*x[:axis], *r.axes(1), *x[axis + 1 :]])
         return
+    r.leave(x[axis])
+    if r.dynamic(0, axis) and ((index < 0).any() or not r.is_anchored(0, axis)):
+        r.fix(x[axis], _MOVES)
     n = len(x[axis])
     index = np.where(index < 0, index + n, index).astype(np.int64)
     picked = x[axis][index.reshape(-1)]
@@ -311,12 +331,15 @@ def _relate_expand(r: Relation) -> None:
         if any(labels.shape[1] for labels in x):
             raise Freeze("its shape is computed at run time")
         return
-    target = known[0]
+    target, varies = known
+    sizes = out[len(y) - len(target) :]
+    for labels in (labels for labels, marked in zip(sizes, varies, strict=True) if marked):
+        r.restate(labels)
 
     def shrink(s: Shrink) -> None:
-        after = s.shape(out)
-        skip = len(y) - len(target)
-        s.operand(1, np.array([1 if d == 1 else after[skip + i] for i, d in enumerate(target)]))
+        after = s.shape(sizes)
+        wanted = np.array([1 if d == 1 else n for d, n in zip(target, after, strict=True)])
+        s.operand(1, wanted, [r.atoms.resolve(labels) for labels in sizes])
 
     r.shrink(shrink)
 
