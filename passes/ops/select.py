@@ -14,7 +14,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.select import RULES
 from obs_onnx.passes.ops.vjp.shape import REPEATS
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise, repeats
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise, stretched
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -74,18 +74,32 @@ def _pad(node: ir.Node) -> float | None:
         node_facts.dims(node.inputs[0]),
         node_facts.ints_attribute(node, "pads") or node_facts.ints_input(node, 1),
     )
-    if shape is None or not pads or node_facts.input_of(node, 3) is not None:
+    if shape is None or not pads or mode not in ("reflect", "edge", "wrap"):
         return None
-    rank, bound = len(shape), 1.0
-    for axis, length in enumerate(shape):
-        before, after = max(0, pads[axis]), max(0, pads[rank + axis])
-        if before + after == 0:
+    all_axes = node_facts.input_of(node, 3) is None
+    axes = tuple(range(len(shape))) if all_axes else node_facts.ints_input(node, 3)
+    if axes is None or 2 * len(axes) != len(pads):
+        return None
+    bound = 1.0
+    for i, axis in enumerate(axes):
+        length, before, after = shape[axis], pads[i], pads[len(axes) + i]
+        if max(before, after) <= 0:
             continue
-        if length is None or mode not in ("reflect", "edge", "wrap"):
+        if length is None:
             return None
-        padded = np.pad(np.arange(length), (before, after), mode=mode)  # type: ignore[call-overload]
-        bound *= _most_often(padded)
+        # what is cut off at one end may go before or after the other end is padded
+        lengths = {length, length + min(0, before) + min(0, after)}
+        if min(lengths) < 1:
+            return None
+        amounts = max(0, before), max(0, after)
+        bound *= max(_most_often(np.pad(np.arange(n), amounts, mode=mode)) for n in lengths)  # type: ignore[call-overload]
     return bound
+
+
+def _tile(node: ir.Node) -> float | None:
+    """Each element as often as the axes are repeated together."""
+    repeats = node_facts.ints_input(node, 1)
+    return None if repeats is None else math.sqrt(math.prod(repeats))
 
 
 def _relate_slice(r: Relation) -> None:
@@ -374,9 +388,7 @@ def _relate_fill(r: Relation) -> None:
 
 
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
-_REPEAT = Op(lipschitz=data_only(repeats))
 
 _KNOWN = related(
     {
@@ -386,9 +398,9 @@ _KNOWN = related(
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
         "GatherND": Op(lipschitz=_gather_anywhere),
-        "Expand": _REPEAT,
-        "Tile": _REPEAT,
-        "ConstantOfShape": _ZERO,
+        "Expand": Op(lipschitz=data_only(lambda node: stretched(node.inputs[0], node.outputs[0]))),
+        "Tile": Op(lipschitz=data_only(_tile)),
+        "ConstantOfShape": _NONE,
         "Scatter": _NONE,
         "ScatterElements": _NONE,
         "ScatterND": _NONE,
