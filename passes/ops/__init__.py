@@ -24,7 +24,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
-from obs_onnx.passes.ops.known_versions import known
+from obs_onnx.passes.traits.known_versions import known
 from obs_onnx.passes.traits.linear import Linear
 from obs_onnx.passes.traits.op import Op, key, without_rules
 

@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.pool import RULES
-from obs_onnx.passes.ops.vjp.sample import RULES as SAMPLE
 from obs_onnx.passes.traits.atoms import fixed
 from obs_onnx.passes.traits.lipschitz import data_only, same_length
 from obs_onnx.passes.traits.op import Op, differentiable, related
@@ -240,4 +239,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, {**RULES, **SAMPLE})
+TABLE = differentiable(_KNOWN, RULES)

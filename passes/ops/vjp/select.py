@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.vjp.separable import identity, pull_back
 from obs_onnx.passes.traits.op import nothing
+from obs_onnx.passes.traits.separable import identity, pull_back
 from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]

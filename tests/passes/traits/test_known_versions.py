@@ -15,9 +15,10 @@ from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.ops import TABLE, known_versions, lookup
-from obs_onnx.passes.ops.known_versions import CONTRIB, LOOKED_AT
+from obs_onnx.passes.ops import TABLE, lookup
+from obs_onnx.passes.traits import known_versions
 from obs_onnx.passes.traits.known import Known
+from obs_onnx.passes.traits.known_versions import CONTRIB, LOOKED_AT
 
 WITHOUT_RULES = {
     1: """
