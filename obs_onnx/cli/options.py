@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -11,9 +10,9 @@ import click
 from obs_onnx.cli.errors import speller
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Option, options_of
-from obs_onnx.passes.errors import OptionError, spelled
+from obs_onnx.passes.errors import spelled
 
-__all__ = ["JSON", "QUIET", "Command", "TitledOption", "distinct", "options_from"]
+__all__ = ["JSON", "QUIET", "Command", "TitledOption", "options_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,7 +98,7 @@ def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
 def _type(one: Option, kind: str) -> click.ParamType[Any] | None:
     if one.form == "size":
         return Size()
-    if one.form == "file":
+    if one.form in ("file", "new model"):
         return WrittenFile()
     if one.choices:
         return click.Choice(one.choices)
@@ -129,11 +128,3 @@ JSON = click.option(
     help="Write the result as JSON.",
 )
 QUIET = click.option("-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="No progress.")
-
-
-def distinct(*paths: str | None) -> None:
-    """No file may be written over another one of the same command."""
-    given = [path for path in paths if path is not None]
-    for number, path in enumerate(given):
-        if os.path.realpath(path) in map(os.path.realpath, given[:number]):
-            raise OptionError(f"{path} is given twice: every file needs a name of its own")

@@ -33,7 +33,9 @@ class OperatorOptions(CustomDomains, title="Runtime"):
         least=1,
         metavar="N",
     )
-    custom_ops: Sequence[str] = option((), help="Library with custom operators.", metavar="LIBRARY")
+    custom_ops: Sequence[str] = option(
+        (), help="Library with custom operators.", metavar="LIBRARY", form="libraries"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,5 +46,6 @@ class RuntimeOptions(OperatorOptions, title="Runtime"):
         "onnxruntime",
         help="onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX, with options; docs/runtimes.md.",
         metavar="SPEC",
+        form="runtime",
         common=11,
     )
