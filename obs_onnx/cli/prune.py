@@ -28,6 +28,7 @@ __all__ = ["prune"]
     "html_path",
     cls=TitledOption,
     metavar="PATH.html",
+    form="file",
     type=WrittenFile(),
     help="Write the result as a page.",
 )

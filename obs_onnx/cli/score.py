@@ -28,6 +28,7 @@ __all__ = ["score"]
     "plot_path",
     cls=TitledOption,
     metavar="PATH.svg|png",
+    form="file",
     type=WrittenFile(),
     help="Criterion against oracle.",
 )

@@ -109,6 +109,10 @@ def check_files(model: object, options: Options, **further: str | os.PathLike[st
         OptionError: something that is read would be written over, under whatever name; two results would be
             the same file; or a file cannot be written.
     """
+    for option in options_of(type(options)):
+        value = getattr(options, option.name)
+        if option.form in ("file", "new model") and value is not None:
+            check_writable(value)
     written = [*files_written(model, options)]
     written += [Written(name, Path(path)) for name, path in further.items() if path is not None]
     for number, one in enumerate(written):
@@ -139,4 +143,5 @@ def _check_apart(one: Written, others: Sequence[Written]) -> None:
 
 
 def _path(model: object) -> Path | None:
-    return Path(model) if isinstance(model, str | os.PathLike) else None
+    """The file of a model that is one."""
+    return Path(model) if isinstance(model, str | os.PathLike) and os.path.isfile(model) else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -53,6 +54,41 @@ class TestExternalData:
         model = load_model("m.onnx")
         monkeypatch.chdir("/")
         np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), WEIGHTS["w"])
+
+    def test_check_sums(self, external):
+        digest = hashlib.sha1((external.parent / "weights.bin").read_bytes()).hexdigest()
+
+        def add(proto: onnx.ModelProto) -> None:
+            proto.graph.initializer[0].external_data.add(key="checksum", value=digest.upper())
+
+        edit(external, add)
+        load_model(external)
+        with (external.parent / "weights.bin").open("r+b") as file:
+            file.seek(100)
+            file.write(b"\x7f")
+        fails(external, "'weights.bin'", "'w'", "check sum")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "words"),
+        [
+            ("location", "weights\0.bin", "no file can have"),
+            ("location", "../weights.bin", "outside"),
+            ("location", "/etc/passwd", "outside"),
+            ("location", "", "outside"),
+            ("location", ".", "outside"),
+            ("location", "n" * 300, "missing"),
+            ("offset", "-1", "declared"),
+            ("offset", "64.5", "offset"),
+            ("offset", str(2**64), "truncated"),
+            ("offset", "9" * 5000, "offset"),
+            ("length", "0", "0 are declared"),
+            ("length", "-128", "declared"),
+            ("length", str(2**63), "declared"),
+        ],
+    )
+    def test_places_that_cannot_be(self, external, key, value, words):
+        edit(external, set_entry(key, value))
+        fails(external, "'w'", words)
 
     def test_missing(self, external):
         (external.parent / "weights.bin").unlink()
