@@ -37,6 +37,8 @@ WITHOUT_MODULE = {
     "test_lazy_imports.py": "imports that hide in functions",
     "test_mirror.py": "this one",
     "test_models.py": "the models that are shipped",
+    "cli/test_files.py": "what all commands read and write",
+    "cli/test_folder.py": "commands over a folder, and runs that are killed",
     "passes/test_zoo.py": "models that others made",
     "passes/ops/test_*.py": "the tables of all operators",
     "passes/ops/vjp/test_documented.py": "the list of operators without a derivative in the documents",

@@ -116,6 +116,7 @@ def check_files(model: object, options: Options, **further: str | os.PathLike[st
     written = [*files_written(model, options)]
     written += [Written(name, Path(path)) for name, path in further.items() if path is not None]
     for number, one in enumerate(written):
+        (check_new_folder if one.folder else check_writable)(one.path)
         _check_apart(one, written[:number])
     read = list(files_read(model, options))
     for one in written:
@@ -124,13 +125,13 @@ def check_files(model: object, options: Options, **further: str | os.PathLike[st
                 raise OptionError(
                     f"{one.path} is {_role(source, one.path)}: choose another {named(one.option)}"
                 )
-        (check_new_folder if one.folder else check_writable)(one.path)
 
 
 def _role(source: Read, path: Path) -> str:
     if source.option != _MODEL:
         return f"read for {named(source.option)}"
-    return "the model itself" if same_file(source.files[0], path) else "read with the model"
+    itself = _path(source.value)
+    return "the model itself" if itself and same_file(itself, path) else "read with the model"
 
 
 def _check_apart(one: Written, others: Sequence[Written]) -> None:

@@ -3,34 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from written_files import listed, write
 
-from obs_onnx.io import leftovers
 from obs_onnx.io.atomic_files import check_writable, together, write_text
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.leftovers import MOVES, NEW, make_scratch, note_moves, stamp
+from obs_onnx.io.leftovers import NEW, stamp
 from obs_onnx.passes.errors import OptionError
-
-POSIX = pytest.mark.skipif(sys.platform == "win32", reason="devices and pipes")
-
-
-def listed(folder: Path) -> dict[str, str]:
-    return {
-        str(path.relative_to(folder)): path.read_text() if path.is_file() else ""
-        for path in sorted(folder.rglob("*"))
-    }
-
-
-def write(folder: Path, *names: str) -> None:
-    with together() as files:
-        for name in names:
-            files.new(folder / name).write_text("new")
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -198,126 +179,3 @@ def test_places_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_failure_is_one_line_that_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"^cannot write .*missing/a.txt: No such file or directory$"):
         write_text(tmp_path / "missing" / "a.txt", "text")
-
-
-@POSIX
-class TestStreams:
-    def test_a_device_stays_one(self, tmp_path: Path) -> None:
-        check_writable(os.devnull)
-        (tmp_path / "null").symlink_to(os.devnull)
-        write_text(tmp_path / "null", "text")
-        assert Path(os.devnull).is_char_device()
-        assert (tmp_path / "null").is_symlink()
-
-    def test_a_pipe_is_read_by_someone_or_refused(self, tmp_path: Path) -> None:
-        pipe, got = tmp_path / "pipe", bytearray()
-        os.mkfifo(pipe)
-        check_writable(pipe)
-        with pytest.raises(OptionError, match="nobody reads from it"):
-            write_text(pipe, "text")
-        number, size = os.open(pipe, os.O_RDWR), 200_000  # more than a pipe holds
-
-        def read() -> None:
-            while len(got) < size:
-                got.extend(os.read(number, size))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        write_text(pipe, size * "x")
-        reader.join(60)
-        os.close(number)
-        assert got == size * b"x"
-        assert pipe.is_fifo()
-
-    def test_a_pipe_that_fails_takes_the_files_with_it(self, tmp_path: Path) -> None:
-        os.mkfifo(tmp_path / "pipe")
-        (tmp_path / "a").write_text("old")
-        with pytest.raises(OptionError, match="pipe: nobody reads"):
-            write(tmp_path, "a", "b", "pipe")
-        assert (tmp_path / "a").read_text() == "old"
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "pipe"]
-
-    @pytest.mark.parametrize("place", ["/dev/stdout", "out"])
-    def test_what_the_output_goes_to_gets_more(self, tmp_path: Path, place: str) -> None:
-        code = (
-            "from obs_onnx.io.atomic_files import *; print('first'); "
-            f"check_writable({place!r}); write_text({place!r}, 'second\\n'); print('third')"
-        )
-        with (tmp_path / "out").open("w") as out:
-            subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=out, check=True)
-        assert listed(tmp_path) == {"out": "first\nsecond\nthird\n"}
-        if place != "out":
-            found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-            assert found.stdout == "first\nsecond\nthird\n"
-
-
-def dead() -> int:
-    """The number of a process that has ended."""
-    process = subprocess.Popen([sys.executable, "-c", ""])
-    process.wait()
-    return process.pid
-
-
-def left(folder: Path, names: Sequence[str], *, noted: bool, process: int | None = None) -> Path:
-    """What a process leaves that was killed with its files complete."""
-    made = make_scratch(folder)
-    for name in names:
-        (made / NEW / name).write_text("new")
-    if noted:
-        note_moves(made, names)
-    process = dead() if process is None else process
-    return made.rename(made.with_name(made.name.replace(f"-{os.getpid()}-", f"-{process}-")))
-
-
-class TestLeftovers:
-    def test_of_a_dead_process_are_removed(self, tmp_path: Path) -> None:
-        (tmp_path / "a").write_text("old")
-        left(tmp_path, ["a", "b"], noted=False)
-        left(tmp_path, ["a", "b"], noted=True)  # complete, but none was moved
-        write(tmp_path, "c")
-        assert listed(tmp_path) == {"a": "old", "c": "new"}
-
-    @pytest.mark.parametrize("moved", [["a"], ["b"], ["a", "b"]])
-    def test_moves_that_have_begun_are_finished(self, tmp_path: Path, moved: Sequence[str]) -> None:
-        (tmp_path / "a").write_text("old")
-        scratch = left(tmp_path, ["a", "b", "c"], noted=True)
-        for name in moved:
-            os.replace(scratch / NEW / name, tmp_path / name)
-        write(tmp_path, "other")
-        assert listed(tmp_path) == {"a": "new", "b": "new", "c": "new", "other": "new"}
-
-    def test_nothing_is_finished_over_what_was_changed_since(self, tmp_path: Path) -> None:
-        scratch = left(tmp_path, ["a", "b"], noted=True)
-        os.replace(scratch / NEW / "a", tmp_path / "a")
-        (tmp_path / "b").write_text("mine")
-        write(tmp_path, "other")
-        assert listed(tmp_path) == {"a": "new", "b": "mine", "other": "new"}
-
-    def test_a_broken_note_is_no_note(self, tmp_path: Path) -> None:
-        for text in ("{", "[]", '{"../a": null, "b": null}'):
-            (left(tmp_path, ["b"], noted=False) / MOVES).write_text(text)
-        write(tmp_path, "c")
-        assert listed(tmp_path) == {"c": "new"}
-
-    def test_of_others_are_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        alive = left(tmp_path, ["a"], noted=False, process=os.getppid())
-        mine = make_scratch(tmp_path)
-        monkeypatch.setattr(leftovers.platform, "node", lambda: "elsewhere")
-        far = left(tmp_path, ["a"], noted=False)
-        monkeypatch.undo()
-        (tmp_path / ".obs-onnx-notes").mkdir()
-        (tmp_path / ".obs-onnx-host-1-file").write_text("mine")
-        target = tmp_path / "folder"
-        target.mkdir()
-        link = tmp_path / far.name.replace("elsewhere", leftovers._host())
-        link.symlink_to(target)
-        before = set(tmp_path.iterdir())
-        write(tmp_path, "c")
-        assert set(tmp_path.iterdir()) == before | {tmp_path / "c"}
-        assert {alive, mine, far} < before
-
-    def test_a_number_that_a_new_process_got_is_dead(self, tmp_path: Path) -> None:
-        scratch = left(tmp_path, ["a"], noted=False, process=os.getpid())
-        os.utime(scratch, (0, 0))
-        write(tmp_path, "c")
-        assert listed(tmp_path) == {"c": "new"}
