@@ -121,7 +121,7 @@ def serialize(model: ir.Model) -> bytes:
     """
     if _size(model) > _PROTOBUF_BYTES:
         raise ModelError("the model is larger than 2 GB: save it and load it by its path")
-    return bytes(ir.to_proto(_in_memory(model, initializers=True)).SerializeToString(deterministic=True))
+    return bytes(ir.to_proto(_in_memory(model)).SerializeToString(deterministic=True))
 
 
 def save_model(
@@ -151,8 +151,13 @@ def save_model(
         new, side = own.new(path), side_path(Path(os.path.realpath(path)))
         if not is_stream(path) and (_size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL)):
             _unmap(model, side)
-            external = _in_memory(model, initializers=False)
-            ir.save(external, new, "protobuf", external_data=side.name, size_threshold_bytes=_EXTERNAL_BYTES)
+            ir.save(
+                _in_memory(model),
+                new,
+                "protobuf",
+                external_data=side.name,
+                size_threshold_bytes=_EXTERNAL_BYTES,
+            )
         else:
             new.write_bytes(serialize(model))
         check(new)
@@ -188,12 +193,12 @@ def _size(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors(model))
 
 
-def _in_memory(model: ir.Model, initializers: bool) -> ir.Model:
-    """A copy whose attributes (and initializers) refer to no external file; their data stays mapped."""
+def _in_memory(model: ir.Model) -> ir.Model:
+    """A copy whose tensors refer to no external file; their data stays mapped."""
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
-            if initializers and isinstance(value.const_value, ir.ExternalTensor):
+            if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = _mapped(value.const_value)
             elif isinstance(value.const_value, ir.Tensor):
                 value.const_value = _in_order(value.const_value)

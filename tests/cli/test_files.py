@@ -34,12 +34,12 @@ def reads(command: click.Command) -> Iterator[tuple[str, list[str], str]]:
     yield "MODEL", [], "m.onnx"
     yield "weights of MODEL", [], "w.bin"
     for flag, option in flags(command, READ).items():
-        value = FORMS[option.form]
-        yield flag, [flag, value], value.split()[-1]
+        value, more = FORMS[option.form], ["--finetune", "1"] if flag == "--finetune-data" else []
+        yield flag, [flag, value, *more], value.split()[-1]
         if option.form == "data":
-            yield f"{flag} of a folder", [flag, "data"], "data/1.npz"
-            yield f"{flag} of pictures", [flag, "data"], "data/preprocess.json"
-            yield f"{flag} of a function", [flag, "feeds:make"], "feeds.py"
+            yield f"{flag} of a folder", [flag, "data", *more], "data/1.npz"
+            yield f"{flag} of pictures", [flag, "data", *more], "data/preprocess.json"
+            yield f"{flag} of a function", [flag, "feeds:make", *more], "feeds.py"
         if flag == "--calib":
             yield "beside MODEL", [], "m.calib.npz"
 
