@@ -27,7 +27,7 @@ from pathlib import Path
 
 from one_shot import images
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.calibration.layer_problem import stored
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.output_damage import choose_measure
@@ -147,7 +147,9 @@ def table(bench: Bench, net: str, mode: str, criteria: list[str], columns: tuple
             found = {ratio: ["-"] * len(columns) for ratio in ratios}
             for ratio in ratios:
                 best = (
-                    cut(first, ratio) if first else search_weights(task, Targets(sparsity=ratio), 1, None)[0]
+                    cut(first, ratio)
+                    if first
+                    else search_weights(task, parse_targets({"sparsity": ratio}), 1, None)[0]
                 )
                 found[ratio][-1] = f"**{100 * (bench.dense - best.drop):.2f}**"
         else:

@@ -62,8 +62,8 @@ def main() -> None:
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
+    from obs_onnx.entrypoints.options.score import ScorerOptions
     from obs_onnx.entrypoints.score import Scorer
-    from obs_onnx.entrypoints.score_options import ScorerOptions
 
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
     print(

@@ -22,8 +22,8 @@ import numpy as np
 from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
-from obs_onnx.allocation.targets import Targets
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
+from obs_onnx.allocation.targets import parse_targets
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.io.onnx_file import save_model
 from obs_onnx.progress import quiet, terminal_progress
 from obs_onnx.pruning.calibrated import calibrate
@@ -47,7 +47,7 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
     options = ParetoOptions(calib=calib, threads=threads, round_to=QUANTUM, effort="quick")
     inputs, recorder = load(model, options), Recorder(quiet)
     plan = ChannelStrategy().open(inputs, options.part(ModeOptions))
-    calibrated = calibrate(inputs, plan.model, plan.layers, Targets(macs=0.5), options)
+    calibrated = calibrate(inputs, plan.model, plan.layers, parse_targets({"macs": 0.5}), options)
     task = plan.task(calibrated, recorder)
     part = Round.of(task, None, None)
     paths, seen = [], set()

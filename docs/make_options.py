@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
-from obs_onnx.entrypoints.gradient_options import GradientOptions
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
-from obs_onnx.entrypoints.prune_options import PruneOptions
-from obs_onnx.entrypoints.score_options import ScoreOptions
+from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.entrypoints.options.gradient import GradientOptions
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.option import Option, described, options_of
 
 _SHOWN = (bool, int, float, str, tuple)

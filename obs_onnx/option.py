@@ -5,7 +5,7 @@
         threads: int | None = option(None, help="Threads of one operator.", least=1, metavar="N")
 
 From it come the keyword of the Python function and its documentation
-(:mod:`obs_onnx.entrypoints.keywords`), the check of its value
+(:mod:`obs_onnx.entrypoints.options.keywords`), the check of its value
 (:func:`check`), the record of what was asked (:func:`asked`), the command-line option
 (:mod:`obs_onnx.cli.options`) and its line in ``docs/options.md``. Groups are combined by inheritance.
 """
@@ -16,7 +16,7 @@ import dataclasses
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
@@ -38,7 +38,7 @@ class Option:
         help: one sentence, which the command line shows.
         more: further sentences, for the documentation.
         otherwise: what its default None stands for.
-        choices: all values there are; none where values are free.
+        choices: all values there are, for example a registry of them; none where values are free.
         least, most: bounds of a number that belong to it.
         above, below: bounds that do not.
         metavar: what stands for a value in the help of the command line.
@@ -54,7 +54,7 @@ class Option:
     help: str
     more: str = ""
     otherwise: str = ""
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     least: float | None = None
     most: float | None = None
     above: float | None = None
@@ -186,8 +186,8 @@ def check(options: object) -> None:
 
 def asked(options: object) -> dict[str, object]:
     """The options that differ from their defaults, ready for JSON; data in memory is named by its type."""
-    values = {one: getattr(options, one.name) for one in options_of(type(options)) if one.recorded}
-    return {one.name: _plain(value) for one, value in values.items() if not _same(value, one.default)}
+    values = ((one, getattr(options, one.name)) for one in options_of(type(options)) if one.recorded)
+    return {one.name: _plain(value) for one, value in values if not _same(value, one.default)}
 
 
 def _same(value: object, default: object) -> bool:

@@ -11,11 +11,7 @@ from repository import ROOT
 OPTIONAL = {"PIL", "matplotlib", "onnxruntime", "openvino"}
 HEAVY = {"jinja2", "rich"}  # only for what is shown
 ELSEWHERE = {"msvcrt"}  # on Windows alone
-BEHIND = {  # modules of this package that need an optional one, or are reached through a registry
-    "obs_onnx.runtimes.command.runtime",
-    "obs_onnx.runtimes.onnxruntime",
-    "obs_onnx.runtimes.openvino",
-    "obs_onnx.training.engines.ort_training",
+BEHIND = {  # modules of this package that are reached through a registry
     "obs_onnx.passes.ops",  # the tables of operators know the layers
     "obs_onnx.passes.graph",
 }

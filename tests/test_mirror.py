@@ -21,9 +21,8 @@ TESTED_ELSEWHERE = {
         "files for onnxruntime-training, which entrypoints/test_artifacts.py and "
         "training/engines/test_ort_training.py train with"
     ),
-    "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/test_prune_options.py",
-    "obs_onnx/entrypoints/*_options.py": "likewise",
-    "obs_onnx/entrypoints/keywords.py": "likewise",
+    "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
+    "obs_onnx/entrypoints/options/*.py": "likewise",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "
         "test_round.py, entrypoints/test_prune.py and test_pareto.py"
@@ -39,6 +38,8 @@ WITHOUT_MODULE = {
     "test_models.py": "the models that are shipped",
     "cli/test_files.py": "what all commands read and write",
     "cli/test_folder.py": "commands over a folder, and runs that are killed",
+    "test_rooms.py": "sizes and faces of all rooms",
+    "test_touch_counts.py": "what additions touch",
     "passes/test_zoo.py": "models that others made",
     "passes/ops/test_*.py": "the tables of all operators",
     "passes/ops/vjp/test_documented.py": "the list of operators without a derivative in the documents",

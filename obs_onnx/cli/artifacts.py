@@ -10,8 +10,8 @@ import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import after_result
 from obs_onnx.cli.options import JSON, Command, options_from
-from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
 from obs_onnx.entrypoints.files import check_files
+from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 
 __all__ = ["artifacts"]
 

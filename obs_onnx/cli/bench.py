@@ -10,8 +10,8 @@ import click
 import obs_onnx
 from obs_onnx import io, report
 from obs_onnx.cli.options import JSON, Command, options_from
-from obs_onnx.entrypoints.bench_options import BenchOptions
 from obs_onnx.entrypoints.files import check_files
+from obs_onnx.entrypoints.options.bench import BenchOptions
 from obs_onnx.runtimes import open_runtime
 
 __all__ = ["bench"]

@@ -9,8 +9,8 @@ import click
 import obs_onnx
 from obs_onnx import io, report
 from obs_onnx.cli.options import JSON, Command, options_from
-from obs_onnx.entrypoints.evaluate_options import EvaluateOptions
 from obs_onnx.entrypoints.files import check_files
+from obs_onnx.entrypoints.options.evaluate import EvaluateOptions
 from obs_onnx.runtimes import open_runtime
 
 __all__ = ["evaluate"]

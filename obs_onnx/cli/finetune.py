@@ -12,7 +12,7 @@ from obs_onnx import report
 from obs_onnx.cli.errors import after_result
 from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 
 __all__ = ["finetune"]
 

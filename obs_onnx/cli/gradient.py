@@ -8,7 +8,7 @@ import click
 
 import obs_onnx
 from obs_onnx.cli.options import Command, options_from
-from obs_onnx.entrypoints.gradient_options import GradientOptions
+from obs_onnx.entrypoints.options.gradient import GradientOptions
 
 __all__ = ["gradient"]
 

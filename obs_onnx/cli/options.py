@@ -109,7 +109,7 @@ def _type(one: Option, kind: str) -> click.ParamType[Any] | None:
     if one.form in ("file", "new model"):
         return WrittenFile()
     if one.choices:
-        return click.Choice(one.choices)
+        return click.Choice(tuple(one.choices))
     if kind.startswith("Mapping[") and "Sequence[" not in kind:
         return KeyValue(one.metavar or "KEY=VALUE")
     if kind not in ("int", "float"):

@@ -12,7 +12,7 @@ from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, after_result
 from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
 
 __all__ = ["pareto"]
 

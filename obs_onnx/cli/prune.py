@@ -13,7 +13,7 @@ from obs_onnx.cli.errors import EXIT_TARGET, after_result
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.atomic_files import together
 
 __all__ = ["prune"]

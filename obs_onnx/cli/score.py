@@ -12,7 +12,7 @@ from obs_onnx import report
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.score_options import ScoreOptions
+from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import OptionError, named
 

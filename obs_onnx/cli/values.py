@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from obs_onnx.allocation.targets import parse_bytes
+from obs_onnx.allocation.amounts import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.passes.errors import OptionError
 

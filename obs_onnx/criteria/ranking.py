@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from pkgutil import resolve_name
 from typing import TypeAlias
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
-from obs_onnx.criteria.channels.oracle import RemovalDamage, damages
+from obs_onnx.criteria.channels.oracle import RemovalDamage
 from obs_onnx.passes.channels.coupling import Group
 
 __all__ = ["Ranking", "RemovalDamage", "ranking"]
@@ -18,15 +19,16 @@ __all__ = ["Ranking", "RemovalDamage", "ranking"]
 Ranking: TypeAlias = Callable[[Group, RemovalDamage], NDArray[np.float64]]
 """(channels,) scores of a group, the lowest goes first; removals of its channels can be measured."""
 
-_MEASURED: Mapping[str, Ranking] = {"oracle": damages}
-
 
 def ranking(name: str, evidence: ChannelStatistics) -> Ranking:
-    """Scores by a criterion; those of the oracle are what removals do to the outputs.
+    """Scores by a criterion; those of an exhaustive one are what removals do to the outputs.
 
     Args:
         name: of the criterion, in :data:`obs_onnx.criteria.channels.CRITERIA`.
-        evidence: what it judges by, unless it measures.
+        evidence: what it judges by, unless it tries removals out.
     """
     criterion = CRITERIA[name]
-    return _MEASURED.get(name, lambda group, damage: criterion(evidence, group))
+    if not criterion.exhaustive:
+        return lambda group, damage: criterion(evidence, group)
+    tried: Ranking = resolve_name(criterion.trial)
+    return tried

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import random_feed
-from obs_onnx.entrypoints.artifacts_options import ArtifactsOptions
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
@@ -85,7 +85,7 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
 
     Args:
         model: a file, or a model in memory (which is not changed); its weights are float32.
-        options: see :class:`obs_onnx.entrypoints.artifacts_options.ArtifactsOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.artifacts.ArtifactsOptions`.
 
     Raises:
         ModelError, OptionError, MissingRuntimeError: bad input; nothing is written.

@@ -19,8 +19,8 @@ from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
-from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
@@ -97,7 +97,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.finetune_options.FinetuneOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.finetune.FinetuneOptions`.
 
     Raises:
         ModelError, DataError, OptionError: bad input; nothing is written.

@@ -8,8 +8,8 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.gradient_options import GradientOptions
-from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.entrypoints.options.gradient import GradientOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.autodiff.losses import append_loss
@@ -34,7 +34,7 @@ def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.gradient_options.GradientOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.gradient.GradientOptions`.
 
     Raises:
         ModelError: the model cannot be read, or cannot be differentiated.

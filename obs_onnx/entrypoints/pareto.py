@@ -15,9 +15,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from obs_onnx.allocation.targets import TRADED
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
+from obs_onnx.evaluation.output_damage import AUTO, CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
@@ -77,7 +79,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.pareto_options.ParetoOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.pareto.ParetoOptions`.
 
     Returns:
         The models and their figures; a frontier without points where nothing was found that costs less.
@@ -141,20 +143,21 @@ def _plotted(plot: bool | None) -> bool:
 
 
 def _loss(by: str, attempt: ChannelAttempt) -> float:
-    value = attempt.drop if by == "accuracy" else attempt.quality.output_error
+    lost = TRADED[by].loss
+    value = None if lost is None else lost(attempt)
     return float("inf") if value is None else value
 
 
 def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     """What is traded for the cost."""
-    by = options.by
-    if by == "auto":
-        by = "error" if options.evaluation is None else "accuracy"
-    if by == "accuracy" and calibrated.dense.accuracy is None:
-        raise DataError(f"a frontier by accuracy needs labelled data: give {named('evaluation')} with labels")
-    if by == "error" and calibrated.measure == "changed":
+    labelled = options.evaluation is not None
+    preferred = next(name for name, target in TRADED.items() if target.labels == labelled)
+    by = preferred if options.by == AUTO else options.by
+    if TRADED[by].labels and calibrated.dense.accuracy is None:
+        raise DataError(f"a frontier by {by} needs labelled data: give {named('evaluation')} with labels")
+    if TRADED[by].floats and calibrated.measure == CHANGED:
         raise OptionError(
-            "no output of the model is of a float type, so it has no error: "
+            f"no output of the model is of a float type, so it has no {by}: "
             f"give {named('evaluation')} with labels"
         )
     return by

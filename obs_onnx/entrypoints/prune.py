@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model
@@ -63,7 +63,7 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.prune_options.PruneOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.prune.PruneOptions`.
 
     Returns:
         The pruned model and the report; ``report.met`` tells whether all targets hold.

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
-from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
+from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.entrypoints.keywords import takes
-from obs_onnx.entrypoints.score_options import ScoreOptions, ScorerOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
@@ -42,7 +42,6 @@ __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 Float = NDArray[np.float64]
 
 _BATCH = 128
-_ORACLE = "oracle"  # the criterion that is what is measured
 
 
 @dataclass(frozen=True)
@@ -202,9 +201,11 @@ class Scorer:
 
     def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
         groups = self._coupling.groups
-        if "latency" not in weights:
+        timed = [name for name in weights if REGULARIZERS[name].timed]
+        if not timed:
             return penalties(weights, self.costs, groups)
-        return penalties(weights, {**self.costs, "latency": self.latency.cost}, groups, self.latency.quanta)
+        costs = {**self.costs, **dict.fromkeys(timed, self.latency.cost)}
+        return penalties(weights, costs, groups, self.latency.quanta)
 
     @cached_property
     def oracle(self) -> Oracle:
@@ -221,13 +222,14 @@ class Scorer:
         """Scores of all channels; arguments as for :func:`score`."""
         check_regularizers(regularize or {})
         _check_criterion(criterion)
-        truth = self.oracle if oracle or criterion == _ORACLE else None
+        exhaustive = CRITERIA[criterion].exhaustive
+        truth = self.oracle if oracle or exhaustive else None
         start = time.perf_counter()
         off, found = self._penalties(regularize or {}), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
                 change = None if truth is None else truth.changes[group.id]
-                if change is not None and criterion == _ORACLE:
+                if change is not None and exhaustive:
                     raw = change
                 else:
                     raw = CRITERIA[criterion](self._evidence, group)
@@ -263,7 +265,7 @@ def score(model: ModelLike, options: ScoreOptions) -> Scores:
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        options: see :class:`obs_onnx.entrypoints.score_options.ScoreOptions`.
+        options: see :class:`obs_onnx.entrypoints.options.score.ScoreOptions`.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input. A criterion that needs gradients

@@ -9,10 +9,11 @@ from functools import cached_property
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import COSTS, Targets
+from obs_onnx.allocation.targets import Targets
+from obs_onnx.data.feeds import is_float
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.output_damage import choose_measure
+from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.io.onnx_file import serialize
@@ -151,21 +152,15 @@ def calibrate(
     session = where.session(serialize(model))
     data = _open_data(inputs, session, options)
     accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
-    if targets.drop is not None and accuracy is None:
-        raise DataError(f"target drop needs labelled data: give {named('evaluation')} with labels")
     answer = session.run(data.first)
-    if targets.error is not None and choose_measure("error", answer) != "error":
-        raise OptionError(
-            "no output of the model is of a float type, so it has no error: give another target"
-        )
+    _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
     dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
-    limited = any(name in targets.as_dict() for name in ("sparsity", *COSTS))
     stopwatch, effort = None, EFFORTS[options.effort]
     if targets.timed:
         feed = timing_feed(data.held_out, session.inputs, options.batch)
         stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
-    loss = "error" if options.loss == "auto" and not limited else options.loss
+    loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
@@ -173,6 +168,29 @@ def calibrate(
         choose_measure(loss, answer),
         stopwatch,
     )
+
+
+def _check_measurable(targets: Targets, answer: Values, *, labelled: bool) -> None:
+    """Refuse targets about what cannot be measured.
+
+    Args:
+        targets: that are wanted.
+        answer: outputs of the model for a batch.
+        labelled: there are labels.
+
+    Raises:
+        DataError, OptionError: the first of them.
+    """
+    floats = any(is_float(array.dtype) for array in answer.values())
+    for target, _ in targets:
+        if target.labels and not labelled:
+            raise DataError(
+                f"target {target.name} needs labelled data: give {named('evaluation')} with labels"
+            )
+        if target.floats and not floats:
+            raise OptionError(
+                f"no output of the model is of a float type, so it has no {target.name}: give another target"
+            )
 
 
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:

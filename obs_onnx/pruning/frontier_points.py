@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
@@ -22,14 +22,6 @@ from obs_onnx.results.frontier import Point
 from obs_onnx.results.pruning import Latency
 
 __all__ = ["Candidate", "checked", "costs_of", "loss_of", "measured_points", "shared_notes"]
-
-_MEASURES: Mapping[str, tuple[str, ...]] = {
-    "latency": ("ratio", "latency_ms"),
-    "macs": ("macs",),
-    "params": ("parameters",),
-    "size": ("file_bytes",),
-    "ram": ("peak_activation_bytes",),
-}
 
 
 @dataclass(frozen=True)
@@ -113,13 +105,13 @@ def measured_points(
 
 def loss_of(point: Point, by: str) -> float:
     """What is traded for the cost; inf if nobody knows."""
-    value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
-    return float("inf") if value is None else value
+    losses = (TRADED[by].lost(point), ERROR.lost(point))
+    return next((loss for loss in losses if loss is not None), float("inf"))
 
 
 def costs_of(cost: str, point: Point) -> list[float]:
     """What was measured of a cost at last."""
-    return [getattr(point, name) for name in _MEASURES[cost]]
+    return [value for value in TARGETS[cost].measures(point) if value is not None]
 
 
 def shared_notes(candidates: Sequence[Candidate]) -> list[str]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.amounts import Amount
+from obs_onnx.allocation.targets import TARGETS, Targets
 from obs_onnx.progress import Advance
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.round import Round
@@ -25,7 +25,7 @@ class FrontierSearch:
 
     Attributes:
         part: groups with their curves.
-        cost: a name in :data:`obs_onnx.allocation.targets.COSTS`.
+        cost: name of a target that limits a cost.
         loss: of an attempt, what is traded for the cost.
         check: checks the promises of a new attempt.
         found: candidates so far, all different.
@@ -40,8 +40,7 @@ class FrontierSearch:
 
     def share(self, attempt: ChannelAttempt) -> float:
         """Cost of an attempt as a share of the dense model's."""
-        value = attempt.costs[self.cost]
-        return value / self.part.task.costs.file_bytes if self.cost == "size" else value
+        return attempt.costs[self.cost] / self.part.task.costs.whole(TARGETS[self.cost])
 
     def share_of(self, candidate: Candidate) -> float:
         """The same of a candidate."""
@@ -101,8 +100,7 @@ class FrontierSearch:
 
 def target(cost: str, share: float) -> Targets:
     """Such a share of the dense model's cost at most."""
-    values: dict[str, Any] = {cost: share}
-    return Targets(**values)
+    return Targets({cost: Amount(share)})
 
 
 def _alike(a: ChannelAttempt, b: ChannelAttempt) -> bool:

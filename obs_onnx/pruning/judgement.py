@@ -30,8 +30,7 @@ class Judged:
 
     def strain(self, targets: Targets) -> float:
         """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
-        pairs = ((self.quality.output_error, targets.error), (self.drop, targets.drop))
-        return max((value / limit for value, limit in pairs if limit and value is not None), default=0.0)
+        return targets.strain(self)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
@@ -48,9 +49,8 @@ class ChoiceOptions(Protected, title="Choice"):
 
     criterion: str = option(
         "auto",
-        help="What chooses: of channels auto (obs), obs, magnitude, l1, l2, mean, std, apoz, "
-        "mutual-information, taylor, fisher, obd, gates, oba, oba-second, oba-paper, random, oracle; of "
-        "weights auto, obs, admm, lobs, magnitude, taylor, fisher, obd, oba, oba-second, oba-paper, random.",
+        help=f"What chooses: of channels auto ({DEFAULT}), {', '.join(CRITERIA)}; of weights auto, obs, "
+        "admm, lobs, magnitude, random, taylor, fisher, obd, oba, oba-second, oba-paper.",
         metavar="NAME",
         common=7,
     )

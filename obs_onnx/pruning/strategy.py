@@ -7,12 +7,13 @@ calibration data the plan searches, and what it finds is :class:`Finished`: a mo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.amounts import Amount
+from obs_onnx.allocation.targets import ERROR, Targets
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
@@ -26,7 +27,7 @@ from obs_onnx.training.retraining import Retraining
 
 __all__ = ["Finished", "Plan", "Strategy", "allocation_notes", "check_allocation", "with_default"]
 
-_DEFAULT_ERROR = 0.05
+_DEFAULT_ERROR = Amount(0.05)
 
 A_co = TypeVar("A_co", bound=Attempt, covariant=True)
 
@@ -132,7 +133,7 @@ class Strategy(Protocol[A_co]):
 
 def with_default(targets: Targets) -> Targets:
     """The targets; where none says how far to go, with a limit on the output error."""
-    return targets if targets.bounded else replace(targets, error=_DEFAULT_ERROR)
+    return targets if targets.bounded else targets.also(ERROR, _DEFAULT_ERROR)
 
 
 def check_allocation(options: ModeOptions, known: Iterable[str]) -> None:

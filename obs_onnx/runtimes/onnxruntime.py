@@ -26,6 +26,7 @@ from obs_onnx.runtimes.command.worker.models import (
     session_options,
 )
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
 __all__ = [
@@ -119,7 +120,7 @@ class OrtRuntime:
     """onnxruntime with one execution provider (and the CPU for what that one lacks).
 
     Args:
-        provider: full name, or its start in any case (``cuda``); None for the CPU.
+        provider: full name, or its start in any case (``cuda``); None or empty for the CPU.
         threads: of one operator; None for the physical cores this process may use.
         custom_ops: paths of libraries with custom operators.
         options: of the session, see docs/runtimes.md.
@@ -149,7 +150,7 @@ class OrtRuntime:
         self.options = dict(options or {})
         check_options("onnxruntime", self.options, ORT_OPTIONS)
         self._ort = import_onnxruntime()
-        self.provider = find_provider(provider, self._ort.get_available_providers())
+        self.provider = find_provider(provider or None, self._ort.get_available_providers())
         self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
@@ -220,12 +221,12 @@ def import_onnxruntime() -> Any:
         if error.name not in (None, "onnxruntime"):
             raise
         raise MissingRuntimeError(
-            "onnxruntime is not installed: install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+            f"onnxruntime is not installed: install {to_install('onnxruntime')}"
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise MissingRuntimeError(
             "the onnxruntime installation is broken (two flavours in one environment?): uninstall all of "
-            "them, then install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+            f"them, then install {to_install('onnxruntime')}"
         )
     onnxruntime.set_default_logger_severity(_ERROR_ONLY)
     return onnxruntime

@@ -21,6 +21,7 @@ from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, O
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
 from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads
+from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
 __all__ = ["OpenVinoRuntime", "OpenVinoSession"]
@@ -124,11 +125,12 @@ class OpenVinoRuntime:
     """OpenVINO on one device, set for the latency of single runs.
 
     Args:
-        device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...
+        device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...; by default the CPU.
         threads: of one operator on the CPU; None for the physical cores this process may use.
         custom_ops: none can be given.
         options: ``precision``, see docs/runtimes.md; by default the device's own, as in a model that is
             deployed with OpenVINO's defaults.
+        spinning: changes nothing, OpenVINO has no such setting.
 
     Raises:
         MissingRuntimeError: OpenVINO is not installed.
@@ -141,11 +143,12 @@ class OpenVinoRuntime:
 
     def __init__(
         self,
-        device: str = "CPU",
+        device: str = "",
         threads: int | None = None,
         custom_ops: tuple[str, ...] = (),
         *,
         options: Options | None = None,
+        spinning: bool = True,
     ) -> None:
         check_threads(threads)
         if custom_ops:
@@ -154,7 +157,7 @@ class OpenVinoRuntime:
         check_options("openvino", self.options, _OPTIONS)
         self._openvino = _import_openvino()
         self._core = self._openvino.Core()
-        self.device = device.upper()
+        self.device = (device or "CPU").upper()
         self.spec = format_spec("openvino", self.device, self.options)
         self.threads = usable_cores() if threads is None else threads
         if self.device.split(":")[0].split(".")[0] not in ("AUTO", "HETERO", "MULTI"):
@@ -244,7 +247,7 @@ def _import_openvino() -> Any:
     except ImportError as error:
         if error.name not in (None, "openvino"):
             raise
-        raise MissingRuntimeError("openvino is not installed: install obs-onnx[openvino]") from error
+        raise MissingRuntimeError(f"openvino is not installed: install {to_install('openvino')}") from error
     return openvino
 
 

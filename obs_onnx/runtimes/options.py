@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
+from obs_onnx.runtimes.registry import DEFAULT, forms
 
 __all__ = ["CustomDomains", "OperatorOptions", "RuntimeOptions"]
 
@@ -43,8 +44,8 @@ class RuntimeOptions(OperatorOptions, title="Runtime"):
     """Where models run."""
 
     runtime: str = option(
-        "onnxruntime",
-        help="onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX, with options; docs/runtimes.md.",
+        DEFAULT,
+        help=f"{forms()}, with options; docs/runtimes.md.",
         metavar="SPEC",
         form="runtime",
         common=11,

@@ -33,14 +33,13 @@ from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.augment import parse_augment
 from obs_onnx.training.batches import TrainingBatch, shuffled
 from obs_onnx.training.checkpoint import Arrays, Checkpoint
-from obs_onnx.training.engines import Task, open_engine
+from obs_onnx.training.engines.base import Task, open_engine
 from obs_onnx.training.input_metrics import measure_metrics
 from obs_onnx.training.objective import LABELS, Objective, ReferenceLoss
-from obs_onnx.training.settings import RATES, TRAINERS, Settings
+from obs_onnx.training.settings import RATES, Settings
 
 __all__ = [
     "RATES",
-    "TRAINERS",
     "Course",
     "Point",
     "Settings",

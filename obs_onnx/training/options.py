@@ -6,8 +6,11 @@ from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.training.engines.registry import DEFAULT, TRAINERS
 
 __all__ = ["RetrainingOptions", "TrainingOptions"]
+
+_NEEDS = [f"{name} needs obs-onnx[{one.extra}]" for name, one in TRAINERS.items() if one.extra]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +26,10 @@ class TrainingOptions(Options, title="Training"):
     optimizer: str | None = option(
         None,
         help="foof steps by the inverse Hessian of each layer.",
-        otherwise="foof, of ort-training adamw",
+        otherwise=", ".join(
+            one.optimizer if name == DEFAULT else f"of {name} {one.optimizer}"
+            for name, one in TRAINERS.items()
+        ),
         choices=("foof", "adamw", "adam", "sgd"),
     )
     lr: float | None = option(
@@ -35,9 +41,9 @@ class TrainingOptions(Options, title="Training"):
         below=float("inf"),
     )
     trainer: str = option(
-        "graph",
-        help="Engine; the second one needs obs-onnx[training].",
-        choices=("graph", "ort-training"),
+        DEFAULT,
+        help=f"Engine; {', '.join(_NEEDS)}.",
+        choices=TRAINERS,
     )
     augment: str = option("", help="Random views of images in training.", metavar="flip,crop[=N]")
 

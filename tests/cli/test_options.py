@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from obs_onnx.cli import main
 from obs_onnx.cli.errors import Program
 from obs_onnx.cli.options import JSON, Command, options_from
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
 

@@ -18,8 +18,8 @@ from obs_onnx import prune, score
 from obs_onnx.allocation.regularizers import regularizers
 from obs_onnx.allocation.thresholds import ScoreCurve
 from obs_onnx.cli import main
-from obs_onnx.criteria.channels import CRITERIA, worth
-from obs_onnx.criteria.score_curves import criterion_curves
+from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.criteria.score_curves import criterion_curves, worth
 from obs_onnx.entrypoints import score as scoring
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.passes.canonical.own_constants import prepare

@@ -12,12 +12,12 @@ import pytest
 from repository import MODELS
 
 import obs_onnx
-from obs_onnx.entrypoints.bench_options import BenchOptions
 from obs_onnx.entrypoints.files import check_files, files_read, files_written
-from obs_onnx.entrypoints.finetune_options import FinetuneOptions
-from obs_onnx.entrypoints.gradient_options import GradientOptions
-from obs_onnx.entrypoints.pareto_options import ParetoOptions
-from obs_onnx.entrypoints.prune_options import PruneOptions
+from obs_onnx.entrypoints.options.bench import BenchOptions
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.entrypoints.options.gradient import GradientOptions
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
+from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.option import Options
 from obs_onnx.passes.errors import OptionError

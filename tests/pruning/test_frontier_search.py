@@ -18,7 +18,7 @@ class _Part:
     """Stands in for a round: costs come in steps, down to a floor."""
 
     def __init__(self, step: float, floor: float) -> None:
-        costs = SimpleNamespace(limits=lambda wanted: wanted.as_dict(), file_bytes=1)
+        costs = SimpleNamespace(limits=lambda wanted: wanted.as_dict(), whole=lambda target: 1.0)
         self.task = SimpleNamespace(costs=costs)
         self.step, self.floor, self.asked = step, floor, []
 

@@ -29,7 +29,7 @@ class ChannelAttempt(Attempt):
         keep: channels of the dense model that stay, by group.
         tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
         expected: damage by group that the curves predict.
-        costs: reached, as shares of the dense model's, and ``size`` in bytes.
+        costs: reached, as shares of the dense model's, or in the unit of a cost that is additive, by target.
         left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
     """
 

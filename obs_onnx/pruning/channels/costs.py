@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.amounts import Amount, Unit
+from obs_onnx.allocation.costs import Measured
+from obs_onnx.allocation.targets import Target, Targets, costs
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch
-from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.partial_run import Values
 
@@ -34,31 +34,35 @@ class DenseCosts:
     stopwatch: Stopwatch | None
 
     @property
-    def peak(self) -> int:
-        """Most bytes of activations that the dense model holds at once."""
-        return self.dense.cost.peak.bytes
+    def measured(self) -> Measured:
+        """The dense model as it is."""
+        return Measured(self.dense.model, self.dense.cost, self.file_bytes, self.stopwatch)
 
-    def limits(self, wanted: Targets) -> dict[str, float]:
-        """Limits on costs: shares of the dense model's, and for ``size`` bytes."""
-        shares = ("macs", "params", "latency")
-        limits = {name: value for name in shares if (value := getattr(wanted, name)) is not None}
-        if wanted.size is not None:
-            limits["size"] = wanted.size * self.file_bytes if wanted.size < 1 else wanted.size
-        if wanted.ram is not None:
-            limits["ram"] = wanted.ram if wanted.ram < 1 else wanted.ram / max(self.peak, 1)
-        if wanted.latency_ms is not None and self.stopwatch is not None:
-            limits["latency"] = wanted.latency_ms / self.stopwatch.dense_ms
-        return limits
+    def whole(self, target: Target) -> float:
+        """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""
+        return target.model_cost.measure(self.measured) if target.additive else 1.0
+
+    def limits(self, targets: Targets) -> dict[str, float]:
+        """Limits on costs, as they are reckoned: shares of the dense model's, or in the unit of the cost."""
+        return {
+            one.name: self._limit(one, amount)
+            for one, amount in targets
+            if one.cost and amount.unit is not Unit.LEAST
+        }
+
+    def _limit(self, target: Target, amount: Amount) -> float:
+        if amount.unit is Unit.SHARE:
+            return amount.value * self.whole(target)
+        if target.additive:
+            return amount.value
+        return amount.value / (target.model_cost.measure(self.measured) or 1)
 
     def of(self, small: ir.Model) -> dict[str, float]:
-        """What a smaller model really costs: shares of the dense model's, and bytes of its file."""
-        cost = measured(self.dense.runtime, small, self.sample)
-        models = (self.dense.model, small)
-        before, after = (sum(tensor.size for tensor in float_tensors(model)) for model in models)
+        """What a smaller model really costs, as that is reckoned."""
+        dense = self.measured
+        found = Measured(small, measured(self.dense.runtime, small, self.sample))
         return {
-            "macs": cost.macs / self.dense.cost.macs if self.dense.cost.macs else 1.0,
-            "ram": cost.peak.bytes / self.peak if self.peak else 1.0,
-            "params": after / before if before else 1.0,
-            "size": float(len(serialize(small))),
-            **({} if self.stopwatch is None else {"latency": self.stopwatch.ratio(small)}),
+            name: one.model_cost.measure(found) if one.additive else one.model_cost.share(found, dense)
+            for name, one in costs().items()
+            if self.stopwatch is not None or not one.timed
         }

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
@@ -34,8 +34,6 @@ from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
 __all__ = ["ChannelPlan", "ChannelStrategy"]
-
-_DEFAULT = "obs"
 
 
 @dataclass(frozen=True)
@@ -121,10 +119,7 @@ class ChannelStrategy:
 
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets; an output error where none bounds the search."""
-        if targets.sparsity is not None:
-            raise OptionError(
-                f"target sparsity is about single weights: use {named('mode', 'weights')}, or target macs"
-            )
+        targets.check_mode(ChannelPlan.mode)
         if _criterion(options) not in CRITERIA:
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
@@ -163,7 +158,7 @@ class ChannelStrategy:
 
 
 def _criterion(options: ModeOptions) -> str:
-    return _DEFAULT if options.criterion == "auto" else options.criterion
+    return DEFAULT if options.criterion == "auto" else options.criterion
 
 
 def _is_name(model: ir.Model, pattern: str) -> bool:

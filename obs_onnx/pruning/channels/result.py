@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -57,7 +57,7 @@ def finish_channels(
         model=best.model if stored is None else _in_bfloat16(task, best, stored),
         met=best.met(targets, limits),
         copied=stored is not None,
-        latency_limit=limits.get("latency"),
+        latency_limit=limits.get(LATENCY.name),
         layers=tuple(_line(layer, best.model) for layer in dense.layers),
         groups=tuple(
             GroupResult(
@@ -111,7 +111,7 @@ def _notes(
 
 def _shortfall(best: ChannelAttempt, limits: Mapping[str, float]) -> list[str]:
     """Why a limit on latency does not hold."""
-    limit, found = limits.get("latency"), best.costs["latency"]
+    limit, found = limits.get(LATENCY.name), best.costs[LATENCY.name]
     if limit is None or found <= limit:
         return []
     if all(mask.all() for mask in best.keep.values()):

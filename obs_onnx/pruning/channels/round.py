@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
+from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
+from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
@@ -18,7 +19,7 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory
-from obs_onnx.passes.costs.model_costs import Cost, Costs
+from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
@@ -30,7 +31,7 @@ __all__ = ["Round"]
 
 _MULTIPLES = 8
 _CORRECTIONS = 6
-_ROOM = 1.04  # of a limit on latency, that is not worth another correction
+_ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,9 @@ class _Tried:
 
     def rank(self) -> tuple[bool, float]:
         """Sorts what holds by its damage, then the others by how far they are off."""
-        if all(ratio <= _allowed(name) for name, ratio in self.strains.items()):
+        if all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items()):
             return False, self.allocation.damage
         return True, max(self.strains.values(), default=0.0)
-
-
-def _allowed(name: str) -> float:
-    """Ratio of a cost to its limit; times are only known to within a per cent."""
-    return 0.99 if name == "latency" else 1.0
 
 
 def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
@@ -77,10 +73,10 @@ class Round:
         kept: indices of the dense model's channels that it still has, by initializer and axis.
         dense_evidence: of the dense model.
         ranked: groups with their curves.
-        costs: of the model pruned so far, as functions of kept counts.
+        predicted: what the model pruned so far costs, as functions of kept counts.
         quantum: multiples of kept counts, by group.
-        dense_costs: the dense model's, in the units of ``costs``.
-        table: latency as a function of kept counts, where it is wanted.
+        dense: the same of the dense model.
+        reached: what the model pruned so far costs, measured; nothing for the dense one.
         start: weights of the dense model by now, where they were trained.
     """
 
@@ -89,10 +85,10 @@ class Round:
     kept: Mapping[str, Mapping[str, list[int]]]
     dense_evidence: ChannelStatistics
     ranked: dict[int, Ranked]
-    costs: Costs
+    predicted: Predicted
     quantum: dict[int, Quantum]
-    dense_costs: Mapping[str, float]
-    table: LatencyTable | None = None
+    dense: Predicted
+    reached: Mapping[str, float]
     start: Tensors | None = None
 
     @classmethod
@@ -137,61 +133,59 @@ class Round:
                 ranked = mended_curves(task, ranked, evidence, fit, test, branches)
         else:
             ranked = scored_curves(task, evidence, quantum, table)
+        latency = None
+        if table is not None:  # with branches that may be left out
+            latency = table.cost.leaving_out({k: one.dead for k, one in channels.branches.items()})
+        predicted = whole = Predicted(channels.coupling, dense.cost.sizes, latency)
+        if before is not None:
+            predicted = Predicted(coupling, measured(dense.runtime, model, data.sample).sizes, latency)
         return cls(
             task,
             coupling,
             {} if before is None else channels.coupling.keep_indices(before.keep),
             dense_evidence or evidence,
             ranked,
-            Costs(coupling),
+            predicted,
             quantum,
-            _dense_costs(channels.coupling, before, table),
-            table,
+            whole,
+            {} if before is None else before.costs,
             None if before is None or before.training is None else before.tensors,
         )
 
-    @cached_property
-    def latency(self) -> Cost:
-        """Milliseconds of a run, branches that may be left out included."""
-        assert self.table is not None
-        return self.table.cost.leaving_out({k: one.dead for k, one in self.task.channels.branches.items()})
+    def whole(self, target: Target) -> float:
+        """What the dense model costs, as predictions have it.
 
-    @cached_property
-    def memory(self) -> Memory:
-        """Of activations, for one sample."""
-        calibrated = self.task.calibrated
-        cost = measured(calibrated.dense.runtime, self.coupling.model, calibrated.data.sample)
-        return Memory(self.coupling, cost.sizes)
+        What is timed is predicted for the model pruned so far, whose ratio to the dense one is known.
+        """
+        predict = target.model_cost.predict
+        if target.timed:
+            return predict(self.predicted).value({}) / self.reached.get(target.name, 1.0)
+        return predict(self.dense).value({})
 
     def allocate(self, limits: Mapping[str, float]) -> Allocation:
-        """Kept counts under limits as shares of the dense model, and bytes of initializers."""
-        costs: dict[str, Cost] = {
-            "macs": self.costs.macs,
-            "params": self.costs.params,
-            "size": self.costs.bytes,
-        }
-        if self.table is not None:
-            costs["latency"] = self.latency
-        absolute = [
-            (costs[name], limit if name == "size" else limit * self.dense_costs[name])
-            for name, limit in limits.items()
-            if name != "ram"
-        ]
-        if "ram" in limits:
-            absolute += self.memory.limits(limits["ram"] * self.task.costs.peak)
+        """Kept counts under limits, reckoned as by :class:`~obs_onnx.pruning.channels.costs.DenseCosts`."""
+        sums, peaks = list[tuple[Cost, float]](), list[tuple[Cost, float]]()
+        for name, limit in limits.items():
+            target = TARGETS[name]
+            cost = target.model_cost.predict(self.predicted)
+            most = limit if target.additive else limit * self.whole(target)
+            (peaks if isinstance(cost, Memory) else sums).extend(at_most(cost, most))
         share = threshold_channels if self.task.by_threshold else allocate_channels
-        return share({group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum)
+        curves = {group: one.curve for group, one in self.ranked.items()}
+        return share(curves, [*sums, *peaks], self.quantum)
 
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
-        Predicted costs are exact for nearly all models, but latency is not; where they are not, for what
-        removal adds to a graph, and for what a file holds beside its initializers, the limits are tightened
-        until the real ones hold, and that on latency is loosened while there is much room.
+        Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
+        they are not, for what removal adds to a graph, and for what a file holds beside its initializers, the
+        limits are tightened until the real ones hold, and those on estimated costs are loosened while there
+        is much room.
         """
         tight, tried = dict(limits), list[_Tried]()
-        if "size" in tight:
-            tight["size"] -= max(self.task.costs.file_bytes - self.dense_costs["size"], 0.0)
+        for target in map(TARGETS.__getitem__, limits):
+            if target.additive:
+                tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
         for _ in range(_CORRECTIONS):
             tried.append(self._tried(tight, limits))
             corrected = _corrected(tight, limits, tried)
@@ -199,7 +193,8 @@ class Round:
                 break
             tight = corrected
         best = min(tried, key=_Tried.rank)
-        if best.real.get("latency", 0.0) > 1:  # slower than the dense model: then rather that one
+        slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
+        if slower:  # than the dense model: then rather that one
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
         expected = {
@@ -243,19 +238,6 @@ def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:
         return task.calibrated.stopwatch.table(coupling, advance)
 
 
-def _dense_costs(
-    coupling: Coupling, before: ChannelAttempt | None, table: LatencyTable | None
-) -> dict[str, float]:
-    """Costs of the dense model; its milliseconds by the table of a model that was pruned ``before``."""
-    dense, ratio = Costs(coupling), 1.0 if before is None else before.costs.get("latency", 1.0)
-    return {
-        "macs": dense.macs.value({}),
-        "params": dense.params.value({}),
-        "size": dense.bytes.value({}),
-        **({} if table is None else {"latency": table.cost.value({}) / ratio}),
-    }
-
-
 def _corrected(
     tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[_Tried]
 ) -> dict[str, float] | None:
@@ -267,17 +249,19 @@ def _corrected(
         tried: so far.
     """
     last, corrected = tried[-1], dict(tight)
-    over = {name: ratio for name, ratio in last.strains.items() if ratio > _allowed(name)}
+    over = {name: ratio for name, ratio in last.strains.items() if ratio > TARGETS[name].trusted}
     if over and not last.allocation.met:
         return None
     if not over:
-        room = _allowed("latency") / last.strains.get("latency", 1.0)
-        if room < _ROOM or any(one.allocation.kept == last.allocation.kept for one in tried[:-1]):
+        rooms = {name: TARGETS[name].trusted / strain for name, strain in last.strains.items()}
+        wide = {name: room for name, room in rooms.items() if TARGETS[name].estimated and room >= _ROOM}
+        if not wide or any(one.allocation.kept == last.allocation.kept for one in tried[:-1]):
             return None
-        corrected["latency"] *= math.sqrt(room)
+        for name, room in wide.items():
+            corrected[name] *= math.sqrt(room)
     for name, factor in over.items():
-        if name == "size":
+        if TARGETS[name].additive:
             corrected[name] -= last.real[name] - limits[name]
         else:
-            corrected[name] /= factor * 1.001 / _allowed(name)
+            corrected[name] /= factor * 1.001 / TARGETS[name].trusted
     return corrected

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from obs_onnx.allocation.search import largest
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
@@ -40,13 +40,9 @@ def search_channels(
         last = number == rounds
         part = Round.of(task, best, None if part is None else part.dense_evidence, last)
         if limits:
-            step = {
-                name: limit ** (number / rounds)
-                if name != "size"
-                else task.costs.file_bytes * (limit / task.costs.file_bytes) ** (number / rounds)
-                for name, limit in limits.items()
-            }
-            found = part.reach(step)
+            whole = {name: task.costs.whole(TARGETS[name]) for name in limits}
+            share = number / rounds
+            found = part.reach({name: whole[name] * (limits[name] / whole[name]) ** share for name in limits})
         else:
             found = _cheapest(part, targets)
         if retraining is not None:
@@ -62,7 +58,7 @@ def search_channels(
 
 def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
     """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop."""
-    cost = "latency" if targets.fastest else "macs" if part.costs.macs.value({}) else "params"
+    cost = (targets.least or (MACS if part.whole(MACS) else PARAMS)).name
     tried: list[ChannelAttempt] = []
 
     def trial(removed: float) -> tuple[float, ChannelAttempt]:
@@ -71,7 +67,7 @@ def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
 
     def predict(removed: float) -> float:
         damage = part.allocate({cost: 1 - removed}).damage
-        return math.sqrt(damage) / (targets.error or 0.1)
+        return math.sqrt(damage) / (targets.share(ERROR) or 0.1)
 
     found = largest(trial, predict, tolerance=0.01, trials=part.task.calibrated.budget.effort.trials)
     if found is not None:
@@ -83,4 +79,4 @@ def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
 def _rank(attempt: ChannelAttempt, targets: Targets) -> tuple[bool, float]:
     """Sorts attempts: those that hold by their costs, then the others by their strain."""
     strain = attempt.strain(targets)
-    return (True, strain) if strain > 1 else (False, attempt.costs["macs"])
+    return (True, strain) if strain > 1 else (False, attempt.costs[MACS.name])

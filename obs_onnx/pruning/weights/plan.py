@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import COSTS, Targets
+from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightScores
-from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation
+from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation, criteria
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import find_layers
@@ -28,6 +28,7 @@ from obs_onnx.pruning.weights.task import WeightTask, weight_scores
 from obs_onnx.reconstruction.layers import SolveOptions
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.solvers import METHODS, UNSTRUCTURED, Pattern, parse_pattern
+from obs_onnx.solvers.solve import Method
 from obs_onnx.training.retraining import Retraining
 
 __all__ = ["WeightPlan", "WeightStrategy"]
@@ -136,19 +137,16 @@ class WeightStrategy:
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets; an output error where neither they nor a pattern bound the search."""
         pattern = parse_pattern(options.pattern)
-        for cost in COSTS:
-            if cost in targets.as_dict():
-                raise OptionError(
-                    f"target {cost} needs channel removal, zeros do not lower it: "
-                    f"use {named('mode', 'channels')}"
-                )
-        if options.criterion not in (*METHODS, *KINDS):
+        targets.check_mode(WeightPlan.mode)
+        if options.criterion not in criteria():
             raise OptionError(
-                f"criterion {options.criterion!r} does not rank weights: "
-                f"use one of {', '.join((*METHODS, *KINDS))}"
+                f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(criteria())}"
             )
-        if options.criterion == "lobs" and pattern.kind != "unstructured":
-            raise OptionError(f"criterion lobs removes single weights, not {pattern}: use obs, admm or auto")
+        method = METHODS.get(options.criterion)
+        if isinstance(method, Method) and method.single and pattern.kind != "unstructured":
+            raise OptionError(
+                f"criterion {options.criterion} removes single weights, not {pattern}: use obs, admm or auto"
+            )
         check_allocation(options, ALLOCATIONS)
         if pattern.kind != "nm":
             return with_default(targets)
@@ -183,7 +181,7 @@ def _check_fixed(pattern: Pattern, targets: Targets, options: ModeOptions) -> No
     every = f"pattern {pattern} fixes the sparsity of every layer"
     if options.layer_sparsity:
         raise OptionError(f"{every}: leave out {named('layer_sparsity')}")
-    if targets.sparsity is not None:
+    if targets.share(SPARSITY) is not None:
         raise OptionError(f"pattern {pattern} fixes the sparsity by itself: leave out the target sparsity")
     if options.allocation != DAMAGE:
         raise OptionError(f"{every}: leave out {named('allocation')}")

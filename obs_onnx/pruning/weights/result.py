@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.strategy import Finished
@@ -56,7 +56,7 @@ def finish_weights(
     return Finished(
         attempt=best,
         model=best.model if stored is None else _in_bfloat16(best, stored),
-        met=best.strain(targets) <= 1 and reached >= (targets.sparsity or 0.0) - 1e-12,
+        met=best.strain(targets) <= 1 and reached >= (targets.share(SPARSITY) or 0.0) - 1e-12,
         copied=stored is not None,
         layers=tuple(layer_line(layer, best, counts, measured.layer_errors) for layer in dense.layers),
         bound=bound,

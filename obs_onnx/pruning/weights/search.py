@@ -9,7 +9,7 @@ import numpy as np
 
 from obs_onnx.allocation.curves import Curve
 from obs_onnx.allocation.search import largest
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import ERROR, SPARSITY, Targets
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.task import WeightTask, attempt_pruning, retrain_attempt
 from obs_onnx.training.loop import Trained
@@ -40,21 +40,22 @@ def search_weights(
     rounds = 1 if by_pattern else rounds
     there = max(task.nonzero, 1) / task.prunable
     best: WeightAttempt | None = None
+    wanted = targets.share(SPARSITY)
     runs: list[Trained] = []
     for number in range(1, rounds + 1):
         here = task if best is None or best.training is None else task.around(best.model)
         last = number == rounds
         if by_pattern:
             found = attempt_pruning(task, _shares_of_pattern(task))
-        elif targets.sparsity is None:
+        elif wanted is None:
             found = _sparsest(here, targets, best)
         else:
-            sparsity = 1 - there * min((1 - targets.sparsity) / there, 1.0) ** (number / rounds)
-            found = _at_sparsity(here, sparsity, best, targets.sparsity if last else None)
+            sparsity = 1 - there * min((1 - wanted) / there, 1.0) ** (number / rounds)
+            found = _at_sparsity(here, sparsity, best, wanted if last else None)
         if retraining is not None:
             found, training = retrain_attempt(here, found, retraining, runs, targets, last)
             runs.append(training)
-        better = best is None or targets.sparsity is not None
+        better = best is None or wanted is not None
         best = found if best is None or better else _better(found, best, targets)
     assert best is not None
     return best, tuple(runs)
@@ -100,7 +101,7 @@ def _sparsest(task: WeightTask, targets: Targets, before: WeightAttempt | None) 
 
     def predict(sparsity: float) -> float:
         damage = _damage(curves, task.shares(curves, sparsity))
-        return math.sqrt(damage) / (targets.error or 0.1)
+        return math.sqrt(damage) / (targets.share(ERROR) or 0.1)
 
     trials = task.calibrated.budget.effort.trials
     found = largest(trial, predict, tolerance=0.01, trials=trials)

@@ -144,6 +144,7 @@ class CommandRuntime:
         threads: of one operator; None for the physical cores that the worker may use.
         custom_ops: paths of libraries with custom operators, over there.
         options: of the session, and ``provider`` and ``timeout`` (seconds); see docs/runtimes.md.
+        spinning: changes nothing: ``options`` say how idle threads wait.
 
     Attributes:
         affinity: the cores that the last timing was kept on, over there; None where that cannot be done.
@@ -164,6 +165,7 @@ class CommandRuntime:
         custom_ops: tuple[str, ...] = (),
         *,
         options: Options | None = None,
+        spinning: bool = True,
     ) -> None:
         check_threads(threads)
         given = dict(options or {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from obs_onnx.criteria.channels.registry import CRITERIA
 from obs_onnx.data.options import DataOptions
 from obs_onnx.option import option
 from obs_onnx.pruning.options import Damped, Memory, Protected, Regularized, Shown
@@ -23,8 +24,7 @@ class ScoreOptions(ScorerOptions, Regularized, title="Choice"):
 
     criterion: str = option(
         "taylor",
-        help="taylor, fisher, obd, gates, oba, oba-second, oba-paper, obs, magnitude, l1, l2, mean, std, "
-        "apoz, mutual-information, random or oracle.",
+        help=f"What scores the channels: {', '.join(CRITERIA)}.",
         metavar="NAME",
         common=7,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from obs_onnx.allocation.targets import COSTS
+from obs_onnx.allocation.targets import LATENCY, TARGETS, TRADED, costs
 from obs_onnx.io.paths import frontier_folder
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
@@ -51,7 +51,12 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
         metavar="N",
         common=6,
     )
-    cost: str = option("latency", help="What is to become less.", choices=COSTS, common=5)
+    cost: str = option(
+        LATENCY.name,
+        help="What is to become less.",
+        choices=tuple(name for name, one in costs().items() if one.figures),
+        common=5,
+    )
     least: float = option(
         0.2,
         help="Share of the dense model's cost, where the frontier ends.",
@@ -63,7 +68,7 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
     by: str = option(
         "auto",
         help="What is traded for the cost; auto: accuracy if labelled data is given, else output error.",
-        choices=("auto", "error", "accuracy"),
+        choices=("auto", *TRADED),
         common=5,
     )
     seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0, below=float("inf"))
@@ -77,5 +82,5 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cost == "latency" and not self.latency:
-            raise OptionError(f"{named('cost', 'latency')} has to be timed: give another cost")
+        if TARGETS[self.cost].timed and not self.latency:
+            raise OptionError(f"{named('cost', self.cost)} has to be timed: give another cost")
