@@ -60,7 +60,7 @@ class Program(click.Group):
         except click.ClickException as error:
             _end(" ".join(error.format_message().split()), EXIT_INPUT)
         except click.Abort:
-            _end("interrupted; nothing was written", EXIT_INTERRUPTED)
+            _end("interrupted; no file is incomplete", EXIT_INTERRUPTED)
         if standalone_mode:
             sys.exit(result if isinstance(result, int) else 0)
         return result

@@ -148,7 +148,7 @@ def save_model(
     """
     check_writable(path)
     with part_of(files) as own:
-        new, side = own.new(path), side_path(Path(os.path.realpath(path)))
+        new, side = own.new(path), side_path(Path(path))
         if not is_stream(path) and (_size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL)):
             _unmap(model, side)
             ir.save(

@@ -54,8 +54,9 @@ def frontier_folder(path: Path) -> Path:
 
 
 def side_path(path: Path) -> Path:
-    """Where the weights of a written model lie if they are not in its file."""
-    return path.with_name(f"{path.name}.data")
+    """Where the weights of a written model lie if not in its file: beside that, not beside a link to it."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.data")
 
 
 def keep_path(destination: Path) -> Path:

@@ -24,6 +24,7 @@ from onnx import helper, numpy_helper
 
 from obs_onnx.cli import main
 from obs_onnx.io.atomic_files import write_text
+from obs_onnx.io.model_files import files_of
 from obs_onnx.io.onnx_file import load_model
 
 QUICK = "--effort quick --threads 1 -q --no-latency"
@@ -118,7 +119,9 @@ class Commands(RuleBasedStateMachine):
         outputs=st.tuples(st.sampled_from(NAMES), st.sampled_from(NAMES), st.sampled_from(NAMES)),
     )
     def run(self, command: str, models: tuple[str, str], data: str, outputs: tuple[str, str, str]) -> None:
-        before = state(self.folder)
+        before, sources = state(self.folder), read(command, models, data)
+        if "e.bin" in outputs and "e.bin" not in sources:
+            return  # another model would lose its weights, of which this command knows nothing
         names = dict(zip(("one", "two", "three"), outputs, strict=True))
         given = COMMANDS[command].format(model=models[0], other=models[1], data=data, **names).split()
         result = CliRunner(catch_exceptions=False).invoke(main, given)
@@ -130,27 +133,29 @@ class Commands(RuleBasedStateMachine):
             assert result.stderr.count("\n") == 1
             return
         assert changed <= wanted(given, models[0]), given
-        assert not changed & read(command, models, data), given
+        assert not changed & sources, given
 
 
 def read(command: str, models: tuple[str, str], data: str) -> set[str]:
     """Files that a command reads."""
     text = COMMANDS[command]
     found = {models[0], models[1] if "{other}" in text else models[0]}
-    found |= {"e.bin"} if "e.onnx" in found else set()
+    for model in [name for name in found if Path(name).is_file()]:
+        found |= {os.path.relpath(path) for path in files_of(model)}
     if "{data}" in text:
         found |= {f"d/{number}.npz" for number in range(3)} if data == "d" else {data}
         found |= {"soft.npz", "hard.npz", "linked.npz"} if data in ("soft.npz", "hard.npz") else set()
     return found | ({"m.calib.npz"} if command == "beside" else set())
 
 
-def wanted(given: list[str], model: str) -> set[str]:
+def wanted(given: list[str], dense: str) -> set[str]:
     """All that a command may write."""
     named = [given[number + 1] for number, word in enumerate(given) if word in WRITE]
-    output = given[given.index("-o") + 1] if "-o" in given else f"{Path(model).stem}.pruned.onnx"
+    output = given[given.index("-o") + 1] if "-o" in given else f"{Path(dense).stem}.pruned.onnx"
     stem = os.path.splitext(output)[0]
-    named += [output, f"{output}.data"]
-    named += [f"{stem}.{end}" for end in ("keep.json", "int8.onnx", "int8.onnx.data")]
+    for model in (output, f"{stem}.int8.onnx"):
+        named += [model, f"{os.path.realpath(model)}.data"]
+    named.append(f"{stem}.keep.json")
     places = {os.path.relpath(os.path.realpath(name)) for name in named}
     inside = {str(path) for name in places for path in Path(name).rglob("*")}
     return places | (inside if given[0] == "pareto" else set())
@@ -160,7 +165,7 @@ def test_no_command_changes_what_it_does_not_write() -> None:
     run_state_machine_as_test(
         Commands,
         settings=settings(
-            max_examples=12,
+            max_examples=8,
             stateful_step_count=12,
             deadline=None,
             suppress_health_check=list(HealthCheck),
@@ -183,6 +188,57 @@ def test_every_command_does_its_work(
     assert result.exit_code == 0, result.output
     for name in names.values():
         assert Path(name).exists() == (name in given)
+
+
+LIMITED = """
+import resource, sys
+from obs_onnx.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (200, 200))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits")
+@pytest.mark.parametrize("command", ["gradient", "channels"])
+def test_no_room_for_the_files(tmp_path: Path, command: str) -> None:
+    fill(tmp_path)
+    given = COMMANDS[command].format(model="e.onnx", data="c.npz", one="note.txt", two="new.json").split()
+    before = state(tmp_path)
+    program = [sys.executable, "-c", LIMITED, *given]
+    result = subprocess.run(program, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2
+    assert result.stderr.endswith(": File too large\n")
+    assert result.stderr.count("\n") == 1
+    assert state(tmp_path) == before
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices")
+def test_a_report_that_fails_leaves_the_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    before = state(tmp_path)
+    given = COMMANDS["channels"].format(model="m.onnx", data="c.npz", one="a.onnx", two="/dev/full").split()
+    result = CliRunner(catch_exceptions=False).invoke(main, [*given, "--report", "r.html"])
+    assert result.exit_code == 2
+    assert result.stderr.endswith("/dev/full: No space left on device; a.onnx is written\n")
+    assert set(state(tmp_path)) == {*before, "a.onnx", "a.keep.json"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="devices")
+@pytest.mark.parametrize("command", ["gradient", "weights", "channels", "int8", "finetune"])
+def test_a_device_gets_the_model_and_nothing_lies_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    fill(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    Path("null").symlink_to(os.devnull)
+    before = state(tmp_path)
+    names = {"one": "null", "two": "two.json", "three": "r.html"}
+    given = COMMANDS[command].format(model="e.onnx", other="m.onnx", data="c.npz", **names).split()
+    result = CliRunner(catch_exceptions=False).invoke(main, given)
+    assert result.exit_code == 0, result.output
+    assert set(state(tmp_path)) - set(before) <= {"two.json", "r.html"}
+    assert Path(os.devnull).is_char_device()
 
 
 WRITER = """
@@ -217,7 +273,7 @@ def test_killed_at_any_moment(tmp_path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
     onnx.save(model, tmp_path / "source.onnx", save_as_external_data=True, location="w.bin")
     chance, last = random.Random(0), 0
-    for _ in range(10):
+    for _ in range(8):
         program = [sys.executable, "-c", WRITER, str(last + 1)]
         with subprocess.Popen(program, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None

@@ -38,7 +38,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def written(options: Options, model: object = "m.onnx") -> set[str]:
-    return {str(one.path) for one in files_written(model, options)}
+    return {os.path.relpath(one.path) for one in files_written(model, options)}
 
 
 @pytest.mark.usefixtures("folder")
@@ -53,7 +53,7 @@ def test_everything_that_is_written() -> None:
         "o.int8.onnx",
         "o.int8.onnx.data",
     }
-    assert written(PruneOptions(os.devnull)) == {os.devnull}
+    assert written(PruneOptions(os.devnull)) == {os.path.relpath(os.devnull)}
     assert written(PruneOptions(), load_model("m.onnx")) == set()
     assert written(ParetoOptions()) == {"m.pareto"}
     assert written(GradientOptions("g.onnx")) == {"g.onnx", "g.onnx.data"}

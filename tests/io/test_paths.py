@@ -32,6 +32,8 @@ def test_files_beside_a_result(tmp_path: Path) -> None:
     assert keep_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.keep.json"
     assert int8_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.int8.onnx"
     assert side_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.onnx.data"
+    (tmp_path / "link.onnx").symlink_to("real.onnx")
+    assert side_path(tmp_path / "link.onnx") == tmp_path / "real.onnx.data"
     assert frontier_folder(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.pareto"
 
 
