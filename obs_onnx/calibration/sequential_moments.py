@@ -140,7 +140,7 @@ class SequentialMoments:
             dense = tapped[use.y]
             target = self._cut(use.y, dense)
             for skip in stage.skips[use.y]:
-                if before[skip].shape == dense.shape:
+                if before[skip].shape == dense.shape and skip in pruned:
                     target = target + (self._cut(skip, before[skip]) - pruned[skip])
             moments.update(pruned[use.x], use.geometry, target)
 

@@ -89,6 +89,9 @@ class StagedRun:
     ) -> None:
         """Move to the next boundary, or to a later one at once.
 
+        Of the boundary, values are carried that ``model`` has: a smaller model needs no sizes any more where
+        they became constants.
+
         Args:
             model: whose nodes and weights are used.
             taps: names of values in the segment (or live ones) to be shown on the way.
@@ -97,7 +100,8 @@ class StagedRun:
             to: number of the boundary; by default the next one.
         """
         to = self._index + 1 if to is None else to
-        target = self._plan.boundary(to)
+        held = ir.convenience.create_value_mapping(model.graph)
+        target = [name for name in self._plan.boundary(to) if name in held]
         run = self.part(model, [*target, *taps])
         for number in range(len(self._batches)):
             before = self._batches[number]

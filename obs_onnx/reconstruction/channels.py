@@ -56,6 +56,16 @@ class _Cutter:
             self._stays[name] = [(axis, mask) for axis, mask in masks if not mask.all()]
         return self._stays[name]
 
+    def fits(self, layer: Layer) -> bool:
+        """Whether what a layer reads and gives loses nothing along axes whose size varies with the data."""
+        dynamic = self._coupling.graph.concrete.dynamic
+        return not any(
+            dynamic[self._coupling.named(name)][axis]
+            for use in layer.uses
+            for name in (use.x, use.y)
+            for axis, _ in self.stays(name)
+        )
+
     def __call__(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
         for axis, mask in self.stays(name):
             array = array.compress(mask, axis=axis)
@@ -98,7 +108,8 @@ def solve_channels(
 ) -> tuple[ir.Model, Tensors]:
     """Remove channels and refit what is left, layer by layer.
 
-    Depthwise convolutions see one channel each and stay as they are.
+    Depthwise convolutions see one channel each and stay as they are. So do layers over rows of a varying
+    number of which some go: which of the dense rows stay is not known.
 
     Args:
         runtime: where everything runs.
@@ -121,16 +132,15 @@ def solve_channels(
     RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)
-    prefixes = SequentialMoments(
-        runtime, dense, plan, fit, budget, paired=True, cut=_Cutter(coupling, keep), start=small
-    )
+    cut = _Cutter(coupling, keep)
+    prefixes = SequentialMoments(runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small)
     refitted: Tensors = {}
     for number, stage in enumerate(plan.stages):
         there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
         solved = [
             layer
             for layer in there
-            if layer.name not in spared and layer.name not in empty and not _is_depthwise(layer)
+            if layer.name not in spared | set(empty) and not _is_depthwise(layer) and cut.fits(layer)
         ]
         tensors = emptied(small, there, empty)
         if solved:

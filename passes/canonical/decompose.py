@@ -8,6 +8,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import Writer, take_over
+from obs_onnx.passes.ops import lookup
 
 __all__ = ["Decompose"]
 
@@ -23,7 +24,7 @@ class Decompose(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         count = 0
         for node in list(model.graph):
-            if node.graph is None or node.domain != "":
+            if node.graph is None or node.domain != "" or lookup(node).foreign is not None:
                 continue
             if node.op_type == "GroupNormalization":
                 count += _group_normalization(model, node)  # 1.
@@ -55,7 +56,7 @@ def _group_normalization(model: ir.Model, node: ir.Node) -> int:
             parameter = write.op("Expand", [parts, write.constant(np.array([1, channels // groups]))])
         spread = write.op("Reshape", [parameter, write.constant(np.array(per_channel))])
         y = write.op(op_type, [y, spread])
-    take_over(node.outputs[0], y)
+    take_over(write.names, node.outputs[0], y)
     model.graph.remove(node, safe=True)
     return 1
 
@@ -96,7 +97,7 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
         part = parts[int(place)]
         if given is None and not node_facts.int_attribute(node, "keepdims", 1):
             part = write.op("Squeeze", [part, write.constant(np.array([axis]))])
-        take_over(use.node.outputs[0], part)
+        take_over(write.names, use.node.outputs[0], part)
         model.graph.remove(use.node, safe=True)
     model.graph.remove(node, safe=True)
     return 1

@@ -95,7 +95,7 @@ def _average_pool(model: ir.Model, node: ir.Node) -> None:
     if not counts and any(node_facts.ints_attribute(node, "pads")):
         y = write.op("Div", [y, write.constant(_shares(node, kernel), x.dtype)])
         y.shape = node.outputs[0].shape
-    take_over(node.outputs[0], y)
+    take_over(write.names, node.outputs[0], y)
     model.graph.remove(node, safe=True)
 
 
@@ -129,7 +129,7 @@ def _batch_normalization(model: ir.Model, node: ir.Node) -> None:
     y = write.op("Mul", [y, write.op("Reshape", [ratio, spread])])
     y = write.op("Add", [y, write.op("Reshape", [shift, spread])])
     y.shape = node.outputs[0].shape
-    take_over(node.outputs[0], y)
+    take_over(write.names, node.outputs[0], y)
     model.graph.remove(node, safe=True)
 
 
@@ -146,7 +146,7 @@ def _layer_normalization(model: ir.Model, node: ir.Node) -> bool:
     new = write.ops("LayerNormalization", [x, scale, shift], *node.attributes.values(), outputs=3)
     for old, value in zip(node.outputs, new, strict=False):
         value.shape, value.type = old.shape, old.type
-        take_over(old, value)
+        take_over(write.names, old, value)
     axis = node_facts.int_attribute(node, "axis", -1) % len(dims)
     for value in new[len(node.outputs) :]:
         value.shape = ir.Shape([*dims[:axis], *(1,) * (len(dims) - axis)])

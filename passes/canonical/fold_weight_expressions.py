@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.ops import lookup
 
 __all__ = ["FoldWeightExpressions"]
@@ -61,7 +62,7 @@ def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
     name = str(weight.name)
     weight.replace_all_uses_with(names.initializer(f"{name}.folded", tensor))
     for member in cone:  # 1.
-        if not any(output.uses() for output in member.outputs):
+        if not any(is_used(output) for output in member.outputs):
             parameters = member.inputs
             model.graph.remove(member, safe=True)
             for parameter in parameters:

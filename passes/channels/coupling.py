@@ -19,12 +19,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-from obs_onnx.passes.graph.scopes import bodies, reads
+from obs_onnx.passes.canonical.own_constants import COPY_OF
+from obs_onnx.passes.channels.relate import relate
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize
-from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed
-from obs_onnx.passes.traits.relation import Freeze, Graph, Relation
+from obs_onnx.passes.traits.atoms import Atoms, Labels, is_joined, is_repeated
+from obs_onnx.passes.traits.relation import Graph
 
 __all__ = ["Coupling", "Frozen", "Group", "Keep", "Site", "couple"]
 
@@ -71,12 +72,10 @@ class Coupling:
         while True:
             self._resolve()
             self.groups = self._find_groups()
-            if not (holed := self._holed()):
+            if not (unfit := [*self._holed(), *self._untold(), *self._unnamed()]):
                 break
-            for node, labels in holed:
-                graph.fix(
-                    node, [labels], "it takes a part of a product of channels, which could be left empty"
-                )
+            for node, labels, reason in unfit:
+                graph.fix(node, [labels], reason)
         self.frozen = [
             Frozen(str(node.name), key(node), reason) for node, reason in dict.fromkeys(graph.frozen)
         ]
@@ -100,13 +99,13 @@ class Coupling:
         self._group_of = np.full(atoms.count, -1)  # of each atom
         self._channel_of = np.full(atoms.count, -1)
 
-    def _holed(self) -> list[tuple[ir.Node, Labels]]:
+    def _holed(self) -> list[tuple[ir.Node, Labels, str]]:
         """Nodes and rows of labels that are part of a product of groups but not all of it.
 
         Keeping one channel of each group would not keep an element there, and which channels have gone could
         not be told from the elements.
         """
-        found = []
+        found, reason = [], "it takes a part of a product of channels, which could be left empty"
         held = {id(labels): (value, labels) for value, axes in self._resolved.items() for labels in axes}
         for value, labels in held.values():
             groups = self.groups_along(labels)
@@ -120,7 +119,46 @@ class Coupling:
                 whole = math.prod(self.groups[g].n for g in members if g >= 0)
                 if len(np.unique(np.sort(free, axis=1), axis=0)) != whole:
                     node = value.producer() or next(use.node for use in value.uses())
-                    found.append((node, free))
+                    found.append((node, free, reason))
+        return found
+
+    def _untold(self) -> list[tuple[ir.Node, Labels, str]]:
+        """Nodes and labels of varying sizes that neither keep their ratio nor their difference to the dense."""
+        reason = "it restates a varying size that no constant ratio or difference ties to the dense one"
+        sizes = [(one, self.graph.atoms.resolve(one.labels)) for one in self.graph.restated]
+        return [
+            (one.node, labels, reason)
+            for one, labels in sizes
+            if labels.shape[1] and not (is_repeated(labels) or (one.alone and is_joined(labels)))
+        ]
+
+    def _unnamed(self) -> list[tuple[ir.Node, Labels, str]]:
+        """Nodes and labels of groups in constants alone that serve several nodes, which keep different parts.
+
+        What is kept could not be said in terms of the constants of the model as it came in.
+        """
+        reason = "its weight serves several nodes, which would keep different parts of it"
+        named = {
+            str(value.name)
+            for copies in self.copies.values()
+            for value in copies
+            if all(_equal(self._resolved.get(value, ()), self._resolved.get(copy, ())) for copy in copies)
+        }
+        found = []
+        for group in self.groups:
+            if not any(site.initializer in named for site in group.sites):
+                value = self.named(group.sites[0].initializer)
+                labels = self._resolved[value][group.sites[0].axis]
+                own = np.where(self._group_of[labels] == group.id, labels, 0)
+                found.append((next(use.node for use in value.uses()), own, reason))
+        return found
+
+    @cached_property
+    def copies(self) -> dict[str, list[ir.Value]]:
+        """Initializers by the one they were copied from (see :class:`OwnConstants`), themselves included."""
+        found: dict[str, list[ir.Value]] = {}
+        for value in self.model.graph.initializers.values():
+            found.setdefault(str(value.meta.get(COPY_OF, value.name)), []).append(value)
         return found
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
@@ -270,6 +308,10 @@ class Coupling:
         ]
 
 
+def _equal(a: Sequence[Labels], b: Sequence[Labels]) -> bool:
+    return len(a) == len(b) and all(map(np.array_equal, a, b))
+
+
 class _Alive:
     """Callable: labels of an axis to a bool for each element."""
 
@@ -294,7 +336,7 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
     """
     graph = Graph(Atoms(), concretize(model), model.opset_imports.get("", 1))
     for node in model.graph:
-        _relate(node, graph)
+        relate(node, graph)
     for output in model.graph.outputs:
         producer = output.producer()
         axes = graph.axes(output)
@@ -307,34 +349,3 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
             for value in own:
                 graph.fix(node, graph.axes(value) or [], "protected")
     return Coupling(model, graph, protect)
-
-
-def _relate(node: ir.Node, graph: Graph) -> None:
-    op = lookup(node)
-    relation = Relation(node, graph)
-    before = len(graph.mixes), len(graph.shrinks)
-    try:
-        if any(True for _ in bodies(node)):
-            raise Freeze("it holds a body of its own")
-        if op.relate is None:
-            raise Freeze("nothing is known about how its axes relate")
-        if node in graph.concrete.unknown and any(
-            graph.axes(value) is None for value in node.outputs if value.uses()
-        ):
-            raise Freeze(f"its shapes are not known: {graph.concrete.unknown[node]}")
-        op.relate(relation)
-        unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
-        reason = None
-    except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
-        del graph.mixes[before[0] :], graph.shrinks[before[1] :]
-        unasked, reason = reads(node), _why(freeze)
-        for value in node.outputs:
-            graph.fix(node, graph.labels.get(value, []), reason)
-            if (shape := graph.concrete.shapes.get(value)) is not None:
-                graph.labels[value] = [fixed(n) for n in shape]
-    for value in unasked:
-        graph.fix(node, graph.axes(value) or [], reason)
-
-
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"

@@ -3,55 +3,102 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypedDict, cast
 
 import onnx_ir as ir
 
-from obs_onnx.passes.canonical.own_constants import COPY_OF, prepare
+from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.graph import node_facts
 
-__all__ = ["keep_file", "replay"]
+__all__ = ["KeepFile", "Use", "keep_file", "replay"]
 
-Tensors = Mapping[str, Mapping[str, Sequence[int]]]
+Kept = Mapping[str, Sequence[int]]
 
 
-def keep_file(
-    original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()
-) -> dict[str, object]:
-    """``{"schema": 1, "tensors": {initializer: {axis: kept indices}}}`` for the initializers of ``original``.
+class Use(TypedDict):
+    """What one node keeps of an initializer that serves several.
 
-    With ``removed`` the key of that name lists initializers that are gone altogether.
+    Attributes:
+        output: the node's first output.
+        input: position among its inputs.
+        kept: ``{axis: kept indices}``; empty where the node keeps all of it.
+    """
+
+    output: str
+    input: int
+    kept: Kept
+
+
+class KeepFile(TypedDict, total=False):
+    """The contents of ``keep.json``.
+
+    Attributes:
+        schema: 1.
+        tensors: ``{initializer: {axis: kept indices}}``; what is not there keeps all.
+        uses: of initializers whose users keep different parts, which are therefore not in ``tensors``.
+        removed: initializers that are gone altogether.
+    """
+
+    schema: int
+    tensors: Mapping[str, Kept]
+    uses: Mapping[str, Sequence[Use]]
+    removed: Sequence[str]
+
+
+def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()) -> KeepFile:
+    """What stays of the initializers of ``original``.
 
     Args:
         original: the model as it came in (constants of nodes count as initializers, named after the output).
         coupling: of its prepared form.
         keep: for the groups of ``coupling``.
         removed: names of initializers of that form that the smaller model lacks.
-
-    A constant that serves several nodes is left out where they keep different parts of it.
     """
     raw = couple(prepare(original, canonical=False))
     kept = raw.keep_indices(coupling.same_in(raw, keep))
-    names: dict[str, list[str]] = {}
-    for value in raw.model.graph.initializers.values():
-        names.setdefault(str(value.meta.get(COPY_OF, value.name)), []).append(str(value.name))
-    tensors = {
-        name: kept[copies[0]]
-        for name, copies in names.items()
-        if copies[0] in kept and all(kept.get(copy) == kept[copies[0]] for copy in copies)
-    }
-    gone = [name for name, copies in names.items() if set(copies) & set(removed)]
-    return {"schema": 1, "tensors": tensors, **({"removed": gone} if gone else {})}
+    file: KeepFile = {"schema": 1, "tensors": {}}
+    tensors, uses, gone = {}, {}, []
+    for name, copies in raw.copies.items():
+        parts = [kept.get(str(copy.name), {}) for copy in copies]
+        if all(part == parts[0] for part in parts):
+            tensors.update({name: parts[0]} if parts[0] else {})
+        else:
+            uses[name] = [use for copy, part in zip(copies, parts, strict=True) for use in _uses(copy, part)]
+        if {str(copy.name) for copy in copies} & set(removed):
+            gone.append(name)
+    file["tensors"] = tensors
+    if uses:
+        file["uses"] = uses
+    if gone:
+        file["removed"] = gone
+    return file
 
 
-def replay(original: ir.Model, tensors: Tensors) -> ir.Model:
-    """A copy of ``original`` without what ``tensors`` (of a :func:`keep_file`) leaves out.
+def _uses(copy: ir.Value, kept: Kept) -> list[Use]:
+    places = sorted((str(node.outputs[0].name), index) for node, index in copy.uses())
+    return [Use(output=output, input=index, kept=kept) for output, index in places]
+
+
+def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
+    """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
 
     Raises:
-        ValueError: nothing would be left of some axis.
+        ValueError: nothing would be left of some axis, or a use is not one of the model.
         ModelError: the model is broken.
     """
     model = prepare(original, canonical=False)
     coupling = couple(model)
-    RemoveChannels(coupling.keep_from(tensors), coupling).call(model)
+    file = cast("KeepFile", keep) if "schema" in keep else KeepFile(tensors=cast("Mapping[str, Kept]", keep))
+    kept = dict(file["tensors"])
+    nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+    for name, uses in file.get("uses", {}).items():
+        for use in uses:
+            node = nodes.get(use["output"])
+            value = None if node is None else node_facts.input_of(node, use["input"])
+            if value is None:
+                raise ValueError(f"{name} is no input of the node with the output {use['output']}")
+            kept[str(value.name)] = use["kept"]
+    RemoveChannels(coupling.keep_from(kept), coupling).call(model)
     return model

@@ -92,13 +92,14 @@ def _correct(
         or output not in concrete.values
     ):
         return
-    dense, marks = concrete.values[output], concrete.marks[output]
+    dense, marks, axes = concrete.values[output], concrete.marks[output], []
     if node.op_type == "Shape":
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
         now = np.array(after[source][start:end], np.int64)
+        axes = (coupling.axes(source) or [])[start:end]
     else:
         now = np.array(math.prod(after[source]), np.int64)
     if np.array_equal(now, dense):
         return
     shrink = Shrink(names, node, concrete, lambda labels: np.ones(len(labels), bool))
-    append(output, shrink.scaled(output, now, dense, marks, behind=True))
+    append(names, output, shrink.turned(output, now, dense, marks, axes, behind=True))

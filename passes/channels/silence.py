@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, append, take_over
 from obs_onnx.passes.traits.relation import Mix
 
@@ -77,9 +78,9 @@ def _unfuse(names: Names, node: ir.Node) -> None:
     if bias and bias[0] is not None:
         total = write.op("Add", [total, bias[0]])
     attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
-    take_over(node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
+    take_over(names, node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
     if len(node.outputs) > 3:
-        take_over(node.outputs[3], total)
+        take_over(names, node.outputs[3], total)
     write.graph.remove(node, safe=True)
 
 
@@ -120,7 +121,7 @@ class _Silencer:
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
-            append(output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
+            append(self.write.names, output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
         elif kind in ("normalize", "rms"):
             epsilon = self.node.attributes.get_float("epsilon", 1e-5)
             self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
@@ -128,11 +129,23 @@ class _Silencer:
             assert scale is not None
             factor = self._constant(math.sqrt(self.share))
             self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
+            self._deviation()
+
+    def _deviation(self) -> None:
+        """One over the deviation, which is that of all elements, as one over that of those that stay."""
+        index = self.mixes[0][0].deviation
+        if index is None or index >= len(self.node.outputs) or not is_used(self.node.outputs[index]):
+            return
+        output = self.node.outputs[index]
+        root = np.asarray(math.sqrt(self.share))
+        factor = self.write.constant(root, node_facts.dtype(output) or ir.DataType.FLOAT)
+        append(self.write.names, output, self.write.op("Mul", [output, factor], behind=True))
 
     def _neutral(self, kind: str) -> float:
         if kind in ("low", "high"):
-            largest = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call]
-            return largest if kind == "high" else -largest
+            limits = np.iinfo if self.dtype.is_integer() else ml_dtypes.finfo
+            found = limits(self.dtype.numpy())  # type: ignore[arg-type]
+            return (found.max if kind == "high" else found.min).item()
         return 1.0 if kind == "one" else 0.0
 
     def _masked(self, fill: ir.Value) -> ir.Value:

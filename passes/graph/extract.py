@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
+from obs_onnx.passes.graph.usage import is_used
+
 __all__ = ["extract"]
 
 
@@ -23,7 +25,7 @@ def extract(model: ir.Model, inputs: Iterable[str], outputs: Iterable[str]) -> i
     """
     names = list(dict.fromkeys(inputs))
     graph = ir.convenience.extract(model.graph, names, list(dict.fromkeys(outputs)))
-    kept = [value for value in graph.inputs if value.uses() or value.is_graph_output()]
+    kept = [value for value in graph.inputs if is_used(value)]
     graph.inputs.clear()
     graph.inputs.extend(kept)
     for value in kept:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.passes.graph.usage import is_used
+
 __all__ = ["Names", "add_initializer", "named", "remove_if_unused"]
 
 
@@ -58,7 +60,7 @@ def add_initializer(model: ir.Model, value: ir.Value) -> None:
 
 def remove_if_unused(model: ir.Model, value: ir.Value | None) -> None:
     """Drop an initializer of the main graph that nothing uses any more."""
-    if value is None or value.uses() or value.is_graph_output():
+    if value is None or is_used(value):
         return
     name = str(value.name)
     if model.graph.initializers.get(name) is not value:

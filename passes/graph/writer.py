@@ -60,10 +60,10 @@ class Writer:
         return node.outputs
 
 
-def append(output: ir.Value, last: ir.Value) -> None:
+def append(names: Names, output: ir.Value, last: ir.Value) -> None:
     """Let ``last``, computed from ``output`` by new nodes, serve whoever used ``output`` before."""
     follower = next(use for use in output.uses() if use.node.graph is output.graph and _leads(use.node, last))
-    take_over(output, last)
+    take_over(names, output, last)
     follower.node.replace_input_with(follower.idx, output)
 
 
@@ -77,9 +77,11 @@ def _leads(node: ir.Node, last: ir.Value) -> bool:
     return True
 
 
-def take_over(old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` serve wherever ``old`` does, under the old name where that is an output of the model."""
+def take_over(names: Names, old: ir.Value, new: ir.Value) -> None:
+    """Let ``new`` serve wherever ``old`` does, under its name: what is known of a value by name stays true."""
     if old.is_graph_output():
-        new.name, old.name = old.name, f"{old.name}.replaced"
         new.shape, new.type = old.shape, old.type
+    if old.is_graph_output() or not new.is_graph_output():
+        name, old.name = old.name, names.fresh(f"{old.name}.replaced")
+        new.name = name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)

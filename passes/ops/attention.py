@@ -1,12 +1,14 @@
 """Fused attention operators; their projections hold weights that stay as they are.
 
 An axis of queries, keys or values is (head, width of the head). A head goes from all of them; a width goes
-from queries and keys alike, or from the values alone. The scale stays that of the dense width.
+from queries and keys alike, or from the values alone. The scale stays that of the dense width. Tokens of
+keys and values stay, because a softmax runs over them; those of queries may go where nothing counts them.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +27,11 @@ __all__ = ["TABLE"]
 def _linear(node: ir.Node) -> str | None:
     held = node_facts.constant(node, 1)
     return f"{node.op_type} is not pruned; export without runtime fusions" if held is not None else None
+
+
+_WEIGHED = "a softmax over its keys weighs every element against the others"
+_MASKED = "a mask has a row for each of its elements"
+_COUNTED = "it counts tokens from the first one on"
 
 
 def _dims(node: ir.Node, index: int) -> list[int]:
@@ -54,11 +61,12 @@ def _relate_fused(r: Relation) -> None:
     """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs."""
     if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or r.integer("do_rotary"):
         raise Freeze("it keeps a state, adds a bias or rotates")
-    if any(output.uses() for output in r.node.outputs[1:]):
+    if r.used(1):
         raise Freeze("it keeps a state")
     x, weight, heads = r.axes(0), r.axes(1), r.integer("num_heads", 1)
     sizes = r.integers("qkv_hidden_sizes") or (len(weight[1]) // 3,) * 3
     r.tie(x[2], weight[0])
+    r.fix(x[1], _WEIGHED)
     pieces = np.split(weight[1], np.cumsum(sizes)[:-1])
     parts = [r.atoms.split(piece, [heads, len(piece) // heads]) for piece in pieces]
     for part in parts[1:]:
@@ -69,7 +77,7 @@ def _relate_fused(r: Relation) -> None:
         r.tie(r.axes(2)[0], weight[1])
         r.mix(2, 0)
     if r.has(3):
-        r.axes(3)
+        r.fix([x[0], *r.axes(3)], _MASKED)
     r.mix(1, 0)
     r.mix(1, 1)
     r.give([x[0], x[1], r.atoms.resolve(pieces[2])])
@@ -92,9 +100,12 @@ def _relate_heads(r: Relation) -> None:
     """com.microsoft MultiHeadAttention: queries, keys, values of shape (batch, tokens, heads * width)."""
     if not (r.has(1) and r.has(2)) or any(len(r.axes(slot)) != 3 for slot in range(3)):
         raise Freeze("its inputs are packed")
-    if any(r.has(slot) for slot in range(6, len(r.node.inputs))) or any(o.uses() for o in r.node.outputs[1:]):
+    if any(r.has(slot) for slot in range(6, len(r.node.inputs))) or any(map(r.used, range(1, 4))):
         raise Freeze("it keeps a state")
     heads = r.integer("num_heads", 1)
+    batch, tokens, _ = _tie_batch(r, r.axes(0)[:2], *(r.axes(slot)[:2] for slot in (1, 2)))
+    if r.integer("unidirectional"):
+        r.fix(tokens, _COUNTED)
     query, key, value = (r.axes(slot)[2] for slot in range(3))
     parts = [r.atoms.split(labels, [heads, len(labels) // heads]) for labels in (query, key, value)]
     _tie_heads(r, parts)
@@ -102,11 +113,11 @@ def _relate_heads(r: Relation) -> None:
         r.tie(r.axes(3)[0], joined([r.atoms.resolve(labels) for labels in (query, key, value)]))
         r.mix(3, 0)
     if r.has(4):
-        r.fix(r.axes(4))
-    if r.has(5) and len((bias := r.axes(5))[1]) > 1:
-        r.tie(bias[1], parts[0][0])
+        r.fix([batch, *r.axes(4)], _MASKED)
+    if r.has(5):
+        r.broadcast([[batch, parts[0][0], tokens, fixed(len(r.axes(1)[1]))], r.axes(5)])
     r.mix(0, 2)
-    r.give([r.axes(0)[0], r.axes(0)[1], r.atoms.resolve(value)])
+    r.give([r.atoms.resolve(labels) for labels in (batch, tokens, value)])
 
     def shrink(s: Shrink) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
@@ -126,10 +137,21 @@ def _tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
     r.tie(shared, key)
 
 
+def _tie_batch(
+    r: Relation, query: Sequence[Labels], key: Sequence[Labels], value: Sequence[Labels]
+) -> tuple[Labels, Labels, Labels]:
+    """From (batch, tokens) of each: batch, tokens of queries, and those of keys and values, which stay."""
+    r.tie(query[0], key[0])
+    r.tie(query[0], value[0])
+    r.fix([key[1], value[1]], _WEIGHED)
+    return query[0], query[1], key[1]
+
+
 def _relate_standard(r: Relation) -> None:
-    """Attention of the default domain: (batch, heads, tokens, width), or (batch, tokens, heads * width)."""
-    if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or any(o.uses() for o in r.node.outputs[1:]):
-        raise Freeze("it keeps a state")
+    """Attention of the default domain: (batch, heads, tokens, width), or (batch, tokens, heads * width).
+
+    Past keys and values, and the present ones, are (batch, heads, tokens, width) in any case.
+    """
     axes = [r.axes(slot) for slot in range(3)]
     flat = len(axes[0]) == 3
     if flat:
@@ -138,15 +160,30 @@ def _relate_standard(r: Relation) -> None:
     else:
         parts = [[x[1], x[3]] for x in axes]
     _tie_heads(r, parts)
+    batch, tokens, _ = _tie_batch(r, *([x[0], x[-2]] for x in axes))
+    for slot, (head, width) in ((4, parts[1]), (5, parts[2])):
+        if r.has(slot):
+            past = r.axes(slot)
+            r.fix(past[2], _WEIGHED)
+            for ours, theirs in ((batch, past[0]), (head, past[1]), (width, past[3])):
+                r.tie(ours, theirs)
+    if r.has(6):
+        r.tie(batch, r.axes(6)[0])
+    if r.has(6) or r.has(4) or r.integer("is_causal") or _is_windowed(r):
+        r.fix(tokens, _COUNTED)
     if r.has(3):
         mask = r.axes(3)
-        r.fix([*mask[:-3], *mask[-2:]])
-        if len(mask) > 2 and len(mask[-3]) > 1:
-            r.tie(mask[-3], parts[0][0])
+        r.fix(mask[-1], _WEIGHED)
+        r.broadcast([[batch, parts[0][0], tokens], mask[:-1]])
     r.mix(0, 2 if flat else 3)
-    head, width = r.atoms.resolve(parts[0][0]), r.atoms.resolve(parts[2][1])
-    x = axes[0]
-    r.give([x[0], x[1], product([head, width])] if flat else [x[0], head, x[2], width])
+    batch, tokens, head, width = map(r.atoms.resolve, (batch, tokens, parts[0][0], parts[2][1]))
+    r.give([batch, tokens, product([head, width])] if flat else [batch, head, tokens, width])
+    for index, part in ((1, parts[1]), (2, parts[2])):
+        if r.used(index):
+            shared, own = map(r.atoms.resolve, part)
+            r.give([batch, shared, fixed(r.shape(index)[2]), own], index)
+    if r.used(3):
+        r.give([batch, head, tokens, fixed(r.shape(3)[3])], 3)
 
     def shrink(s: Shrink) -> None:
         if flat:
@@ -155,6 +192,10 @@ def _relate_standard(r: Relation) -> None:
         _keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
+
+
+def _is_windowed(r: Relation) -> bool:
+    return any("window" in name for name in r.node.attributes)
 
 
 def _relate_grouped(r: Relation) -> None:
@@ -169,9 +210,11 @@ def _relate_grouped(r: Relation) -> None:
     ]
     _tie_heads(r, parts)
     r.fix([part[1] for part in parts], "its widths are laid out in the cache")
+    r.fix([*query[:2], *key[:2], *value[:2]], _COUNTED)
     present = parts[1][0]
     for slot in (3, 4):
         if r.has(slot):
+            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)], "it is the layout of the cache")
             r.tie(r.axes(slot)[1], present)
     r.give([query[0], query[1], r.atoms.resolve(query[2])])
     for index in (1, 2):
@@ -191,6 +234,7 @@ def _relate_grouped(r: Relation) -> None:
 def _relate_rotary(r: Relation) -> None:
     """RotaryEmbedding: heads pass, widths are rotated in pairs and stay."""
     x, heads = r.axes(0), r.integer("num_heads")
+    r.fix([x[0], x[-2]], "its tokens have positions")
     if len(x) == 4:
         r.fix(x[3], "it rotates pairs of widths")
     elif heads:

@@ -54,7 +54,7 @@ _SHIFTED = Op(lipschitz=data_only(None), learnt=(1, 2))
 
 def _relate_batch(r: Relation) -> None:
     """Scale, shift, mean and variance lie along axis 1."""
-    if any(output.uses() for output in r.node.outputs[1:]):
+    if any(map(r.used, range(1, len(r.node.outputs)))):
         raise Freeze("it computes batch statistics")
     axes = list(r.axes(0))
     for slot in range(1, 5):
@@ -83,17 +83,16 @@ def _parameters(r: Relation, x: list[Labels], slots: tuple[int, ...]) -> None:
 
 
 def _relate_layer(r: Relation, kind: str = "normalize", parameters: tuple[int, ...] = (1, 2)) -> None:
-    """Statistics, scale and shift over the last axes, from ``axis`` on."""
+    """Statistics, scale and shift over the last axes, from ``axis`` on; outputs are means and 1 / deviation."""
     x = r.axes(0)
     axis = r.integer("axis", -1) % len(x)
     _parameters(r, x, parameters)
     for i in range(axis, len(x)):
-        r.mix(0, i, kind)
+        r.mix(0, i, kind, deviation=len(parameters))
     x = [r.atoms.resolve(labels) for labels in x]
     r.give(x)
     for index in range(1, len(r.node.outputs)):
-        if r.node.outputs[index].uses():
-            r.give([*x[:axis], *(fixed(1) for _ in x[axis:])], index)
+        r.give([*x[:axis], *(fixed(1) for _ in x[axis:])], index)
 
 
 def _relate_rms(r: Relation) -> None:
@@ -107,9 +106,8 @@ def _relate_skip(r: Relation, kind: str = "normalize", parameters: tuple[int, ..
     r.mix(0, len(x) - 1, kind)
     x = [r.atoms.resolve(labels) for labels in x]
     r.give(x)
-    for index in (1, 2):
-        if index < len(r.node.outputs) and r.node.outputs[index].uses():
-            raise Freeze("its statistics are used")
+    if r.used(1) or r.used(2):
+        raise Freeze("its statistics are used")
     r.give(x, 3)
 
 

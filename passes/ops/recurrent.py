@@ -39,34 +39,40 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 def _relate(r: Relation) -> None:
     """W (directions, gates * hidden, input), R (.., gates * hidden, hidden), B (.., 2 * gates * hidden).
 
-    A hidden unit goes from every gate, from both directions, and from the state.
+    A hidden unit goes from every gate, from both directions, and from the state. Each sequence of a batch is
+    by itself; steps and directions stay.
     """
-    gates, layout = _GATES[r.node.op_type], r.integer("layout")
+    gates, batchwise = _GATES[r.node.op_type], bool(r.integer("layout"))
     if r.node.attributes.get_float("clip", None) is not None and r.integer("input_forget"):
         raise Freeze("coupled gates")
     x, w, rec = r.axes(0), r.axes(1), r.axes(2)
-    hidden = rec[2]
+    (batch, steps), hidden = (x[:2] if batchwise else (x[1], x[0])), rec[2]
+    r.fix(steps, "each step follows from the one before")
     r.fix([w[0], rec[0]])
     r.tie(w[1], joined([hidden] * gates))
     r.tie(rec[1], joined([hidden] * gates))
     if r.has(3):
         r.fix(r.axes(3)[0])
         r.tie(r.axes(3)[1], joined([hidden] * (2 * gates)))
+    if r.has(4):
+        r.tie(r.axes(4)[0], batch)
     for slot in (5, 6):
         if r.has(slot):
             state = r.axes(slot)
-            r.fix(state[1 if layout else 0])
-            r.tie(state[-1], hidden)
+            r.fix(state[1 if batchwise else 0])
+            r.tie(state[0 if batchwise else 1], batch)
+            r.tie(state[2], hidden)
     if r.has(7):
         r.fix(r.axes(7)[0])
         r.tie(r.axes(7)[1], joined([hidden] * 3))
     r.tie(x[2], w[2])
     r.mix(1, 2)
     r.mix(2, 2)
-    hidden = r.atoms.resolve(hidden)
-    for index in range(len(r.node.outputs)):
-        if r.node.outputs[index].uses() or r.node.outputs[index].is_graph_output():
-            r.give([*(fixed(n) for n in r.shape(index)[:-1]), hidden], index)
+    batch, hidden = r.atoms.resolve(batch), r.atoms.resolve(hidden)
+    for index in filter(r.used, range(len(r.node.outputs))):
+        axes = [*(fixed(n) for n in r.shape(index)[:-1]), hidden]
+        axes[0 if batchwise else -2] = batch
+        r.give(axes, index)
     r.shrink(lambda s: s.attribute("hidden_size", s.count(hidden)))
 
 

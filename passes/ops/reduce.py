@@ -83,7 +83,12 @@ def _relate(r: Relation, kind: str) -> None:
 def _relate_index(r: Relation) -> None:
     """The result is a position on the axis, which therefore keeps its elements."""
     x = r.axes(0)
-    axis = r.integer("axis", 0 if r.node.op_type.startswith("Arg") else -1) % len(x)
+    if r.node.op_type == "CumSum":
+        if (given := r.constant(1)) is None:
+            raise Freeze("its axis is computed at run time")
+        axis = int(given.reshape(-1)[0]) % len(x)
+    else:
+        axis = r.integer("axis", 0 if r.node.op_type.startswith("Arg") else -1) % len(x)
     r.fix(x[axis], "its result counts positions on this axis")
     keep = r.node.op_type in ("TopK", "CumSum") or r.integer("keepdims", 1)
     shape = iter(r.shape())

@@ -14,12 +14,16 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.select import RULES
 from obs_onnx.passes.ops.vjp.shape import REPEATS
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise, repeats
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, pointwise, stretched
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
+
+
+_FAR = 2**31 - 1  # ends from here on are the end of any axis
+_MOVES = "it counts positions on an axis of varying size"
 
 
 def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
@@ -70,30 +74,48 @@ def _pad(node: ir.Node) -> float | None:
         node_facts.dims(node.inputs[0]),
         node_facts.ints_attribute(node, "pads") or node_facts.ints_input(node, 1),
     )
-    if shape is None or not pads or node_facts.input_of(node, 3) is not None:
+    if shape is None or not pads or mode not in ("reflect", "edge", "wrap"):
         return None
-    rank, bound = len(shape), 1.0
-    for axis, length in enumerate(shape):
-        before, after = max(0, pads[axis]), max(0, pads[rank + axis])
-        if before + after == 0:
+    all_axes = node_facts.input_of(node, 3) is None
+    axes = tuple(range(len(shape))) if all_axes else node_facts.ints_input(node, 3)
+    if axes is None or 2 * len(axes) != len(pads):
+        return None
+    bound = 1.0
+    for i, axis in enumerate(axes):
+        length, before, after = shape[axis], pads[i], pads[len(axes) + i]
+        if max(before, after) <= 0:
             continue
-        if length is None or mode not in ("reflect", "edge", "wrap"):
+        if length is None:
             return None
-        padded = np.pad(np.arange(length), (before, after), mode=mode)  # type: ignore[call-overload]
-        bound *= _most_often(padded)
+        # what is cut off at one end may go before or after the other end is padded
+        lengths = {length, length + min(0, before) + min(0, after)}
+        if min(lengths) < 1:
+            return None
+        amounts = max(0, before), max(0, after)
+        bound *= max(_most_often(np.pad(np.arange(n), amounts, mode=mode)) for n in lengths)  # type: ignore[call-overload]
     return bound
+
+
+def _tile(node: ir.Node) -> float | None:
+    """Each element as often as the axes are repeated together."""
+    repeats = node_facts.ints_input(node, 1)
+    return None if repeats is None else math.sqrt(math.prod(repeats))
 
 
 def _relate_slice(r: Relation) -> None:
     """A run of elements of each sliced axis; steps other than 1 become a Gather once elements are gone."""
     x, y = r.axes(0), r.shape()
     ranges = _ranges(r)
+    r.leave(*(x[axis] for axis in ranges))
     out = list(x)
     for axis, (start, end, step, varies) in ranges.items():
         n = len(x[axis])
         whole = step == 1 and start in (0, -n) and end >= n
         if varies or len(index := np.arange(n)[_slice(start, end, step, n)]) != y[axis]:
             r.fix(x[axis], "where it cuts is computed at run time")
+            out[axis] = fixed(y[axis])
+        elif r.dynamic(0, axis) and not (step == 1 and _is_front(start, end) and r.is_anchored(0, axis)):
+            r.fix(x[axis], _MOVES)
             out[axis] = fixed(y[axis])
         elif not whole:
             out[axis] = x[axis][index]
@@ -103,6 +125,11 @@ def _relate_slice(r: Relation) -> None:
         r.shrink(lambda s: _shrink_old_slice(s, x, ranges))
     elif affected:
         r.shrink(lambda s: _shrink_slice(s, x, ranges))
+
+
+def _is_front(start: int, end: int) -> bool:
+    """Whether a range is counted from the front, or goes on to the end."""
+    return start >= 0 and end >= 0
 
 
 def _slice(start: int, end: int, step: int, n: int) -> slice:
@@ -131,9 +158,13 @@ def _ranges(r: Relation) -> dict[int, tuple[int, int, int, bool]]:
 
 
 def _moved(s: Shrink, labels: Labels, start: int, end: int) -> tuple[int, int]:
+    """What is left of a range of an axis; a bound behind its end keeps its distance from there."""
     alive = s.alive(labels)
-    index = range(len(alive))[start:end]
-    first = int(alive[: index.start].sum())
+    n, gone = len(alive), int((~alive).sum())
+    index = range(n)[start:end]
+    first = int(alive[: index.start].sum()) if start < n else start - gone
+    if end >= n:
+        return first, end if end >= _FAR else end - gone
     return first, first + int(alive[index.start : max(index.start, index.stop)].sum())
 
 
@@ -176,6 +207,9 @@ def _relate_gather(r: Relation) -> None:
         r.fix(x[axis], "it is indexed at run time")
         r.give([*x[:axis], *r.axes(1), *x[axis + 1 :]])
         return
+    r.leave(x[axis])
+    if r.dynamic(0, axis) and ((index < 0).any() or not r.is_anchored(0, axis)):
+        r.fix(x[axis], _MOVES)
     n = len(x[axis])
     index = np.where(index < 0, index + n, index).astype(np.int64)
     picked = x[axis][index.reshape(-1)]
@@ -297,12 +331,15 @@ def _relate_expand(r: Relation) -> None:
         if any(labels.shape[1] for labels in x):
             raise Freeze("its shape is computed at run time")
         return
-    target = known[0]
+    target, varies = known
+    sizes = out[len(y) - len(target) :]
+    for labels in (labels for labels, marked in zip(sizes, varies, strict=True) if marked):
+        r.restate(labels)
 
     def shrink(s: Shrink) -> None:
-        after = s.shape(out)
-        skip = len(y) - len(target)
-        s.operand(1, np.array([1 if d == 1 else after[skip + i] for i, d in enumerate(target)]))
+        after = s.shape(sizes)
+        wanted = np.array([1 if d == 1 else n for d, n in zip(target, after, strict=True)])
+        s.operand(1, wanted, [r.atoms.resolve(labels) for labels in sizes])
 
     r.shrink(shrink)
 
@@ -351,9 +388,7 @@ def _relate_fill(r: Relation) -> None:
 
 
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
-_REPEAT = Op(lipschitz=data_only(repeats))
 
 _KNOWN = related(
     {
@@ -363,9 +398,9 @@ _KNOWN = related(
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
         "GatherND": Op(lipschitz=_gather_anywhere),
-        "Expand": _REPEAT,
-        "Tile": _REPEAT,
-        "ConstantOfShape": _ZERO,
+        "Expand": Op(lipschitz=data_only(lambda node: stretched(node.inputs[0], node.outputs[0]))),
+        "Tile": Op(lipschitz=data_only(_tile)),
+        "ConstantOfShape": _NONE,
         "Scatter": _NONE,
         "ScatterElements": _NONE,
         "ScatterND": _NONE,

@@ -42,14 +42,19 @@ def _relate_reshape(r: Relation) -> None:
         if any(labels.shape[1] for labels in x):
             raise Freeze("its target shape is computed at run time")
         return
-    target, free = known[0], not r.integer("allowzero")
+    (target, varies), free = known, not r.integer("allowzero")
+    one_free = -1 not in target
+    if not (one_free and varies.sum() == 1):
+        for labels in (labels for labels, marked in zip(y, varies, strict=True) if marked):
+            r.restate(labels)
 
     def shrink(s: Shrink) -> None:
         before, after = s.shape(x), s.shape(y)
         if after == tuple(len(labels) for labels in y):
             return
         kept = [d == -1 or (d == 0 and free and before[i] == after[i]) for i, d in enumerate(target)]
-        s.operand(1, np.where(kept, target, after), one_free=-1 not in target)
+        sizes = [r.atoms.resolve(labels) for labels in y]
+        s.operand(1, np.where(kept, target, after), sizes, one_free)
 
     r.shrink(shrink)
 
@@ -100,12 +105,16 @@ def _relate_split(r: Relation) -> None:
             s.attribute("split", s.shape(pieces))
         else:
             s.node.attributes.pop("num_outputs", None)
-            s.operand(1, np.array(s.shape(pieces)))
+            s.operand(1, np.array(s.shape(pieces)), [r.atoms.resolve(piece) for piece in pieces])
 
-    if r.has(1) and r.known(1) is None:
+    known = r.known(1)
+    if known is None and (r.has(1) or r.dynamic(0, axis)):
         r.fix(x[axis], "the sizes of its pieces are computed at run time")
-    else:
-        r.shrink(shrink)
+        return
+    for piece, varies in zip(pieces, known[1] if known else (), strict=False):
+        if varies:
+            r.restate(piece)
+    r.shrink(shrink)
 
 
 def _relate_triangle(r: Relation) -> None:
@@ -123,7 +132,10 @@ def _relate_reversed(r: Relation) -> None:
 
 def _relate_sizes(r: Relation) -> None:
     """Shape and Size keep telling the dense sizes; removal sees to that."""
-    r.axes(0)
+    x = r.axes(0)
+    r.leave(*x)
+    for axis in (axis for axis in range(len(x)) if r.dynamic(0, axis)):
+        r.restate(x[axis], alone=r.node.op_type == "Shape")
     r.give([fixed(n) for n in r.shape()])
 
 
@@ -141,11 +153,12 @@ def _relate_depth_to_space(r: Relation) -> None:
 
 
 def _relate_space_to_depth(r: Relation) -> None:
-    """Channels become (block, block, channel)."""
+    """Channels become (block, block, channel), or (channel, block, block) in mode CRD."""
     x, y = r.axes(0), r.shape()
     r.fix(x[2:], "its places become channels")
-    block = r.integer("blocksize", 1) ** 2
-    r.give([x[0], product([fixed(block), x[1]]), fixed(y[2]), fixed(y[3])])
+    places = fixed(r.integer("blocksize", 1) ** 2)
+    crd = r.node.attributes.get_string("mode", "DCR") == "CRD"
+    r.give([x[0], product([x[1], places] if crd else [places, x[1]]), fixed(y[2]), fixed(y[3])])
 
 
 def _relate_whole(r: Relation) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
 
@@ -242,7 +243,7 @@ class _Inference:
             shape = self._shape(value, info)
             kind = info.tensor_type.elem_type if info is not None else 0
             if shape is None or not (kind or value.dtype):
-                if value.uses() or value.is_graph_output():
+                if is_used(value):
                     self.found.unknown.setdefault(
                         node, "the shape of its output does not follow from its inputs"
                     )

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-__all__ = ["Atoms", "Labels", "fixed", "joined", "product"]
+__all__ = ["Atoms", "Labels", "fixed", "is_joined", "is_repeated", "joined", "product"]
 
 Labels = NDArray[np.int32]
 
@@ -44,6 +44,18 @@ def joined(pieces: list[Labels]) -> Labels:
     """Labels of axes in a row."""
     width = max(piece.shape[1] for piece in pieces)
     return np.concatenate([np.pad(piece, ((0, 0), (width - piece.shape[1], 0))) for piece in pieces])
+
+
+def is_repeated(labels: Labels) -> bool:
+    """Whether an axis of varying size is a constant number of rows, repeated: what stays is a constant share."""
+    counts = np.unique(labels, axis=0, return_counts=True)[1]
+    return not labels.size or (bool((labels != 0).any(1).all()) and bool((counts == counts[0]).all()))
+
+
+def is_joined(labels: Labels) -> bool:
+    """Whether an axis of varying size is a number of elements that stay, and once each of some that may go."""
+    free = labels[(labels != 0).any(1)]
+    return len(free) < len(labels) - 1 and len(np.unique(free, axis=0)) == len(free)
 
 
 def _minus(a: Labels, b: Labels) -> Labels:

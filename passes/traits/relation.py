@@ -9,18 +9,19 @@ touches the node may die.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.concrete import Concrete
 from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["Freeze", "Graph", "Mix", "Relation"]
+__all__ = ["Freeze", "Graph", "Mix", "Relation", "Restated"]
 
 
 class Freeze(Exception):  # noqa: N818 - a signal, not an error
@@ -35,6 +36,7 @@ class Mix:
         kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
             ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
             others).
+        deviation: the output that holds one over the deviation, of operators that give it.
     """
 
     node: ir.Node
@@ -42,6 +44,21 @@ class Mix:
     axis: int
     kind: str
     labels: Labels
+    deviation: int | None = None
+
+
+@dataclass(frozen=True)
+class Restated:
+    """An axis of varying size that other values restate, and that they have to follow when it shrinks.
+
+    Attributes:
+        node: whose operand or result is the size.
+        alone: whether it is the size itself; otherwise it is multiplied by others.
+    """
+
+    node: ir.Node
+    labels: Labels
+    alone: bool
 
 
 @dataclass
@@ -55,6 +72,7 @@ class Graph:
     mixes: list[Mix] = field(default_factory=list)
     shrinks: list[tuple[ir.Node, Callable[[Shrink], None]]] = field(default_factory=list)
     frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
+    restated: list[Restated] = field(default_factory=list)
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of every axis of ``value``; None while its shape is unknown."""
@@ -73,11 +91,20 @@ class Graph:
 
 
 class Relation:
-    """One node, its inputs and outputs, and everything that can be said about their axes."""
+    """One node, its inputs and outputs, and everything that can be said about their axes.
 
-    def __init__(self, node: ir.Node, graph: Graph) -> None:
+    Attributes:
+        asked: inputs that a rule has asked for.
+        absent: labels of what is said not to reach the outputs.
+    """
+
+    def __init__(
+        self, node: ir.Node, graph: Graph, inputs: Mapping[int, Sequence[Labels]] | None = None
+    ) -> None:
         self.node, self.graph, self.atoms = node, graph, graph.atoms
         self.asked: set[int] = set()
+        self.absent: list[Labels] = []
+        self._inputs = inputs
         self.opset = graph.opset if node.version is None else node.version
 
     def has(self, slot: int) -> bool:
@@ -93,10 +120,16 @@ class Relation:
     def axes(self, slot: int) -> list[Labels]:
         """Labels of the axes of input ``slot``; inputs that are never asked for keep all their elements."""
         self.asked.add(slot)
+        if self._inputs is not None:
+            return list(self._inputs[slot])
         axes = self.graph.axes(self.value(slot))
         if axes is None:
             raise Freeze(f"the shape of {self.value(slot).name} is not known")
         return axes
+
+    def used(self, index: int) -> bool:
+        """True when output ``index`` is there and something reads it, be it the caller of the model."""
+        return index < len(self.node.outputs) and is_used(self.node.outputs[index])
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """Concrete shape of output ``index``."""
@@ -114,6 +147,14 @@ class Relation:
         """True when the size of this axis of the first output differs between runs."""
         marks = self.graph.concrete.dynamic.get(self.node.outputs[0])
         return bool(marks and marks[axis])
+
+    def is_anchored(self, slot: int, axis: int) -> bool:
+        """True when positions counted from the front are the same elements whatever size the axis has.
+
+        In an axis of varying size nothing may lie before what can go: other sizes would move it.
+        """
+        free = self.atoms.resolve(self.axes(slot)[axis]).any(1)
+        return not self.dynamic(slot, axis) or bool(free[: free.sum()].all())
 
     def constant(self, slot: int) -> Array | None:
         """The array of input ``slot`` when it is the same in every run, else None."""
@@ -191,13 +232,21 @@ class Relation:
         """No element of these axes may die."""
         self.graph.fix(self.node, [labels] if isinstance(labels, np.ndarray) else labels, reason)
 
-    def mix(self, slot: int, axis: int, kind: str = "sum") -> None:
+    def mix(self, slot: int, axis: int, kind: str = "sum", deviation: int | None = None) -> None:
         """Elements of input ``slot`` along ``axis`` are combined into others."""
         axis %= len(self.axes(slot))
         labels = self.axes(slot)[axis]
         if self.dynamic(slot, axis):
             self.fix(labels, "it combines elements along an axis of varying size")
-        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels))
+        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels, deviation))
+
+    def leave(self, *labels: Labels) -> None:
+        """Elements of these axes need not reach an output: without them the result is right all the same."""
+        self.absent += labels
+
+    def restate(self, labels: Labels, alone: bool = True) -> None:
+        """The size of this axis varies between runs, and the node restates it, or a product with it."""
+        self.graph.restated.append(Restated(self.node, labels, alone))
 
     def shrink(self, action: Callable[[Shrink], None]) -> None:
         """Leave behind how attributes and operands of the node follow when elements have died."""

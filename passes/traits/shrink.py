@@ -17,7 +17,7 @@ from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.shapes.concrete import Concrete
 from obs_onnx.passes.shapes.shape_arithmetic import Array
-from obs_onnx.passes.traits.atoms import Labels
+from obs_onnx.passes.traits.atoms import Labels, is_joined
 
 __all__ = ["Shrink"]
 
@@ -69,12 +69,20 @@ class Shrink:
         constant = self.concrete.constant(value)
         return self.concrete.values[value] if constant is None else constant
 
-    def operand(self, slot: int, wanted: Array, one_free: bool = False) -> None:
+    def operand(
+        self, slot: int, wanted: Array, axes: Sequence[Labels] = (), one_free: bool = False
+    ) -> None:
         """Make input ``slot``, whose dense value is known, hold ``wanted`` instead.
 
-        An input that is the same in every run becomes a new constant. Otherwise each element that varies is
-        scaled by wanted / dense, and the others are replaced; with ``one_free`` a single varying element may
-        be left to Reshape as -1.
+        An input that is the same in every run becomes a new constant. Otherwise each element that varies
+        follows the size of its axis, and the others are replaced; with ``one_free`` a single varying element
+        may be left to Reshape as -1.
+
+        Args:
+            slot: of the input.
+            wanted: what it has to hold at the concrete sizes.
+            axes: for each element the resolved labels of the axis whose size it is, where any varies.
+            one_free: whether -1 may stand for one element.
         """
         value = self.node.inputs[slot] if slot < len(self.node.inputs) else None
         if value is None:
@@ -90,16 +98,29 @@ class Shrink:
         elif one_free and marks.sum() == 1 and -1 not in wanted[~marks]:
             self._insert(slot, np.where(marks, np.array(-1, dense.dtype), wanted))
         else:
-            self.node.replace_input_with(slot, self.scaled(value, dense, wanted, marks))
+            self.node.replace_input_with(slot, self.turned(value, dense, wanted, marks, axes))
 
-    def scaled(
-        self, value: ir.Value, now: Array, wanted: Array, marks: NDArray[np.bool_], behind: bool = False
+    def turned(
+        self,
+        value: ir.Value,
+        now: Array,
+        wanted: Array,
+        marks: NDArray[np.bool_],
+        axes: Sequence[Labels],
+        behind: bool = False,
     ) -> ir.Value:
-        """A value that is ``wanted`` where ``value`` is ``now``: scaled, or replaced where it is static."""
-        ratio = marks & (now != wanted)
+        """A value that is ``wanted`` where ``value`` is ``now``.
+
+        An element that varies keeps its ratio, or its difference where its axis joins elements of a constant
+        number with others; one that does not vary is replaced.
+        """
+        offset = np.reshape([is_joined(labels) for labels in axes] or False, (-1,) if axes else ())
+        offset = marks & np.broadcast_to(offset, marks.shape)
+        ratio = marks & (now != wanted) & ~offset
         common = np.maximum(np.gcd(wanted, now), 1)
         times = np.where(ratio, wanted // common, np.where(marks, 1, 0))
-        over, plus = np.where(ratio, now // common, 1), np.where(marks, 0, wanted)
+        over = np.where(ratio, now // common, 1)
+        plus = np.where(offset, wanted - now, np.where(marks, 0, wanted))
         for op_type, operand in (("Mul", times), ("Div", over), ("Add", plus)):
             if (operand != (0 if op_type == "Add" else 1)).any():
                 by = self.write.constant(operand.astype(now.dtype))
@@ -113,7 +134,7 @@ class Shrink:
 
     def replace(self, value: ir.Value) -> None:
         """Let ``value`` serve in place of the node's first output, and drop the node."""
-        take_over(self.node.outputs[0], value)
+        take_over(self.write.names, self.node.outputs[0], value)
         self.write.graph.remove(self.node, safe=True)
 
     def _insert(self, slot: int, array: Array) -> None:

@@ -186,7 +186,7 @@ def _resize(v: Vjp) -> None:
         before, after = v.dims(x)[axis], v.dims(v.y())[axis]
         if slot == 2 and known is not None and float(known[i]) == 1.0:
             continue
-        if before is not None and before == after:
+        if slot == 3 and before is not None and before == after:
             continue
         if slot == 3:
             rest = v.op("Concat", v.ints([1, 1]), v.size_of(x, axis), v.size_of(v.y(), axis), axis=0)

@@ -126,3 +126,9 @@ def test_resize_by_sizes(mode, places, height, width):
 def test_columns():
     operands = [normal(1, 12, 8), np.array([5, 5]), np.array([3, 2])]
     check("Col2Im", operands, strides=[2, 1], pads=[1, 0, 0, 0])
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear", "cubic"])
+def test_resize_that_keeps_the_length_and_not_the_places(mode):
+    scales = np.array([1, 1, 1.2, 1.1], np.float32)
+    check("Resize", [normal(1, 2, 4, 5), None, scales], mode=mode)
