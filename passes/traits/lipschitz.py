@@ -22,6 +22,7 @@ __all__ = [
     "data_only",
     "independent",
     "largest",
+    "most_often",
     "pointwise",
     "same_length",
     "stretched",
@@ -127,3 +128,10 @@ def largest(node: ir.Node, index: int) -> float | None:
     if values is None or values.size == 0:
         return None
     return float(np.abs(values.astype(np.float64)).max())
+
+
+def most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
+    """sqrt of how often the most frequent value occurs."""
+    if values.size == 0:
+        return 0.0
+    return math.sqrt(int(np.unique(values, return_counts=True)[1].max()))
