@@ -8,6 +8,7 @@ import click
 
 import obs_onnx
 from obs_onnx import io, report
+from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, Command, TitledOption, distinct, options_from
 from obs_onnx.latency.options import TimedBatch
 from obs_onnx.runtimes import open_runtime
@@ -49,7 +50,7 @@ def bench(
     rows = result.rows(models)
     report.print_bench(rows)
     for reason in result.noise:
-        click.echo(f"obs-onnx: noisy measurement: {reason}", err=True)
+        tell(f"noisy measurement: {reason}")
     if json_path:
         found = {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
         report.write_json(json_path, found)

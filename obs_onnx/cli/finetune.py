@@ -9,6 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
+from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, QUIET, Command, distinct, options_from
 from obs_onnx.entrypoints.finetune_options import FinetuneOptions
 
@@ -38,6 +39,6 @@ def finetune(model: str, output: str | None, json_path: str | None, silent: bool
         }
     )
     for note in result.notes:
-        click.echo(f"obs-onnx: {note}", err=True)
+        tell(note)
     if json_path:
         report.write_json(json_path, result.to_json())

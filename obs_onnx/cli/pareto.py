@@ -10,7 +10,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET
+from obs_onnx.cli.errors import EXIT_TARGET, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, distinct, options_from
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
 
@@ -35,5 +35,5 @@ def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> N
     if json_path:
         report.write_json(json_path, frontier.to_json())
     if not frontier.kept:
-        click.echo("obs-onnx: nothing was found that costs less and is not dominated", err=True)
+        tell("nothing was found that costs less and is not dominated")
         sys.exit(EXIT_TARGET)

@@ -9,6 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
+from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, distinct, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.score_options import ScoreOptions
@@ -42,7 +43,7 @@ def score(model: str, json_path: str | None, plot_path: str | None, silent: bool
     result = obs_onnx.score(model, progress=report.terminal_progress(silent=silent), **options)
     report.print_scores(result.to_json())
     for note in result.notes:
-        click.echo(f"obs-onnx: {note}", err=True)
+        tell(note)
     if json_path:
         report.write_json(json_path, result.to_json())
     if plot_path:

@@ -8,10 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from obs_onnx.io.atomic_files import write_text
 
 __all__ = ["jsonable", "write_json"]
@@ -23,7 +20,7 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
     Raises:
         OptionError: the file cannot be written.
     """
-    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False) + "\n")
 
 
 def jsonable(value: object) -> object:

@@ -18,7 +18,7 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
 
@@ -43,13 +43,29 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
         ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
             has it outside its own folder, is older than opset 7, or needs custom operators.
     """
-    file = Path(path)
     where = str(path)
+    with boundary(f"{where} cannot be read"):
+        file = Path(path)
+        proto = onnx.ModelProto()
+        try:
+            proto.ParseFromString(_read(file, where))
+        except ObsOnnxError:
+            raise
+        except Exception as error:  # the protobuf package's own, which has no types
+            raise ModelError(
+                f"{where} is not an ONNX model, or it is truncated; export or download it again"
+            ) from error
+        return from_proto(
+            proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains
+        )
+
+
+def _read(file: Path, where: str) -> bytes:
+    """The bytes of a model's file; not empty."""
     if file.is_dir():
         raise ModelError(f"{where} is a folder; give the .onnx file in it")
     try:
-        size = file.stat().st_size
-        if size > _PROTOBUF_BYTES:
+        if file.stat().st_size > _PROTOBUF_BYTES:
             raise ModelError(
                 f"{where} is larger than the 2 GB an ONNX file can have; use external data for weights"
             )
@@ -60,15 +76,7 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
         raise ModelError(f"{where} cannot be read: {error.strerror}") from error
     if not data:
         raise ModelError(f"{where} is empty; export or download the model again")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except Exception as error:  # the protobuf package's own, which has no types
-        raise ModelError(
-            f"{where} is not an ONNX model, or it is truncated; export or download it again"
-        ) from error
-    del data
-    return from_proto(proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains)
+    return data
 
 
 def from_proto(
@@ -89,19 +97,18 @@ def from_proto(
     Raises:
         ModelError: as for :func:`load_model`.
     """
-    check_graph(proto, where)
-    check_opset(proto, where)
-    check_operators(proto, where, custom_domains)
-    check_tensors(proto, where, folder)
-    proto, sparse = _densified(proto, where)
-    try:
+    with boundary(f"{where} is broken"):
+        check_graph(proto, where)
+        check_opset(proto, where)
+        check_operators(proto, where, custom_domains)
+        check_tensors(proto, where, folder)
+        proto, sparse = _densified(proto, where)
         model = ir.from_proto(proto)
         return_by_identity(model)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
+        _free_sizes(model)
         model.clone()  # fails where bodies read values that do not exist
-    except Exception as error:  # whatever else is wrong with a graph, as one line
-        raise ModelError(f"{where} is broken: {' '.join(str(error).split())[:300]}") from error
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
@@ -160,6 +167,14 @@ def save_model(
                     os.replace(source, final)
     except OSError as error:
         raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
+
+
+def _free_sizes(model: ir.Model) -> None:
+    """Sizes that are declared as -1, as old exporters do for a free batch, are not known."""
+    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+        for value in (*graph.inputs, *graph.outputs, *(y for node in graph for y in node.outputs)):
+            if value.shape is not None and any(isinstance(n, int) and n < 0 for n in value.shape):
+                value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
 
 
 def _is_sorted(graph: ir.Graph) -> bool:

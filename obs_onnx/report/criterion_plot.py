@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
+from obs_onnx.report.text_writer import literal
 
 __all__ = ["check_plot", "write_scatter"]
 
@@ -58,10 +59,10 @@ def write_scatter(
         axes = figure.subplots()
         floors = [_floor([scores for _, scores, _ in groups]), _floor([oracle for *_, oracle in groups])]
         for name, scores, oracle in groups:
-            label = name if len(groups) <= _NAMED else None
+            label = literal(name) if len(groups) <= _NAMED else None
             x, y = (np.maximum(a, floor) for a, floor in zip((scores, oracle), floors, strict=True))
             axes.scatter(x, y, s=12, alpha=0.7, label=label)
-        axes.set(xscale="log", yscale="log", xlabel=criterion, ylabel="oracle |change of loss|", title=title)
+        axes.set(xscale="log", yscale="log", xlabel=criterion, ylabel="oracle |change of loss|", title=literal(title))
         if len(groups) <= _NAMED:
             axes.legend(fontsize="small")
         try:

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
+from obs_onnx.report.text_writer import literal
 from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["check_matplotlib", "write_frontier"]
@@ -48,7 +49,7 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
 
     attribute, label = _AXES[frontier.cost]
     if frontier.cost == "latency":
-        label += f" on {frontier.runtime}, batch {frontier.batch}"
+        label += f" on {literal(frontier.runtime)}, batch {frontier.batch}"
     accuracy = frontier.by == "accuracy"
     kept = [frontier.dense, *frontier.kept]
     others = [point for point in frontier.points if point.dominated]
@@ -68,7 +69,7 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
         axes.set(
             xlabel=label,
             ylabel="top-1 accuracy in %" if accuracy else "relative output error",
-            title=os.path.basename(frontier.model),
+            title=literal(os.path.basename(frontier.model)),
         )
         axes.set_xlim(left=0)
         axes.legend()

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
+from obs_onnx.passes.errors import boundary, reason
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key, lookup
@@ -325,7 +326,7 @@ def _relate(node: ir.Node, graph: Graph) -> None:
         op.relate(relation)
         unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
         reason = None
-    except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
+    except Exception as freeze:  # a rule may trip over a node that is not what its operator expects
         del graph.mixes[before[0] :], graph.shrinks[before[1] :]
         unasked, reason = reads(node), _why(freeze)
         for value in node.outputs:
@@ -337,4 +338,4 @@ def _relate(node: ir.Node, graph: Graph) -> None:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"
+    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"
