@@ -107,9 +107,7 @@ def reason(error: BaseException) -> str:
 
 
 @contextmanager
-def boundary(
-    where: str, kind: type[InputError] = ModelError, *, foreign: bool = False
-) -> Iterator[None]:
+def boundary(where: str, kind: type[InputError] = ModelError, *, foreign: bool = False) -> Iterator[None]:
     """A place where what a user gave is looked at for the first time.
 
     Args:

@@ -10,6 +10,7 @@ import obs_onnx
 from obs_onnx import io, report
 from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, Command, TitledOption, distinct, options_from
+from obs_onnx.cli.values import FiniteRange
 from obs_onnx.latency.options import TimedBatch
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.options import RuntimeOptions
@@ -25,7 +26,7 @@ __all__ = ["bench"]
     "--seconds",
     cls=TitledOption,
     title="Measuring",
-    type=click.FloatRange(0.05),
+    type=FiniteRange(0.05),
     default=3.0,
     show_default=True,
     help="Per model.",

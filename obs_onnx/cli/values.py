@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -10,7 +11,7 @@ from obs_onnx.allocation.targets import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["KeyValue", "Size", "WrittenFile"]
+__all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile"]
 
 if TYPE_CHECKING:
     _Value = click.ParamType[Any]
@@ -34,6 +35,15 @@ class KeyValue(_Value):
         except ValueError:
             sign = ""
         return (key, found) if sign else self.fail(f"{value!r} is not {self.name}", param, ctx)
+
+
+class FiniteRange(click.FloatRange):
+    """A number in a range, and no infinite one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number."""
+        found = super().convert(value, param, ctx)
+        return found if math.isfinite(found) else self.fail(f"{value} is not finite", param, ctx)
 
 
 class Size(_Value):

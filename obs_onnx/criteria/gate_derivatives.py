@@ -144,7 +144,7 @@ class GateDerivatives:
         for group, walk, lessons in self._behind():
             gate, places = _name(group), self._places[group.id]
             model = self._lessons.model.clone()
-            exact = self._only_sums(group)
+            exact = bool(places) and self._only_sums(group)
             if exact:
                 gate_groups(model, {gate: (group.n, places)})
                 gated = walk.part(model, [teacher.output], [gate])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.printable import one_line
 
 __all__ = ["load_function"]
 
@@ -33,8 +34,10 @@ def load_function(name: str) -> Callable[..., Any]:
         function: Any = module
         for part in attribute.split("."):
             function = getattr(function, part)
-    except Exception as error:
-        raise DataError(f"{name}: cannot import it: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise DataError(
+            f"{name}: cannot import it: {type(error).__name__}: {one_line(str(error))}"
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(function):

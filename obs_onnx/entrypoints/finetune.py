@@ -24,7 +24,7 @@ from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import DataError, OptionError, VerificationError
+from obs_onnx.passes.errors import DataError, OptionError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
@@ -112,18 +112,23 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
             check_writable(target)
     if output is not None and path is not None and Path(output).resolve() == path.resolve():
         raise OptionError(f"{output} is the model itself: choose another output")
-    runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
-    stored = _formed(original, options.fold)
-    student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
-    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=options.seed)
-    fit, judged = _parts(source, options.held_out, session, batch, labels, options.seed)
-    dense, teacher_name = _teacher(runtime, options.teacher, session, custom_domains)
-    learnt = dense is None or labels is not None
-    if learnt and not source.has_labels:
-        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    answer = (dense or session).run(next(iter(fit)))
-    objective = choose_objective(student, answer, labels=learnt, teacher=dense is not None, mix=options.mix)
+    with boundary(f"{name} cannot be opened for training"):
+        runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
+        stored = _formed(original, options.fold)
+        student, copied = runnable(runtime, stored)
+        session = runtime.session(serialize(student))
+        source = open_source(
+            options.data, session.inputs, batch_size=batch, labels_key=labels, seed=options.seed
+        )
+        fit, judged = _parts(source, options.held_out, session, batch, labels, options.seed)
+        dense, teacher_name = _teacher(runtime, options.teacher, session, custom_domains)
+        learnt = dense is None or labels is not None
+        if learnt and not source.has_labels:
+            raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
+        answer = (dense or session).run(next(iter(fit)))
+        objective = choose_objective(
+            student, answer, labels=learnt, teacher=dense is not None, mix=options.mix
+        )
     found = retrain(
         runtime,
         student,

@@ -19,13 +19,13 @@ import onnx_ir as ir
 from obs_onnx.entrypoints.keywords import takes
 from obs_onnx.entrypoints.pareto_options import ParetoOptions
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
 from obs_onnx.io.paths import keep_path, new_folder
 from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
-from obs_onnx.passes.errors import DataError, OptionError, named
+from obs_onnx.passes.errors import DataError, OptionError, boundary, named
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
@@ -88,10 +88,11 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
     plot = _plotted(options.plot)
     targets = strategy.checked(target(options.cost, options.least), choice)
-    inputs = load(model, options)
-    folder = _open_folder(options.output_folder, inputs.path)
-    plan = strategy.open(inputs, choice)
-    calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    with boundary(f"{name_of(model)} cannot be opened"):
+        inputs = load(model, options)
+        folder = _open_folder(options.output_folder, inputs.path)
+        plan = strategy.open(inputs, choice)
+        calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
     recorder.reached("open")
     if note := plan.cost_note(calibrated):

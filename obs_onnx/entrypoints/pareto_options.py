@@ -62,7 +62,7 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
         choices=("auto", "error", "accuracy"),
         common=5,
     )
-    seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0, below=float("inf"))
+    seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0)
     plot: bool | None = option(None, help="Draw pareto.svg.", otherwise="if matplotlib is there")
 
     def __post_init__(self) -> None:

@@ -52,14 +52,16 @@ class Damage:
             y, z = y.astype(np.float64), z.astype(np.float64)
             total = self._sums.setdefault(name, [0.0, 0.0])
             if self.measure == "kl":
-                log_p, log_q = _log_probabilities(y), _log_probabilities(z)
+                with np.errstate(invalid="ignore", over="ignore"):
+                    log_p, log_q = _log_probabilities(y), _log_probabilities(z)
                 p, difference = np.exp(log_p), np.zeros_like(log_p)
                 np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
                 total[0] += float(np.sum(p * difference))
                 total[1] += log_p[..., 0].size
             else:
-                difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
-                total[0] += float(np.sum(difference**2))
+                with np.errstate(invalid="ignore", over="ignore"):
+                    difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
+                    total[0] += float(np.sum(difference**2))
                 total[1] += float(np.sum(y[np.isfinite(y)] ** 2))
 
     def _add_lost(self, name: str, y: NDArray[Any], z: NDArray[Any]) -> None:

@@ -22,7 +22,16 @@ from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
 
-__all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+__all__ = [
+    "ModelLike",
+    "from_proto",
+    "load_model",
+    "name_of",
+    "open_model",
+    "parse",
+    "save_model",
+    "serialize",
+]
 
 ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
 """A model as it may be given: its file, or a model in memory."""
@@ -286,6 +295,13 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
             f"{where} is broken: sparse tensor {sparse.values.name!r} has wrong indices"
         ) from error
     return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def name_of(model: ModelLike) -> str:
+    """What a model is called in messages."""
+    if isinstance(model, ir.Model | onnx.ModelProto):
+        return model.graph.name or "the model"
+    return str(model)
 
 
 def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:

@@ -62,7 +62,13 @@ def write_scatter(
             label = literal(name) if len(groups) <= _NAMED else None
             x, y = (np.maximum(a, floor) for a, floor in zip((scores, oracle), floors, strict=True))
             axes.scatter(x, y, s=12, alpha=0.7, label=label)
-        axes.set(xscale="log", yscale="log", xlabel=criterion, ylabel="oracle |change of loss|", title=literal(title))
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel=criterion,
+            ylabel="oracle |change of loss|",
+            title=literal(title),
+        )
         if len(groups) <= _NAMED:
             axes.legend(fontsize="small")
         try:

@@ -25,7 +25,7 @@ WIDE_ENOUGH_FOR_BARS = 72
 
 
 class Writer:
-    """A console and how to write on it: no markup, no highlighting, nothing that its encoding lacks, or that does not show."""
+    """A console and how to write on it: no markup, no highlighting, nothing that does not show."""
 
     def __init__(self, console: Console | None) -> None:
         from rich.console import Console

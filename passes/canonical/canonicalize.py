@@ -23,7 +23,7 @@ from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["canonicalize", "plain"]
 
-_MOST_NODES = 500_000  # a function may call others, and they others: sizes are known before any is written out
+_MOST_NODES = 500_000  # functions may call each other many times: nodes are counted before any is written
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -68,8 +68,8 @@ def _inline(model: ir.Model) -> None:
         step.requires(model)
         if (count := _size_inlined(model)) > _MOST_NODES:
             raise ModelError(
-                f"the model has {count} nodes once its functions are inlined, more than the {_MOST_NODES} that "
-                "this program takes: export it without nested functions"
+                f"the model has {count} nodes once its functions are inlined, more than the {_MOST_NODES} "
+                "that this program takes: export it without nested functions"
             )
         step.call(model)
     except (ValueError, ir.passes.PreconditionError) as error:

@@ -67,7 +67,7 @@ def _group_normalization(model: ir.Model, node: ir.Node) -> int:
 
 
 def _part_sizes(length: int, given: NDArray[np.generic] | None) -> list[int] | None:
-    """Sizes of the parts of an axis, ``given`` as one size or a size for each; None where they make no sense."""
+    """Sizes of the parts of an axis, ``given`` as one or a size for each; None where they make no sense."""
     if given is not None and given.ndim:
         sizes = [int(size) for size in given]
         return sizes if given.ndim == 1 and min(sizes, default=0) >= 0 and sum(sizes) == length else None
@@ -94,7 +94,9 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         return 0
     sizes = _part_sizes(length, given)
-    if sizes is None or any(not -len(sizes) <= int(place) < len(sizes) for place in places if place is not None):
+    if sizes is None or any(
+        not -len(sizes) <= int(place) < len(sizes) for place in places if place is not None
+    ):
         return 0
     write = Writer(Names(model), node)
     parameters: list[ir.Value | None] = [x]

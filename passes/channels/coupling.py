@@ -19,7 +19,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-from obs_onnx.passes.errors import boundary, reason
+from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key, lookup
@@ -338,4 +338,6 @@ def _relate(node: ir.Node, graph: Graph) -> None:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"
+    return (
+        str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"
+    )

@@ -129,10 +129,13 @@ class _Silencer:
             factor = self._constant(math.sqrt(self.share))
             self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
 
-    def _neutral(self, kind: str) -> float:
+    def _neutral(self, kind: str) -> float | NDArray[np.generic]:
         if kind in ("low", "high"):
-            largest = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call]
-            return largest if kind == "high" else -largest
+            if self.dtype == ir.DataType.BOOL:
+                return float(kind == "high")
+            kind_of = ml_dtypes.finfo if self.dtype.is_floating_point() else ml_dtypes.iinfo
+            limits = kind_of(self.dtype.numpy())
+            return np.asarray(limits.max if kind == "high" else limits.min)
         return 1.0 if kind == "one" else 0.0
 
     def _masked(self, fill: ir.Value) -> ir.Value:

@@ -26,6 +26,7 @@ __all__ = ["Concrete", "concretize", "optional_inputs"]
 
 _MOST_ELEMENTS = 1 << 48
 
+
 @dataclass
 class Concrete:
     """What is known about the values of a graph at one choice of its symbolic dimensions.

@@ -135,11 +135,11 @@ def _constant_of_shape(node: ir.Node, shape: Array) -> Array:
 
 
 def _range_size(node: ir.Node, start: Array, limit: Array, delta: Array) -> int:
-    return max(0, math.ceil((limit.item() - start.item()) / delta.item()))
+    return int(max(0, math.ceil((limit.item() - start.item()) / delta.item())))
 
 
 def _gather_size(node: ir.Node, x: Array, index: Array) -> int:
-    return index.size * x.size // max(1, x.shape[node.attributes.get_int("axis", 0)])
+    return int(index.size * x.size // max(1, x.shape[node.attributes.get_int("axis", 0)]))
 
 
 _SIZES: dict[str, Callable[..., int]] = {  # elements of what may be larger than all operands together

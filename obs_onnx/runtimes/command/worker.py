@@ -50,7 +50,7 @@ _MAGIC = b"OBSF"
 _PREFIX = struct.Struct(">4sIQ")
 _CHUNK = 2**20
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
-_ERROR_ONLY = 3
+_FATAL_ONLY = 4
 TYPES = {
     "float16": "<f2",
     "float32": "<f4",
@@ -204,7 +204,7 @@ def session_options(ort: Any, threads: int, options: Mapping[str, str]) -> Any:
     found.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)
     found.enable_cpu_mem_arena = options.get("arena") != "off"
     found.enable_mem_pattern = options.get("pattern") != "off"
-    found.log_severity_level = _ERROR_ONLY
+    found.log_severity_level = _FATAL_ONLY
     found.use_deterministic_compute = True
     if options.get("spinning") == "off":
         found.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -579,7 +579,7 @@ def _onnxruntime() -> Any:
         raise Refusal("missing", f"onnxruntime cannot be imported: {error}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise Refusal("missing", "the onnxruntime installation is broken (two flavours in one environment?)")
-    onnxruntime.set_default_logger_severity(_ERROR_ONLY)
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
 
 
