@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import traceback
 import warnings
@@ -44,6 +45,8 @@ class Program(click.Group):
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run, and end with the exit codes of the program."""
         run: Callable[..., Any] = super().main
+        if not logging.getLogger().handlers:
+            logging.getLogger().addHandler(logging.NullHandler())  # libraries log what then is an error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", append=True)  # of libraries; those that were asked for show
@@ -84,6 +87,7 @@ def be_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     if value:
         ctx.meta[_VERBOSE] = True
         warnings.simplefilter("default")
+        logging.getLogger().addHandler(logging.StreamHandler())
     return value
 
 

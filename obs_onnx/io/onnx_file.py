@@ -117,7 +117,8 @@ def from_proto(
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
         _free_sizes(model)
-        model.clone()  # fails where bodies read values that do not exist
+    with boundary(f"{where} is broken: a body reads a value that does not exist"):
+        model.clone()
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
