@@ -30,10 +30,37 @@ __all__ = ["Case", "case"]
 
 Rng = np.random.Generator
 
-NAMES = ("", "\x1b]0;x\x07", "[red]x[/red]", "a\nb", "../../x", "n" * 300, "\u202ex", "x", "y", "$x_1$", "\x00")
+NAMES = (
+    "",
+    "\x1b]0;x\x07",
+    "[red]x[/red]",
+    "a\nb",
+    "../../x",
+    "n" * 300,
+    "\u202ex",
+    "x",
+    "y",
+    "$x_1$",
+    "\x00",
+)
 NUMBERS = (-1, 0, 1, 2, 3, 7, 255, -(2**31), 2**31 - 1, 2**31, 2**40, 2**60, 2**62, 2**63 - 1, -(2**63))
 FLOATS = (0.0, -1.0, float("nan"), float("inf"), float("-inf"), 1e30, 1e-30)
-WORDS = ("", "nan", "inf", "-1", "0", "1e308", "99999999999999", "x" * 5000, "\x1b[2J", "a=b", "=", "0.5", "%", "..")
+WORDS = (
+    "",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e308",
+    "99999999999999",
+    "x" * 5000,
+    "\x1b[2J",
+    "a=b",
+    "=",
+    "0.5",
+    "%",
+    "..",
+)
 OPERATORS = sorted({schema.name for schema in onnx.defs.get_all_schemas()})
 
 
@@ -71,7 +98,9 @@ def whole_model(rng: Rng) -> onnx.ModelProto:
     if rng.random() < 0.3:
         return build_model(*pick(rng, TEXTS))
     names = sorted(BUILDERS)
-    steps = [(pick(rng, names), int(rng.integers(3)), int(rng.integers(1000))) for _ in range(rng.integers(1, 6))]
+    steps = [
+        (pick(rng, names), int(rng.integers(3)), int(rng.integers(1000))) for _ in range(rng.integers(1, 6))
+    ]
     return build(steps, opset=int(pick(rng, (13, 18, 21))))
 
 
@@ -120,7 +149,8 @@ TEXTS = (
         """
         + HEAD
         + """{ h = Conv(x, w)  f = own.twice(h)  p = GlobalAveragePool(f)  q = Flatten(p)  y = MatMul(q, v) }
-        <domain: "own", opset_import: ["" : 18, "own" : 1]> twice (a) => (b) { c = own.once(a)  b = own.once(c) }
+        <domain: "own", opset_import: ["" : 18, "own" : 1]>
+        twice (a) => (b) { c = own.once(a)  b = own.once(c) }
         <domain: "own", opset_import: ["" : 18]> once (a) => (b) { b = Relu(a) }""",
         W,
     ),
@@ -290,7 +320,9 @@ def archive(rng: Rng, folder: Path) -> list[Any]:
     shape = [int(pick(rng, (*NUMBERS, 24, 3, 5))) if rng.random() < 0.3 else n for n in x.shape]
     kind = pick(rng, ("<f4", "<f4", "|O", "<U9", "<f8", "|V2000000000", "<c8", "x", "<i8"))
     header = {"descr": kind, "fortran_order": bool(rng.random() < 0.2), "shape": tuple(shape)}
-    text = pick(rng, (repr(header), repr(header), "(" * 9000, "{", "", repr(header) + "\x00")).encode("latin1")
+    text = pick(rng, (repr(header), repr(header), "(" * 9000, "{", "", repr(header) + "\x00")).encode(
+        "latin1"
+    )
     text += b" " * ((64 - (len(text) + 11) % 64) % 64) + b"\n"
     method = pick(rng, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2))
     with zipfile.ZipFile(path, "w", method) as file:
@@ -357,7 +389,12 @@ def options(rng: Rng, folder: Path) -> list[Any]:
         "eval": ["--data", data],
         "bench": ["--seconds", "0.05"],
     }
-    line: list[Any] = [command, model, *given[command], *([] if command in ("inspect", "gradient") else ["--threads", 1])]
+    line: list[Any] = [
+        command,
+        model,
+        *given[command],
+        *([] if command in ("inspect", "gradient") else ["--threads", 1]),
+    ]
     known = [one for one in main.commands[command].params if isinstance(one, click.Option)]
     for _ in range(int(rng.integers(1, 4))):
         option = pick(rng, [one for one in known if "--help" not in one.opts and one.name not in COSTLY])
@@ -369,13 +406,29 @@ def options(rng: Rng, folder: Path) -> list[Any]:
     return line
 
 
-COSTLY = ("verbose", "threads", "seconds", "finetune", "effort", "dry_run", "output", "json_path", "html_path", "plot_path")
+COSTLY = (
+    "verbose",
+    "threads",
+    "seconds",
+    "finetune",
+    "effort",
+    "dry_run",
+    "output",
+    "json_path",
+    "html_path",
+    "plot_path",
+)
 
 
 def _value(rng: Rng, option: click.Option) -> str:
     if isinstance(option.type, click.Choice) and rng.random() < 0.5:
         return str(pick(rng, list(option.type.choices)))
-    return str(pick(rng, (*WORDS, *NUMBERS, "macs=nan", "sparsity=2", "a*=inf", "2:4", "random:9", "random:-1", "1e400")))
+    return str(
+        pick(
+            rng,
+            (*WORDS, *NUMBERS, "macs=nan", "sparsity=2", "a*=inf", "2:4", "random:9", "random:-1", "1e400"),
+        )
+    )
 
 
 Make = Callable[[Rng, Path], list[Any]]

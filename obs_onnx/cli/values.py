@@ -9,7 +9,7 @@ import click
 
 from obs_onnx.allocation.targets import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, boundary
 
 __all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile"]
 
@@ -67,7 +67,8 @@ class WrittenFile(_Value):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path as it is."""
         try:
-            check_writable(value)
+            with boundary(f"cannot write {value}", OptionError):
+                check_writable(value)
         except OptionError as error:
             self.fail(str(error), param, ctx)
         return value

@@ -17,7 +17,15 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
+from obs_onnx.io.onnx_checks import (
+    check_counts,
+    check_graph,
+    check_loops,
+    check_operators,
+    check_opset,
+    check_tensors,
+    check_version,
+)
 from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
@@ -108,15 +116,19 @@ def from_proto(
     """
     with boundary(f"{where} is broken"):
         check_graph(proto, where)
+        check_version(proto, where)
         check_opset(proto, where)
         check_operators(proto, where, custom_domains)
+        check_counts(proto, where)
         check_tensors(proto, where, folder)
+        check_loops(proto, where)
         proto, sparse = _densified(proto, where)
         model = ir.from_proto(proto)
         return_by_identity(model)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
-        _free_sizes(model)
+        _undeclare(model)
+        model.graph.name = model.graph.name or "model"  # which the checker wants
     with boundary(f"{where} is broken: a body reads a value that does not exist"):
         model.clone()
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
@@ -179,11 +191,13 @@ def save_model(
         raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
-def _free_sizes(model: ir.Model) -> None:
-    """Sizes that are declared as -1, as old exporters do for a free batch, are not known."""
+def _undeclare(model: ir.Model) -> None:
+    """What is declared as -1, as old exporters do for a free batch, or without a type, is not known."""
     for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
         for value in (*graph.inputs, *graph.outputs, *(y for node in graph for y in node.outputs)):
-            if value.shape is not None and any(isinstance(n, int) and n < 0 for n in value.shape):
+            if value.type is None and value.producer() is not None:
+                value.shape = None
+            elif value.shape is not None and any(isinstance(n, int) and n < 0 for n in value.shape):
                 value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.runtimes.base import ModelSource, Runtime, Session
 from obs_onnx.runtimes.spec import kind_of, split_command, split_spec
 
@@ -35,22 +35,27 @@ def open_runtime(
         OptionError: an unknown runtime, provider, option or library, or a number of threads below 1.
         MissingRuntimeError: the package is not installed.
     """
+    with boundary(f"{named('runtime')} {spec}", OptionError):
+        return _opened(spec, threads, tuple(custom_ops), spinning)
+
+
+def _opened(spec: str, threads: int | None, custom_ops: tuple[str, ...], spinning: bool) -> Runtime:
     kind = kind_of(spec)
     if kind == "onnxruntime":
         from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
         provider, options = split_spec(spec)
-        return OrtRuntime(provider or None, threads, tuple(custom_ops), options=options, spinning=spinning)
+        return OrtRuntime(provider or None, threads, custom_ops, options=options, spinning=spinning)
     if kind == "openvino":
         from obs_onnx.runtimes.openvino import OpenVinoRuntime
 
         device, options = split_spec(spec)
-        return OpenVinoRuntime(device or "CPU", threads, tuple(custom_ops), options=options)
+        return OpenVinoRuntime(device or "CPU", threads, custom_ops, options=options)
     if kind == "command":
         from obs_onnx.runtimes.command.runtime import CommandRuntime
 
         prefix, options = split_command(spec)
-        return CommandRuntime(prefix, threads, tuple(custom_ops), options=options)
+        return CommandRuntime(prefix, threads, custom_ops, options=options)
     raise OptionError(
         f"unknown runtime {spec!r}: use 'onnxruntime[:PROVIDER]', 'openvino[:DEVICE]' or 'command:PREFIX', "
         "for example onnxruntime:CUDAExecutionProvider"
