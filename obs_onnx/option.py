@@ -80,12 +80,14 @@ class Option:
             ("at most", self.most),
             ("less than", self.below),
         )
-        return " and ".join(f"{word} {bound:g}" for word, bound in words if bound not in (None, math.inf))
+        return " and ".join(f"{word} {bound:g}" for word, bound in words if bound is not None)
 
     def allows(self, value: object) -> bool:
         """Whether ``value`` is one of the choices and within the bounds."""
         if self.choices:
             return value in self.choices
+        if not _finite(value):
+            return False
         return not isinstance(value, int | float) or (
             (self.least is None or value >= self.least)
             and (self.most is None or value <= self.most)
@@ -181,7 +183,15 @@ def check(options: object) -> None:
         if one.choices:
             known = " or ".join(one.choices) if len(one.choices) < 3 else f"one of {', '.join(one.choices)}"
             raise OptionError(f"{named(one.name)} {value!r} is unknown: use {known}")
-        raise OptionError(f"{named(one.name)} {value}: use {one.bounds}")
+        finite = one.bounds if _finite(value) or value != value else ""
+        raise OptionError(f"{named(one.name)} {value}: use {finite or 'finite numbers'}")
+
+
+def _finite(value: object) -> bool:
+    """Whether all numbers in an option are."""
+    if isinstance(value, Mapping):
+        return all(map(_finite, value.values()))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def asked(options: object) -> dict[str, object]:

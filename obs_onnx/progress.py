@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from obs_onnx.passes.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
@@ -48,7 +50,7 @@ class _Lines(_Quiet):
         self._console = console
 
     def say(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(printable(message), markup=False, highlight=False)
 
 
 class _Terminal(_Lines):
@@ -97,7 +99,7 @@ class _Terminal(_Lines):
     def _advance(self, name: str, total: int | None) -> Advance:
         bars = self._bars
         assert bars is not None
-        task = bars.add_task(name, total=total)
+        task = bars.add_task(printable(name), total=total)
         return lambda units: bars.advance(task, units)
 
 

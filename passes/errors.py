@@ -11,12 +11,18 @@
 
 A message names an option by :func:`named`; it is spelled where the message is read: ``str(error)`` writes a
 keyword of Python, the command line its own flag.
+
+What users give is opened inside of :func:`boundary`: whatever fails there is an error of what they gave, and
+says where. Which exceptions libraries raise for a broken file needs no list.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from obs_onnx.passes.printable import one_line, printable
 
 __all__ = [
     "DataError",
@@ -27,8 +33,10 @@ __all__ = [
     "ObsOnnxError",
     "OptionError",
     "VerificationError",
+    "boundary",
     "keyword",
     "named",
+    "reason",
     "spelled",
 ]
 
@@ -62,7 +70,7 @@ class InputError(ObsOnnxError):
 
     def spelled(self, spell: Callable[[str, str], str] = keyword) -> str:
         """The message, with options as ``spell`` writes them; see :func:`spelled`."""
-        return spelled(super().__str__(), spell)
+        return printable(spelled(super().__str__(), spell))
 
 
 class ModelError(InputError):
@@ -87,3 +95,36 @@ class MissingRuntimeError(InputError):
 
 class VerificationError(ObsOnnxError):
     """A result broke a promise of the program; nothing has been written."""
+
+
+def reason(error: BaseException) -> str:
+    """What an exception says, in one line; its type where the text alone would mean little."""
+    said = one_line(str(error))
+    telling = isinstance(error, MemoryError | OSError | RuntimeError | ValueError)
+    if said and (telling or type(error).__module__ != "builtins"):
+        return said
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+@contextmanager
+def boundary(where: str, kind: type[InputError] = ModelError, *, foreign: bool = False) -> Iterator[None]:
+    """A place where what a user gave is looked at for the first time.
+
+    Args:
+        where: what begins the message: the file, node or option, and what was being done.
+        kind: of the error.
+        foreign: code of the user runs inside, which may also end the program.
+
+    Raises:
+        InputError: of ``kind``, for any exception that is none of the program's own; that one is its cause.
+    """
+    try:
+        yield
+    except ObsOnnxError:
+        raise
+    except Exception as error:
+        raise kind(f"{where}: {reason(error)}") from error
+    except SystemExit as error:
+        if not foreign:
+            raise
+        raise kind(f"{where}: it ended the program (SystemExit {error.code})") from error

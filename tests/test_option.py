@@ -58,6 +58,8 @@ def test_everything_is_known_about_an_option() -> None:
         ({"steps": 0}, "steps 0: use at least 1"),
         ({"kind": "boat"}, "kind 'boat' is unknown: use bus or train"),
         ({"kind": None}, "kind None is unknown: use bus or train"),
+        ({"rate": float("inf")}, "rate inf: use finite numbers"),
+        ({"costs": {"fuel": float("inf")}}, "costs {'fuel': inf}: use finite numbers"),
     ],
 )
 def test_values_that_are_refused(given: Mapping[str, object], message: str) -> None:
@@ -68,8 +70,8 @@ def test_values_that_are_refused(given: Mapping[str, object], message: str) -> N
 def test_what_was_asked_is_strict_json() -> None:
     assert asked(Trip()) == {}
     assert asked(Trip(rate=0.5, steps=None, stops=())) == {}
-    given = Trip(steps=3, stops=["a", "b"], costs={"fuel": float("inf")}, data=Path("x.npz"), plan=object())
-    wanted = {"steps": 3, "stops": ["a", "b"], "costs": {"fuel": "inf"}, "data": "x.npz"}
+    given = Trip(steps=3, stops=["a", "b"], costs={"fuel": 2.0}, data=Path("x.npz"), plan=object())
+    wanted = {"steps": 3, "stops": ["a", "b"], "costs": {"fuel": 2.0}, "data": "x.npz"}
     assert asked(given) == wanted
     assert json.loads(json.dumps(asked(given), allow_nan=False)) == wanted
     assert asked(Trip(data={"x": np.zeros(3)})) == {"data": "<dict>"}

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.second_moments import Moments
+from obs_onnx.passes.errors import DataError, boundary
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.solvers import Problem, prepare
 
@@ -47,7 +48,10 @@ class LayerProblem:
         self.w_GOI = layer.layout.to_matrix(stored(model, layer.name))
         self._stored_bias = stored(model, self._bias) if self._bias else None
         self._moments = moments.centred() if self._bias else moments.raw()
-        with threads_for(layer.layout.goi[2]):
+        with (
+            threads_for(layer.layout.goi[2]),
+            boundary(f"layer {layer.name!r} cannot be refitted", DataError),
+        ):
             self.problem: Problem = prepare(
                 self._moments.h, self.w_GOI, self._moments.c, self._moments.energy, damping
             )

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.runtimes.base import Runtime
@@ -30,6 +32,17 @@ Cut = Callable[[str, NDArray[Any]], NDArray[Any]]
 
 def _uncut(name: str, array: NDArray[Any]) -> NDArray[Any]:
     return array
+
+
+def _check_finite(layer: Layer, moments: Moments) -> None:
+    """Raise DataError where the inputs of a layer, or its targets, cannot be squared."""
+    found = moments.raw()
+    if not all(np.isfinite(array).all() for array in (found.h, moments.xt, moments.tt)):
+        use = layer.uses[0]
+        raise DataError(
+            f"the values at layer {layer.name!r} (node {use.node!r}) are not finite for some of the "
+            "calibration data, or too large to be squared: remove those samples, or scale the model"
+        )
 
 
 class SequentialMoments:
@@ -118,7 +131,11 @@ class SequentialMoments:
 
         shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
         outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
-        self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
+            for part in moments:
+                for layer in layers:
+                    _check_finite(layer, part[layer.name])
         return moments
 
     def _observe(

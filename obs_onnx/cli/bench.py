@@ -9,6 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import io, report
+from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.bench import BenchOptions
@@ -32,7 +33,7 @@ def bench(models: Sequence[str], json_path: str | None, **options: Any) -> None:
     rows = result.rows(models)
     report.print_bench(rows)
     for reason in result.noise:
-        click.echo(f"obs-onnx: noisy measurement: {reason}", err=True)
+        tell(f"noisy measurement: {reason}")
     if json_path:
         found = {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
         report.write_json(json_path, found)

@@ -9,7 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import after_result
+from obs_onnx.cli.errors import after_result, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
@@ -40,7 +40,7 @@ def finetune(model: str, json_path: str | None, silent: bool, **options: Any) ->
         }
     )
     for note in result.notes:
-        click.echo(f"obs-onnx: {note}", err=True)
+        tell(note)
     if json_path:
         with after_result(options["output"]):
             report.write_json(json_path, result.to_json())

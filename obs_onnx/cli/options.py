@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from obs_onnx.cli.errors import speller
+from obs_onnx.cli.errors import be_verbose, speller
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Form, Option, options_of
 from obs_onnx.passes.errors import spelled
@@ -43,7 +43,20 @@ class TitledOption(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help shows its options in titled groups, the common ones first."""
+    """A command whose help shows its options in titled groups, the common ones first; it can be verbose."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(
+            TitledOption(
+                ["-v", "--verbose"],
+                is_flag=True,
+                is_eager=True,
+                expose_value=False,
+                callback=be_verbose,
+                help="Show warnings, and the traceback of an error.",
+            )
+        )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each title."""

@@ -9,7 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, after_result
+from obs_onnx.cli.errors import EXIT_TARGET, after_result, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -36,5 +36,5 @@ def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> N
         with after_result(frontier.output):
             report.write_json(json_path, frontier.to_json())
     if not frontier.kept:
-        click.echo("obs-onnx: nothing was found that costs less and is not dominated", err=True)
+        tell("nothing was found that costs less and is not dominated")
         sys.exit(EXIT_TARGET)

@@ -9,7 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, after_result
+from obs_onnx.cli.errors import EXIT_TARGET, after_result, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
@@ -47,5 +47,5 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
         if html_path:
             report.write_html(html_path, result.report, files=files)
     if not result.report.met and not options["dry_run"]:
-        click.echo("obs-onnx: a target could not be met; the report says what was reached", err=True)
+        tell("a target could not be met; the report says what was reached")
         sys.exit(EXIT_TARGET)

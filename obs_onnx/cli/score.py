@@ -9,6 +9,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
+from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
@@ -45,7 +46,7 @@ def score(model: str, json_path: str | None, plot_path: str | None, silent: bool
     result = obs_onnx.score(model, progress=report.terminal_progress(silent=silent), **options)
     report.print_scores(result.to_json())
     for note in result.notes:
-        click.echo(f"obs-onnx: {note}", err=True)
+        tell(note)
     with together() as files:
         if json_path:
             report.write_json(json_path, result.to_json(), files)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from obs_onnx.allocation.amounts import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, boundary
 
-__all__ = ["KeyValue", "Size", "WrittenFile"]
+__all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile"]
 
 if TYPE_CHECKING:
     _Value = click.ParamType[Any]
@@ -36,6 +37,15 @@ class KeyValue(_Value):
         return (key, found) if sign else self.fail(f"{value!r} is not {self.name}", param, ctx)
 
 
+class FiniteRange(click.FloatRange):
+    """A number in a range, and no infinite one."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Read the number."""
+        found = super().convert(value, param, ctx)
+        return found if math.isfinite(found) else self.fail(f"{value} is not finite", param, ctx)
+
+
 class Size(_Value):
     """Bytes of ``500KB``, ``2GB``."""
 
@@ -57,7 +67,8 @@ class WrittenFile(_Value):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path as it is."""
         try:
-            check_writable(value)
+            with boundary(f"cannot write {value}", OptionError):
+                check_writable(value)
         except OptionError as error:
             self.fail(str(error), param, ctx)
         return value

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from os import PathLike
@@ -27,14 +28,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, TensorSpec, is_float
+from obs_onnx.data.limits import check_room
 from obs_onnx.data.rows import natural
-from obs_onnx.passes.errors import DataError, MissingRuntimeError
+from obs_onnx.passes.errors import DataError, MissingRuntimeError, boundary
 
 __all__ = ["LABELS", "PREPROCESSING", "SUFFIXES", "ImageRows", "Preprocess", "open_images"]
 
 LABELS, PREPROCESSING = "labels.csv", "preprocess.json"
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+_PIXEL_BYTES = 15  # three colours, as they come and as numbers
 _MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
 
@@ -58,19 +61,23 @@ class Preprocess:
     def __post_init__(self) -> None:
         channels = 1 if self.order == "L" else 3
         for name, options in (("interpolation", _FILTERS), ("order", _MODES), ("layout", ("NCHW", "NHWC"))):
-            if getattr(self, name) not in options:
+            if not isinstance(getattr(self, name), str) or getattr(self, name) not in options:
                 raise DataError(
                     f"preprocessing: {name} {getattr(self, name)!r} is none of {', '.join(options)}"
                 )
         for name in ("mean", "std"):
             if len(getattr(self, name)) not in (1, channels):
                 raise DataError(f"preprocessing: {name} needs {channels} values, one per channel")
+        if not np.isfinite((*self.mean, *self.std, self.scale)).all():
+            raise DataError("preprocessing: mean, std and scale are finite numbers")
         if 0 in self.std:
             raise DataError("preprocessing: std holds a zero")
         for name in ("resize", "crop"):
             side = getattr(self, name)
-            sides = () if side is None else (side,) if isinstance(side, int) else side
-            if any(not isinstance(value, int) or value < 1 for value in sides) or len(sides) > 2:
+            sides = () if side is None else side if isinstance(side, tuple) else (side,)
+            if any(type(value) is not int or value < 1 for value in sides) or (
+                isinstance(side, tuple) and len(side) != 2
+            ):
                 raise DataError(
                     f"preprocessing: {name} is a number of pixels or [height, width], not {side!r}"
                 )
@@ -90,8 +97,10 @@ class Preprocess:
         for key in {"mean", "std", "scale"} & set(values):
             try:
                 numbers = tuple(float(value) for value in np.atleast_1d(values[key]))
-            except (TypeError, ValueError) as error:
+            except (TypeError, ValueError, OverflowError) as error:
                 raise DataError(f"{where}: {key} holds something that is no number") from error
+            if key == "scale" and len(numbers) != 1:
+                raise DataError(f"{where}: scale is one number")
             values[key] = numbers[0] if key == "scale" else numbers
         for key in ("resize", "crop"):
             if isinstance(values.get(key), (list, tuple)):
@@ -108,15 +117,24 @@ class Preprocess:
         x_HWC = (x_HWC * np.float32(self.scale) - mean) / std
         return x_HWC.transpose(2, 0, 1) if self.layout == "NCHW" else x_HWC
 
+    def pixels(self, size: tuple[int, int]) -> int:
+        """Most pixels that a picture of (width, height) has on its way."""
+        crop = self.crop if isinstance(self.crop, tuple) else (self.crop or 0, self.crop or 0)
+        return max(math.prod(size), math.prod(self._size(size)), math.prod(crop))
+
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) after resizing."""
+        if self.resize is None:
+            return size
+        if isinstance(self.resize, tuple):
+            return self.resize[1], self.resize[0]
+        factor = self.resize / min(size)
+        return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
     def _resized(self, image: Any) -> Any:
         if self.resize is None:
             return image
-        if isinstance(self.resize, tuple):
-            height, width = self.resize
-        else:
-            factor = self.resize / min(image.size)
-            width, height = (max(1, round(side * factor)) for side in image.size)
-        return image.resize((width, height), _FILTERS[self.interpolation])
+        return image.resize(self._size(image.size), _FILTERS[self.interpolation])
 
 
 def _crop(image: Any, size: int | tuple[int, int] | None) -> Any:
@@ -137,12 +155,14 @@ class ImageRows:
         dtype: of the model's input.
         row_shape: of one sample, read off the first file.
         labels: class numbers, or None.
+        memory: bytes that one sample may take; by default half of what is free.
     """
 
     files: Sequence[Path]
     preprocess: Preprocess
     dtype: np.dtype[Any]
     labels: NDArray[np.int64] | None = None
+    memory: int | None = None
     row_shape: tuple[int, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -161,6 +181,7 @@ class ImageRows:
         pillow = _import_pillow()
         try:
             with pillow.open(path) as image:
+                check_room(str(path), _PIXEL_BYTES * self.preprocess.pixels(image.size), self.memory)
                 sample = self.preprocess(image)
         except OSError as error:
             raise DataError(f"{path}: cannot read the image: {error}") from error
@@ -173,7 +194,10 @@ class ImageRows:
 
 
 def open_images(
-    folder: Path, spec: TensorSpec, preprocess: Mapping[str, Any] | str | PathLike[str] | None = None
+    folder: Path,
+    spec: TensorSpec,
+    preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
+    memory: int | None = None,
 ) -> ImageRows:
     """The images of a folder (and its class folders) as samples for input ``spec``.
 
@@ -181,6 +205,7 @@ def open_images(
         folder: images, ``preprocess.json`` and maybe ``labels.csv``; or one sub-folder per class.
         spec: the model's input.
         preprocess: as a dict or the path of a JSON file, instead of the one in the folder.
+        memory: bytes that one sample may take; by default half of what is free.
 
     Raises:
         DataError: no or broken images, no preprocessing, labels that do not cover the images.
@@ -191,7 +216,7 @@ def open_images(
         raise DataError(f"{folder}: holds no npz, npy or image files")
     images.sort(key=lambda path: (path.parent.relative_to(folder).parts, natural(path)))
     how = Preprocess.from_json(*_preprocess(folder, preprocess))
-    return ImageRows(images, how, spec.dtype, _labels(folder, images))
+    return ImageRows(images, how, spec.dtype, _labels(folder, images), memory)
 
 
 def _preprocess(
@@ -201,15 +226,15 @@ def _preprocess(
     if isinstance(given, Mapping):
         return given, "preprocessing"
     path = folder / PREPROCESSING if given is None else Path(given)
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not path.exists():
         raise DataError(
             f"{path}: missing; say how images become arrays, for example "
             '{"resize": 256, "crop": 224, "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}'
-        ) from error
-    except ValueError as error:
-        raise DataError(f"{path}: not valid JSON: {error}") from error
+        )
+    with boundary(f"{path}: cannot be read", DataError):
+        text = path.read_text(encoding="utf-8")
+    with boundary(f"{path}: not valid JSON", DataError):
+        parsed = json.loads(text)
     if not isinstance(parsed, dict):
         raise DataError(f"{path}: must hold a JSON object")
     return parsed, str(path)

@@ -8,6 +8,7 @@ first axis wants every feed whole: stacked along one more axis, or as a folder o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from os import PathLike
@@ -28,12 +29,16 @@ from obs_onnx.data.feeds import (
     conform_labels,
 )
 from obs_onnx.data.images import open_images
+from obs_onnx.data.limits import check_batch, check_room
 from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural
 from obs_onnx.data.sources import Batch, FeedSource, Labels, SampleSource, Source, batch_layout, common_rows
 from obs_onnx.data.user_function import load_function
-from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.errors import DataError, OptionError, boundary
+from obs_onnx.passes.printable import one_line
 
 __all__ = ["FeedSource", "SampleSource", "Source", "concrete_shape", "open_source", "random_feed", "split"]
+
+_MOST_RANDOM = 1_000_000  # samples; more say nothing that fewer do not
 
 
 def open_source(
@@ -45,6 +50,7 @@ def open_source(
     seed: int = 0,
     preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
     sizes: Mapping[str, int] | None = None,
+    memory: int | None = None,
 ) -> Source:
     """Open any kind of data for a model.
 
@@ -60,16 +66,20 @@ def open_source(
         preprocess: how images become arrays (see :mod:`obs_onnx.data.images`); by default ``preprocess.json``
             in their folder.
         sizes: values for named free sizes, for ``random:N``.
+        memory: bytes that one sample may take; by default half of what is free.
 
     Raises:
-        DataError: missing, unreadable or empty data, or arrays that do not fit the model.
+        DataError: missing, unreadable or empty data, arrays that do not fit the model, or samples that are
+            too large.
         OptionError: a batch size or number of random samples below 1.
         MissingRuntimeError: images without pillow.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: use at least 1")
-    opener = _Opener(tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {})
-    return opener.open(source)
+    opener = _Opener(tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory)
+    where = str(source) if isinstance(source, str | PathLike) else f"data ({type(source).__name__})"
+    with boundary(f"{where}: cannot be opened", DataError, foreign=True):
+        return opener.open(source)
 
 
 def split(source: Source, held_out: float = 0.25, seed: int = 0) -> tuple[Source, Source]:
@@ -97,6 +107,7 @@ class _Opener:
     seed: int
     preprocess: Mapping[str, Any] | str | PathLike[str] | None
     sizes: Mapping[str, int]
+    memory: int | None
 
     def open(self, source: Any) -> Source:
         """Dispatch on what ``source`` is."""
@@ -194,9 +205,12 @@ class _Opener:
             checked = conform_labels(labels.reshape(-1), None, where, key).reshape(count, -1)
         elif labels is not None:
             checked = conform_labels(labels, count, where, key)
+        row = sum(math.prod(one.shape[1:]) * max(1, one.dtype.itemsize) for one in rows.values())
+        check_room(f"{where}: one sample", row, self.memory)
         layout = batch_layout(self.specs)
         group = layout if isinstance(layout, int) and not stacked else 1
         batch = 1 if stacked else layout if isinstance(layout, int) else self.batch_size
+        check_room(f"{where}: a batch of {min(batch, count)} samples", row * min(batch, count))
         used = count - count % group
         if used == 0:
             raise DataError(f"{where}: {count} samples, but the model takes batches of {group}: give more")
@@ -210,6 +224,8 @@ class _Opener:
         count = int(number) if number.isdecimal() else 0
         if count < 1:
             raise OptionError(f"random:{number}: give the number of samples, for example random:256")
+        if count > _MOST_RANDOM:
+            raise OptionError(f"random:{number}: give at most {_MOST_RANDOM} samples, for example random:256")
         stacked = batch_layout(self.specs) == "none"
         rows: dict[str, Rows] = {}
         for spec in self.specs:
@@ -228,7 +244,7 @@ class _Opener:
             return self._npy_folder(folder, npy)
         if len(self.specs) != 1:
             raise DataError(f"{folder}: holds no npz or npy files for {len(self.specs)} inputs")
-        images = open_images(folder, self.specs[0], self.preprocess)
+        images = open_images(folder, self.specs[0], self.preprocess, self.memory)
         return self._rows({self.specs[0].name: images}, images.labels, str(folder))
 
     def _npy_folder(self, folder: Path, files: list[Path]) -> SampleSource:
@@ -276,8 +292,10 @@ class _Opener:
                     return
                 except DataError:
                     raise
-                except Exception as error:
-                    raise DataError(f"{where}: failed with {type(error).__name__}: {error}") from error
+                except (Exception, SystemExit) as error:
+                    raise DataError(
+                        f"{where}: failed with {type(error).__name__}: {one_line(str(error))}"
+                    ) from error
                 labels = None
                 if isinstance(item, tuple) and len(item) == 2:
                     item, labels = item
@@ -337,6 +355,7 @@ def random_feed(
     Raises:
         DataError: an input of unknown rank, or of strings.
     """
+    check_batch(specs, batch)
     shapes = {spec.name: concrete_shape(spec, sizes or {}, batch) for spec in specs}
     return {spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0] for spec in specs}
 
@@ -355,5 +374,5 @@ def _read(reader: Any) -> Iterator[Mapping[str, Array]]:
 def _call(function: Callable[[], Any], where: str) -> Any:
     try:
         return function()
-    except Exception as error:
-        raise DataError(f"{where}: failed with {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{where}: failed with {type(error).__name__}: {one_line(str(error))}") from error

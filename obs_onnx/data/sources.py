@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec, check_names, conform, conform_feed, conform_labels
 from obs_onnx.data.rows import Rows
-from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.errors import DataError, OptionError, boundary
 
 __all__ = ["Batch", "FeedSource", "Labels", "SampleSource", "Source", "batch_layout", "common_rows"]
 
@@ -119,11 +119,12 @@ class SampleSource(Source):
             chosen = self.indices[start : start + self.batch]
             where = f"{self.where}, sample {chosen[0]}" + (f" to {chosen[-1]}" if len(chosen) > 1 else "")
             feed = {}
-            for spec in self.specs:
-                array = self.rows[spec.name].take(chosen)
-                array = array[0] if self.stacked else array
-                feed[spec.name] = conform(array, spec, where, first_axis=self.stacked)
-            labels = None if self.labels is None else self.labels[chosen]
+            with boundary(f"{where}: cannot be read", DataError):
+                for spec in self.specs:
+                    array = self.rows[spec.name].take(chosen)
+                    array = array[0] if self.stacked else array
+                    feed[spec.name] = conform(array, spec, where, first_axis=self.stacked)
+                labels = None if self.labels is None else self.labels[chosen]
             yield feed, labels.reshape(-1) if labels is not None else None
 
     def limit(self, count: int) -> SampleSource:
@@ -204,6 +205,15 @@ class FeedSource(Source):
         Raises:
             DataError: an item does not fit, or there is none.
         """
+        batches = self._batches()
+        while True:
+            with boundary(f"{self.where}: cannot be read", DataError, foreign=True):
+                batch = next(batches, None)
+            if batch is None:
+                return
+            yield batch
+
+    def _batches(self) -> Iterator[Batch]:
         items: Iterator[Batch] = self.make()
         for transform in self.transforms:
             items = transform(items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.data.limits import check_batch
 from obs_onnx.data.sources import Source, batch_layout
 from obs_onnx.passes.errors import OptionError, named
 
@@ -15,8 +16,9 @@ def timing_feed(source: Source, inputs: tuple[TensorSpec, ...], batch: int) -> F
     """One complete feed of exactly ``batch`` samples; where there are fewer, some stand in it more than once.
 
     Raises:
-        OptionError: the model does not take such a batch.
+        OptionError: the model does not take such a batch, or the memory does not.
     """
+    check_batch(inputs, batch)
     feed = next(iter(source.rebatch(batch)))
     layout = batch_layout(inputs)
     if layout == "free":

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.printable import one_line
 
 __all__ = ["load_function"]
 
@@ -32,8 +33,10 @@ def load_function(name: str) -> Callable[..., Any]:
             function = attrgetter(attribute)(SimpleNamespace(**runpy.run_path(module)))
         else:
             function = pkgutil.resolve_name(name)
-    except Exception as error:
-        raise DataError(f"{name}: cannot import it: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise DataError(
+            f"{name}: cannot import it: {type(error).__name__}: {one_line(str(error))}"
+        ) from error
     finally:
         sys.path.remove(here)
     if not callable(function):

@@ -29,7 +29,7 @@ from obs_onnx.passes.autodiff.optimizers import SGD, AdamW, Optimizer
 from obs_onnx.passes.autodiff.training_step import Term, loss_graph, trained_weights
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.modernize import modernize
-from obs_onnx.passes.errors import GradientError, OptionError, VerificationError, named
+from obs_onnx.passes.errors import GradientError, OptionError, VerificationError, boundary, named
 from obs_onnx.passes.graph.logits import logits_of
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -93,13 +93,14 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     """
     check_files(model, options)
     original, name, _ = open_model(model, options.custom_domains)
-    runtime = OrtRuntime()
-    form = readable(modernize(canonicalize(original)))
-    terms = [_term(form, options.loss)]
-    trained = _trained(form, terms, options.requires_grad)
-    masks = zero_masks(form, trained) if options.keep_zeros else {}
-    graph, scalar = loss_graph(form, terms, masks=masks)
-    fit = fitted(graph)
+    with boundary(f"{name} cannot be opened for training"):
+        runtime = OrtRuntime()
+        form = readable(modernize(canonicalize(original)))
+        terms = [_term(form, options.loss)]
+        trained = _trained(form, terms, options.requires_grad)
+        masks = zero_masks(form, trained) if options.keep_zeros else {}
+        graph, scalar = loss_graph(form, terms, masks=masks)
+        fit = fitted(graph)
     with together() as files:
         folder = files.new(options.output)
         folder.mkdir()

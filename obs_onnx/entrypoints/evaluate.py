@@ -8,6 +8,7 @@ from typing import Any
 
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
+from obs_onnx.passes.errors import boundary
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 
 __all__ = ["evaluate"]
@@ -45,6 +46,9 @@ def evaluate(
         runtime = runtime or open_runtime()
         return runtime.session(given)
 
-    session = load(model)
-    source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
-    return evaluate_sessions(session, source, None if against is None else load(against), progress=progress)
+    with boundary("the model cannot be evaluated"):
+        session = load(model)
+        source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
+        return evaluate_sessions(
+            session, source, None if against is None else load(against), progress=progress
+        )

@@ -25,7 +25,7 @@ from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import DataError, VerificationError
+from obs_onnx.passes.errors import DataError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
@@ -107,9 +107,10 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     settings = _settings(options)
     check_files(model, options)
     original, name, _ = open_model(model, options.custom_domains)
-    runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
-    stored = canonicalize(original) if options.fold else unfolded(original)
-    lesson = _prepared(runtime, stored, options)
+    with boundary(f"{name} cannot be opened for training"):
+        runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
+        stored = canonicalize(original) if options.fold else unfolded(original)
+        lesson = _prepared(runtime, stored, options)
     found = retrain(
         runtime,
         lesson.student,

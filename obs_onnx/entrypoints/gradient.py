@@ -15,7 +15,7 @@ from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, we
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.canonical.modernize import modernize
-from obs_onnx.passes.errors import GradientError
+from obs_onnx.passes.errors import GradientError, boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["gradient"]
@@ -43,15 +43,16 @@ def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
     output, wrt = options.output, options.wrt
     check_files(model, options)
     original, name, _ = open_model(model, options.custom_domains)
-    result = modernize(plain(original), plain)
-    InferShapes().call(result)
-    scalar = append_loss(result, options.loss)
-    wanted = list(wrt) if wrt is not None else _own(original, weights(result, scalar))
-    if not wanted:
-        raise GradientError(f"no initializer of {name} influences {scalar!r} by any differentiable way")
-    (HessianVectorProduct if options.hvp else Gradient)(scalar, wanted).call(result)
-    _name_loss(result, scalar)
-    _check(result)
+    with boundary(f"{name} cannot be differentiated", GradientError):
+        result = modernize(plain(original), plain)
+        InferShapes().call(result)
+        scalar = append_loss(result, options.loss)
+        wanted = list(wrt) if wrt is not None else _own(original, weights(result, scalar))
+        if not wanted:
+            raise GradientError(f"no initializer of {name} influences {scalar!r} by any differentiable way")
+        (HessianVectorProduct if options.hvp else Gradient)(scalar, wanted).call(result)
+        _name_loss(result, scalar)
+        _check(result)
     if output is not None:
         save_model(result, output)
     return result

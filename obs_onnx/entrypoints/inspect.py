@@ -14,6 +14,7 @@ from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.costs.macs import macs_per_node
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory, static_sizes
 from obs_onnx.passes.costs.model_costs import Costs
+from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
@@ -28,6 +29,11 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
         ModelError: see :func:`obs_onnx.io.onnx_file.load_model`.
     """
     model = load_model(path, custom_domains=custom_domains)
+    with boundary(f"{path} cannot be analysed"):
+        return _inspected(str(path), model)
+
+
+def _inspected(path: str, model: ir.Model) -> Inspection:
     parameters = sum(tensor.size for tensor in float_tensors(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
@@ -61,7 +67,7 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
         for group in coupling.groups
     )
     return Inspection(
-        str(path),
+        path,
         tuple(found),
         groups,
         tuple(frozen),

@@ -22,13 +22,13 @@ from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.evaluation.output_damage import AUTO, CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
 from obs_onnx.io.paths import frontier_folder, keep_path
 from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
-from obs_onnx.passes.errors import DataError, OptionError, named
+from obs_onnx.passes.errors import DataError, OptionError, boundary, named
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
@@ -92,12 +92,13 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     plot = _plotted(options.plot)
     targets = strategy.checked(target(options.cost, options.least), choice)
     check_files(model, options)
-    inputs = load(model, options)
-    folder = options.output_folder
-    if folder is None and inputs.path is not None:
-        folder = frontier_folder(inputs.path)
-    plan = strategy.open(inputs, choice)
-    calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    with boundary(f"{name_of(model)} cannot be opened"):
+        inputs = load(model, options)
+        folder = options.output_folder
+        if folder is None and inputs.path is not None:
+            folder = frontier_folder(inputs.path)
+        plan = strategy.open(inputs, choice)
+        calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
     recorder.reached("open")
     if note := plan.cost_note(calibrated):

@@ -18,9 +18,10 @@ from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, save_model
+from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
 from obs_onnx.io.streams import is_stream
+from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import calibrate
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load
@@ -75,10 +76,11 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     recorder, strategy = Recorder(options.progress), STRATEGIES[options.mode]
     targets = strategy.checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
-    inputs = load(model, options)
-    destination = destination_of(options.output, inputs.path)
-    plan = strategy.open(inputs, options)
-    calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    with boundary(f"{name_of(model)} cannot be opened"):
+        inputs = load(model, options)
+        destination = destination_of(options.output, inputs.path)
+        plan = strategy.open(inputs, options)
+        calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     int8 = None
     if options.quantize is not None:
         int8 = Int8.of(inputs.runtime, inputs.model, plan.model, calibrated.data.fit)

@@ -108,8 +108,9 @@ def choose_measure(asked: str, outputs: Outputs) -> str:
 
 def _squares(y: Output, z: Output) -> tuple[float, float]:
     y, z = y.astype(np.float64), z.astype(np.float64)
-    difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
-    return float(np.sum(difference**2)), _square(y)
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
+        difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
+        return float(np.sum(difference**2)), _square(y)
 
 
 def _square(y: Output) -> float:
@@ -123,7 +124,8 @@ def _divergence(dense_NC: NDArray[Any], changed_NC: NDArray[Any]) -> float:
     which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.
     """
     probabilities = are_probabilities(dense_NC)
-    log_p, log_q = (log_probabilities(scores, probabilities) for scores in (dense_NC, changed_NC))
+    with np.errstate(invalid="ignore", over="ignore"):
+        log_p, log_q = (log_probabilities(scores, probabilities) for scores in (dense_NC, changed_NC))
     p, difference = np.exp(log_p), np.zeros_like(log_p)
     np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
     return float(np.sum(p * difference))

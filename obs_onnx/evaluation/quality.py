@@ -81,7 +81,7 @@ class Tally:
             free: outputs whose size may follow from the data: another one counts as all wrong.
 
         Raises:
-            DataError: labels or reference outputs that do not fit.
+            DataError: labels or reference outputs that do not fit, or a reference that gives NaN.
         """
         classes = classes_of(outputs)
         self._samples += 1 if classes is None else len(classes)
@@ -141,6 +141,10 @@ class Tally:
                 "only models with the same outputs can be compared"
             )
         z, y = output.astype(np.float64), reference.astype(np.float64)
+        if np.isnan(y).any():
+            raise DataError(
+                f"output {name!r} of the reference is NaN for some of the data: remove those samples"
+            )
         different = z != y  # equal infinities (masked scores) count as equal
         with np.errstate(invalid="ignore"):
             error = np.square(z[different] - y[different]).sum()

@@ -25,7 +25,7 @@ def write_json(path: str | os.PathLike[str], value: object, files: Together | No
     Raises:
         OptionError: the file cannot be written.
     """
-    text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(jsonable(value), indent=2, allow_nan=False)
     write_text(path, f"{text}\n", files)
 
 

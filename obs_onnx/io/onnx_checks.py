@@ -8,14 +8,23 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.errors import ModelError, named
 
-__all__ = ["check_graph", "check_operators", "check_opset", "check_tensors", "tensor_bytes", "tensors_of"]
+__all__ = [
+    "check_graph",
+    "check_loops",
+    "check_operators",
+    "check_opset",
+    "check_tensors",
+    "check_version",
+    "tensor_bytes",
+    "tensors_of",
+]
 
 _BUILT_IN_DOMAINS = {
     "",
@@ -29,11 +38,18 @@ _BUILT_IN_DOMAINS = {
     "com.microsoft.nchwc",
     "com.ms.internal.nhwc",
 }
+_MOST_ROUNDS = 10**9  # of a loop that nothing else ends
 _MAX_DENSE_BYTES = 2**31  # of a sparse initializer that is made dense
 
 
 def check_opset(proto: onnx.ModelProto, where: str) -> None:
     """Raise ModelError unless the default opset is one that this program and its onnx package know."""
+    for entry in proto.opset_import:
+        if not 0 < entry.version < 2**31:
+            raise ModelError(
+                f"{where} is broken: its operators of the domain {entry.domain!r} are of version "
+                f"{entry.version}; export it again"
+            )
     versions = [entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")]
     if not versions and not any(node.domain in ("", "ai.onnx") for node in proto.graph.node):
         return
@@ -45,6 +61,14 @@ def check_opset(proto: onnx.ModelProto, where: str) -> None:
     if version > newest:
         raise ModelError(
             f"{where} uses opset {version}, newer than opset {newest} of the installed onnx; upgrade onnx"
+        )
+
+
+def check_version(proto: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError for a version of the format without versions of operators."""
+    if proto.ir_version < 3:
+        raise ModelError(
+            f"{where} uses version {proto.ir_version} of the format, from before ONNX 1.0; export it again"
         )
 
 
@@ -88,6 +112,64 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
                 f"{where} needs a custom operator: node {node.name!r} is {node.domain}::{node.op_type}; "
                 f"register the library that implements it with {named('custom_ops')}"
             )
+
+
+def check_loops(proto: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError for a Loop that is sure to run for days: nobody could run the model."""
+    for graph in _graphs(proto):
+        known = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.HasField("t"):
+                    known[node.output[0]] = attribute.t
+                elif attribute.name == "value_int":
+                    known[node.output[0]] = onnx.helper.make_tensor(
+                        "n", onnx.TensorProto.INT64, [], [attribute.i]
+                    )
+        for node in graph.node:
+            if node.op_type == "Loop" and not node.domain and _is_endless(node, known):
+                raise ModelError(
+                    f"{where} cannot be run: node {node.name!r} (Loop) ends only after more than "
+                    f"{_MOST_ROUNDS} rounds"
+                )
+
+
+def _is_endless(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> bool:
+    """Whether the condition of a loop stays as it is, and the number of rounds is none or absurd."""
+    limit, start = (*node.input, "", "")[:2]
+    rounds = known.get(limit)
+    if limit and (rounds is None or (onnx.numpy_helper.to_array(rounds) <= _MOST_ROUNDS).all()):
+        return False
+    if start and (start not in known or not onnx.numpy_helper.to_array(known[start]).all()):
+        return False
+    (body,) = _bodies(node)
+    sources = {y: one.input[0] for one in body.node if one.op_type == "Identity" for y in one.output}
+    condition = body.output[0].name
+    while condition in sources:
+        condition = sources.pop(condition)
+    return len(body.input) > 1 and condition == body.input[1].name
+
+
+def check_counts(proto: onnx.ModelProto, where: str) -> None:
+    """Raise ModelError for a node with more or fewer inputs or outputs than its operator has.
+
+    Shape inference, which is no Python, trusts an attribute that counts outputs.
+    """
+    version = max((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), default=1)
+    for node in _nodes(proto.graph.node):
+        if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, version, ""):
+            continue
+        schema = onnx.defs.get_schema(node.op_type, version, "")
+        counted = [int(one.i) for one in node.attribute if one.name == "num_outputs"]
+        for what, count, least, most in (
+            ("inputs", len(node.input), schema.min_input, schema.max_input),
+            ("outputs", len(node.output), *(2 * counted or (schema.min_output, schema.max_output))),
+        ):
+            if not least <= count <= most:
+                raise ModelError(
+                    f"{where} is broken: node {node.name!r} ({node.op_type}) has {count} {what} in place of "
+                    f"{least if count < least else most}; export it again"
+                )
 
 
 def check_tensors(proto: onnx.ModelProto, where: str, folder: str) -> None:

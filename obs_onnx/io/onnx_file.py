@@ -16,14 +16,31 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.io.atomic_files import Together, check_writable, part_of
-from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
+from obs_onnx.io.onnx_checks import (
+    check_counts,
+    check_graph,
+    check_loops,
+    check_operators,
+    check_opset,
+    check_tensors,
+    check_version,
+)
 from obs_onnx.io.paths import side_path
 from obs_onnx.io.streams import is_stream
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
 
-__all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+__all__ = [
+    "ModelLike",
+    "from_proto",
+    "load_model",
+    "name_of",
+    "open_model",
+    "parse",
+    "save_model",
+    "serialize",
+]
 
 ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
 """A model as it may be given: its file, or a model in memory."""
@@ -44,13 +61,29 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
         ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
             has it outside its own folder, is older than opset 7, or needs custom operators.
     """
-    file = Path(path)
     where = str(path)
+    with boundary(f"{where} cannot be read"):
+        file = Path(path)
+        proto = onnx.ModelProto()
+        try:
+            proto.ParseFromString(_read(file, where))
+        except ObsOnnxError:
+            raise
+        except Exception as error:  # the protobuf package's own, which has no types
+            raise ModelError(
+                f"{where} is not an ONNX model, or it is truncated; export or download it again"
+            ) from error
+        return from_proto(
+            proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains
+        )
+
+
+def _read(file: Path, where: str) -> bytes:
+    """The bytes of a model's file; not empty."""
     if file.is_dir():
         raise ModelError(f"{where} is a folder; give the .onnx file in it")
     try:
-        size = file.stat().st_size
-        if size > _PROTOBUF_BYTES:
+        if file.stat().st_size > _PROTOBUF_BYTES:
             raise ModelError(
                 f"{where} is larger than the 2 GB an ONNX file can have; use external data for weights"
             )
@@ -61,15 +94,7 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
         raise ModelError(f"{where} cannot be read: {error.strerror}") from error
     if not data:
         raise ModelError(f"{where} is empty; export or download the model again")
-    proto = onnx.ModelProto()
-    try:
-        proto.ParseFromString(data)
-    except Exception as error:  # the protobuf package's own, which has no types
-        raise ModelError(
-            f"{where} is not an ONNX model, or it is truncated; export or download it again"
-        ) from error
-    del data
-    return from_proto(proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains)
+    return data
 
 
 def from_proto(
@@ -90,19 +115,23 @@ def from_proto(
     Raises:
         ModelError: as for :func:`load_model`.
     """
-    check_graph(proto, where)
-    check_opset(proto, where)
-    check_operators(proto, where, custom_domains)
-    check_tensors(proto, where, folder)
-    proto, sparse = _densified(proto, where)
-    try:
+    with boundary(f"{where} is broken"):
+        check_graph(proto, where)
+        check_version(proto, where)
+        check_opset(proto, where)
+        check_operators(proto, where, custom_domains)
+        check_counts(proto, where)
+        check_tensors(proto, where, folder)
+        check_loops(proto, where)
+        proto, sparse = _densified(proto, where)
         model = ir.from_proto(proto)
         return_by_identity(model)
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
-        model.clone()  # fails where bodies read values that do not exist
-    except Exception as error:  # whatever else is wrong with a graph, as one line
-        raise ModelError(f"{where} is broken: {' '.join(str(error).split())[:300]}") from error
+        _undeclare(model)
+        model.graph.name = model.graph.name or "model"  # which the checker wants
+    with boundary(f"{where} is broken: a body reads a value that does not exist"):
+        model.clone()
     graphs = [model.graph, *(function.graph for function in model.functions.values())]
     for graph in graphs:
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
@@ -161,6 +190,16 @@ def save_model(
         else:
             new.write_bytes(serialize(model))
         check(new)
+
+
+def _undeclare(model: ir.Model) -> None:
+    """What is declared as -1, as old exporters do for a free batch, or without a type, is not known."""
+    for graph in (*model.graphs(), *(function.graph for function in model.functions.values())):
+        for value in (*graph.inputs, *graph.outputs, *(y for node in graph for y in node.outputs)):
+            if value.type is None and value.producer() is not None:
+                value.shape = None
+            elif value.shape is not None and any(isinstance(n, int) and n < 0 for n in value.shape):
+                value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
 
 
 def _is_sorted(graph: ir.Graph) -> bool:
@@ -272,6 +311,13 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
             f"{where} is broken: sparse tensor {sparse.values.name!r} has wrong indices"
         ) from error
     return onnx.numpy_helper.from_array(dense, sparse.values.name)
+
+
+def name_of(model: ModelLike) -> str:
+    """What a model is called in messages."""
+    if isinstance(model, ir.Model | onnx.ModelProto):
+        return model.graph.name or "the model"
+    return str(model)
 
 
 def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.open_source import random_feed
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, boundary
 from obs_onnx.results.benchmark import BUSY, SLOW, UNSURE, Benchmark, Latency, Ratio
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 from obs_onnx.runtimes.machine import pinned
@@ -67,11 +67,12 @@ def bench(
     where = open_runtime(runtime, threads) if isinstance(runtime, str) else runtime
     machine = where.machine()
     with pinned(where.threads) if pin and where.in_process else nullcontext() as cores:
-        timers = []
-        for model in models:
-            session = where.session(model) if isinstance(model, (bytes, str, PathLike)) else model
-            given = random_feed(session.inputs, batch, sizes) if feed is None else feed
-            timers.append(_Timer(session, given))
+        with boundary("the models cannot be timed"):
+            timers = []
+            for model in models:
+                session = where.session(model) if isinstance(model, (bytes, str, PathLike)) else model
+                given = random_feed(session.inputs, batch, sizes) if feed is None else feed
+                timers.append(_Timer(session, given))
         rounds = _measure(timers, seconds, min_runs)
     latencies = tuple(_latency(one) for one in rounds)
     affinity = cores if where.in_process else where.affinity

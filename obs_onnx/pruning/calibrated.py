@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.feeds import is_float
+from obs_onnx.data.limits import check_batch
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
@@ -150,9 +152,15 @@ def calibrate(
     """
     where = inputs.runtime
     session = where.session(serialize(model))
+    if options.latency or targets.timed:
+        check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
     accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
-    answer = session.run(data.first)
+    notes = list(data.notes)
+    for feed in (next(iter(data.fit)), data.first):
+        answer = session.run(feed)
+        notes += check_outputs(where, model, feed, answer)
+    data = replace(data, notes=tuple(dict.fromkeys(notes)))
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
     dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
@@ -200,6 +208,7 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         batch_size=BATCH,
         labels_key=options.labels,
         seed=options.seed,
+        memory=options.memory,
     )
     fit, held_out = split(source, HELD_OUT, options.seed)
     labelled = held_out if held_out.has_labels else None

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.io.atomic_files import Together, part_of
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
+from obs_onnx.report.text_writer import literal
 
 __all__ = ["check_plot", "write_scatter"]
 
@@ -61,10 +62,16 @@ def write_scatter(
         axes = figure.subplots()
         floors = [_floor([scores for _, scores, _ in groups]), _floor([oracle for *_, oracle in groups])]
         for name, scores, oracle in groups:
-            label = name if len(groups) <= _NAMED else None
+            label = literal(name) if len(groups) <= _NAMED else None
             x, y = (np.maximum(a, floor) for a, floor in zip((scores, oracle), floors, strict=True))
             axes.scatter(x, y, s=12, alpha=0.7, label=label)
-        axes.set(xscale="log", yscale="log", xlabel=criterion, ylabel="oracle |change of loss|", title=title)
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel=criterion,
+            ylabel="oracle |change of loss|",
+            title=literal(title),
+        )
         if len(groups) <= _NAMED:
             axes.legend(fontsize="small")
         with part_of(files) as own:

@@ -8,6 +8,7 @@ from typing import Any
 from obs_onnx.allocation.targets import TARGETS, TRADED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import MissingRuntimeError
+from obs_onnx.report.text_writer import literal
 from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["check_matplotlib", "write_frontier"]
@@ -41,7 +42,7 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
     from matplotlib.figure import Figure
 
     cost, quality = TARGETS[frontier.cost], TRADED[frontier.by]
-    where = f" on {frontier.runtime}, batch {frontier.batch}" if cost.timed else ""
+    where = f" on {literal(frontier.runtime)}, batch {frontier.batch}" if cost.timed else ""
     kept = [frontier.dense, *frontier.kept]
     others = [point for point in frontier.points if point.dominated]
     with matplotlib.rc_context({"svg.hashsalt": "obs-onnx"}):
@@ -60,7 +61,7 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
         axes.set(
             xlabel=cost.axis + where,
             ylabel=quality.axis,
-            title=os.path.basename(frontier.model),
+            title=literal(os.path.basename(frontier.model)),
         )
         axes.set_xlim(left=0)
         axes.legend()

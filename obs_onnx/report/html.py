@@ -11,6 +11,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.io.atomic_files import Together, write_text
+from obs_onnx.passes.printable import printable
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
 from obs_onnx.report.pruning_text import quality_lines, total_rows
@@ -35,6 +36,7 @@ def render_html(report: Report, *, plots: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        finalize=lambda value: printable(value) if isinstance(value, str) else value,
     )
     environment.filters.update(percent=fmt.percent, error=fmt.error, count=fmt.count)
     return environment.from_string(source).render(
@@ -75,7 +77,8 @@ def _draw(layers: Sequence[LayerResult], content: Any) -> str:
     import matplotlib
     from matplotlib.figure import Figure
 
-    names = [layer.name if len(layer.name) <= 40 else "…" + layer.name[-39:] for layer in layers]
+    shown = [printable(layer.name) for layer in layers]
+    names = [name if len(name) <= 40 else "…" + name[-39:] for name in shown]
     figure = Figure(figsize=(8.0, 0.9 + _ROW_INCHES * len(layers)), layout="constrained")
     axes = figure.add_subplot()
     content(axes, layers)

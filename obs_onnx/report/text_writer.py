@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from obs_onnx.allocation.targets import TARGETS
+from obs_onnx.passes.printable import printable
 from obs_onnx.report import format as fmt
 from obs_onnx.results.pruning import Latency
 
@@ -25,7 +26,7 @@ WIDE_ENOUGH_FOR_BARS = 72
 
 
 class Writer:
-    """A console and how to write on it: no markup, no highlighting, nothing that its encoding lacks."""
+    """A console and how to write on it: no markup, no highlighting, nothing that does not show."""
 
     def __init__(self, console: Console | None) -> None:
         from rich.console import Console
@@ -35,6 +36,7 @@ class Writer:
         self.full, self.empty, self.arrow = ("#", ".", "->") if self.ascii else ("█", "░", "→")
 
     def safe(self, text: str) -> str:
+        text = printable(text)
         return text.encode("ascii", "replace").decode() if self.ascii else text
 
     def line(self, text: str = "", style: str | None = None, indent: int = 0) -> None:
@@ -74,6 +76,12 @@ def fields_of(item: object) -> dict[str, Any]:
 
 def spread_text(latency: Latency | None) -> str:
     return f"{latency.p10:.3g}..{latency.p90:.3g} ms" if latency else fmt.DASH
+
+
+def literal(text: str) -> str:
+    """``text`` for a plot, which would read formulas between dollars and hide labels that begin with _."""
+    shown = printable(text).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def shape_text(shape: Iterable[int]) -> str:

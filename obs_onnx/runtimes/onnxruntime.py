@@ -51,7 +51,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "string": np.dtype(object),
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_ERROR_ONLY = 3
+_FATAL_ONLY = 4  # errors are raised, and need no second text on stderr
 
 
 class OrtSession:
@@ -228,7 +228,7 @@ def import_onnxruntime() -> Any:
             "the onnxruntime installation is broken (two flavours in one environment?): uninstall all of "
             f"them, then install {to_install('onnxruntime')}"
         )
-    onnxruntime.set_default_logger_severity(_ERROR_ONLY)
+    onnxruntime.set_default_logger_severity(_FATAL_ONLY)
     return onnxruntime
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Protocol
 
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.spec import Options, kind_of, split_command, split_spec
 
@@ -110,9 +110,10 @@ def open_runtime(
         raise OptionError(
             f"unknown runtime {spec!r}: use {forms()}, for example onnxruntime:CUDAExecutionProvider"
         )
-    where, options = entry.split(spec)
-    opener: Opener = resolve_name(entry.place)
-    return opener(where, threads, tuple(custom_ops), options=options, spinning=spinning)
+    with boundary(f"{named('runtime')} {spec}", OptionError):
+        where, options = entry.split(spec)
+        opener: Opener = resolve_name(entry.place)
+        return opener(where, threads, tuple(custom_ops), options=options, spinning=spinning)
 
 
 def calibration_runtime(

@@ -38,7 +38,6 @@ class TrainingOptions(Options, title="Training"):
         more="It rises and falls once in all rounds together.",
         otherwise="0.001, of adam and adamw 0.0002",
         above=0,
-        below=float("inf"),
     )
     trainer: str = option(
         DEFAULT,

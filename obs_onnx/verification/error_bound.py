@@ -191,8 +191,7 @@ class _Walk:
 
     def _gains(self, node: ir.Node, reached: Sequence[int]) -> list[float | None]:
         """Factor of every input's change; None where nothing is known."""
-        op = lookup(node)
-        known = op.lipschitz(node) if op.lipschitz is not None else ()
+        known = _lipschitz(node)
         gains = [*known, *[None] * (len(node.inputs) - len(known))]
         found = linear(node)
         if found is not None and found.data_input in reached:
@@ -219,3 +218,12 @@ class _Walk:
         return any(name in self._changed for name in inner) or any(
             self.errors.get(name, 0.0) > 0.0 for name in taken
         )
+
+
+def _lipschitz(node: ir.Node) -> tuple[float | None, ...]:
+    """What the operator's rule says; nothing where a node is not what the rule expects."""
+    rule = lookup(node).lipschitz
+    try:
+        return () if rule is None else rule(node)
+    except Exception:  # a bound that cannot be had is not known
+        return ()

@@ -20,7 +20,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from obs_onnx.passes.errors import GradientError
+from obs_onnx.passes.errors import GradientError, boundary
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
@@ -197,7 +197,8 @@ def _differentiate(
         outer=tuple(outer),
         differentiation=Differentiation(backpropagate, influenced),
     )
-    vjp(v)
+    with boundary(f"no gradient for node {node.name!r} ({node.op_type})", GradientError):
+        vjp(v)
     forgotten = wanted - v.given.keys()
     if forgotten:
         v.refuse(f"there is no rule for input {min(forgotten)} ({v.x(min(forgotten)).name!r})")

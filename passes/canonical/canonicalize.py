@@ -18,10 +18,12 @@ from obs_onnx.passes.canonical.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.canonical.fold_weight_expressions import FoldWeightExpressions
 from obs_onnx.passes.canonical.lift_constants import FoldConstantViews, LiftConstants
 from obs_onnx.passes.canonical.own_biases import OwnBiases
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["canonicalize", "plain"]
+
+_MOST_NODES = 500_000  # functions may call each other many times: nodes are counted before any is written
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -39,7 +41,8 @@ def canonicalize(model: ir.Model) -> ir.Model:
         OwnBiases(),
         FoldBatchNormalization(),
     ):
-        step.call(copy)
+        with boundary(f"the model cannot be brought to canonical form ({type(step).__name__})"):
+            step.call(copy)
     return copy
 
 
@@ -49,13 +52,14 @@ def plain(model: ir.Model) -> ir.Model:
     Raises:
         ModelError: functions call each other in a circle or use another opset than the model.
     """
-    copy = model.clone()
-    _inline(copy)
-    for body in copy.graph.subgraphs():  # whoever looks at a node there wants to know its version
-        body.opset_imports.update(copy.graph.opset_imports)
-    NameFixPass(_NamesByOperator())(copy)
-    LiftConstants().call(copy)
-    return copy
+    with boundary("the model cannot be written without functions and Constant nodes"):
+        copy = model.clone()
+        _inline(copy)
+        for body in copy.graph.subgraphs():  # whoever looks at a node there wants to know its version
+            body.opset_imports.update(copy.graph.opset_imports)
+        NameFixPass(_NamesByOperator())(copy)
+        LiftConstants().call(copy)
+        return copy
 
 
 def _inline(model: ir.Model) -> None:
@@ -64,9 +68,30 @@ def _inline(model: ir.Model) -> None:
     step = InlinePass()
     try:
         step.requires(model)
+        if (count := _size_inlined(model)) > _MOST_NODES:
+            raise ModelError(
+                f"the model has {count} nodes once its functions are inlined, more than the {_MOST_NODES} "
+                "that this program takes: export it without nested functions"
+            )
         step.call(model)
     except (ValueError, ir.passes.PreconditionError) as error:
         raise ModelError(f"the functions of the model cannot be inlined: {error}") from error
+
+
+def _size_inlined(model: ir.Model) -> int:
+    """Nodes of the model, and of functions that are not called, when all calls are written out."""
+    sizes: dict[ir.OperatorIdentifier, int] = {}
+    waiting = list(model.functions)
+    while waiting:
+        name = waiting[-1]
+        called = [node.op_identifier() for node in model.functions[name].all_nodes()]
+        missing = {one for one in called if one in model.functions and one not in sizes}
+        if missing:
+            waiting.extend(missing)
+            continue
+        sizes[name] = sum(sizes.get(one, 1) for one in called)
+        waiting.pop()
+    return sum(sizes.values()) + sum(sizes.get(node.op_identifier(), 1) for node in model.graph.all_nodes())
 
 
 class _NamesByOperator:

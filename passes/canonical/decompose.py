@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
@@ -11,6 +12,8 @@ from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.ops import lookup
 
 __all__ = ["Decompose"]
+
+_MOST = 1 << 20  # channels or parts that are written out
 
 
 class Decompose(ir.passes.InPlacePass):
@@ -26,10 +29,11 @@ class Decompose(ir.passes.InPlacePass):
         for node in list(model.graph):
             if node.graph is None or node.domain != "" or lookup(node).foreign is not None:
                 continue
-            if node.op_type == "GroupNormalization":
-                count += _group_normalization(model, node)  # 1.
-            elif node.op_type == "SplitToSequence":
-                count += _split_to_sequence(model, node)  # 2.
+            with node_facts.inside(node):
+                if node.op_type == "GroupNormalization":
+                    count += _group_normalization(model, node)  # 1.
+                elif node.op_type == "SplitToSequence":
+                    count += _split_to_sequence(model, node)  # 2.
         return ir.passes.PassResult(model, modified=bool(count))
 
 
@@ -43,6 +47,8 @@ def _group_normalization(model: ir.Model, node: ir.Node) -> int:
         dims[1],
         node_facts.version(node) or 18,
     )
+    if groups < 1 or channels % groups or channels > _MOST:
+        return 0
     write, kind = Writer(Names(model), node), x.dtype.numpy()
     per_channel = (channels,) + (1,) * (len(dims) - 2)
     epsilon = ir.AttrFloat32("epsilon", node_facts.float_attribute(node, "epsilon", 1e-5))
@@ -61,6 +67,17 @@ def _group_normalization(model: ir.Model, node: ir.Node) -> int:
     return 1
 
 
+def _part_sizes(length: int, given: NDArray[np.generic] | None) -> list[int] | None:
+    """Sizes of the parts of an axis, ``given`` as one or a size for each; None where they make no sense."""
+    if given is not None and given.ndim:
+        sizes = [int(size) for size in given]
+        return sizes if given.ndim == 1 and min(sizes, default=0) >= 0 and sum(sizes) == length else None
+    size = 1 if given is None else int(given)
+    if size < 1 or length > size * _MOST:
+        return None
+    return [min(size, length - start) for start in range(0, length, size)]
+
+
 def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
     x, uses = node.inputs[0], list(node.outputs[0].uses())
     places = [node_facts.array(use.node, 1) for use in uses]
@@ -77,13 +94,11 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
     given = node_facts.array(node, 1)
     if given is None and len(node.inputs) > 1 and node.inputs[1] is not None:
         return 0
-    if given is None:
-        sizes = [1] * length
-    elif given.ndim == 0:
-        size = int(given)
-        sizes = [min(size, length - start) for start in range(0, length, size)]
-    else:
-        sizes = [int(size) for size in given]
+    sizes = _part_sizes(length, given)
+    if sizes is None or any(
+        not -len(sizes) <= int(place) < len(sizes) for place in places if place is not None
+    ):
+        return 0
     write = Writer(Names(model), node)
     parameters: list[ir.Value | None] = [x]
     attributes = [ir.AttrInt64("axis", axis)]

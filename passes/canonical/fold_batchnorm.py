@@ -35,8 +35,10 @@ class FoldBatchNormalization(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
-        names = Names(model)
-        count = sum(_fold(model, node, names) for node in list(model.graph) if _is_inference(node))
+        names, count = Names(model), 0
+        for node in list(model.graph):
+            with node_facts.inside(node):
+                count += _is_inference(node) and _fold(model, node, names)
         return ir.passes.PassResult(model, modified=bool(count))
 
 

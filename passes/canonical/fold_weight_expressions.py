@@ -9,16 +9,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.shapes.evaluate_nodes import evaluate_nodes
 
 __all__ = ["FoldWeightExpressions"]
 
 _LARGE = 16  # elements; smaller constants may serve several expressions
+_ROOM, _GROWTH = 1 << 20, 4  # elements on the way to a weight: so many, and so many times what is stored
 
 
 class FoldWeightExpressions(ir.passes.InPlacePass):
@@ -38,7 +39,8 @@ class FoldWeightExpressions(ir.passes.InPlacePass):
             op = lookup(node)
             for index in (*op.weights, *op.biases):
                 if index < len(node.inputs):
-                    count += _fold(model, node, index, names)
+                    with node_facts.inside(node):
+                        count += _fold(model, node, index, names)
         return ir.passes.PassResult(model, modified=bool(count))
 
 
@@ -100,17 +102,10 @@ def _evaluate(model: ir.Model, weight: ir.Value, cone: list[ir.Node]) -> ir.Tens
         for value in node_facts.data_inputs(node)
         if value.const_value is not None and value.is_initializer()
     }
-    inputs = [
-        onnx.helper.make_tensor_value_info(
-            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
-        )
-        for name, array in feeds.items()
-    ]
-    graph = onnx.helper.make_graph(nodes, "weight", inputs, [onnx.ValueInfoProto(name=str(weight.name))])
-    opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    most = _ROOM + _GROWTH * sum(array.size for array in feeds.values())
     try:
-        (result,) = ReferenceEvaluator(onnx.helper.make_model(graph, opset_imports=opsets)).run(None, feeds)
-        tensor = ir.Tensor(np.asarray(result), name=weight.name)
+        result = evaluate_nodes(nodes, feeds, model.opset_imports, most)[str(weight.name)]
+        tensor = ir.Tensor(result, name=weight.name)
         return tensor if node_facts.is_float(tensor) and bool(np.isfinite(result).all()) else None
     except Exception:  # an operator or a case that the evaluator does not know: the expression stays
         return None

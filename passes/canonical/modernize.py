@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.emitter import OLDEST
 
 __all__ = ["modernize"]
@@ -28,8 +28,7 @@ def modernize(model: ir.Model, form: Callable[[ir.Model], ir.Model] = canonicali
     try:
         proto = onnx.version_converter.convert_version(ir.to_proto(model), _NEW_ENOUGH)
     except Exception as error:  # the C++ side raises several kinds
-        reason = " ".join(str(error).split())[:300]
         raise ModelError(
-            f"gradients need opset {OLDEST} and the model cannot be converted: {reason}"
+            f"gradients need opset {OLDEST} and the model cannot be converted: {reason(error)}"
         ) from error
     return form(ir.from_proto(proto))

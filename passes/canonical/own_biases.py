@@ -25,22 +25,28 @@ class OwnBiases(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         names, count = Names(model), 0
         for node in list(model.graph):
-            count += _spread_scalar(model, node, names)  # 3.
-            found = linear(node)
-            if found is None:
-                continue
-            owner, index = node, found.bias_input
-            if found.bias_behind and (candidate := bias_candidate(node.outputs[0], found)) is not None:  # 2.
-                owner, index = candidate
-            if index is None:
-                continue
-            bias = owner.inputs[index]
-            assert bias is not None
-            assert bias.const_value is not None
-            if len(list(bias.uses())) > 1 or bias.is_graph_output():  # 1.
-                owner.replace_input_with(index, names.initializer(str(bias.name), bias.const_value))
-                count += 1
+            with node_facts.inside(node):
+                count += _spread_scalar(model, node, names)  # 3.
+                count += _own(node, names)
         return ir.passes.PassResult(model, modified=bool(count))
+
+
+def _own(node: ir.Node, names: Names) -> int:
+    found = linear(node)
+    if found is None:
+        return 0
+    owner, index = node, found.bias_input
+    if found.bias_behind and (candidate := bias_candidate(node.outputs[0], found)) is not None:  # 2.
+        owner, index = candidate
+    if index is None:
+        return 0
+    bias = owner.inputs[index]
+    assert bias is not None
+    assert bias.const_value is not None
+    if len(list(bias.uses())) == 1 and not bias.is_graph_output():
+        return 0
+    owner.replace_input_with(index, names.initializer(str(bias.name), bias.const_value))  # 1.
+    return 1
 
 
 def _spread_scalar(model: ir.Model, node: ir.Node, names: Names) -> int:

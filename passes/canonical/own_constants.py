@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.concrete import optional_inputs
@@ -34,9 +35,10 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
     else:
         copy = plain(model)
         InferShapes().call(copy)
-    Decompose().call(copy)
-    OwnConstants().call(copy)
-    return copy
+    with boundary("the model cannot be brought to the form in which channels are looked for"):
+        Decompose().call(copy)
+        OwnConstants().call(copy)
+        return copy
 
 
 class OwnConstants(ir.passes.InPlacePass):

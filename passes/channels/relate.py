@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.ops import key, lookup
@@ -32,16 +33,16 @@ def relate(node: ir.Node, graph: Graph) -> None:
         rule(relation)
         _fix_open(relation, relation if distinct else _alone(relation, rule), before[:2] if distinct else (0, 0))
         unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
-        reason = None
-    except (Freeze, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as freeze:
+        why = None
+    except Exception as freeze:  # a rule may trip over a node that is not what its operator expects
         del graph.mixes[before[0] :], graph.shrinks[before[1] :], graph.restated[before[2] :]
-        unasked, reason = reads(node), _why(freeze)
+        unasked, why = reads(node), _why(freeze)
         for value in node.outputs:
-            graph.fix(node, graph.labels.get(value, []), reason)
+            graph.fix(node, graph.labels.get(value, []), why)
             if (shape := graph.concrete.shapes.get(value)) is not None:
                 graph.labels[value] = [fixed(n) for n in shape]
     for value in unasked:
-        graph.fix(node, graph.axes(value) or [], reason)
+        graph.fix(node, graph.axes(value) or [], why)
 
 
 def _rule(node: ir.Node, graph: Graph) -> Callable[[Relation], None]:
@@ -120,4 +121,4 @@ def _atoms(graph: Graph, axes: Sequence[Labels]) -> NDArray[np.bool_]:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({error!r})"
+    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"

@@ -141,11 +141,13 @@ class _Silencer:
         factor = self.write.constant(root, node_facts.dtype(output) or ir.DataType.FLOAT)
         append(self.write.names, output, self.write.op("Mul", [output, factor], behind=True))
 
-    def _neutral(self, kind: str) -> float:
+    def _neutral(self, kind: str) -> float | NDArray[np.generic]:
         if kind in ("low", "high"):
-            limits = np.iinfo if self.dtype.is_integer() else ml_dtypes.finfo
-            found = limits(self.dtype.numpy())  # type: ignore[arg-type]
-            return (found.max if kind == "high" else found.min).item()
+            if self.dtype == ir.DataType.BOOL:
+                return float(kind == "high")
+            kind_of = ml_dtypes.finfo if self.dtype.is_floating_point() else ml_dtypes.iinfo
+            limits = kind_of(self.dtype.numpy())
+            return np.asarray(limits.max if kind == "high" else limits.min)
         return 1.0 if kind == "one" else 0.0
 
     def _masked(self, fill: ir.Value) -> ir.Value:

@@ -8,7 +8,7 @@ from typing import cast
 
 import onnx_ir as ir
 
-from obs_onnx.passes.graph.node_facts import INFERRED
+from obs_onnx.passes.graph.node_facts import INFERRED, inside
 from obs_onnx.passes.ops import lookup
 
 __all__ = ["MacCounter", "count_macs", "macs_per_node"]
@@ -36,7 +36,8 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
     for node in model.graph:
         op = lookup(node)
         if op.macs is not None:
-            counts[str(node.name)] = op.macs(node)
+            with inside(node):
+                counts[str(node.name)] = op.macs(node)
     return counts
 
 

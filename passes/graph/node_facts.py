@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, boundary
 from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "dtype",
     "float_attribute",
     "input_of",
+    "inside",
     "int_attribute",
     "ints_attribute",
     "ints_input",
@@ -45,6 +47,11 @@ def input_of(node: ir.Node, index: int) -> ir.Value | None:
     return node.inputs[index] if index < len(node.inputs) else None
 
 
+def inside(node: ir.Node) -> AbstractContextManager[None]:
+    """Where a node of a model is looked at; what fails is a ModelError that names it."""
+    return boundary(f"node {node.name!r} ({node.op_type}) is not what its operator expects")
+
+
 def constant(node: ir.Node, index: int) -> ir.TensorProtocol | None:
     """The tensor behind input ``index`` when that is an initializer, else None."""
     value = input_of(node, index)
@@ -65,7 +72,7 @@ def is_float(tensor: ir.TensorProtocol) -> bool:
 
 
 def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
-    """Shape with None for symbolic dimensions, or None when the rank is unknown."""
+    """Shape with None for symbolic (or impossible) dimensions, or None when the rank is unknown."""
     if value is None:
         return None
     shape = value.meta.get(INFERRED) or value.shape
@@ -73,7 +80,7 @@ def dims(value: ir.Value | None) -> tuple[int | None, ...] | None:
         shape = value.const_value.shape
     if shape is None:
         return None
-    return tuple(dim if isinstance(dim, int) else None for dim in shape)
+    return tuple(dim if isinstance(dim, int) and dim >= 0 else None for dim in shape)
 
 
 def dtype(value: ir.Value) -> ir.DataType | None:

@@ -34,7 +34,8 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
         op = lookup(node)
         if op.linear is None:
             continue
-        linear = op.linear(node)
+        with node_facts.inside(node):
+            linear = op.linear(node)
         if linear is None:
             linear = _computed_weight(node)
         elif node.graph is not model.graph:

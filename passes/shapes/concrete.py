@@ -7,6 +7,7 @@ then needs no symbols at all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
@@ -15,15 +16,16 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
-from obs_onnx.passes.shapes.shape_arithmetic import Array, evaluate
+from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
 __all__ = ["Concrete", "concretize", "optional_inputs"]
 
-_SMALL = 4096  # elements of a value that may be worth knowing
+_MOST_ELEMENTS = 1 << 48
 
 
 @dataclass
@@ -132,10 +134,10 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
             return None
         dims = []
         for axis, dim in enumerate(value.shape):
-            if isinstance(dim, int):
+            if isinstance(dim, int) and dim >= 0:
                 dims.append(dim)
                 continue
-            name = dim.value or f"{value.name}.{axis}"
+            name = (None if isinstance(dim, int) else dim.value) or f"{value.name}.{axis}"
             if name not in symbols:
                 symbols[name] = sizes.choose(axis, len(value.shape), len(symbols))
             dims.append(symbols[name])
@@ -146,7 +148,7 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
             tensor = value.const_value
             shape = tuple(tensor.shape.numpy()) if tensor is not None else declare(value)
             dtype = node_facts.dtype(value)
-            if shape is not None and dtype is not None:
+            if shape is not None and dtype is not None and _possible(shape):
                 found.shapes[value] = shape
                 types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
     infer = _Inference(model, found, types, symbols, sizes.unknown)
@@ -170,23 +172,30 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
 def _fold(node: ir.Node, found: Concrete) -> None:
     if len(node.outputs) != 1 or node.domain != "":
         return
-    output, first = node.outputs[0], node.inputs[0] if node.inputs else None
+    try:
+        with np.errstate(all="ignore"):
+            result = _folded(node, found)
+    except Exception:  # numbers may be anything, and numpy has many ways to refuse them
+        return
+    if result is not None and result[0].size <= MOST:
+        found.values[node.outputs[0]], found.marks[node.outputs[0]] = result
+
+
+def _folded(node: ir.Node, found: Concrete) -> tuple[Array, NDArray[np.bool_]] | None:
+    """Value and marks of the output, as far as they follow from shapes and constants."""
+    first = node.inputs[0] if node.inputs else None
     if node.op_type == "Shape" and first in found.shapes:
         start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", None)
-        found.values[output] = np.array(found.shapes[first][start:end], np.int64)
         dynamic = found.dynamic.get(first, (False,) * len(found.shapes[first]))
-        found.marks[output] = np.array(dynamic[start:end], bool)
-    elif node.op_type == "Size" and first in found.shapes:
-        found.values[output] = np.array(np.prod(found.shapes[first]), np.int64)
-        found.marks[output] = np.array(any(found.dynamic.get(first, ())), bool)
-    elif (operands := list(_operands(node, found))) and None not in operands:
-        pairs = [pair for pair in operands if pair is not None]
-        try:
-            result = evaluate(node, [value for value, _ in pairs], [mark for _, mark in pairs])
-        except (ValueError, IndexError, TypeError, ZeroDivisionError, FloatingPointError):
-            return
-        if result is not None and result[0].size <= _SMALL:
-            found.values[output], found.marks[output] = result
+        return np.array(found.shapes[first][start:end], np.int64), np.array(dynamic[start:end], bool)
+    if node.op_type == "Size" and first in found.shapes:
+        count = np.array(math.prod(found.shapes[first]), np.int64)
+        return count, np.array(any(found.dynamic.get(first, ())), bool)
+    operands = list(_operands(node, found))
+    pairs = [pair for pair in operands if pair is not None]
+    if len(pairs) < len(operands):
+        return None
+    return evaluate(node, [value for value, _ in pairs], [mark for _, mark in pairs])
 
 
 def _operands(node: ir.Node, found: Concrete) -> Iterator[tuple[Array | None, Array | None] | None]:
@@ -200,13 +209,18 @@ def _operands(node: ir.Node, found: Concrete) -> Iterator[tuple[Array | None, Ar
             tensor = value.const_value
             assert tensor is not None
             floating = tensor.dtype.is_floating_point()
-            if tensor.size > (64 if floating else _SMALL) or tensor.dtype == ir.DataType.STRING:
+            if tensor.size > (64 if floating else MOST) or tensor.dtype == ir.DataType.STRING:
                 yield None
             else:
                 array = tensor.numpy()
                 yield array, np.zeros(array.shape, bool)
         else:
             yield None
+
+
+def _possible(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor could have this shape in any memory."""
+    return min(shape, default=0) >= 0 and math.prod(shape) <= _MOST_ELEMENTS
 
 
 def _declared(dim: int | ir.SymbolicDim, symbols: dict[str, int]) -> int | None:
@@ -237,12 +251,14 @@ class _Inference:
             outputs = self._infer(node)
         except Exception as error:  # the C++ side raises several kinds
             outputs = {}
-            self.found.unknown[node] = " ".join(str(error).split())[:200]
+            self.found.unknown[node] = reason(error)
         for value in node.outputs:
             info = outputs.get(value.name or "")
             shape = self._shape(value, info)
             kind = info.tensor_type.elem_type if info is not None else 0
-            if shape is None or not (kind or value.dtype):
+            if shape is not None and not _possible(shape):
+                self.found.unknown.setdefault(node, f"its output {value.name} would have the shape {shape}")
+            elif shape is None or not (kind or value.dtype):
                 if is_used(value):
                     self.found.unknown.setdefault(
                         node, "the shape of its output does not follow from its inputs"

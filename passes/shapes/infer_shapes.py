@@ -6,7 +6,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
 
@@ -32,7 +32,7 @@ class InferShapes(ir.passes.InPlacePass):
         try:
             skeleton = ir.to_proto(_without_data(model))
         except ir.serde.SerdeError as error:
-            raise ModelError(f"the model is broken: {_one_line(_first_cause(error))}") from error
+            raise ModelError(f"the model is broken: {reason(_first_cause(error))}") from error
         inferred = _infer(skeleton, unknown=_unknown_operators(model))
         modified = False
         infos = _value_infos(inferred.graph)
@@ -84,15 +84,11 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
                 return onnx.shape_inference.infer_shapes(
                     proto, check_type=False, strict_mode=False, data_prop=True
                 )
-        raise ModelError(f"the shapes of the model contradict each other: {_one_line(first)}") from first
+        raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
 
 
 def _first_cause(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _first_cause(error.__cause__)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
 
 
 def _unknown_operators(model: ir.Model) -> bool:

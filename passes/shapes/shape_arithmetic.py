@@ -14,7 +14,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["COMPUTES", "MOVES", "Array", "evaluate"]
+__all__ = ["COMPUTES", "MOST", "MOVES", "Array", "evaluate"]
+
+MOST = 4096  # elements of a value that may be worth knowing
 
 Array = NDArray[Any]
 
@@ -132,6 +134,22 @@ def _constant_of_shape(node: ir.Node, shape: Array) -> Array:
     return np.full(shape.tolist(), np.float32(0) if fill is None else fill.numpy().reshape(-1)[0])
 
 
+def _range_size(node: ir.Node, start: Array, limit: Array, delta: Array) -> int:
+    return int(max(0, math.ceil((limit.item() - start.item()) / delta.item())))
+
+
+def _gather_size(node: ir.Node, x: Array, index: Array) -> int:
+    return int(index.size * x.size // max(1, x.shape[node.attributes.get_int("axis", 0)]))
+
+
+_SIZES: dict[str, Callable[..., int]] = {  # elements of what may be larger than all operands together
+    "Range": _range_size,
+    "ConstantOfShape": lambda node, shape: math.prod(shape.tolist()),
+    "Expand": lambda node, x, shape: math.prod(np.broadcast_shapes(x.shape, tuple(shape.tolist()))),
+    "Gather": _gather_size,
+}
+
+
 OTHERS: dict[str, Callable[..., Array]] = {
     "Range": _range,
     "ConstantOfShape": _constant_of_shape,
@@ -152,8 +170,11 @@ def evaluate(
         marks: for each input an array of bool of the same shape.
 
     Returns:
-        The pair, or None for an operator that is not known here.
+        The pair, or None for an operator that is not known here, and for a value of more than ``MOST``
+        elements, which is not made.
     """
+    if _size(node, values) > MOST:
+        return None
     if node.op_type in MOVES:
         move = MOVES[node.op_type]
         value = move(node, *values)
@@ -172,3 +193,13 @@ def evaluate(
         value = np.asarray(OTHERS[node.op_type](node, *values))
         return value, np.full(value.shape, any(m is not None and m.any() for m in marks))
     return None
+
+
+def _size(node: ir.Node, values: Sequence[Array | None]) -> int:
+    """At most so many elements the output has."""
+    given = [value for value in values if value is not None]
+    if node.op_type in _SIZES:
+        return _SIZES[node.op_type](node, *given)
+    if node.op_type in COMPUTES:
+        return math.prod(np.broadcast_shapes(*(value.shape for value in given)))
+    return sum(value.size for value in given)

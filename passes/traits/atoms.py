@@ -21,6 +21,8 @@ __all__ = ["Atoms", "Labels", "fixed", "is_joined", "is_repeated", "joined", "pr
 
 Labels = NDArray[np.int32]
 
+_MOST = 1 << 25  # elements of an axis that is merged from others
+
 
 def fixed(n: int) -> Labels:
     """Labels of an axis of ``n`` elements that never die."""
@@ -32,6 +34,8 @@ def product(axes: Sequence[Labels]) -> Labels:
     sizes = [len(labels) for labels in axes]
     if not any(labels.shape[1] for labels in axes):
         return fixed(math.prod(sizes))
+    if math.prod(sizes) > _MOST:
+        raise ValueError(f"its axes of sizes {sizes} are too large to be told apart when they are merged")
     parts = []
     for i, labels in enumerate(axes):
         if labels.shape[1]:

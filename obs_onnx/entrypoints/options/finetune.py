@@ -82,7 +82,6 @@ class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown,
         help="Of weights with two axes or more.",
         otherwise="0.01 with adamw, else 0",
         least=0,
-        below=float("inf"),
     )
     evaluations: int = option(20, help="How often the held-out loss is measured.", least=1, metavar="N")
     patience: int | None = option(

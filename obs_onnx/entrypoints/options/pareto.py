@@ -71,7 +71,7 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
         choices=("auto", *TRADED),
         common=5,
     )
-    seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0, below=float("inf"))
+    seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0)
     plot: bool | None = option(None, help="Draw pareto.svg.", otherwise="if matplotlib is there")
 
     def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:

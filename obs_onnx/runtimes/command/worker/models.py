@@ -16,7 +16,7 @@ from .arrays import TYPES
 if TYPE_CHECKING:
     from .arrays import Typed
 
-ERROR_ONLY = 3  # severity of messages that onnxruntime prints
+FATAL_ONLY = 4  # severity of messages that onnxruntime prints
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
@@ -40,7 +40,7 @@ def session_options(ort: Any, threads: int, options: Mapping[str, str]) -> Any:
     found.graph_optimization_level = getattr(ort.GraphOptimizationLevel, name)
     found.enable_cpu_mem_arena = options.get("arena") != "off"
     found.enable_mem_pattern = options.get("pattern") != "off"
-    found.log_severity_level = ERROR_ONLY
+    found.log_severity_level = FATAL_ONLY
     found.use_deterministic_compute = True
     if options.get("spinning") == "off":
         found.add_session_config_entry("session.intra_op.allow_spinning", "0")

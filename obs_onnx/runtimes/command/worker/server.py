@@ -16,7 +16,7 @@ import numpy as np
 from .arrays import pack, unpack
 from .cores import choose, describe, pinned, usable_cores
 from .frames import CHUNK, GREETING, PROTOCOL, ProtocolError, decode, encode, exactly
-from .models import ERROR_ONLY, LoadedModel, Refusal, first_line, session_options
+from .models import FATAL_ONLY, LoadedModel, Refusal, first_line, session_options
 
 if TYPE_CHECKING:
     from .frames import Read
@@ -192,7 +192,7 @@ def _onnxruntime() -> Any:
         raise Refusal("missing", f"onnxruntime cannot be imported: {error}") from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise Refusal("missing", "the onnxruntime installation is broken (two flavours in one environment?)")
-    onnxruntime.set_default_logger_severity(ERROR_ONLY)
+    onnxruntime.set_default_logger_severity(FATAL_ONLY)
     return onnxruntime
 
 
