@@ -673,6 +673,15 @@ def test_labels_from_csv(pictures):
         ({"resize": 0}, "resize is a number of pixels"),
         ({"crop": "big"}, "crop is a number of pixels"),
         ({"resize": [1, 2, 3]}, "resize is a number of pixels"),
+        ({"resize": [7]}, "resize is a number of pixels"),
+        ({"resize": 5.5}, "resize is a number of pixels"),
+        ({"crop": True}, "crop is a number of pixels"),
+        ({"crop": {"height": 4}}, "crop is a number of pixels"),
+        ({"interpolation": ["bilinear"]}, "interpolation"),
+        ({"scale": [1, 2]}, "scale is one number"),
+        ({"scale": float("nan")}, "finite numbers"),
+        ({"mean": [10**400]}, "mean holds something that is no number"),
+        ({"std": float("inf")}, "finite numbers"),
         ({"resize": [5, 5]}, r"array 'image' has shape \(3, 3, 5, 5\)"),
     ],
 )
@@ -713,3 +722,56 @@ def test_streams_stay_lazy():
     alive.clear()
     assert len(list(islice(iter(source), 3))) == 3
     assert len(alive) <= 4
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["sys.exit(7)", "raise KeyError(1)", "return 3", "return [{'x': object()}]", "return [3, 'a']", "f()"],
+)
+def test_functions_that_fail_or_return_nonsense(tmp_path, body):
+    path = tmp_path / "own.py"
+    path.write_text(f"import sys\ndef f():\n    {body}\n")
+    with pytest.raises(DataError, match="own.py:f"):
+        next(iter(open_source(f"{path}:f", FREE)))
+
+
+def test_a_module_that_ends_the_program(tmp_path):
+    (tmp_path / "own.py").write_text("import sys\nsys.exit(7)\n")
+    with pytest.raises(DataError, match="SystemExit: 7"):
+        open_source(f"{tmp_path / 'own.py'}:f", FREE)
+
+
+def test_a_function_that_ends_the_program_later(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import sys\nimport numpy as np\n"
+        "def f():\n    yield {'x': np.ones((2, 3), np.float32)}\n    sys.exit(7)\n"
+    )
+    source = open_source(f"{tmp_path / 'own.py'}:f", FREE)
+    with pytest.raises(DataError, match="SystemExit"):
+        list(source)
+
+
+def test_sizes_are_known_before_work():
+    with pytest.raises(OptionError, match="give at most 1000000 samples"):
+        open_source("random:99999999999999", FREE)
+    wide = (TensorSpec("x", ("N", 2**40), F32),)
+    with pytest.raises(DataError, match="one sample takes .* of memory, more than"):
+        open_source("random:4", wide)
+    with pytest.raises(DataError, match="one sample takes"):
+        open_source("random:4", FREE, memory=11)
+    open_source("random:4", FREE, memory=12)
+    with pytest.raises(OptionError, match="batch 100000000000: its inputs take"):
+        random_feed(FREE, batch=10**11)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"resize": 1' + "0" * 5000 + "}", "\x00", '{"a":' * 40_000])
+def test_preprocessing_that_cannot_be_read(pictures, text):
+    (pictures / "preprocess.json").write_text(text)
+    with pytest.raises(DataError, match="preprocess.json"):
+        open_source(pictures, IMAGE)
+
+
+def test_pictures_of_absurd_size(pictures):
+    for how in ({"resize": 100_000_000, "crop": 5}, {"crop": [10**6, 10**6]}):
+        with pytest.raises(DataError, match=r"of memory, more than .* give smaller samples"):
+            open_source(pictures, IMAGE, preprocess=how)

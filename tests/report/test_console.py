@@ -193,3 +193,29 @@ def test_progress_recovers_when_a_stage_fails() -> None:
     with pytest.raises(ValueError, match="boom"), progress.stage("outer", 2), progress.stage("inner", 1):
         raise ValueError("boom")
     assert run_stages(progress) == ["outer", "next"]
+
+
+ESCAPES = "w\x1b]0;pwned\x07\x1b[2J\nall targets met\u202e"
+SHOWN = r"w\x1b]0;pwned\x07\x1b[2J\nall targets met\u202e"
+
+
+def test_what_does_not_show_is_escaped(make_report: Callable[..., Report]) -> None:
+    layer = LayerResult(ESCAPES, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
+    report = make_report(layers=(layer,), frozen=(Frozen(ESCAPES, "Conv", ESCAPES),), notes=(ESCAPES,))
+    text = text_of(lambda console: print_report(report, console), 200)
+    assert text.replace("\n", "").isprintable()
+    assert text.count(SHOWN) == 4
+    page = render_html(report)
+    assert page.replace("\n", "").isprintable()
+    assert SHOWN in page
+
+
+def test_progress_escapes_names() -> None:
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+        progress = terminal_progress(console=console)
+        with progress.stage(ESCAPES, 1):
+            progress.say(f"[red]{ESCAPES}[/red]")
+        shown = console.file.getvalue()
+        assert "pwned\x07" not in shown
+        assert rf"[red]{SHOWN}[/red]" in shown

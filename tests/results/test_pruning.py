@@ -89,3 +89,10 @@ def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:
         expected = archive.getinfo("a").compress_size
     assert compressed_bytes([tmp_path / "a"], chunk=4096) == expected
     assert compressed_bytes([tmp_path / "a", tmp_path / "a"]) == 2 * expected
+
+
+def test_json_is_ascii_whatever_the_names_are(tmp_path) -> None:
+    names = ["\x1b[2J\x9b", "\u202e", "\udc80", "層"]
+    write_json(tmp_path / "r.json", names)
+    assert (tmp_path / "r.json").read_bytes().isascii()
+    assert json.loads((tmp_path / "r.json").read_text()) == names
