@@ -30,6 +30,7 @@ from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = [
     "ModelLike",
@@ -129,7 +130,12 @@ def from_proto(
         if not all(_is_sorted(graph) for graph in model.graphs()):
             model.graph.sort()
         _undeclare(model)
-        model.graph.name = model.graph.name or "model"  # which the checker wants
+        model.graph.name = model.graph.name or "model"  # which the checker wants, as it does types of outputs
+        if any(output.type is None for output in model.graph.outputs):
+            InferShapes().call(model)
+        for output in model.graph.outputs:
+            if output.type is None:
+                raise ModelError(f"{where}: its output {output.name!r} has no type; export it again")
     with boundary(f"{where} is broken: a body reads a value that does not exist"):
         model.clone()
     graphs = [model.graph, *(function.graph for function in model.functions.values())]

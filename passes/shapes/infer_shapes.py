@@ -12,6 +12,7 @@ from obs_onnx.passes.graph.node_facts import INFERRED
 
 __all__ = ["InferShapes"]
 
+_LONGEST = 1 << 20  # elements of a vector
 _KEPT_BYTES = 1024  # constants up to this size may hold shapes and axes; larger ones are weights
 
 
@@ -22,6 +23,7 @@ class InferShapes(ir.passes.InPlacePass):
     2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
+    5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
 
     Raises:
         ModelError: the shapes contradict each other, or an attribute or a name is broken.
@@ -73,18 +75,27 @@ def _without_data(model: ir.Model) -> ir.Model:
 
 
 def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
+    infer, data = onnx.shape_inference.infer_shapes, _longest(proto) <= _LONGEST  # 5.
     try:
-        return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+        return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
         try:
             del proto.graph.value_info[:]  # 2.
-            return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
         except Exception:
             if unknown:  # 3.
-                return onnx.shape_inference.infer_shapes(
-                    proto, check_type=False, strict_mode=False, data_prop=True
-                )
+                return infer(proto, check_type=False, strict_mode=False, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
+
+
+def _longest(proto: onnx.ModelProto) -> int:
+    """Size of the longest vector: ONNX makes an entry for each element of one that arithmetic is done on."""
+    graph = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=False).graph
+    longest = max((tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1), default=0)
+    for info in (*_value_infos(graph).values(), *graph.input):
+        dims = info.type.tensor_type.shape.dim
+        longest = max(longest, dims[0].dim_value if len(dims) == 1 else 0)
+    return longest
 
 
 def _first_cause(error: BaseException) -> BaseException:

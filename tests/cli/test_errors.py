@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from obs_onnx.cli.errors import Program, speller
-from obs_onnx.passes.errors import DataError, OptionError, VerificationError, named
+from obs_onnx.cli.options import Command
+from obs_onnx.passes.errors import DataError, OptionError, VerificationError, boundary, named
 
 
 def outcome(error: BaseException | None) -> tuple[int, str]:
@@ -37,6 +40,8 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
         (VerificationError("broken"), 1, "obs-onnx: broken; nothing was written\n"),
         (KeyboardInterrupt(), 130, "obs-onnx: interrupted; no file is incomplete\n"),
         (click.UsageError("no\nway"), 2, "obs-onnx: no way\n"),
+        (DataError("\x1b[2J\nall targets met\u202e"), 2, "obs-onnx: \\x1b[2J\\nall targets met\\u202e\n"),
+        (VerificationError("\x07"), 1, "obs-onnx: \\x07; nothing was written\n"),
     ],
 )
 def test_one_line_and_an_exit_code(error: BaseException | None, code: int, text: str) -> None:
@@ -44,8 +49,54 @@ def test_one_line_and_an_exit_code(error: BaseException | None, code: int, text:
     assert (found, shown.lstrip("\n")) == (code, text)
 
 
-def test_what_is_no_error_of_the_program_is_raised() -> None:
-    assert outcome(ZeroDivisionError())[0] == 1
+def test_what_is_no_error_of_the_program_is_an_internal_one() -> None:
+    code, text = outcome(KeyError("a\nb"))
+    assert code == 1
+    assert text == (
+        "obs-onnx: internal error, please report it: KeyError: 'a\\nb'; --verbose shows the traceback\n"
+    )
+
+
+def test_verbose_shows_the_traceback() -> None:
+    @click.group(cls=Program)
+    def program() -> None:
+        pass
+
+    @program.command(cls=Command)
+    def go() -> None:
+        with boundary("m.onnx cannot be read"):
+            raise ValueError("first line\nsecond\x1b[2J line")
+
+    quiet = CliRunner().invoke(program, ["go"])
+    assert (quiet.exit_code, quiet.stderr) == (
+        2,
+        "obs-onnx: m.onnx cannot be read: first line second\\x1b[2J line\n",
+    )
+    for flag in ("-v", "--verbose"):
+        told = CliRunner().invoke(program, ["go", flag])
+        assert told.exit_code == 2
+        assert "Traceback" in told.stderr
+        assert "ValueError: first line" in told.stderr
+        assert "\x1b" not in told.stderr
+        assert told.stderr.endswith(quiet.stderr)
+
+
+def test_warnings_of_libraries_show_only_when_asked_for() -> None:
+    @click.group(cls=Program)
+    def program() -> None:
+        pass
+
+    @program.command(cls=Command)
+    def go() -> None:
+        warnings.warn("noise", RuntimeWarning, stacklevel=1)
+
+    with warnings.catch_warnings():
+        warnings.resetwarnings()
+        with warnings.catch_warnings(record=True) as seen:
+            CliRunner().invoke(program, ["go"])
+        assert not seen
+        with pytest.warns(RuntimeWarning, match="noise"):
+            CliRunner().invoke(program, ["go", "-v"])
 
 
 def test_spelling() -> None:

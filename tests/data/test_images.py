@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -85,6 +86,15 @@ def test_labels_from_csv(pictures):
         ({"resize": 0}, "resize is a number of pixels"),
         ({"crop": "big"}, "crop is a number of pixels"),
         ({"resize": [1, 2, 3]}, "resize is a number of pixels"),
+        ({"resize": [7]}, "resize is a number of pixels"),
+        ({"resize": 5.5}, "resize is a number of pixels"),
+        ({"crop": True}, "crop is a number of pixels"),
+        ({"crop": {"height": 4}}, "crop is a number of pixels"),
+        ({"interpolation": ["bilinear"]}, "interpolation"),
+        ({"scale": [1, 2]}, "scale is one number"),
+        ({"scale": float("nan")}, "finite numbers"),
+        ({"mean": [10**400]}, "mean holds something that is no number"),
+        ({"std": float("inf")}, "finite numbers"),
         ({"resize": [5, 5]}, r"array 'image' has shape \(3, 3, 5, 5\)"),
     ],
 )
@@ -111,3 +121,16 @@ def test_images_need_preprocessing_of_one_shape(pictures):
     (pictures / "b" / "9.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"9\.png: cannot read the image"):
         list(open_source(pictures, IMAGE, preprocess={"resize": [4, 4]}))
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"resize": 1' + "0" * 5000 + "}", "\x00", '{"a":' * 40_000])
+def test_preprocessing_that_cannot_be_read(pictures, text):
+    (pictures / "preprocess.json").write_text(text)
+    with pytest.raises(DataError, match=re.escape("preprocess.json")):
+        open_source(pictures, IMAGE)
+
+
+def test_pictures_of_absurd_size(pictures):
+    for how in ({"resize": 100_000_000, "crop": 5}, {"crop": [10**6, 10**6]}):
+        with pytest.raises(DataError, match=r"of memory, more than .* give smaller samples"):
+            open_source(pictures, IMAGE, preprocess=how)

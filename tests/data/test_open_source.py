@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from ten_samples import F32, FREE, WHOLE, samples, seen, sizes
@@ -263,3 +265,48 @@ def test_missing_labels_key():
 def test_batch_size_below_one():
     with pytest.raises(OptionError, match="at least 1"):
         open_source({"x": samples()}, FREE, batch_size=0)
+
+
+F32 = np.dtype(np.float32)
+
+FREE = (TensorSpec("x", ("N", 3), F32),)
+
+
+@pytest.mark.parametrize(
+    "body",
+    ["sys.exit(7)", "raise KeyError(1)", "return 3", "return [{'x': object()}]", "return [3, 'a']", "f()"],
+)
+def test_functions_that_fail_or_return_nonsense(tmp_path, body):
+    path = tmp_path / "own.py"
+    path.write_text(f"import sys\ndef f():\n    {body}\n")
+    with pytest.raises(DataError, match=re.escape("own.py:f")):
+        next(iter(open_source(f"{path}:f", FREE)))
+
+
+def test_a_module_that_ends_the_program(tmp_path):
+    (tmp_path / "own.py").write_text("import sys\nsys.exit(7)\n")
+    with pytest.raises(DataError, match="SystemExit: 7"):
+        open_source(f"{tmp_path / 'own.py'}:f", FREE)
+
+
+def test_a_function_that_ends_the_program_later(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "import sys\nimport numpy as np\n"
+        "def f():\n    yield {'x': np.ones((2, 3), np.float32)}\n    sys.exit(7)\n"
+    )
+    source = open_source(f"{tmp_path / 'own.py'}:f", FREE)
+    with pytest.raises(DataError, match="SystemExit"):
+        list(source)
+
+
+def test_sizes_are_known_before_work():
+    with pytest.raises(OptionError, match="give at most 1000000 samples"):
+        open_source("random:99999999999999", FREE)
+    wide = (TensorSpec("x", ("N", 2**40), F32),)
+    with pytest.raises(DataError, match=r"one sample takes .* of memory, more than"):
+        open_source("random:4", wide)
+    with pytest.raises(DataError, match="one sample takes"):
+        open_source("random:4", FREE, memory=11)
+    open_source("random:4", FREE, memory=12)
+    with pytest.raises(OptionError, match="batch 100000000000: its inputs take"):
+        random_feed(FREE, batch=10**11)

@@ -85,3 +85,25 @@ def test_costs_are_taken_off_normalised_scores(labelled) -> None:
 def test_an_unknown_criterion() -> None:
     with pytest.raises(OptionError, match="unknown"):
         score(ir.from_proto(nets.mlp()), calib={"x": nets.data(0, 8, 12)}, criterion="luck")
+
+
+def test_channels_that_are_summed_nowhere_change_nothing() -> None:
+    """A recurrent network with a stored initial state and a batch of four."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((1, 18, 5)).astype(np.float32),
+        "r": rng.standard_normal((1, 18, 6)).astype(np.float32),
+        "b": rng.standard_normal((1, 36)).astype(np.float32),
+        "h0": np.zeros((1, 4, 6), np.float32),
+        "v": rng.standard_normal((6, 3)).astype(np.float32),
+        "zero": np.array([0]),
+    }
+    text = """g (float[7, 4, 5] x) => (float[4, 3] y) {
+        all, last = GRU<hidden_size=6>(x, w, r, b, "", h0)  s = Squeeze(last, zero)  y = MatMul(s, v)
+    }"""
+    x = rng.standard_normal((8, 7, 4, 5)).astype(np.float32)
+    found = score(
+        nets.build_model(text, weights, opset=14), calib={"x": x}, criterion="magnitude", oracle=True
+    )
+    assert found.groups
+    assert all(np.isfinite(group.oracle).all() for group in found.groups)

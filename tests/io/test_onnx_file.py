@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_files import WEIGHTS, fails, store
 
 from obs_onnx.io.onnx_file import from_proto, load_model, save_model, serialize
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import ModelError, OptionError
 
 
 @pytest.fixture
@@ -263,3 +264,75 @@ def test_unsorted_nodes_are_sorted(make_proto, run_model):
     assert [node.op_type for node in model.graph] == ["Neg", "Relu"]
     x = np.array([1, -2, 3, -4], np.float32)
     np.testing.assert_array_equal(run_model(model, {"x": x})["y"], [0, 2, 0, 4])
+
+
+LOOP = """g (float[N] x) => (float[N] y) {
+    n = Constant<value_int=%d>()  c = Constant<value = bool {1}>()
+    y = Loop(%s, %s, x)<body = b (int64 i, bool k, float[N] p) => (bool k2, float[N] q) { %s  q = Relu(p) }>
+}"""
+
+
+def test_a_size_of_minus_one_is_not_known(proto, tmp_path):
+    for entry in (proto.graph.input[0], proto.graph.output[0]):
+        entry.type.tensor_type.shape.dim[0].dim_value = -1
+    model = load_model(store(proto, tmp_path))
+    assert [tuple(value.shape)[1] for value in (*model.graph.inputs, *model.graph.outputs)] == [8, 4]
+    assert not any(isinstance(value.shape[0], int) for value in (*model.graph.inputs, *model.graph.outputs))
+
+
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_formats_from_before_versions_of_operators(proto, tmp_path, version):
+    proto.ir_version = version
+    with pytest.raises(ModelError, match=f"version {version} of the format.*export it again"):
+        load_model(store(proto, tmp_path))
+
+
+@pytest.mark.parametrize("version", [0, -1, 2**40])
+def test_versions_of_operators_that_cannot_be(proto, tmp_path, version):
+    proto.opset_import.add(domain="com.microsoft.experimental", version=version)
+    with pytest.raises(ModelError, match=f"are of version {version}"):
+        load_model(store(proto, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("y = Relu(x, x)", "'' (Relu) has 2 inputs in place of 1"),
+        ("y = Add(x)", "'' (Add) has 1 inputs in place of 2"),
+        ("y, z = Split<axis=0, num_outputs=1>(x)", "'' (Split) has 2 outputs in place of 1"),
+    ],
+)
+def test_counts_of_inputs_and_outputs(make_proto, tmp_path, body, message):
+    with pytest.raises(ModelError, match=re.escape(message)):
+        load_model(store(make_proto(f"g (float[4] x) => (y) {{ {body} }}"), tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "limit", "start", "condition", "endless"),
+    [
+        (2**62, "n", "c", "k2 = Identity(k)", True),
+        (2**62, "n", '""', "k2 = Identity(k)", True),
+        (3, '""', "c", "j = Identity(k)  k2 = Identity(j)", True),
+        (3, "n", "c", "k2 = Identity(k)", False),
+        (2**62, "n", "c", "l = Constant<value_int=5>()  k2 = Less(i, l)", False),
+    ],
+)
+def test_loops_without_an_end(make_proto, tmp_path, rounds, limit, start, condition, endless):
+    path = store(make_proto(LOOP % (rounds, limit, start, condition)), tmp_path)
+    if endless:
+        with pytest.raises(ModelError, match=r"\(Loop\) ends only after more than"):
+            load_model(path)
+    else:
+        load_model(path)
+
+
+def test_a_name_with_a_null_character(tmp_path):
+    with pytest.raises(ModelError):
+        load_model(f"{tmp_path}/a\0b.onnx")
+
+
+def test_an_output_without_a_type_gets_the_one_that_follows(proto, tmp_path):
+    proto.graph.output[0].ClearField("type")
+    model = load_model(store(proto, tmp_path))
+    assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
+    onnx.checker.check_model(ir.to_proto(model))

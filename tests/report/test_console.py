@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+
 import pytest
 from console_text import text_of
+from rich.console import Console
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.report import print_bench, print_evaluation, print_inspection
-from obs_onnx.results.pruning import LayerResult
+from obs_onnx.report import (
+    print_bench,
+    print_evaluation,
+    print_inspection,
+    print_report,
+    terminal_progress,
+)
+from obs_onnx.report.html import render_html
+from obs_onnx.results.pruning import LayerResult, Report
 
 
 def squeezed(text: str) -> str:
@@ -66,3 +77,30 @@ def test_evaluation_prints_shares_as_percent() -> None:
     several = {"samples": 3, "output_errors": {"boxes": 0.5, "scores": 0.25}}
     text = squeezed(text_of(lambda console: print_evaluation(several, console)))
     assert text == "samples3outputerrorsboxes0.5outputerrorsscores0.25"
+
+
+ESCAPES = "w\x1b]0;pwned\x07\x1b[2J\nall targets met\u202e"
+
+SHOWN = r"w\x1b]0;pwned\x07\x1b[2J\nall targets met\u202e"
+
+
+def test_what_does_not_show_is_escaped(make_report: Callable[..., Report]) -> None:
+    layer = LayerResult(ESCAPES, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
+    report = make_report(layers=(layer,), frozen=(Frozen(ESCAPES, "Conv", ESCAPES),), notes=(ESCAPES,))
+    text = text_of(lambda console: print_report(report, console), 200)
+    assert text.replace("\n", "").isprintable()
+    assert text.count(SHOWN) == 4
+    page = render_html(report)
+    assert page.replace("\n", "").isprintable()
+    assert SHOWN in page
+
+
+def test_progress_escapes_names() -> None:
+    for terminal in (False, True):
+        console = Console(file=io.StringIO(), force_terminal=terminal, width=120)
+        progress = terminal_progress(console=console)
+        with progress.stage(ESCAPES, 1):
+            progress.say(f"[red]{ESCAPES}[/red]")
+        shown = console.file.getvalue()
+        assert "pwned\x07" not in shown
+        assert rf"[red]{SHOWN}[/red]" in shown

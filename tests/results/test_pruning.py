@@ -37,3 +37,10 @@ def test_json_is_strict_and_a_layer_tells_its_sparsity(
     assert layer["shape"] == [10, 9]
     assert data["bound"]["frobenius"] is None
     assert data["bound"]["blocked_by"] == [{"node": "softplus", "op_type": "Softplus"}]
+
+
+def test_json_is_ascii_whatever_the_names_are(tmp_path) -> None:
+    names = ["\x1b[2J\x9b", "\u202e", "\udc80", "層"]
+    write_json(tmp_path / "r.json", names)
+    assert (tmp_path / "r.json").read_bytes().isascii()
+    assert json.loads((tmp_path / "r.json").read_text()) == names

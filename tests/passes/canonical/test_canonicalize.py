@@ -7,6 +7,7 @@ from canonical_forms import operators
 from onnx import numpy_helper
 
 from obs_onnx.passes import canonicalize, find_layers
+from obs_onnx.passes.canonical.decompose import Decompose
 from obs_onnx.passes.errors import ModelError
 
 
@@ -69,3 +70,80 @@ class TestNames:
         assert [f.reason for f in frozen] == [
             "weights used inside the body of a control flow operator are not pruned"
         ]
+
+
+def test_functions_are_counted_before_they_are_written_out(make_proto) -> None:
+    """30 levels, each of which calls the next twice, are 2^30 nodes."""
+    calls = "".join(
+        f'<domain: "own", opset_import: ["" : 18, "own" : 1]> f{i} (a) => (b) '
+        f"{{ c = own.f{i + 1}(a)  b = own.f{i + 1}(c) }}"
+        for i in range(30)
+    )
+    text = (
+        '<ir_version: 9, opset_import: ["" : 18, "own" : 1]> g (float[N] x) => (float[N] y) { y = own.f0(x) }'
+        + calls
+        + '<domain: "own", opset_import: ["" : 18]> f30 (a) => (b) { b = Relu(a) }'
+    )
+    with pytest.raises(ModelError, match="nodes once its functions are inlined"):
+        canonicalize(ir.from_proto(make_proto(text)))
+
+
+def test_functions_that_call_others_often_are_fine(make_proto) -> None:
+    body = " ".join(f"v{i + 1} = own.once(v{i})" for i in range(40)).replace("v0", "x").replace("v40", "y")
+    text = (
+        f'<ir_version: 9, opset_import: ["" : 18, "own" : 1]> g (float[N] x) => (float[N] y) {{ {body} }}'
+        '<domain: "own", opset_import: ["" : 18]> once (a) => (b) { b = Relu(a) }'
+    )
+    assert operators(canonicalize(ir.from_proto(make_proto(text)))) == ["Relu"] * 40
+
+
+@pytest.mark.parametrize(
+    "cone",
+    [
+        "k = Expand(w, far)",
+        "k = Tile(w, far)",
+        "k = ConstantOfShape(far)",
+        "a = Range(zero, many, one)  b = Cast<to=1>(a)  k = Mul(v, b)",
+        "k = Pad(w, far4)",
+    ],
+)
+def test_weights_that_would_be_too_large_stay_unmade(make_model, cone: str) -> None:
+    arrays = {
+        "w": np.ones((1, 4), np.float32),
+        "v": np.ones((4, 1), np.float32),
+        "far": np.array([2**40, 4]),
+        "far4": np.array([0, 2**40, 0, 0]),
+        "zero": np.array(0),
+        "many": np.array(2**60),
+        "one": np.array(1),
+    }
+    model = make_model(f"g (float[N, M] x) => (y) {{ {cone}  y = MatMul(x, k) }}", arrays)
+    assert operators(canonicalize(model))[-2:-1] == [cone.rsplit("= ", 1)[1].split("(")[0]]
+
+
+def test_a_node_that_trips_a_pass_up_is_named(make_model) -> None:
+    arrays = {"w": np.ones((4, 3, 1, 1), np.float32)}
+    model = make_model("g (float[N,3,4,4] x) => (y) { [odd] y = Conv<group=0>(x, w) }", arrays)
+    with pytest.raises(ModelError, match=r"node 'odd' \(Conv\) is not what its operator expects"):
+        find_layers(model)
+
+
+@pytest.mark.parametrize(
+    ("body", "operator"),
+    [
+        ("s = SplitToSequence<axis=1>(x, two)  y = SequenceAt(s, five)", "SplitToSequence"),
+        ("s = SplitToSequence<axis=1>(x, zero)  y = SequenceAt(s, zero)", "SplitToSequence"),
+        ("y = GroupNormalization<num_groups=0>(x, ones, ones)", "GroupNormalization"),
+        ("y = GroupNormalization<num_groups=3>(x, ones, ones)", "GroupNormalization"),
+    ],
+)
+def test_what_makes_no_sense_is_not_written_out(make_model, body: str, operator: str) -> None:
+    arrays = {
+        "two": np.array([2, 2]),
+        "five": np.array(5),
+        "zero": np.array(0),
+        "ones": np.ones(4, np.float32),
+    }
+    model = make_model(f"g (float[2,4,5,5] x) => (y) {{ {body} }}", arrays)
+    Decompose().call(model)
+    assert operator in operators(model)
