@@ -20,15 +20,14 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from one_shot import images
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.calibration.layer_problem import stored
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.output_damage import choose_measure
@@ -36,12 +35,21 @@ from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import open_model, serialize
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.progress import quiet
-from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.pruning.calibrated import Calibrated, CalibrationData, DenseModel
+from obs_onnx.pruning.channels.curves import scored_curves
+from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.effort import EFFORTS
-from obs_onnx.pruning.mode import DAMAGE, Opened, Options
-from obs_onnx.pruning.weights.mode import WeightsMode
+from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.effort import EFFORTS, Budget
+from obs_onnx.pruning.inputs import Inputs
+from obs_onnx.pruning.judgement import Judged, judge
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.pruning.weights.plan import WeightStrategy
+from obs_onnx.pruning.weights.search import search_weights
+from obs_onnx.pruning.weights.task import WeightTask, attempt_pruning
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.solvers.patterns import project
 
@@ -59,91 +67,71 @@ class Bench:
     def __init__(self, root: Path, net: str, samples: int, tested: int, effort: str) -> None:
         self.effort = EFFORTS[effort]
         original, name, path = open_model(root / "models" / f"{net}.onnx", ())
-        self.runtime = open_runtime("onnxruntime", spinning=False)
-        self.opened = Opened(original, name, path, self.runtime)
+        runtime = open_runtime("onnxruntime", spinning=False)
+        self.inputs = Inputs(original, name, path, runtime, runtime)
         x, y = images(root, net, "train", samples)
-        inputs = self.runtime.session(serialize(original)).inputs
-        source = open_source({"input": x, "labels": y}, inputs, batch_size=128)
-        self.fit, self.held_out = split(source, 0.125, 0)
+        specs = runtime.session(serialize(original)).inputs
+        source = open_source({"input": x, "labels": y}, specs, batch_size=128)
+        fit, held_out = split(source, 0.125, 0)
         x, y = images(root, net, "val", tested)
-        self.test = open_source({"input": x, "labels": y}, inputs, batch_size=128)
+        test = open_source({"input": x, "labels": y}, specs, batch_size=128)
+        self.data = CalibrationData(fit, held_out, test, 0)
+        self.dense = evaluate_sessions(runtime.session(serialize(original)), test).accuracy
 
-    def study(self, mode: str, criterion: str) -> Any:
-        """Trials of a mode with this criterion, which also allocates unless it is the surgeon."""
+    def task(self, mode: str, criterion: str) -> ChannelTask | WeightTask:
+        """Where a mode starts with this criterion, which also allocates unless it is the surgeon."""
         default = criterion == "obs"
-        options = Options(
-            pattern=None,
+        options = ModeOptions(
             criterion="auto" if default else criterion,
             compensate=default,
             sequential=default,
-            correct=None,
-            damping=1e-2,
-            protect=(),
-            layer_sparsity={},
-            round_to=None if default else 1,
-            seed=0,
+            round_to=None if default or mode == "weights" else 1,
             allocation=DAMAGE if default else criterion,
         )
-        if mode == "weights":
-            options = replace(options, round_to=None)
-        way = (WeightsMode if mode == "weights" else ChannelsMode)(Targets(), options)
-        way.open(self.opened)
-        dense = self.runtime.session(serialize(way.model))
-        demand = measured(self.runtime, way.model, next(iter(self.held_out.rebatch(1))))
-        self.dense = evaluate_sessions(dense, self.test).accuracy
-        return way.study(
-            {
-                "runtime": self.runtime,
-                "fit": self.fit,
-                "held_out": self.held_out,
-                "effort": self.effort,
-                "measure": choose_measure("auto", dense.run(next(iter(self.held_out)))),
-                "budget": _BUDGET,
-                "progress": quiet,
-                "dense": dense,
-                "evaluation": self.test,
-                "dense_accuracy": self.dense,
-                "macs": demand.macs,
-                "peak": demand.peak.bytes,
-                "moved": sum(demand.sizes.values()),
-                "seed": 0,
-            },
-            Targets(),
-        )
+        strategy = WeightStrategy() if mode == "weights" else ChannelStrategy()
+        plan = strategy.open(self.inputs, options)
+        runtime, data = self.inputs.runtime, self.data
+        session = runtime.session(serialize(plan.model))
+        stages = plan_stages(plan.model, plan.layers)
+        cost = measured(runtime, plan.model, data.sample)
+        dense = DenseModel(plan.model, plan.layers, stages, runtime, session, cost, self.dense)
+        measure = choose_measure("auto", session.run(data.first))
+        calibrated = Calibrated(dense, data, Budget(self.effort, _BUDGET), measure)
+        return plan.task(calibrated, Recorder(quiet))
 
 
-def ways(study: Any, mode: str, columns: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
-    """For each column a function of the ratio that gives an attempt; all share the scores of ``study``."""
-    first = Round.of(study, None, None) if mode == "channels" else None
+def ways(task: ChannelTask | WeightTask, columns: tuple[str, ...]) -> Iterator[Callable[[float], Judged]]:
+    """For each column a function of the ratio that gives an attempt; all share the scores of ``task``."""
+    first = Round.of(task, None, None) if isinstance(task, ChannelTask) else None
     for column in columns:
         refit, normalize = column.endswith("refit"), column.startswith("normalised")
-        options = replace(study.options, compensate=refit, sequential=refit)
-        if mode == "weights":
-            other = replace(study, options=options, allocation=replace(study.allocation, normalize=normalize))
-            yield column, partial(zeroed, other, refit)
+        options = replace(task.options, compensate=refit, sequential=refit)
+        if first is None:
+            allocation = replace(task.allocation, normalize=normalize)
+            yield partial(zeroed, replace(task, options=options, allocation=allocation), refit)
             continue
-        other = replace(study, options=replace(options, normalize=normalize))
-        ranked = other.scored_curves(first.dense_evidence, first.quantum)
-        part = replace(first, study=other, ranked=ranked)
-        yield column, partial(cut, part)
+        other = replace(task, options=replace(options, normalize=normalize))
+        ranked = scored_curves(other, first.dense_evidence, first.quantum)
+        yield partial(cut, replace(first, task=other, ranked=ranked))
 
 
-def cut(part: Any, ratio: float) -> Any:
+def cut(part: Round, ratio: float) -> Judged:
     """An attempt with this share of the multiply-accumulates."""
     return part.reach({"macs": ratio})
 
 
-def zeroed(study: Any, refit: bool, ratio: float) -> Any:
+def zeroed(task: WeightTask, refit: bool, ratio: float) -> Judged:
     """An attempt with this share of zeros; without a refit the masks alone say everything."""
-    counts = study.shares(study.curves(ratio, None), ratio)
+    counts = task.shares(task.curves(ratio, None), ratio)
     if refit:
-        return study.attempt(counts)
+        return attempt_pruning(task, counts)
     tensors = {}
-    for layer, scores in study.allocation.scores(study.model, study.choice.pruned):
-        w_GOI = layer.layout.to_matrix(stored(study.model, layer.name))
-        mask = project(scores, counts[layer.name] / layer.size, study.options.pattern)
+    for layer, scores in task.allocation.scores(task.model, task.choice.pruned):
+        w_GOI = layer.layout.to_matrix(stored(task.model, layer.name))
+        mask = project(scores, counts[layer.name] / layer.size, task.options.pattern)
         tensors[layer.name] = layer.layout.to_tensor(w_GOI * mask)
-    return study.judged(SetWeights(tensors)(study.model.clone()).model)
+    pruned = SetWeights(tensors)(task.model.clone()).model
+    return judge(pruned, task.calibrated.dense, task.calibrated.data, task.recorder)
 
 
 def table(bench: Bench, net: str, mode: str, criteria: list[str], columns: tuple[str, ...]) -> None:
@@ -153,16 +141,20 @@ def table(bench: Bench, net: str, mode: str, criteria: list[str], columns: tuple
     print("|---" * (len(columns) + 3) + "|", flush=True)
     for criterion in criteria:
         start = time.perf_counter()
-        study = bench.study(mode, criterion)
+        task = bench.task(mode, criterion)
         if criterion == "obs":
-            first = Round.of(study, None, None) if mode == "channels" else None
+            first = Round.of(task, None, None) if mode == "channels" else None
             found = {ratio: ["-"] * len(columns) for ratio in ratios}
             for ratio in ratios:
-                best = cut(first, ratio) if first else study.find(Targets(sparsity=ratio), 1)
+                best = (
+                    cut(first, ratio)
+                    if first
+                    else search_weights(task, parse_targets({"sparsity": ratio}), 1, None)[0]
+                )
                 found[ratio][-1] = f"**{100 * (bench.dense - best.drop):.2f}**"
         else:
             found = {ratio: [] for ratio in ratios}
-            for _, way in ways(study, mode, columns):
+            for way in ways(task, columns):
                 for ratio in ratios:
                     found[ratio].append(f"{100 * (bench.dense - way(ratio).drop):.2f}")
         seconds = time.perf_counter() - start

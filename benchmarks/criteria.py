@@ -62,6 +62,7 @@ def main() -> None:
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
+    from obs_onnx.entrypoints.options.score import ScorerOptions
     from obs_onnx.entrypoints.score import Scorer
 
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
@@ -72,7 +73,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|", flush=True)
     for net in args.nets:
         x, y = images(root, net, args.samples)
-        scorer = Scorer(root / "models" / f"{net}.onnx", {"input": x, "labels": y})
+        scorer = Scorer(root / "models" / f"{net}.onnx", ScorerOptions(calib={"input": x, "labels": y}))
         _ = scorer.oracle
         for criterion in args.criterion or CRITERIA:
             start = time.perf_counter()

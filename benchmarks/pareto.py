@@ -22,13 +22,17 @@ import numpy as np
 from one_shot import images
 
 from obs_onnx import bench, evaluate, pareto
-from obs_onnx.allocation.targets import Targets
-from obs_onnx.io.onnx_file import load_model, save_model
+from obs_onnx.allocation.targets import parse_targets
+from obs_onnx.entrypoints.options.pareto import ParetoOptions
+from obs_onnx.io.onnx_file import save_model
 from obs_onnx.progress import quiet, terminal_progress
-from obs_onnx.pruning.channels.mode import ChannelsMode
+from obs_onnx.pruning.calibrated import calibrate
+from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.inputs import prepare
-from obs_onnx.pruning.mode import Options
+from obs_onnx.pruning.channels.task import attempt_removal
+from obs_onnx.pruning.inputs import load
+from obs_onnx.pruning.options import ModeOptions
+from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.machine import describe_machine
 
@@ -39,24 +43,13 @@ Row = Mapping[str, float]
 
 def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], threads: int) -> list[Path]:
     """Models that keep such shares of the channels of each group."""
-    options = Options(None, "auto", True, True, None, 1e-2, (), {}, QUANTUM, 0)
-    wanted = Targets(macs=0.5)
-    given = prepare(
-        ChannelsMode(wanted, options),
-        (load_model(model), str(model), model),
-        wanted,
-        calib=calib,
-        labels=None,
-        evaluation=None,
-        runtime="onnxruntime",
-        threads=threads,
-        custom_ops=(),
-        seed=0,
-    )
-    study = given.study(
-        effort="quick", loss="auto", batch=1, round_to=QUANTUM, memory=None, progress=quiet
-    )  # the effort changes how often damage is measured, not how channels are ranked
-    part = Round.of(study, None, None)
+    # the effort changes how often damage is measured, not how channels are ranked
+    options = ParetoOptions(calib=calib, threads=threads, round_to=QUANTUM, effort="quick")
+    inputs, recorder = load(model, options), Recorder(quiet)
+    plan = ChannelStrategy().open(inputs, options.part(ModeOptions))
+    calibrated = calibrate(inputs, plan.model, plan.layers, parse_targets({"macs": 0.5}), options)
+    task = plan.task(calibrated, recorder)
+    part = Round.of(task, None, None)
     paths, seen = [], set()
     for share in shares:
         counts = {
@@ -67,7 +60,7 @@ def uniform(model: Path, calib: Path, folder: Path, shares: Sequence[float], thr
             continue
         seen.add(tuple(counts.values()))
         keep = {group: one.keep(counts[group]) for group, one in part.ranked.items()}
-        attempt = study.attempt(keep, {}, part.dense_evidence)
+        attempt = attempt_removal(task, keep, {}, part.dense_evidence)
         paths.append(folder / f"uniform_{share:g}.onnx")
         save_model(attempt.model, paths[-1])
     return paths

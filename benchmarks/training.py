@@ -44,7 +44,7 @@ def engine(trainer: str, path: Path, batch: int, threads: int, optimizer: str) -
     from obs_onnx.passes.autodiff.training_step import Term, trained_weights
     from obs_onnx.passes.canonical.canonicalize import canonicalize
     from obs_onnx.runtimes.onnxruntime import OrtRuntime
-    from obs_onnx.training.engines import Task, open_engine
+    from obs_onnx.training.engines.base import Task, open_engine
     from obs_onnx.training.settings import Settings
 
     model = canonicalize(load_model(path))

@@ -35,7 +35,7 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from obs_onnx import prune
-from obs_onnx.evaluation.model_figures import measured_macs
+from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file
@@ -208,7 +208,7 @@ def pruned(
         run(small, zoo.inputs(proto, 2, seed=1))
         row.update(valid=True, error=0.0)
     runtime, feed = open_runtime("onnxruntime", 1), zoo.inputs(proto, 1)
-    before, now = (measured_macs(runtime, prepare(ir.from_proto(model)), feed) for model in (proto, small))
+    before, now = (measured(runtime, prepare(ir.from_proto(model)), feed).macs for model in (proto, small))
     row["macs"] = now / before if before else 1.0
     row["outcome"] = "pruned"
 

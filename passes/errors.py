@@ -8,9 +8,15 @@
         * OptionError         an option or a combination of options makes no sense
         * MissingRuntimeError the command needs a package that is not installed
     * VerificationError       a result broke a promise of the program; nothing is written
+
+A message names an option by :func:`named`; it is spelled where the message is read: ``str(error)`` writes a
+keyword of Python, the command line its own flag.
 """
 
 from __future__ import annotations
+
+import re
+from collections.abc import Callable
 
 __all__ = [
     "DataError",
@@ -21,7 +27,27 @@ __all__ = [
     "ObsOnnxError",
     "OptionError",
     "VerificationError",
+    "keyword",
+    "named",
+    "spelled",
 ]
+
+_NAMED = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
+
+
+def named(option: str, value: str = "") -> str:
+    """An option, and a value of it, for a text that is spelled later."""
+    return f"\x02{option}\x1f{value}\x03"
+
+
+def keyword(option: str, value: str) -> str:
+    """An option as Python writes it: ``mode``, ``mode='weights'``."""
+    return f"{option}={value!r}" if value else option
+
+
+def spelled(text: str, spell: Callable[[str, str], str] = keyword) -> str:
+    """``text`` with every :func:`named` option as ``spell(option, value)`` writes it."""
+    return _NAMED.sub(lambda found: spell(found[1], found[2]), text)
 
 
 class ObsOnnxError(Exception):
@@ -30,6 +56,13 @@ class ObsOnnxError(Exception):
 
 class InputError(ObsOnnxError):
     """Bad input or usage; the message is one sentence that says what to do."""
+
+    def __str__(self) -> str:
+        return self.spelled()
+
+    def spelled(self, spell: Callable[[str, str], str] = keyword) -> str:
+        """The message, with options as ``spell`` writes them; see :func:`spelled`."""
+        return spelled(super().__str__(), spell)
 
 
 class ModelError(InputError):

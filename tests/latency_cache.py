@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from obs_onnx.latency.cache import LatencyCache
+
+PLACE = {"runtime": "r", "version": "1", "cpu": "c"}
+
 
 @pytest.fixture(autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -14,3 +18,10 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.M
     monkeypatch.setattr("obs_onnx.latency.benchmark._MAX_RUNS", 200)
     monkeypatch.setenv("OBS_ONNX_CACHE", str(folder))
     return folder
+
+
+def write_many(number: int) -> None:
+    for i in range(50):
+        cache = LatencyCache(PLACE)
+        cache.put(f"{number}.{i}", number + i + 1.0)
+        cache.save()

@@ -1,8 +1,8 @@
 """The operator tests that come with ``onnx``, turned into tests of removal and of gradients.
 
-Every case is one operator with inputs and expected outputs. :func:`summed` makes a model of it whose float inputs
-are weights, and whose only output is a randomly weighted sum of everything the operator puts out: then no axis
-is kept by being an output, and each axis of each float input may lose elements.
+Every case is one operator with inputs and expected outputs. :func:`summed` makes a model of it whose float
+inputs are weights, and whose only output is a randomly weighted sum of everything the operator puts out: then
+no axis is kept by being an output, and each axis of each float input may lose elements.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def summed(
 
     Args:
         case: a plain one.
-        held: whether float inputs are initializers themselves; otherwise they are initializers times an input of
-            one, so that the operator's inputs are computed.
+        held: whether float inputs are initializers themselves; otherwise they are initializers times an input
+            of one, so that the operator's inputs are computed.
         rng: of the weights of the sum.
     """
     model = onnx.ModelProto()

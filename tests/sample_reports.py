@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.report import Figures, Latency, LayerResult, Report
+from obs_onnx.results.pruning import Figures, Latency, LayerResult, Report
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ saves without it; of a group that goes in steps of several channels, the mean ov
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,11 +20,17 @@ from obs_onnx.allocation.channels import Quantum, admissible
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.costs.model_costs import Cost, Costs
 from obs_onnx.passes.costs.traffic import Traffic
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 
-__all__ = ["REGULARIZERS", "Scaled", "check_regularizers", "penalties", "regularizers"]
-
-REGULARIZERS = ("flops", "memory", "bandwidth", "latency")
+__all__ = [
+    "REGULARIZERS",
+    "Dense",
+    "Regularizer",
+    "Scaled",
+    "check_regularizers",
+    "penalties",
+    "regularizers",
+]
 
 _MILLION = 1e6
 
@@ -48,6 +55,57 @@ class Scaled:
         return self.cost.coupled(group)
 
 
+@dataclass(frozen=True)
+class Dense:
+    """A dense model, as a function of how many channels each group keeps.
+
+    Attributes:
+        coupling: of the model.
+        macs: multiply-accumulates of one run on one sample.
+        sizes: bytes of every value of that run, by name.
+        latency: of one run in milliseconds, where it is known.
+    """
+
+    coupling: Coupling
+    macs: int
+    sizes: Mapping[str, int]
+    latency: Cost | None
+
+    @property
+    def flops(self) -> Cost:
+        """Two for each multiply-accumulate of one sample, in millions."""
+        counted = Costs(self.coupling).macs
+        per_sample = self.macs / max(counted.value({}), 1)
+        return Scaled(counted, 2 * per_sample / _MILLION)
+
+    @cached_property
+    def traffic(self) -> Traffic:
+        """Memory and bandwidth in bytes."""
+        return Traffic(self.coupling, self.sizes)
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """A cost that scores can be corrected by.
+
+    Attributes:
+        cost: of a model, in the units of the module; None where it is not known.
+        timed: it is known only where models are timed.
+    """
+
+    cost: Callable[[Dense], Cost | None]
+    timed: bool = False
+
+
+REGULARIZERS: Mapping[str, Regularizer] = {
+    "flops": Regularizer(lambda dense: dense.flops),
+    "memory": Regularizer(lambda dense: Scaled(dense.traffic.memory, 1 / _MILLION)),
+    "bandwidth": Regularizer(lambda dense: Scaled(dense.traffic.bandwidth, 1 / _MILLION)),
+    "latency": Regularizer(lambda dense: dense.latency, timed=True),
+}
+"""Name of a cost, as in ``--regularize NAME=LAMBDA`` -> the cost."""
+
+
 def check_regularizers(weights: Mapping[str, float]) -> None:
     """Refuse unknown names and numbers that take nothing off.
 
@@ -56,30 +114,18 @@ def check_regularizers(weights: Mapping[str, float]) -> None:
     """
     for name, weight in weights.items():
         if name not in REGULARIZERS:
-            raise OptionError(f"--regularize {name}: unknown, use one of {', '.join(REGULARIZERS)}")
+            raise OptionError(f"{named('regularize')} {name}: unknown, use one of {', '.join(REGULARIZERS)}")
         if not (np.isfinite(weight) and weight >= 0):
-            raise OptionError(f"--regularize {name}={weight}: give a number that is not negative")
+            raise OptionError(f"{named('regularize')} {name}={weight}: give a number that is not negative")
 
 
 def regularizers(
     coupling: Coupling, macs: int, sizes: Mapping[str, int], latency: Cost | None = None
 ) -> dict[str, Cost]:
-    """Costs by name, in the units of the module.
-
-    Args:
-        coupling: of the model.
-        macs: multiply-accumulates of one run on one sample.
-        sizes: bytes of every value of that run, by name.
-        latency: of one run in milliseconds, where it is known.
-    """
-    counted, traffic = Costs(coupling).macs, Traffic(coupling, sizes)
-    per_sample = macs / max(counted.value({}), 1)
-    found: dict[str, Cost] = {
-        "flops": Scaled(counted, 2 * per_sample / _MILLION),
-        "memory": Scaled(traffic.memory, 1 / _MILLION),
-        "bandwidth": Scaled(traffic.bandwidth, 1 / _MILLION),
-    }
-    return found if latency is None else {**found, "latency": latency}
+    """Costs that are known by name, in the units of the module; arguments as for :class:`Dense`."""
+    dense = Dense(coupling, macs, sizes, latency)
+    found = {name: one.cost(dense) for name, one in REGULARIZERS.items()}
+    return {name: cost for name, cost in found.items() if cost is not None}
 
 
 def penalties(
@@ -97,10 +143,12 @@ def penalties(
         quantum: which counts each group may keep; all by default.
 
     Raises:
-        OptionError: ``latency`` was not measured.
+        OptionError: a cost is not known, since nothing was timed.
     """
     if missing := weights.keys() - costs.keys():
-        raise OptionError(f"--regularize {min(missing)}: only known where a target latency is asked for")
+        raise OptionError(
+            f"{named('regularize')} {min(missing)}: only known where a target latency is asked for"
+        )
     found = {}
     for group in groups:
         fewer = int(admissible(group.n, (quantum or {}).get(group.id, 1))[-2:][0])

@@ -8,6 +8,7 @@ the next trial and learns from each one.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -15,6 +16,8 @@ from typing import Generic, TypeVar
 __all__ = ["Found", "largest"]
 
 T = TypeVar("T")
+
+_STEPS = 2**40
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,12 @@ def largest(
 
 
 def _crossing(rising: Callable[[float], float], level: float, low: float, high: float) -> float:
-    """Where a rising function crosses a level, by bisection."""
-    for _ in range(40):
-        middle = (low + high) / 2
-        if rising(middle) <= level:
-            low = middle
-        else:
-            high = middle
-    return low
+    """The last of ``_STEPS`` equal steps from ``low`` at which a rising function is not above a level.
+
+    Counts are whole, so the function is a staircase and may stay on one side of the level: a search in a
+    sorted sequence suits that, while :func:`scipy.optimize.bisect` needs a change of sign and returns either
+    side of a step.
+    """
+    width = (high - low) / _STEPS
+    above = bisect_right(range(_STEPS), level, key=lambda step: rising(low + step * width))
+    return low + max(above - 1, 0) * width

@@ -61,12 +61,11 @@ class SequentialMoments:
         self._walk = StagedRun(runtime, plan, fit, budget // 2 if paired else budget)
         self._walk.step(dense)
         self._pruned: StagedRun | None = None
-        if paired:
-            self._pruned = StagedRun(runtime, plan, self._walk if start is None else fit, budget // 2)
-            if start is None:
-                self._pruned.index = self._walk.index
-            else:
-                self._pruned.step(start)
+        if paired and start is None:
+            self._pruned = StagedRun(runtime, plan, self._walk, budget // 2, self._walk.index)
+        elif paired and start is not None:
+            self._pruned = StagedRun(runtime, plan, fit, budget // 2)
+            self._pruned.step(start)
 
     def observe(self, stage: Stage, layers: Iterable[Layer] | None = None) -> dict[str, Moments]:
         """Moments of the stage's layers; the dense walk moves on to the next boundary.

@@ -17,7 +17,7 @@ from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["StagedRun"]
 
@@ -28,20 +28,25 @@ class StagedRun:
     Args:
         runtime: where segments run.
         plan: of the model (its weights may change between steps, its structure may not).
-        feeds: complete feeds of the whole model.
+        feeds: complete feeds of the whole model, or the live values at boundary ``index``.
         budget: bytes of activations kept in memory; the rest goes to temporary files.
-
-    Attributes:
-        index: boundary the walk stands at; -1 before the first segment.
+        index: boundary the walk starts from; -1 before the first segment.
     """
 
-    def __init__(self, runtime: Runtime, plan: Plan, feeds: Iterable[Values], budget: int) -> None:
+    def __init__(
+        self, runtime: Runtime, plan: Plan, feeds: Iterable[Values], budget: int, index: int = -1
+    ) -> None:
         self._runtime = runtime
         self._plan = plan
         self._batches = ActivationCache(budget)
         for feed in feeds:
             self._batches.append(feed)
-        self.index = -1
+        self._index = index
+
+    @property
+    def index(self) -> int:
+        """Boundary the walk stands at."""
+        return self._index
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -68,10 +73,9 @@ class StagedRun:
         if wanted:
             part = extract(model, [*inputs, *self._batches[0]], wanted)
             session = open_part(self._runtime, part, self._batches[0])
-        fed = [spec.name for spec in session.inputs] if session else []
 
         def run(batch: Values) -> dict[str, NDArray[Any]]:
-            computed = session.run({name: batch[name] for name in fed}, wanted) if session else {}
+            computed = run_feed(session, batch, wanted) if session else {}
             return {name: computed[name] if name in computed else batch[name] for name in outputs}
 
         return run
@@ -95,7 +99,7 @@ class StagedRun:
                 tapped ones.
             to: number of the boundary; by default the next one.
         """
-        to = self.index + 1 if to is None else to
+        to = self._index + 1 if to is None else to
         held = ir.convenience.create_value_mapping(model.graph)
         target = [name for name in self._plan.boundary(to) if name in held]
         run = self.part(model, [*target, *taps])
@@ -105,4 +109,4 @@ class StagedRun:
             if visit is not None:
                 visit(number, before, {name: values[name] for name in taps})
             self._batches.replace(number, {name: values[name] for name in target})
-        self.index = to
+        self._index = to

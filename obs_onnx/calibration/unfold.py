@@ -26,7 +26,6 @@ __all__ = [
     "Slice",
     "axes_of",
     "computable",
-    "conv_output_shape",
     "materialise",
     "matmul_positions",
     "outputs",
@@ -121,11 +120,6 @@ def axes_of(geometry: ConvGeometry, spatial: Sequence[int]) -> tuple[Axis, ...]:
         if out < 1:
             raise DataError(f"an input of spatial shape {tuple(spatial)} is smaller than the layer's kernel")
     return tuple(axes)
-
-
-def conv_output_shape(geometry: ConvGeometry, spatial: Sequence[int]) -> tuple[int, ...]:
-    """Spatial shape of the output for an input of spatial shape ``spatial``."""
-    return tuple(axis.out for axis in axes_of(geometry, spatial))
 
 
 def computable(x: NDArray[np.generic]) -> Array:

@@ -1,4 +1,4 @@
-"""The command ``obs-onnx``: parse, call the API, print. Heavy imports happen inside the commands.
+"""The command ``obs-onnx``: parse, call the API, print. What is heavy is imported when it is called.
 
 In: the command line. Out: text on the terminal and an exit code (0 done, 2 bad input, 3 a target was not
 met). Next: :mod:`obs_onnx.entrypoints` does the work.
@@ -11,11 +11,11 @@ import click
 from obs_onnx import __version__
 from obs_onnx.cli.artifacts import artifacts
 from obs_onnx.cli.bench import bench
+from obs_onnx.cli.errors import Program
 from obs_onnx.cli.evaluate import evaluate
 from obs_onnx.cli.finetune import finetune
 from obs_onnx.cli.gradient import gradient
 from obs_onnx.cli.inspect import inspect
-from obs_onnx.cli.options import OneLine
 from obs_onnx.cli.pareto import pareto
 from obs_onnx.cli.prune import prune
 from obs_onnx.cli.score import score
@@ -23,7 +23,7 @@ from obs_onnx.cli.score import score
 __all__ = ["main"]
 
 
-@click.group(cls=OneLine, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="obs-onnx")
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""

@@ -6,43 +6,50 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.options import BATCH, JSON, RUNTIME, distinct, guarded
+import obs_onnx
+from obs_onnx import io, report
+from obs_onnx.cli.options import JSON, Command, TitledOption, distinct, options_from
+from obs_onnx.latency.options import TimedBatch
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["bench"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True)
-@RUNTIME
-@BATCH
-@click.option("--seconds", type=click.FloatRange(0.05), default=3.0, show_default=True, help="Per model.")
+@options_from(RuntimeOptions)
+@options_from(TimedBatch)
+@click.option(
+    "--seconds",
+    cls=TitledOption,
+    title="Measuring",
+    type=click.FloatRange(0.05),
+    default=3.0,
+    show_default=True,
+    help="Per model.",
+)
 @JSON
-@guarded
 def bench(
     models: Sequence[str],
     runtime: str,
     threads: int | None,
     custom_ops: Sequence[str],
-    custom_domain: Sequence[str],
+    custom_domains: Sequence[str],
     batch: int,
     seconds: float,
     json_path: str | None,
 ) -> None:
     """Time MODELS side by side; ratios are to the first."""
-    from obs_onnx.io.onnx_file import load_model
-    from obs_onnx.latency.benchmark import bench as run
-    from obs_onnx.report import print_bench, write_json
-    from obs_onnx.runtimes import open_runtime
-
     for path in models:
         distinct(path, json_path)
-        load_model(path, custom_domains=custom_domain)
-    result = run(models, open_runtime(runtime, threads, custom_ops), batch=batch, seconds=seconds)
+        io.load_model(path, custom_domains=custom_domains)
+    where = open_runtime(runtime, threads, custom_ops)
+    result = obs_onnx.bench(models, where, batch=batch, seconds=seconds)
     rows = result.rows(models)
-    print_bench(rows)
+    report.print_bench(rows)
     for reason in result.noise:
         click.echo(f"obs-onnx: noisy measurement: {reason}", err=True)
     if json_path:
-        write_json(
-            json_path, {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
-        )
+        found = {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
+        report.write_json(json_path, found)

@@ -6,24 +6,23 @@ from collections.abc import Sequence
 
 import click
 
-from obs_onnx.cli.options import JSON, distinct, guarded
+import obs_onnx
+from obs_onnx import report
+from obs_onnx.cli.options import JSON, Command, distinct, options_from
+from obs_onnx.runtimes.options import CustomDomains
 
 __all__ = ["inspect"]
 
 
-@click.command()
+@click.command(cls=Command)
 @click.argument("model")
 @JSON
-@click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of custom operators.")
-@guarded
-def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> None:
+@options_from(CustomDomains)
+def inspect(model: str, json_path: str | None, custom_domains: Sequence[str]) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
-    from obs_onnx.entrypoints.inspect import inspect as run
-    from obs_onnx.report import print_inspection, write_json
-
     distinct(model, json_path)
-    result = run(model, custom_domains=custom_domain)
-    print_inspection(
+    result = obs_onnx.inspect(model, custom_domains=custom_domains)
+    report.print_inspection(
         model,
         result.layers,
         result.frozen,
@@ -32,4 +31,4 @@ def inspect(model: str, json_path: str | None, custom_domain: Sequence[str]) -> 
         frozen_channels=result.frozen_channels,
     )
     if json_path:
-        write_json(json_path, result.to_json())
+        report.write_json(json_path, result.to_json())

@@ -1,72 +1,134 @@
-"""What the commands share: options, errors as one line, exit codes."""
+"""Command-line options, made from the fields of dataclasses (:mod:`obs_onnx.option`), in titled groups."""
 
 from __future__ import annotations
 
-import functools
 import os
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
-from obs_onnx.passes.errors import InputError, OptionError, VerificationError
+from obs_onnx.cli.errors import speller
+from obs_onnx.cli.values import KeyValue, Size, WrittenFile
+from obs_onnx.option import Option, options_of
+from obs_onnx.passes.errors import OptionError, spelled
 
-__all__ = [
-    "BATCH",
-    "EXIT_TARGET",
-    "JSON",
-    "LABELS",
-    "RUNTIME",
-    "OneLine",
-    "distinct",
-    "guarded",
-    "pairs",
-    "writable",
-]
+__all__ = ["JSON", "QUIET", "Command", "TitledOption", "distinct", "options_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-EXIT_INPUT, EXIT_TARGET = 2, 3
+COMMON, OUTPUT = "Common options", "Output"
+_LAST = 99
+_METAVARS = {"int": "N", "float": "X"}
 
 
-def guarded(command: F) -> F:
-    """Turn the program's own errors into one line on stderr and an exit code."""
+class TitledOption(click.Option):
+    """An option that stands under a title in the help of its command; pairs come as one mapping.
 
-    @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return command(*args, **kwargs)
-        except InputError as error:
-            click.echo(f"obs-onnx: {error}", err=True)
-            sys.exit(EXIT_INPUT)
-        except VerificationError as error:
-            click.echo(f"obs-onnx: {error}; nothing was written", err=True)
-            sys.exit(1)
+    Attributes:
+        title: of its group.
+        common: place among those that are shown first; 0 for the others.
+    """
 
-    return run  # type: ignore[return-value]
+    def __init__(self, *args: Any, title: str = OUTPUT, common: int = 0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.title, self.common = title, common
+
+    def process_value(self, ctx: click.Context, value: Any) -> Any:
+        """The value as Python takes it."""
+        found = super().process_value(ctx, value)
+        return (dict(found) or None) if isinstance(self.type, KeyValue) else found
 
 
-def _together(*options: Callable[[F], F]) -> Callable[[F], F]:
+class Command(click.Command):
+    """A command whose help shows its options in titled groups, the common ones first."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one section for each title."""
+        options = [one for one in self.get_params(ctx) if isinstance(one, click.Option)]
+        options.sort(key=lambda one: getattr(one, "common", 0) or _LAST)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for one in options:
+            if (record := one.get_help_record(ctx)) is not None:
+                title = COMMON if getattr(one, "common", 0) else getattr(one, "title", OUTPUT)
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+def options_from(group: type, *names: str) -> Callable[[F], F]:
+    """Add the options of a dataclass to a command, under the names of its fields.
+
+    Args:
+        group: the dataclass.
+        names: of the fields; by default all that have a flag.
+    """
+    listed = [one for one in options_of(group) if one.flags and (not names or one.name in names)]
+    spell = speller({one.name: one.flags[-1] for one in listed})
+
     def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
+        for one in reversed(listed):
+            command = _made(one, spell)(command)
         return command
 
     return add
 
 
-def writable(context: click.Context, parameter: click.Parameter, path: str | None) -> str | None:
-    """Check a path to write while options are parsed, before anything costly starts."""
-    if path is not None:
-        from obs_onnx.io.atomic_files import check_writable
+def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
+    kind = one.type.removesuffix(" | None")
+    flags: Sequence[str] = one.flags
+    words = [one.help]
+    known: dict[str, Any] = {"title": one.title, "common": one.common, "required": one.required}
+    if kind == "bool":
+        flags = _switch(one)
+        known |= {"is_flag": True, "default": one.default}
+    else:
+        known |= {"type": _type(one, kind), "metavar": one.metavar or _METAVARS.get(kind)}
+        if "Sequence[" in kind or kind.startswith("Mapping["):
+            known["multiple"] = True
+            words = [f"{one.help.removesuffix('.')}; repeatable."]
+        elif one.default is not None:
+            known |= {"default": one.default, "show_default": one.default != ""}
+    if one.otherwise:
+        words.append(f" [default: {one.otherwise}]")
+    help = spelled(" ".join(words), spell)
+    return click.option(*flags, one.name, cls=TitledOption, help=help, **known)
 
-        try:
-            check_writable(path)
-        except OptionError as error:
-            click.echo(f"obs-onnx: {error}", err=True)
-            context.exit(EXIT_INPUT)
-    return path
+
+def _type(one: Option, kind: str) -> click.ParamType[Any] | None:
+    if one.form == "size":
+        return Size()
+    if one.form == "file":
+        return WrittenFile()
+    if one.choices:
+        return click.Choice(tuple(one.choices))
+    if kind.startswith("Mapping[") and "Sequence[" not in kind:
+        return KeyValue(one.metavar or "KEY=VALUE")
+    if kind not in ("int", "float"):
+        return None
+    ranges: Callable[..., click.ParamType[Any]] = click.IntRange if kind == "int" else click.FloatRange
+    low = one.above if one.least is None else one.least
+    high = one.below if one.most is None else one.most
+    return ranges(low, high, min_open=one.least is None, max_open=one.most is None)
+
+
+def _switch(one: Option) -> Sequence[str]:
+    """``--correct/--no-correct`` where the option is not off by itself."""
+    (flag,) = one.flags
+    return (flag,) if one.default is False else (f"{flag}/--no-{flag.removeprefix('--')}",)
+
+
+JSON = click.option(
+    "--json",
+    "json_path",
+    cls=TitledOption,
+    common=12,
+    metavar="PATH",
+    type=WrittenFile(),
+    help="Write the result as JSON.",
+)
+QUIET = click.option("-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="No progress.")
 
 
 def distinct(*paths: str | None) -> None:
@@ -75,65 +137,3 @@ def distinct(*paths: str | None) -> None:
     for number, path in enumerate(given):
         if os.path.realpath(path) in map(os.path.realpath, given[:number]):
             raise OptionError(f"{path} is given twice: every file needs a name of its own")
-
-
-JSON = click.option(
-    "--json", "json_path", metavar="PATH", callback=writable, help="Write the result as JSON."
-)
-LABELS = click.option("--labels", metavar="KEY", help="Name of the labels in the data.")
-RUNTIME = _together(
-    click.option(
-        "--runtime",
-        default="onnxruntime",
-        show_default=True,
-        metavar="SPEC",
-        help="onnxruntime[:PROVIDER], openvino[:DEVICE] or command:PREFIX, with options; docs/runtimes.md.",
-    ),
-    click.option("--threads", type=click.IntRange(1), metavar="N", help="Threads of one operator."),
-    click.option("--custom-ops", multiple=True, metavar="LIBRARY", help="Library with custom operators."),
-    click.option("--custom-domain", multiple=True, metavar="DOMAIN", help="Domain of its operators."),
-)
-BATCH = click.option(
-    "--batch",
-    type=click.IntRange(1),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Samples per timed run.",
-)
-
-
-class OneLine(click.Group):
-    """A group whose usage errors are one line, like all others."""
-
-    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
-        """Run, and end with the exit codes of the program."""
-        run: Callable[..., Any] = super().main
-        try:
-            result = run(*args, standalone_mode=False, **kwargs)
-        except click.exceptions.NoArgsIsHelpError as error:
-            click.echo(error.format_message())
-            sys.exit(EXIT_INPUT)
-        except click.ClickException as error:
-            click.echo(f"obs-onnx: {' '.join(error.format_message().split())}", err=True)
-            sys.exit(EXIT_INPUT)
-        except click.Abort:
-            click.echo("obs-onnx: interrupted; nothing was written", err=True)
-            sys.exit(130)
-        if standalone_mode:
-            sys.exit(result if isinstance(result, int) else 0)
-        return result
-
-
-def pairs(texts: Sequence[str], option: str, form: str) -> dict[str, float]:
-    """Numbers by name, from texts ``NAME=NUMBER``; ``form`` says what an option's texts should look like."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, sign, value = text.rpartition("=")
-        try:
-            found[name] = float(value)
-        except ValueError:
-            sign = ""
-        if not sign:
-            raise OptionError(f"{option} {text!r} is not {form}")
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
+from obs_onnx.evaluation.class_scores import find_class_scores, rows_of
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
@@ -24,7 +25,7 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["ChannelStatistics", "Consumption", "Signal"]
 
@@ -84,8 +85,6 @@ class ChannelStatistics:
         budget: bytes of activations in memory.
         damping: of the second moments, relative.
         seed: of what is random.
-        damage: what removing channels of a group (kept ones as a mask) without compensation does to the
-            outputs; for the oracle.
     """
 
     def __init__(
@@ -100,12 +99,11 @@ class ChannelStatistics:
         budget: int,
         damping: float,
         seed: int = 0,
-        damage: Callable[[Group, NDArray[np.bool_]], float] | None = None,
     ) -> None:
         planned = {layer.name for stage in plan.stages for layer in stage.layers}
         self.model, self.coupling = model, coupling
         self.layers = tuple(layer for layer in layers if layer.name in planned)
-        self.seed, self.damage = seed, damage
+        self.seed = seed
         self._runtime, self._plan, self._fit = runtime, plan, fit
         self._budget, self._damping = budget, damping
         self._posed: dict[str, LayerProblem] = {}
@@ -169,8 +167,7 @@ class ChannelStatistics:
         for feed in self._fit:
             if session is None and wanted:
                 session = open_part(self._runtime, extract(self.model, names, wanted), feed)
-            fed = {} if session is None else {spec.name: feed[spec.name] for spec in session.inputs}
-            values = {**feed, **(session.run(fed) if session is not None else {})}
+            values = {**feed, **(run_feed(session, feed) if session is not None else {})}
             for (name, axis), signal in found.items():
                 signal.update(values[name], axis)
         return found
@@ -183,10 +180,11 @@ class ChannelStatistics:
         session, found = None, []
         for feed in self._fit:
             session = session or open_part(self._runtime, extract(self.model, names, outputs), feed)
-            scores = next(iter(session.run({spec.name: feed[spec.name] for spec in session.inputs}).values()))
-            if scores.ndim != 2 or scores.shape[1] < 2:
+            answer = run_feed(session, feed)
+            scores = find_class_scores(answer)
+            if scores is None:
                 return None
-            found.append(scores.argmax(1))
+            found.append(rows_of(answer[scores.name]).argmax(axis=1))
         return np.concatenate(found)
 
     @cached_property

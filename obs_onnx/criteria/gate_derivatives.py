@@ -24,7 +24,7 @@ from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.stages import Plan
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["Curvature", "GateDerivatives", "GateGradients"]
 
@@ -193,7 +193,7 @@ class GateDerivatives:
         for lesson in self._lessons.batches(_SMALL if by_example else 1, aim):
             fed = {**lesson.feed, **constant, LABELS: lesson.targets}
             session = session or open_part(self._lessons.runtime, extract(model, inputs, wanted), fed)
-            got = session.run({spec.name: fed[spec.name] for spec in session.inputs}, wanted)
+            got = run_feed(session, fed, wanted)
             for group in groups:
                 g = got[f"{_name(group)}.grad"].astype(np.float64)
                 if by_example:

@@ -1,13 +1,12 @@
 """The loss whose derivatives judge weights and channels, and what the outputs are compared with.
 
-* Class scores (the first float output of shape (samples, classes), trailing axes of one allowed):
-  cross-entropy with the labels of the data. Without labels the dense model is the teacher, by the class it
-  ranks first: the divergence from its own *probabilities* has its minimum at the dense model, where all first
-  ranks first: the divergence from its own *probabilities* has its minimum at the dense model, where all
-  first derivatives are zero, while the cross-entropy with its best class has not. The Fisher matrix is an
-  expectation over the model's own probabilities, whether there are labels or not: its targets are ``drawn``
-  from them several times for each example, or ``expected``: every class in turn with its probability as
-  weight, where there are few (the labels in their place agree less with the oracle).
+* Class scores (see :mod:`obs_onnx.evaluation.class_scores`): cross-entropy with the labels of the data.
+  Without labels the dense model is the teacher, by the class it ranks first: the divergence from its own
+  *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
+  cross-entropy with its best class has not. The Fisher matrix is an expectation over the model's own
+  probabilities, whether there are labels or not: its targets are ``drawn`` from them several times for each
+  example, or ``expected``: every class in turn with its probability as weight, where there are few (the
+  labels in their place agree less with the oracle).
 * Anything else: mean squared error to the dense model's first float output. With ``exact`` targets the first
   derivatives are zero there too, and the Hessian is ``2 J^T J / n``; criteria of first order therefore take
   ``noisy`` targets, with random signs of the outputs' size added: the derivative is then ``J^T noise``.
@@ -23,8 +22,11 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from scipy.special import log_softmax
 
+from obs_onnx.data.feeds import is_float
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.class_scores import find_class_scores, log_probabilities, rows_of
 from obs_onnx.passes.autodiff.gradient import find
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.modernize import modernize
@@ -33,7 +35,7 @@ from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["LABELS", "Aim", "LabelledBatches", "Lesson", "ReferenceLoss"]
 
@@ -67,15 +69,12 @@ class ReferenceLoss:
         Raises:
             GradientError: none is of a float type.
         """
-        floats = {name: y for name, y in outputs.items() if y.dtype.kind not in "iubOSU"}
+        floats = [name for name, y in outputs.items() if is_float(y.dtype)]
         if not floats:
             raise GradientError("no output of the model is of a float type, so it has no gradient")
-        for name, y in floats.items():
-            if y.ndim >= 2 and y.shape[1] > 1 and y[0, 0].size == 1:
-                p = y.astype(np.float64)
-                stochastic = p.min(initial=0.0) >= 0 and np.allclose(p.sum(axis=1), 1, atol=1e-3)
-                return cls(name, True, bool(stochastic))
-        return cls(next(iter(floats)), False, False)
+        if (found := find_class_scores(outputs)) is not None:
+            return cls(found.name, True, found.probabilities)
+        return cls(floats[0], False, False)
 
     def judged(self, model: ir.Model) -> str:
         """Name of the value that the loss sees: the output, or its logarithm."""
@@ -101,7 +100,7 @@ class ReferenceLoss:
             p = self.shares(dense)
             labels = (p.cumsum(axis=1) > random.random((len(p), 1))).argmax(axis=1)
         elif labels is None:
-            labels = dense.reshape(dense.shape[:2]).argmax(axis=1)
+            labels = rows_of(dense).argmax(axis=1)
         return np.asarray(labels, np.int64).reshape(dense.shape[0], *dense.shape[2:])
 
     def shares(self, y: Array) -> NDArray[np.float64]:
@@ -125,12 +124,9 @@ class ReferenceLoss:
         return np.asarray((p / len(p)).reshape(y.shape), y.dtype)
 
     def _log_probabilities(self, y: Array) -> NDArray[np.float64]:
-        """(N, C)."""
-        z = y.astype(np.float64).reshape(y.shape[:2])
-        if self.probabilities:
-            z = np.log(np.maximum(z, _TINY))
-        z = z - z.max(axis=1, keepdims=True)
-        return np.asarray(z - np.log(np.exp(z).sum(axis=1, keepdims=True)))
+        """(N, C); probabilities are brought to a sum of 1, as the loss in the graph does by its softmax."""
+        found = log_probabilities(rows_of(y), self.probabilities)
+        return np.asarray(log_softmax(found, axis=1)) if self.probabilities else found
 
 
 @dataclass(frozen=True)
@@ -210,7 +206,7 @@ class LabelledBatches:
         yield from (self._fit if most is None else self._fit.limit(most)).rebatch(size).batches()
 
     def _run(self, feed: Values) -> Values:
-        return self._session.run({spec.name: feed[spec.name] for spec in self._session.inputs})
+        return run_feed(self._session, feed)
 
     @cached_property
     def _session(self) -> Session:

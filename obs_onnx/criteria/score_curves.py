@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.allocation.thresholds import ScoreCurve, check_scores, unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.criteria.channels import CRITERIA, worth
+from obs_onnx.criteria.channels import CRITERIA
 
-__all__ = ["criterion_curves"]
+__all__ = ["criterion_curves", "worth"]
 
 
 def criterion_curves(
@@ -57,3 +57,18 @@ def criterion_curves(
         advance(1)
     total = sum(float(np.abs(value).sum()) for _, value in found.values()) or 1.0
     return {group: Ranked(places, ScoreCurve.of(value / total)) for group, (places, value) in found.items()}
+
+
+def worth(name: str, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(channels,) what each channel adds to what removing those of lower scores costs.
+
+    Args:
+        name: of the criterion.
+        scores: that it gave for the channels of a group.
+    """
+    if not CRITERIA[name].cumulative:
+        return scores
+    order = np.argsort(scores, kind="stable")
+    added = np.empty(len(scores))
+    added[order] = np.diff(scores[order], prepend=0.0)
+    return added

@@ -9,8 +9,9 @@ random        uniform numbers
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -25,11 +26,9 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
-from obs_onnx.solvers import Pattern
+from obs_onnx.solvers import METHODS, Pattern
 
-__all__ = ["ALLOCATIONS", "WeightAllocation"]
-
-ALLOCATIONS = ("magnitude", "obs", *KINDS, "random")
+__all__ = ["ALLOCATIONS", "Scorer", "WeightAllocation", "criteria"]
 
 Float = NDArray[np.float64]
 
@@ -79,28 +78,61 @@ class WeightAllocation:
 
     def scores(self, model: ir.Model, layers: Sequence[Layer]) -> Iterator[tuple[Layer, Float]]:
         """Scores (G, O, I) of every layer, not negative."""
-        if self.name == "obs":
-            yield from self._surgeon(model, {layer.name for layer in layers})
-            return
-        if self.known is not None and self.known[0] is model:
-            by_loss = self.known[1]
-        else:
-            lessons = LabelledBatches(self.runtime, model, self.fit, self.seed)
-            names = [layer.name for layer in layers]
-            by_loss = WeightScores(WeightDerivatives(lessons, names, self.seed), self.name)
-        for number, layer in enumerate(layers):
-            if self.name == "magnitude":
-                yield layer, np.abs(layer.layout.to_matrix(stored(model, layer.name)))
-            elif self.name == "random":
-                yield layer, np.random.default_rng([self.seed, number]).random(layer.layout.goi)
-            else:
-                yield layer, by_loss(layer)
+        return ALLOCATIONS[self.name](self, model, layers)
 
-    def _surgeon(self, model: ir.Model, names: Collection[str]) -> Iterator[tuple[Layer, Float]]:
-        prefixes = SequentialMoments(self.runtime, model, self.plan, self.fit, self.budget, paired=False)
-        for stage in self.plan.stages:
-            moments = prefixes.observe(stage)
-            for layer in stage.layers:
-                if layer.name in names:
-                    problem = LayerProblem(model, layer, moments.pop(layer.name), self.damping).problem
-                    yield layer, problem.w**2 / np.einsum("gii->gi", problem.inverse)[:, None, :]
+
+Scorer: TypeAlias = Callable[[WeightAllocation, ir.Model, Sequence[Layer]], Iterator[tuple[Layer, Float]]]
+
+
+def _magnitude(
+    given: WeightAllocation, model: ir.Model, layers: Sequence[Layer]
+) -> Iterator[tuple[Layer, Float]]:
+    for layer in layers:
+        yield layer, np.abs(layer.layout.to_matrix(stored(model, layer.name)))
+
+
+def _random(
+    given: WeightAllocation, model: ir.Model, layers: Sequence[Layer]
+) -> Iterator[tuple[Layer, Float]]:
+    for number, layer in enumerate(layers):
+        yield layer, np.random.default_rng([given.seed, number]).random(layer.layout.goi)
+
+
+def _surgeon(
+    given: WeightAllocation, model: ir.Model, layers: Sequence[Layer]
+) -> Iterator[tuple[Layer, Float]]:
+    names = {layer.name for layer in layers}
+    prefixes = SequentialMoments(given.runtime, model, given.plan, given.fit, given.budget, paired=False)
+    for stage in given.plan.stages:
+        moments = prefixes.observe(stage)
+        for layer in stage.layers:
+            if layer.name in names:
+                problem = LayerProblem(model, layer, moments.pop(layer.name), given.damping).problem
+                yield layer, problem.w**2 / np.einsum("gii->gi", problem.inverse)[:, None, :]
+
+
+def _by_loss(
+    given: WeightAllocation, model: ir.Model, layers: Sequence[Layer]
+) -> Iterator[tuple[Layer, Float]]:
+    if given.known is not None and given.known[0] is model:
+        scores = given.known[1]
+    else:
+        lessons = LabelledBatches(given.runtime, model, given.fit, given.seed)
+        names = [layer.name for layer in layers]
+        scores = WeightScores(WeightDerivatives(lessons, names, given.seed), given.name)
+    for layer in layers:
+        yield layer, scores(layer)
+
+
+ALLOCATIONS: Mapping[str, Scorer] = {
+    "magnitude": _magnitude,
+    "obs": _surgeon,
+    **dict.fromkeys(KINDS, _by_loss),
+    "random": _random,
+}
+"""Name of a criterion whose scores compare the weights of all layers -> what gives them."""
+
+
+def criteria() -> tuple[str, ...]:
+    """Names of all criteria that choose weights in a layer: a method of the solvers, or least scores."""
+    return (*METHODS, *KINDS)

@@ -1,11 +1,7 @@
 """What users have, as batches of arrays.
 
-In: a path, arrays, a reader, ``module:function`` or ``random:N``. Out: a :class:`Source` of complete feeds,
-checked against the model's inputs and split into a part to fit on and a held-out part. Next:
+In: a path, arrays, a reader, ``module:function`` or ``random:N``. Out: a
+:class:`~obs_onnx.data.sources.Source` of complete feeds, checked against the model's inputs and split into a
+part to fit on and a held-out part. Next:
 :mod:`obs_onnx.calibration` carries it through the model, :mod:`obs_onnx.evaluation` measures on it.
 """
-
-from obs_onnx.data.open_source import open_source, random_feed, split
-from obs_onnx.data.sources import FeedSource, SampleSource, Source
-
-__all__ = ["FeedSource", "SampleSource", "Source", "open_source", "random_feed", "split"]

@@ -15,7 +15,7 @@ import numpy as np
 from ml_dtypes import bfloat16
 from numpy.typing import NDArray
 
-from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.errors import DataError, named
 
 __all__ = ["Array", "Feed", "TensorSpec", "conform", "conform_feed", "conform_labels", "is_float"]
 
@@ -86,7 +86,7 @@ def check_names(names: Mapping[str, Any], specs: Sequence[TensorSpec], where: st
     if unknown:
         raise DataError(
             f"{where}: array {unknown[0]!r} is no input of the model (inputs: {wanted}); leave it out, "
-            "or give its name with --labels (labels_key) if it holds the labels"
+            f"or give its name with {named('labels')} if it holds the labels"
         )
 
 

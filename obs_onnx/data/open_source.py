@@ -26,8 +26,10 @@ from obs_onnx.data.feeds import (
     conform_feed,
     conform_labels,
 )
+from obs_onnx.data.images import open_images
 from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural, open_npy, open_npz
 from obs_onnx.data.sources import Batch, FeedSource, Labels, SampleSource, Source, batch_layout, common_rows
+from obs_onnx.data.user_function import load_function
 from obs_onnx.passes.errors import DataError, OptionError
 
 __all__ = ["FeedSource", "SampleSource", "Source", "concrete_shape", "open_source", "random_feed", "split"]
@@ -132,8 +134,6 @@ class _Opener:
                 return self._arrays(self._only_input(open_npy(path), name), name)
             return self._arrays(open_npz(path), name)
         if ":" in name and path.suffix != ".npz":
-            from obs_onnx.data.user_function import load_function
-
             return self._function(load_function(name), name)
         raise DataError(
             f"{name}: no such file or folder (data is an npz, a folder, module:function or random:N)"
@@ -225,8 +225,6 @@ class _Opener:
             return self._feeds(lambda: (open_npz(path) for path in npz), str(folder), len(npz))
         if npy or any(any(path.glob("*.npy")) for path in subfolders):
             return self._npy_folder(folder, npy)
-        from obs_onnx.data.images import open_images
-
         if len(self.specs) != 1:
             raise DataError(f"{folder}: holds no npz or npy files for {len(self.specs)} inputs")
         images = open_images(folder, self.specs[0], self.preprocess)

@@ -6,7 +6,7 @@ import numpy as np
 
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.sources import Source, batch_layout
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["timing_feed"]
 
@@ -24,5 +24,7 @@ def timing_feed(source: Source, inputs: tuple[TensorSpec, ...], batch: int) -> F
         return {name: np.ascontiguousarray(array[rows]) for name, array in feed.items()}
     if batch not in (1, layout):
         own = "its inputs share no batch" if layout == "none" else f"it takes batches of {layout}"
-        raise OptionError(f"--batch {batch}: the model cannot be timed so, {own}: leave out --batch")
+        raise OptionError(
+            f"{named('batch')} {batch}: the model cannot be timed so, {own}: leave out {named('batch')}"
+        )
     return feed

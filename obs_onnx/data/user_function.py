@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
+import pkgutil
+import runpy
 import sys
 from collections.abc import Callable
+from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from obs_onnx.passes.errors import DataError
@@ -22,17 +24,14 @@ def load_function(name: str) -> Callable[..., Any]:
     Raises:
         DataError: no such module or function, or the module fails on import.
     """
-    module_name, _, attribute = name.rpartition(":")
+    module, _, attribute = name.rpartition(":")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
-        if module_name.endswith(".py"):
-            module = _load_file(Path(module_name))
+        if module.endswith(".py"):
+            function = attrgetter(attribute)(SimpleNamespace(**runpy.run_path(module)))
         else:
-            module = importlib.import_module(module_name)
-        function: Any = module
-        for part in attribute.split("."):
-            function = getattr(function, part)
+            function = pkgutil.resolve_name(name)
     except Exception as error:
         raise DataError(f"{name}: cannot import it: {type(error).__name__}: {error}") from error
     finally:
@@ -41,13 +40,3 @@ def load_function(name: str) -> Callable[..., Any]:
         raise DataError(f"{name}: is no function")
     result: Callable[..., Any] = function
     return result
-
-
-def _load_file(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise DataError(f"{path} does not exist")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module
-    spec.loader.exec_module(module)
-    return module

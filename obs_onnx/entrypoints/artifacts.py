@@ -8,29 +8,28 @@ be those of :class:`obs_onnx.passes.autodiff.gradient.Gradient` where that knows
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import random_feed
+from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.io.atomic_files import replacing_folder
 from obs_onnx.io.json_file import jsonable
-from obs_onnx.io.onnx_file import open_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import new_folder
 from obs_onnx.passes.autodiff.gradient import Gradient, weights
 from obs_onnx.passes.autodiff.optimizers import SGD, AdamW, Optimizer
 from obs_onnx.passes.autodiff.training_step import Term, loss_graph, trained_weights
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.modernize import modernize
-from obs_onnx.passes.errors import GradientError, OptionError, VerificationError
+from obs_onnx.passes.errors import GradientError, OptionError, VerificationError, named
 from obs_onnx.passes.graph.logits import logits_of
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -78,67 +77,44 @@ class Artifacts:
         return jsonable(self)
 
 
-def artifacts(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    output: str | os.PathLike[str],
-    *,
-    loss: str = "cross_entropy",
-    optimizer: str = "adamw",
-    requires_grad: Sequence[str] = (),
-    keep_zeros: bool = False,
-    custom_domains: Sequence[str] = (),
-    seed: int = 0,
-) -> Artifacts:
+@takes(ArtifactsOptions)
+def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     """Write the artifacts of a model.
 
     BatchNormalization is folded into the weights.
 
     Args:
-        model: a file, or a model in memory (which is not changed); its weights are float32. output: folder to
-        make; it holds all files in the end, or is not there. loss: a name in
-        :data:`obs_onnx.passes.autodiff.losses.LOSSES`, of the first output (of the class scores before
-            a softmax at its end), or the name of a scalar of the model.
-        optimizer: ``adamw``, without weight decay, or ``sgd``, without momentum.
-        requires_grad: shell patterns of initializers to train; by default weights and biases of layers, and
-            scales and shifts of normalizations.
-        keep_zeros: weights of layers that are zero stay so on the device, too: the graph multiplies them by a
-            mask. Without it the first step fills them.
-        custom_domains: domains of custom operators.
-        seed: of the random data on which the artifacts are tried.
+        model: a file, or a model in memory (which is not changed); its weights are float32.
+        options: see :class:`obs_onnx.entrypoints.options.artifacts.ArtifactsOptions`.
 
     Raises:
         ModelError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the artifacts do not compute what the model does; nothing is written.
     """
-    if optimizer not in OPTIMIZERS:
-        raise OptionError(f"optimizer {optimizer!r} is unknown: use {' or '.join(OPTIMIZERS)}")
-    target = new_folder(output)
-    original, name, _ = open_model(model, custom_domains)
+    target = new_folder(options.output)
+    original, name, _ = open_model(model, options.custom_domains)
     runtime = OrtRuntime()
     form = readable(modernize(canonicalize(original)))
-    terms = [_term(form, loss)]
-    trained = _trained(form, terms, requires_grad)
-    masks = zero_masks(form, trained) if keep_zeros else {}
+    terms = [_term(form, options.loss)]
+    trained = _trained(form, terms, options.requires_grad)
+    masks = zero_masks(form, trained) if options.keep_zeros else {}
     graph, scalar = loss_graph(form, terms, masks=masks)
     fit = fitted(graph)
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            folder = Path(scratch, "new")
-            folder.mkdir()
-            write_artifacts(folder, fit, scalar, trained, OPTIMIZERS[optimizer])
+        with replacing_folder(target) as folder:
+            write_artifacts(folder, fit, scalar, trained, OPTIMIZERS[options.optimizer])
             session = runtime.session(serialize(fit))
-            feed = _example(runtime, form, terms[0], session, seed)
+            feed = _example(runtime, form, terms[0], session, options.seed)
             training = Training(runtime, folder)
             found = _loss(training, session, scalar, feed)
             error = _compare(runtime, graph, scalar, trained, feed, training)
             _step(training, trained, masks)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            os.replace(folder, target)
     except OSError as problem:
-        raise OptionError(f"cannot write {output}: {problem.strerror or problem}") from problem
+        raise OptionError(f"cannot write {options.output}: {problem.strerror or problem}") from problem
     return Artifacts(
         model=name,
-        output=str(output),
+        output=str(options.output),
         files=FILES,
         bytes=size,
         inputs=training.inputs,
@@ -161,8 +137,8 @@ def _trained(model: ir.Model, terms: Sequence[Term], patterns: Sequence[str]) ->
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise OptionError(
-                f"--requires-grad {pattern!r} matches no weight that influences the loss: run inspect to see "
-                "their names"
+                f"{named('requires_grad')} {pattern!r} matches no weight that influences the loss: "
+                "run inspect to see their names"
             )
     if patterns:
         names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

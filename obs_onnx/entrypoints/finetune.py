@@ -6,31 +6,32 @@ come back.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
+from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import jsonable
-from obs_onnx.io.onnx_file import load_model, open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
+from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import DataError, OptionError, VerificationError
 from obs_onnx.passes.graph.set_weights import SetWeights
-from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.loop import Point, Settings, zero_masks
-from obs_onnx.training.objective import choose_objective
+from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
+from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
 from obs_onnx.training.settings import choose_optimizer
 
@@ -55,6 +56,7 @@ class FinetuneReport:
         masked: number of weights that were zero and still are.
         seconds: in all.
         notes: what the reader should know.
+        options: what was asked for, where it is not the default.
     """
 
     model: str
@@ -70,6 +72,7 @@ class FinetuneReport:
     masked: int
     seconds: float
     notes: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
     schema: int = 1
 
     def to_json(self) -> object:
@@ -85,36 +88,8 @@ class Finetuned:
     report: FinetuneReport
 
 
-def finetune(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    data: Any,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    steps: int,
-    labels: str | None = None,
-    teacher: str | os.PathLike[str] | ir.Model | onnx.ModelProto | None = None,
-    mix: float = 0.5,
-    held_out: Any = None,
-    batch: int = 64,
-    lr: float | None = None,
-    optimizer: str | None = None,
-    warmup: int | None = None,
-    momentum: float = 0.9,
-    weight_decay: float | None = None,
-    evaluations: int = 20,
-    patience: int | None = None,
-    keep_zeros: bool = True,
-    fold: bool = True,
-    trainer: str = "graph",
-    augment: str = "",
-    seed: int = 0,
-    checkpoint: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    threads: int | None = None,
-    custom_ops: Sequence[str] = (),
-    custom_domains: Sequence[str] = (),
-    progress: Progress = quiet,
-) -> Finetuned:
+@takes(FinetuneOptions)
+def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     """Train a model.
 
     Weights and biases of layers, and scales and shifts of normalizations, are trained. The weights with the
@@ -122,112 +97,128 @@ def finetune(
 
     Args:
         model: a file, or a model in memory (which is not changed).
-        data: what to learn from, see :func:`obs_onnx.data.open_source.open_source`.
-        output: file to write; None for none.
-        steps: updates.
-        labels: name of the labels in the data; by default ``labels``. They are learnt where there is no
-            teacher, or where this argument is given.
-        teacher: a model with the same inputs and outputs, usually the dense one, whose outputs are learnt.
-        mix: share of the labels in the loss where there is a teacher, too.
-        held_out: data to measure on; by default one sample of eight of ``data``.
-        batch: samples of one step, where the model's batch is free.
-        lr: largest learning rate; by default 1e-3, for Adam and AdamW 2e-4.
-        optimizer: ``foof`` (the default of the trainer graph), ``adamw`` (that of ort-training), ``adam`` or
-            ``sgd``; see :mod:`obs_onnx.passes.autodiff.optimizers`.
-        warmup: steps until the rate is at its largest; it then falls to zero along a cosine.
-        momentum: of SGD and FOOF.
-        weight_decay: of weights with two axes or more; by default 1e-2 for AdamW and 0 for the others.
-        evaluations: how often the held-out loss is measured.
-        patience: evaluations in a row without a better one after which training stops; by default it goes
-            on, because most of the improvement comes while the learning rate falls.
-        keep_zeros: zeros in weights of layers stay zeros.
-        fold: fold BatchNormalization into the weights first; otherwise its scale and shift are trained, with
-            the statistics as they are.
-        trainer: the engine: ``graph``, one graph of standard operators, or ``ort-training``, which needs the
-            package onnxruntime-training.
-        augment: random views of the images of a batch, ``flip``, ``crop``, ``flip,crop=1`` ...; see
-            :mod:`obs_onnx.training.augment`.
-        seed: of the order of the samples.
-        checkpoint: file to save the run in.
-        resume: go on from ``checkpoint`` if it exists.
-        threads: of one operator.
-        custom_ops: libraries with custom operators.
-        custom_domains: domains of operators that those libraries bring.
-        progress: see :mod:`obs_onnx.progress`.
+        options: see :class:`obs_onnx.entrypoints.options.finetune.FinetuneOptions`.
 
     Raises:
         ModelError, DataError, OptionError: bad input; nothing is written.
         VerificationError: a zero came back; nothing is written.
     """
     begin = time.perf_counter()
-    settings = Settings(
-        steps,
-        batch,
-        choose_optimizer(optimizer, trainer),
-        lr,
-        warmup,
-        momentum,
-        weight_decay,
-        seed,
-        evaluations,
-        patience,
-        trainer,
-        augment,
-    )
-    original, name, path = open_model(model, custom_domains)
-    for target in (output, checkpoint):
-        if target is not None:
-            check_writable(target)
-    if output is not None and path is not None and Path(output).resolve() == path.resolve():
-        raise OptionError(f"{output} is the model itself: choose another output")
-    if resume and checkpoint is None:
-        raise OptionError("--resume goes on from a checkpoint: give --checkpoint PATH, too")
-    runtime = OrtRuntime(None, threads, tuple(custom_ops), spinning=False)
-    stored = _formed(original, fold)
-    student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
-    source = open_source(data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
-    fit, judged = _parts(source, held_out, session, batch, labels, seed)
-    dense, teacher_name = _teacher(runtime, teacher, session, custom_domains)
-    learnt = dense is None or labels is not None
-    if learnt and not source.has_labels:
-        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    answer = (dense or session).run(next(iter(fit)))
-    objective = choose_objective(student, answer, labels=learnt, teacher=dense is not None, mix=mix)
+    settings = _settings(options)
+    original, name, path = open_model(model, options.custom_domains)
+    _check_files(path, options)
+    runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
+    stored = canonicalize(original) if options.fold else unfolded(original)
+    lesson = _prepared(runtime, stored, options)
     found = retrain(
         runtime,
-        student,
-        objective,
-        fit,
+        lesson.student,
+        lesson.objective,
+        lesson.fit,
         settings,
-        held_out=judged,
-        teacher=dense,
-        keep_zeros=keep_zeros,
-        progress=progress,
-        checkpoint=checkpoint,
-        resume=resume,
+        held_out=lesson.judged,
+        teacher=lesson.teacher,
+        keep_zeros=options.keep_zeros,
+        progress=options.progress,
+        checkpoint=options.checkpoint,
+        resume=options.resume,
     )
     result = SetWeights(found.weights)(stored.clone()).model
-    masks = zero_masks(student, list(found.weights)) if keep_zeros else {}
-    _check_zeros(result, masks)
-    if output is not None:
+    masks = zero_masks(lesson.student, list(found.weights)) if options.keep_zeros else {}
+    _write(runtime, result, masks, next(iter(lesson.fit)), options)
+    return Finetuned(result, _report(name, lesson, settings, found, options, begin))
 
-        def check(written: Path) -> None:
-            again = load_model(written, custom_domains=custom_domains)
-            _check_zeros(again, masks)
-            runtime.session(serialize(runnable(runtime, again)[0])).run(next(iter(fit)))
 
-        save_model(result, output, check)
+@dataclass(frozen=True)
+class _Lesson:
+    """What a model is trained on.
+
+    Attributes:
+        student: the model in a form that can be trained.
+        objective: the loss.
+        fit, judged: data to learn from, and to measure on.
+        teacher, taught_by: session and name of the teacher.
+        labelled: the labels are learnt.
+        notes: what the reader should know.
+    """
+
+    student: ir.Model
+    objective: Objective
+    fit: Source
+    judged: Source | None
+    teacher: Session | None
+    taught_by: str | None
+    labelled: bool
+    notes: tuple[str, ...]
+
+
+def _check_files(model: Path | None, options: FinetuneOptions) -> None:
+    output = options.output
+    for target in (output, options.checkpoint):
+        if target is not None:
+            check_writable(target)
+    if output is not None and model is not None and Path(output).resolve() == model.resolve():
+        raise OptionError(f"{output} is the model itself: choose another output")
+
+
+def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -> _Lesson:
+    """Open the data and the teacher, and choose the loss."""
+    batch, labels, seed = options.batch, options.labels, options.seed
+    student, copied = runnable(runtime, stored)
+    session = runtime.session(serialize(student))
+    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+    fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
+    dense, name = _teacher(runtime, options.teacher, session, options.custom_domains)
+    labelled = dense is None or labels is not None
+    if labelled and not source.has_labels:
+        raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
+    answer = (dense or session).run(next(iter(fit)))
+    objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=options.mix)
     notes = list(source.notes)
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
     if copied:
         notes.append("trained on a float32 copy of the bfloat16 model")
-    report = FinetuneReport(
+    return _Lesson(student, objective, fit, judged, dense, name, labelled, tuple(notes))
+
+
+def _write(
+    runtime: OrtRuntime,
+    result: ir.Model,
+    masks: Mapping[str, NDArray[np.bool_]],
+    feed: Feed,
+    options: FinetuneOptions,
+) -> None:
+    """Check that the zeros are there, and write the model if its file has them, too, and runs.
+
+    Raises:
+        VerificationError: a zero came back.
+    """
+    _check_zeros(result, masks)
+    if options.output is None:
+        return
+
+    def check(written: Path) -> None:
+        again = load_model(written, custom_domains=options.custom_domains)
+        _check_zeros(again, masks)
+        runtime.session(serialize(runnable(runtime, again)[0])).run(feed)
+
+    save_model(result, options.output, check)
+
+
+def _report(
+    name: str,
+    lesson: _Lesson,
+    settings: Settings,
+    found: Trained,
+    options: FinetuneOptions,
+    begin: float,
+) -> FinetuneReport:
+    return FinetuneReport(
         model=name,
-        output=None if output is None else str(output),
-        teacher=teacher_name,
-        labels=learnt,
+        output=None if options.output is None else str(options.output),
+        teacher=lesson.taught_by,
+        labels=lesson.labelled,
         settings=settings,
         before=found.before,
         after=found.after,
@@ -236,17 +227,30 @@ def finetune(
         ms_per_step=1000 * found.seconds / max(found.steps, 1),
         masked=found.masked,
         seconds=time.perf_counter() - begin,
-        notes=tuple(notes),
+        notes=lesson.notes,
+        options=asked(options),
     )
-    return Finetuned(result, report)
 
 
-def _formed(original: ir.Model, fold: bool) -> ir.Model:
-    return canonicalize(original) if fold else unfolded(original)
+def _settings(options: FinetuneOptions) -> Settings:
+    return Settings(
+        options.steps,
+        options.batch,
+        choose_optimizer(options.optimizer, options.trainer),
+        options.lr,
+        options.warmup,
+        options.momentum,
+        options.weight_decay,
+        options.seed,
+        options.evaluations,
+        options.patience,
+        options.trainer,
+        options.augment,
+    )
 
 
 def _parts(
-    source: Source, held_out: Any, session: Session, batch: int, labels: str | None, seed: int
+    source: Source, held_out: object, session: Session, batch: int, labels: str | None, seed: int
 ) -> tuple[Source, Source | None]:
     if held_out is not None:
         return source, open_source(held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
@@ -256,7 +260,7 @@ def _parts(
 
 
 def _teacher(
-    runtime: OrtRuntime, teacher: Any, student: Session, custom_domains: Sequence[str]
+    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, custom_domains: Sequence[str]
 ) -> tuple[Session | None, str | None]:
     if teacher is None:
         return None, None
@@ -270,7 +274,7 @@ def _teacher(
     return dense, name
 
 
-def _check_zeros(model: ir.Model, masks: dict[str, Any]) -> None:
+def _check_zeros(model: ir.Model, masks: Mapping[str, NDArray[np.bool_]]) -> None:
     """Every masked weight is zero in ``model``.
 
     Raises:

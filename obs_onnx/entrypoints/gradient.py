@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
+from obs_onnx.entrypoints.options.gradient import GradientOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.atomic_files import check_writable
-from obs_onnx.io.onnx_file import open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.canonicalize import plain
@@ -21,15 +22,8 @@ from obs_onnx.passes.shapes.infer_shapes import InferShapes
 __all__ = ["gradient"]
 
 
-def gradient(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    output: str | os.PathLike[str] | None = None,
-    *,
-    loss: str = "cross_entropy",
-    hvp: bool = False,
-    wrt: Sequence[str] | None = None,
-    custom_domains: Collection[str] = (),
-) -> ir.Model:
+@takes(GradientOptions)
+def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
     """Add a loss and its gradients to a model.
 
     The result has the extra outputs ``loss`` and ``<initializer>.grad``, with ``hvp`` also an extra input
@@ -40,30 +34,26 @@ def gradient(
     those of ``model``, with their names and shapes.
 
     Args:
-        model: a file, or a model in memory (which is not changed). output: file to write. loss: one of
-        :data:`obs_onnx.passes.autodiff.losses.LOSSES` (``sum_of_squares`` is half the squared norm of the
-            first output), or the name of a scalar of the model.
-        hvp: Hessian-vector products, too.
-        wrt: names of initializers; by default all of floating-point type that influence the loss, scalars
-            left out.
-        custom_domains: domains of operators that only the runtime knows.
+        model: a file, or a model in memory (which is not changed).
+        options: see :class:`obs_onnx.entrypoints.options.gradient.GradientOptions`.
 
     Raises:
         ModelError: the model cannot be read, or cannot be differentiated.
         OptionError: ``output`` cannot be written, or is the model itself.
     """
-    original, name, path = open_model(model, tuple(custom_domains))
+    output, wrt = options.output, options.wrt
+    original, name, path = open_model(model, options.custom_domains)
     if output is not None:
         check_writable(output)
         if path is not None and Path(output).resolve() == path.resolve():
             raise OptionError(f"{output} is the model itself: choose another output")
     result = modernize(plain(original), plain)
     InferShapes().call(result)
-    scalar = append_loss(result, loss)
+    scalar = append_loss(result, options.loss)
     wanted = list(wrt) if wrt is not None else _own(original, weights(result, scalar))
     if not wanted:
         raise GradientError(f"no initializer of {name} influences {scalar!r} by any differentiable way")
-    (HessianVectorProduct if hvp else Gradient)(scalar, wanted).call(result)
+    (HessianVectorProduct if options.hvp else Gradient)(scalar, wanted).call(result)
     _name_loss(result, scalar)
     _check(result)
     if output is not None:

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import psutil
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
-from obs_onnx.allocation.regularizers import check_regularizers, penalties, regularizers
+from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, penalties, regularizers
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.open_source import open_source
+from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.onnx_file import open_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import LatencyTable, measure_table
+from obs_onnx.option import asked
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.coupling import Group, couple
 from obs_onnx.passes.channels.places import produced
 from obs_onnx.passes.costs.model_costs import Cost
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
-from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.machine import activation_budget
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -67,7 +66,7 @@ class ScoredGroup:
 
 @dataclass(frozen=True)
 class Scores:
-    """What :func:`score` returns."""
+    """What :func:`score` returns; ``options`` is what was asked for, where it is not the default."""
 
     model: str
     criterion: str
@@ -76,6 +75,7 @@ class Scores:
     regularize: Mapping[str, float]
     seconds: Mapping[str, float]
     notes: tuple[str, ...] = ()
+    options: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def spearman(self) -> dict[str, Any] | None:
@@ -119,63 +119,53 @@ class Scores:
             "frozen": self.frozen,
             "seconds": self.seconds,
             "notes": self.notes,
+            "options": self.options,
         }
         return found if self.spearman is None else {**found, "spearman": self.spearman}
+
+
+@dataclass(frozen=True)
+class Oracle:
+    """What every channel does to the loss, measured.
+
+    Attributes:
+        changes: absolute change when a channel alone is removed without compensation, by group: (channels,).
+        seconds: that it took.
+    """
+
+    changes: Mapping[int, Float]
+    seconds: float
 
 
 class Scorer:
     """A model and its data, to be judged by several criteria.
 
     Args:
-        model: a file, or a model in memory (which is not changed). calib: data, see
-        :func:`obs_onnx.data.open_source.open_source`; by default ``<stem>.calib.npz`` beside the model.
-        labels: name of the labels in ``calib``; by default ``labels`` if there are any. Without labels the
-            model is its own teacher, see :mod:`obs_onnx.criteria.reference_loss`.
-        protect: shell patterns of weight or node names whose channels are left alone.
-        damping: of second moments, for criterion ``obs``.
-        runtime, threads: where the model runs, see :func:`obs_onnx.runtimes.open_runtime`.
-        memory: bytes that activations may take; by default half of what is free.
-        custom_ops: libraries with custom operators.
-        custom_domains: domains of operators that those libraries bring.
-        seed: of everything random.
-        progress: see :mod:`obs_onnx.progress`.
+        model: a file, or a model in memory (which is not changed).
+        options: about data and runtime. Without labels the model is its own teacher, see
+            :mod:`obs_onnx.criteria.reference_loss`.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-        calib: Any = None,
-        *,
-        labels: str | None = None,
-        protect: Sequence[str] = (),
-        damping: float = 1e-2,
-        runtime: str = "onnxruntime",
-        threads: int | None = None,
-        memory: int | None = None,
-        custom_ops: Sequence[str] = (),
-        custom_domains: Sequence[str] = (),
-        seed: int = 0,
-        progress: Progress = quiet,
-    ) -> None:
-        original, self._name, path = open_model(model, custom_domains)
-        where = open_runtime(runtime, threads, custom_ops)
+    def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
+        original, self._name, path = open_model(model, options.custom_domains)
+        where = open_runtime(options.runtime, options.threads, options.custom_ops)
         dense, copied = runnable(where, prepare(original))
-        self._coupling = couple(dense, protect)
+        self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:
             raise OptionError(
                 f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
             )
         source = open_source(
-            calibration_of(calib, path),
+            calibration_of(options.calib, path),
             where.session(serialize(dense)).inputs,
             batch_size=_BATCH,
-            labels_key=labels,
-            seed=seed,
+            labels_key=options.labels,
+            seed=options.seed,
         )
-        self._layers, self._progress = find_layers(dense)[0], progress
+        self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(
             where,
             dense,
@@ -183,20 +173,19 @@ class Scorer:
             self._layers,
             plan_stages(dense, self._layers),
             source,
-            budget=memory or psutil.virtual_memory().available // 2,
-            damping=damping,
-            seed=seed,
+            budget=activation_budget(options.memory),
+            damping=options.damping,
+            seed=options.seed,
         )
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         self._demand = measured(where, dense, self._sample)
-        self._notes = [*source.notes]
-        if not source.has_labels:
-            self._notes.append("no labels: the loss compares with the model's own outputs")
-        if copied:
-            self._notes.append(
-                f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
-            )
-        self._seconds: dict[str, float] = {}
+        unlabelled = "no labels: the loss compares with the model's own outputs"
+        short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
+        self._notes = (
+            *source.notes,
+            *(() if source.has_labels else (unlabelled,)),
+            *((short,) if copied else ()),
+        )
 
     @cached_property
     def costs(self) -> Mapping[str, Cost]:
@@ -211,96 +200,93 @@ class Scorer:
 
     def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
         groups = self._coupling.groups
-        if "latency" not in weights:
+        timed = [name for name in weights if REGULARIZERS[name].timed]
+        if not timed:
             return penalties(weights, self.costs, groups)
-        return penalties(weights, {**self.costs, "latency": self.latency.cost}, groups, self.latency.quanta)
+        costs = {**self.costs, **dict.fromkeys(timed, self.latency.cost)}
+        return penalties(weights, costs, groups, self.latency.quanta)
 
     @cached_property
-    def oracle(self) -> Mapping[int, Float]:
-        """Absolute change of the loss when a channel alone is removed without compensation, by group."""
+    def oracle(self) -> Oracle:
+        """What every channel does to the loss, measured."""
         start = time.perf_counter()
         with self._progress.stage("oracle", sum(group.n for group in self._coupling.groups)) as advance:
-            changes = self._evidence.gates.removals(advance)
-        self._seconds["oracle"] = time.perf_counter() - start
-        return {group: np.abs(change) for group, change in changes.items()}
+            found = self._evidence.gates.removals(advance)
+        changes = {group: np.abs(change) for group, change in found.items()}
+        return Oracle(changes, time.perf_counter() - start)
 
     def scores(
         self, criterion: str, *, oracle: bool = False, regularize: Mapping[str, float] | None = None
     ) -> Scores:
         """Scores of all channels; arguments as for :func:`score`."""
         check_regularizers(regularize or {})
-        if criterion not in CRITERIA:
-            raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
-        truth = self.oracle if oracle or criterion == "oracle" else None
+        _check_criterion(criterion)
+        exhaustive = CRITERIA[criterion].exhaustive
+        truth = self.oracle if oracle or exhaustive else None
         start = time.perf_counter()
         off, found = self._penalties(regularize or {}), []
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
-                if truth is not None and criterion == "oracle":
-                    raw = truth[group.id]
+                change = None if truth is None else truth.changes[group.id]
+                if change is not None and exhaustive:
+                    raw = change
                 else:
                     raw = CRITERIA[criterion](self._evidence, group)
-                makers = [y for y in self._layers if produced(self._coupling, group, y) is not None]
-                found.append(
-                    ScoredGroup(
-                        group.name,
-                        tuple(layer.name for layer in makers),
-                        any("Conv" in layer.op_type for layer in makers),
-                        raw,
-                        unit(raw) - off[group.id],
-                        truth[group.id] if oracle and truth is not None else None,
-                    )
-                )
+                found.append(self._scored(group, raw, off[group.id], change if oracle else None))
                 self._evidence.forget(group)
                 advance(1)
+        seconds = {} if truth is None else {"oracle": truth.seconds}
         return Scores(
             self._name,
             criterion,
             tuple(found),
             tuple(self._coupling.frozen),
             dict(regularize or {}),
-            {**self._seconds, "criterion": time.perf_counter() - start},
-            tuple(self._notes),
+            {**seconds, "criterion": time.perf_counter() - start},
+            self._notes,
+        )
+
+    def _scored(self, group: Group, raw: Float, off: float, oracle: Float | None) -> ScoredGroup:
+        makers = [layer for layer in self._layers if produced(self._coupling, group, layer) is not None]
+        return ScoredGroup(
+            group.name,
+            tuple(layer.name for layer in makers),
+            any("Conv" in layer.op_type for layer in makers),
+            raw,
+            unit(raw) - off,
+            oracle,
         )
 
 
-def score(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto,
-    *,
-    calib: Any = None,
-    criterion: str = "taylor",
-    oracle: bool = False,
-    regularize: Mapping[str, float] | None = None,
-    **options: Any,
-) -> Scores:
+@takes(ScoreOptions)
+def score(model: ModelLike, options: ScoreOptions) -> Scores:
     """Score all channels of a model.
 
     Args:
-        model: a file, or a model in memory (which is not changed). calib: data; by default
-        ``<stem>.calib.npz`` beside the model. criterion: a name in
-        :data:`obs_onnx.criteria.channels.CRITERIA`; ``oracle`` scores by the oracle itself. oracle: also
-        remove every channel by itself, without compensation, and measure the loss (on 2,048
-            samples at most).
-        regularize: taken off a channel's normalised score for what goes with it (Molchanov et al. 2017,
-            section 2.2): ``flops`` for every million, ``memory`` and ``bandwidth`` for every megabyte,
-            ``latency`` for every millisecond; see :mod:`obs_onnx.allocation.regularizers`.
-        options: labels, protect, runtime ...: see :class:`Scorer`.
+        model: a file, or a model in memory (which is not changed).
+        options: see :class:`obs_onnx.entrypoints.options.score.ScoreOptions`.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input. A criterion that needs gradients
             of a model that cannot be differentiated is a GradientError that names operator and node.
     """
+    _check_criterion(options.criterion)
+    scorer = Scorer(model, options)
+    found = scorer.scores(options.criterion, oracle=options.oracle, regularize=options.regularize)
+    return replace(found, options=asked(options))
+
+
+def _check_criterion(criterion: str) -> None:
     if criterion not in CRITERIA:
-        raise OptionError(f"criterion {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
-    return Scorer(model, calib, **options).scores(criterion, oracle=oracle, regularize=regularize)
+        raise OptionError(f"{named('criterion')} {criterion!r} is unknown: use one of {', '.join(CRITERIA)}")
 
 
 def spearman(a: Float, b: Float) -> float | None:
     """Rank correlation, ties at their mean rank; None where one of the two does not vary."""
-    x, y = rankdata(a), rankdata(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size > 0 else None
+    if any(np.all(scores == scores[0]) for scores in (a, b)):
+        return None
+    found = float(spearmanr(a, b).statistic)
+    return found if np.isfinite(found) else None
 
 
 def _together(groups: Sequence[ScoredGroup]) -> dict[str, float | None] | None:

@@ -10,18 +10,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.results.pruning import Figures
-from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values
 
-__all__ = ["compressed_bytes", "figures", "measured_macs"]
-
-
-def measured_macs(runtime: Runtime, model: ir.Model, sample: Values) -> int:
-    """Multiply-accumulates of one run on ``sample``."""
-    return measured(runtime, model, sample).macs
+__all__ = ["compressed_bytes", "figures"]
 
 
 def figures(

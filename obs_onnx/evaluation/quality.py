@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, Feed, is_float
 from obs_onnx.data.open_source import Source
-from obs_onnx.evaluation.class_scores import classes_of, scores_of
+from obs_onnx.evaluation.class_scores import classes_of, find_class_scores, rows_of
 from obs_onnx.passes.errors import DataError
 from obs_onnx.runtimes import Session
 
@@ -83,17 +83,17 @@ class Tally:
         Raises:
             DataError: labels or reference outputs that do not fit.
         """
-        scores = scores_of(outputs)
-        classes = classes_of(outputs, scores)
+        classes = classes_of(outputs)
         self._samples += 1 if classes is None else len(classes)
         if labels is not None and classes is not None:
-            self._add_labels(labels, classes, scores)
+            found = find_class_scores(outputs)
+            self._add_labels(labels, classes, None if found is None else rows_of(outputs[found.name]))
         if reference is not None:
             for name, output in outputs.items():
                 if name in free and output.shape != reference[name].shape:
                     output = np.zeros_like(reference[name])
                 self._add_error(name, output, reference[name])
-            theirs = classes_of(reference, scores_of(reference))
+            theirs = classes_of(reference)
             if classes is not None and theirs is not None:
                 both = min(len(classes), len(theirs))
                 self._same += int((classes[:both] == theirs[:both]).sum())

@@ -8,10 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    pass
 from obs_onnx.io.atomic_files import write_text
 
 __all__ = ["jsonable", "write_json"]

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator
 import onnx
 import onnx_ir as ir
 
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, named
 
 __all__ = ["check_graph", "check_operators", "check_opset", "check_tensors", "tensor_bytes", "tensors_of"]
 
@@ -85,7 +85,7 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
         if not known and (node.domain, node.op_type) not in functions:
             raise ModelError(
                 f"{where} needs a custom operator: node {node.name!r} is {node.domain}::{node.op_type}; "
-                "register the library that implements it with --custom-ops"
+                f"register the library that implements it with {named('custom_ops')}"
             )
 
 

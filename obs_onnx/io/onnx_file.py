@@ -19,9 +19,13 @@ import onnx_ir as ir
 
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
 
-__all__ = ["from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+__all__ = ["ModelLike", "from_proto", "load_model", "open_model", "parse", "save_model", "serialize"]
+
+ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
+"""A model as it may be given: its file, or a model in memory."""
 
 _PROTOBUF_BYTES = 2**31 - 1
 _EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with external data
@@ -102,7 +106,7 @@ def from_proto(
     for graph in graphs:
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
     for name in sparse:
-        model.graph.initializers[name].meta["sparse"] = True
+        model.graph.initializers[name].meta[SPARSE] = True
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model)):
         model.graph.meta[_EXTERNAL] = True
     return model
@@ -269,9 +273,7 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
     return onnx.numpy_helper.from_array(dense, sparse.values.name)
 
 
-def open_model(
-    model: str | os.PathLike[str] | ir.Model | onnx.ModelProto, custom_domains: Sequence[str]
-) -> tuple[ir.Model, str, Path | None]:
+def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:
     """The model, its name for people, and its file if there is one."""
     if isinstance(model, ir.Model):
         return model, model.graph.name or "model", None

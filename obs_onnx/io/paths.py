@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["calibration_of", "destination_of", "int8_path", "keep_path", "new_folder"]
 
@@ -58,7 +58,9 @@ def calibration_of(calib: Any, path: Path | None) -> Any:
     if neighbour is not None and neighbour.exists():
         return neighbour
     beside = "" if neighbour is None else f" or put {neighbour.name} beside the model"
-    raise OptionError(f"no calibration data: give --calib SRC{beside} (random:256 only to try things out)")
+    raise OptionError(
+        f"no calibration data: give {named('calib')}{beside} (random:256 only to try things out)"
+    )
 
 
 def int8_path(destination: Path) -> Path:

@@ -19,6 +19,9 @@ from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
+
+from obs_onnx.io.atomic_files import replacing
 
 __all__ = ["LatencyCache", "cache_folder", "signature"]
 
@@ -30,11 +33,14 @@ _Known = dict[str, tuple[float, int]]
 
 
 def cache_folder() -> Path:
-    """``OBS_ONNX_CACHE``, or ``obs-onnx`` in the user's cache folder (``XDG_CACHE_HOME``, ``~/.cache``)."""
+    """``OBS_ONNX_CACHE``, or the folder ``obs-onnx`` where the system keeps the user's caches.
+
+    On Linux that is below ``XDG_CACHE_HOME`` or ``~/.cache``.
+    """
     if given := os.environ.get("OBS_ONNX_CACHE"):
         return Path(given)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "obs-onnx"
+        return user_cache_path("obs-onnx", appauthor=False)
     except RuntimeError:  # a user without a home
         return Path(tempfile.gettempdir()) / "obs-onnx"
 
@@ -156,13 +162,8 @@ class LatencyCache:
                 return
         latest = list(self._read().items())[-self._entries :]
         lines = [json.dumps(self._place), *(json.dumps([key, *found]) for key, found in latest)]
-        number, name = tempfile.mkstemp(suffix=".tmp", dir=self.path.parent)
-        try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write("\n".join([*lines, ""]))
-            os.replace(name, self.path)
-        except OSError:
-            os.unlink(name)
+        with replacing(self.path) as new:
+            new.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
     def _read(self) -> _Known:
         """All entries, those written last at the end; several of one signature are taken together."""

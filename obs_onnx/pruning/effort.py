@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from obs_onnx.passes.layers.layer import Layer
 
-__all__ = ["EFFORTS", "REFIT_SAMPLES", "Effort"]
+__all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
 
 MOST_LEVELS = 8
@@ -92,6 +92,19 @@ class Effort:
         samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
         once = samples * macs / 2 + nodes * _MACS_PER_NODE
         return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What measuring may take.
+
+    Attributes:
+        effort: how much is measured.
+        memory: bytes of activations in memory.
+    """
+
+    effort: Effort
+    memory: int
 
 
 EFFORTS = {

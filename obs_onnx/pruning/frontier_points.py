@@ -2,62 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
+from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
-from obs_onnx.pruning.channels.search import ChannelTrials
-from obs_onnx.pruning.inputs import PruningInputs
-from obs_onnx.pruning.mode import Finished
+from obs_onnx.pruning.channels.plan import ChannelPlan
+from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.inputs import Inputs
+from obs_onnx.pruning.proof import Proven, verify
+from obs_onnx.pruning.strategy import Finished
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Point
 from obs_onnx.results.pruning import Latency
-from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["Candidate", "checked", "costs_of", "loss_of", "measured_points", "shared_notes"]
-
-_MEASURES: Mapping[str, tuple[str, ...]] = {
-    "latency": ("ratio", "latency_ms"),
-    "macs": ("macs",),
-    "params": ("parameters",),
-    "size": ("file_bytes",),
-    "ram": ("peak_activation_bytes",),
-}
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An attempt that kept its promises; what was only needed to make it is gone."""
+    """An attempt that kept its promises; what was only needed to make it is gone.
 
-    attempt: ChannelAttempt
-    finished: Finished
-    expected: Values
+    Attributes:
+        proven: the attempt, checked.
+        notes: on it.
+    """
+
+    proven: Proven[ChannelAttempt]
     notes: tuple[str, ...]
 
+    @property
+    def attempt(self) -> ChannelAttempt:
+        """What was checked."""
+        return self.proven.result.attempt
 
-def checked(given: PruningInputs, study: ChannelTrials, attempt: ChannelAttempt) -> Candidate:
+    @property
+    def result(self) -> Finished[ChannelAttempt]:
+        """The model to be written, and what goes with it."""
+        return self.proven.result
+
+
+def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Candidate:
     """An attempt with its promises checked.
 
     Raises:
         VerificationError: one is broken.
     """
-    finished, expected = given.finish(study, attempt, Targets())
-    general = set() if study.stopwatch is None else set(study.stopwatch.notes)
+    finished = plan.finish(task, attempt, Targets())
+    finished = replace(finished, attempt=replace(attempt, tensors={}))
+    stopwatch = task.calibrated.stopwatch
+    general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    return Candidate(replace(attempt, tensors={}), finished, expected, notes)
+    return Candidate(verify(finished, task.calibrated, task.recorder), notes)
 
 
 def measured_points(
-    given: PruningInputs, candidates: Sequence[Candidate], timing: Benchmark | None
+    inputs: Inputs, calibrated: Calibrated, candidates: Sequence[Candidate], timing: Benchmark | None
 ) -> tuple[Point, list[Point]]:
     """The dense model and all candidates, measured."""
-    demands = [given.demand, *(measured(given.where, c.attempt.model, given.sample) for c in candidates)]
-    models = [given.opened.model, *(c.finished.model for c in candidates)]
+    dense, sample = calibrated.dense, calibrated.data.sample
+    demands = [dense.cost, *(measured(dense.runtime, c.attempt.model, sample) for c in candidates)]
+    models = [inputs.model, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]
     known = qualities[0] if qualities else Evaluation(0)
     itself = Evaluation(
@@ -86,7 +96,7 @@ def measured_points(
                 file_bytes=len(serialize(one)),
                 output_error=quality.output_error,
                 agreement=quality.agreement,
-                accuracy=None if given.accuracy is None or drop is None else given.accuracy - drop,
+                accuracy=None if dense.accuracy is None or drop is None else dense.accuracy - drop,
                 notes=notes,
             )
         )
@@ -95,13 +105,13 @@ def measured_points(
 
 def loss_of(point: Point, by: str) -> float:
     """What is traded for the cost; inf if nobody knows."""
-    value = point.output_error if by == "error" or point.accuracy is None else -point.accuracy
-    return float("inf") if value is None else value
+    losses = (TRADED[by].lost(point), ERROR.lost(point))
+    return next((loss for loss in losses if loss is not None), float("inf"))
 
 
 def costs_of(cost: str, point: Point) -> list[float]:
     """What was measured of a cost at last."""
-    return [getattr(point, name) for name in _MEASURES[cost]]
+    return [value for value in TARGETS[cost].measures(point) if value is not None]
 
 
 def shared_notes(candidates: Sequence[Candidate]) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.amounts import Amount
+from obs_onnx.allocation.targets import TARGETS, Targets
 from obs_onnx.progress import Advance
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.frontier_points import Candidate
 from obs_onnx.results.frontier import undominated
 
 __all__ = ["FrontierSearch", "target"]
@@ -24,23 +25,26 @@ class FrontierSearch:
 
     Attributes:
         part: groups with their curves.
-        cost: a name in :data:`obs_onnx.allocation.targets.COSTS`.
+        cost: name of a target that limits a cost.
         loss: of an attempt, what is traded for the cost.
-        settle: called with each new attempt; what it returns is remembered.
-        found: attempts so far, all different.
+        check: checks the promises of a new attempt.
+        found: candidates so far, all different.
     """
 
     part: Round
     cost: str
     loss: Callable[[ChannelAttempt], float]
-    settle: Callable[[ChannelAttempt], ChannelAttempt] = lambda attempt: attempt
-    found: list[ChannelAttempt] = field(default_factory=list)
-    _spans: list[tuple[float, float]] = field(default_factory=list)
+    check: Callable[[ChannelAttempt], Candidate]
+    found: list[Candidate] = field(default_factory=list, init=False)
+    _spans: list[tuple[float, float]] = field(default_factory=list, init=False)
 
     def share(self, attempt: ChannelAttempt) -> float:
         """Cost of an attempt as a share of the dense model's."""
-        value = attempt.costs[self.cost]
-        return value / self.part.study.dense_bytes if self.cost == "size" else value
+        return attempt.costs[self.cost] / self.part.task.costs.whole(TARGETS[self.cost])
+
+    def share_of(self, candidate: Candidate) -> float:
+        """The same of a candidate."""
+        return self.share(candidate.attempt)
 
     def run(self, least: float, points: int, more: int, advance: Advance) -> None:
         """Make attempts.
@@ -54,7 +58,7 @@ class FrontierSearch:
         self._reach(least, advance)
         if not self.found:
             return
-        lowest = max(self.share(self.found[0]), least)
+        lowest = max(self.share_of(self.found[0]), least)
         steps = min(points, max(int(math.log(lowest) / -math.log(_NEAR)), 1))
         for number in range(steps - 1, 0, -1):
             self._reach(lowest ** (number / steps), advance)
@@ -63,21 +67,20 @@ class FrontierSearch:
                 return
             self._reach(limit, advance)
 
-    def best(self) -> list[ChannelAttempt]:
-        """Attempts that neither another one nor the dense model dominates."""
-        losses = [0.0, *map(self.loss, self.found)]
-        shares = [(1.0,), *((self.share(one),) for one in self.found)]
+    def best(self) -> list[Candidate]:
+        """Candidates that neither another one nor the dense model dominates."""
+        losses = [0.0, *(self.loss(one.attempt) for one in self.found)]
+        shares = [(1.0,), *((self.share_of(one),) for one in self.found)]
         kept = undominated(losses, shares)[1:]
         return [one for one, good in zip(self.found, kept, strict=True) if good]
 
     def _reach(self, share: float, advance: Advance) -> None:
-        study = self.part.study
-        attempt = self.part.reach(study.limits(target(self.cost, share)))
+        attempt = self.part.reach(self.part.task.costs.limits(target(self.cost, share)))
         low, high = sorted((share, self.share(attempt)))
         self._spans.append((low, high))
-        known = any(_alike(attempt, one) for one in self.found)
+        known = any(_alike(attempt, one.attempt) for one in self.found)
         if not known and (attempt.left_out or not all(mask.all() for mask in attempt.keep.values())):
-            self.found.append(self.settle(attempt))
+            self.found.append(self.check(attempt))
         advance(1)
 
     def _gap(self) -> float | None:
@@ -97,8 +100,7 @@ class FrontierSearch:
 
 def target(cost: str, share: float) -> Targets:
     """Such a share of the dense model's cost at most."""
-    values: dict[str, Any] = {cost: share}
-    return Targets(**values)
+    return Targets({cost: Amount(share)})
 
 
 def _alike(a: ChannelAttempt, b: ChannelAttempt) -> bool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.evaluation.quality import Evaluation
+from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.training.loop import Trained
 
-__all__ = ["Judged"]
+__all__ = ["Attempt", "Judged", "judge"]
 
 
 @dataclass(frozen=True)
@@ -24,5 +30,29 @@ class Judged:
 
     def strain(self, targets: Targets) -> float:
         """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
-        pairs = ((self.quality.output_error, targets.error), (self.drop, targets.drop))
-        return max((value / limit for value, limit in pairs if limit and value is not None), default=0.0)
+        return targets.strain(self)
+
+
+@dataclass(frozen=True)
+class Attempt(Judged):
+    """A pruned model and how it does.
+
+    Attributes:
+        model: in the form that is calibrated.
+        training: what retraining did, if there was any.
+    """
+
+    model: ir.Model
+    training: Trained | None = field(default=None, kw_only=True)
+
+
+def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: Recorder) -> Judged:
+    """Measure a pruned model on held-out (and labelled) data."""
+    session = dense.runtime.session(serialize(model))
+    with recorder.stage("evaluate"):
+        quality = evaluate_sessions(session, data.held_out, dense.session)
+        drop = None
+        if data.labelled is not None and dense.accuracy is not None:
+            accuracy = evaluate_sessions(session, data.labelled).accuracy
+            drop = None if accuracy is None else dense.accuracy - accuracy
+    return Judged(quality, drop)

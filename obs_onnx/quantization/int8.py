@@ -30,13 +30,20 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import from_proto, serialize
-from obs_onnx.passes.errors import InputError, MissingRuntimeError, ModelError, OptionError, VerificationError
+from obs_onnx.passes.errors import (
+    InputError,
+    MissingRuntimeError,
+    ModelError,
+    OptionError,
+    VerificationError,
+    named,
+)
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_part
+from obs_onnx.runtimes.partial_run import open_part, run_feed
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
 
@@ -58,20 +65,23 @@ def check_quantizable(model: ir.Model) -> None:
     found = False
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
-            raise OptionError(f"--quantize int8: node {node.name} ({node.op_type}) is quantized already")
+            raise OptionError(
+                f"{named('quantize', 'int8')}: node {node.name} ({node.op_type}) is quantized already"
+            )
         for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
             if value is None or tensor is None or tensor.dtype not in FLOATS:
                 continue
             if tensor.dtype != ir.DataType.FLOAT:
                 raise OptionError(
-                    f"--quantize int8 needs float32, and {value.name} is {tensor.dtype.name.lower()}: "
-                    "give the float32 model"
+                    f"{named('quantize', 'int8')} needs float32, and {value.name} is "
+                    f"{tensor.dtype.name.lower()}: give the float32 model"
                 )
             found = True
     if not found:
         raise OptionError(
-            "--quantize int8: no Conv, Gemm or MatMul has a constant weight: there is nothing to quantize"
+            f"{named('quantize', 'int8')}: no Conv, Gemm or MatMul has a constant weight: "
+            "there is nothing to quantize"
         )
     serialize(model)
 
@@ -112,7 +122,7 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
         except Exception as error:  # onnxruntime and onnx raise many kinds
             line = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
-                f"onnxruntime cannot quantize the model: {line}; leave out --quantize"
+                f"onnxruntime cannot quantize the model: {line}; leave out {named('quantize')}"
             ) from error
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
@@ -125,7 +135,7 @@ def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
     values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.FLOAT]
     session = open_part(runtime, extract(model, inputs, [str(value.name) for value in values]))
     feed = next(iter(source.rebatch(1)))
-    found = {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    found = {**feed, **run_feed(session, feed)}
     found |= {
         name: value.const_value.numpy()
         for name, value in model.graph.initializers.items()
@@ -227,6 +237,6 @@ def _import_quantization() -> Any:
         import onnxruntime.quantization as quantization
     except ImportError as error:
         raise MissingRuntimeError(
-            "--quantize needs onnxruntime with its quantization: install obs-onnx[cpu]"
+            f"{named('quantize')} needs onnxruntime with its quantization: install obs-onnx[cpu]"
         ) from error
     return quantization

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,13 @@ import onnx_ir as ir
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
-from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
+from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
+from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.written_model import check_model
 
-__all__ = ["Int8"]
+__all__ = ["Int8", "Quantized"]
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,18 @@ class Int8:
         """
         if uses_bfloat16(original):
             raise OptionError(
-                "--quantize int8 needs float32, and this model is bfloat16: give the float32 model"
+                f"{named('quantize', 'int8')} needs float32, and this model is bfloat16: "
+                "give the float32 model"
             )
         check_quantizable(dense)
         quantized, notes = quantize(dense, source, where)
         if not _sound(where, dense, quantized, source):
-            raise ModelError("outputs of the quantized dense model are no numbers: leave out --quantize")
+            raise ModelError(
+                f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
+            )
         return cls(where, source, quantized, notes)
 
-    def __call__(self, model: ir.Model) -> ir.Model:
+    def quantize(self, model: ir.Model) -> Quantized:
         """The pruned model, quantized and checked.
 
         Raises:
@@ -69,14 +72,37 @@ class Int8:
         if not _sound(self.where, model, quantized, self.source):
             raise VerificationError("outputs of the quantized model are no numbers")
         feed = next(iter(self.source))
-        check_model(self.where, quantized, feed, self.where.session(serialize(quantized)).run(feed))
-        return quantized
-
-    def check(self, quantized: ir.Model) -> Callable[[Path], None]:
-        """What a written file must pass: it loads, and does what the quantized model does."""
-        feed = next(iter(self.source))
         expected = self.where.session(serialize(quantized)).run(feed)
-        return lambda written: check_model(self.where, load_model(written), feed, expected)
+        check_model(self.where, quantized, feed, expected)
+        return Quantized(quantized, self.dense, self.notes, self.where, feed, expected)
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A pruned model in integers of 8 bits.
+
+    Attributes:
+        model: the pruned one, quantized.
+        dense: the dense one, quantized.
+        notes: for the report.
+        runtime: where both run.
+        feed, expected: a batch of data, and the outputs of ``model``.
+    """
+
+    model: ir.Model
+    dense: ir.Model
+    notes: tuple[str, ...]
+    runtime: Runtime
+    feed: Values
+    expected: Values
+
+    def check_file(self, written: Path) -> None:
+        """Check that a written file loads, and does what the quantized model does.
+
+        Raises:
+            VerificationError: it does not.
+        """
+        check_model(self.runtime, load_model(written), self.feed, self.expected)
 
 
 def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:

@@ -13,7 +13,7 @@ from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
-from obs_onnx.criteria.channels import Criterion
+from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
@@ -132,13 +132,48 @@ def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Cons
     return -1
 
 
+@dataclass(frozen=True)
+class _Measuring:
+    """How the curve of each group is measured; see :func:`group_curves`."""
+
+    evidence: ChannelStatistics
+    rank: Ranking
+    levels: Sequence[float]
+    compensate: bool
+    branches: Mapping[int, Branch]
+
+    def ranked(self, group: Group, probe: _Probe, base: float) -> Ranked:
+        """Order and curve of a group; ``base`` is the damage with all its channels."""
+        reading = self.evidence.consumers(group)
+
+        def alone(keep: Mask) -> float:
+            return probe(keep, compensated(self.evidence, reading, keep, False))
+
+        order = np.argsort(self.rank(group, alone), kind="stable")
+        counts = sorted({min(max(round(level * group.n), 1), group.n - 1) for level in self.levels})
+        damages = []
+        for count in counts:
+            keep = np.ones(group.n, bool)
+            keep[order[:count]] = False
+            tensors = compensated(self.evidence, reading, keep, self.compensate)
+            damages.append(max(probe(keep, tensors) - base, 0.0))
+        gone = None
+        if group.id in self.branches:
+            last = np.zeros(group.n, bool)
+            last[order[-1]] = True
+            layers = self.branches[group.id].layers
+            gone = max(probe(last, emptied(self.evidence.model, self.evidence.layers, layers)) - base, 0.0)
+        shares = tuple(count / group.n for count in counts)
+        return Ranked(order, Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone))
+
+
 def group_curves(
     runtime: Runtime,
     evidence: ChannelStatistics,
     plan: Plan,
     reference: Reference,
     *,
-    criterion: Criterion,
+    rank: Ranking,
     levels: Sequence[float],
     compensate: bool,
     budget: int,
@@ -153,7 +188,7 @@ def group_curves(
         evidence: the model around, its channels and calibration data.
         plan: its stages.
         reference: what the outputs should be.
-        criterion: ranks the channels of a group.
+        rank: scores of the channels of a group; it may measure removals.
         levels: shares of the channels removed, rising.
         compensate: refit the layers that read the channels.
         budget: bytes of activations in memory.
@@ -165,37 +200,16 @@ def group_curves(
     at: dict[int, list[Group]] = {}
     for group in coupling.groups:
         at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
+    measuring = _Measuring(evidence, rank, levels, compensate, branches or {})
     testing = StagedRun(runtime, plan, reference.feeds, budget)
     found: dict[int, Ranked] = {}
     base = 0.0
     for index in range(-1, len(plan.stages)):
         for group in at.get(index, ()):
-            reading = evidence.consumers(group)
-            probe = _Probe(testing, model, coupling, group, reading, plan, reference)
+            probe = _Probe(testing, model, coupling, group, evidence.consumers(group), plan, reference)
             if damaged and not found:
                 base = probe.base()
-
-            def alone(group: Group, keep: Mask, probe: _Probe = probe) -> float:
-                return probe(keep, compensated(evidence, evidence.consumers(group), keep, False))
-
-            evidence.damage = alone
-            order = np.argsort(criterion(evidence, group), kind="stable")
-            counts = sorted({min(max(round(level * group.n), 1), group.n - 1) for level in levels})
-            damages = []
-            for count in counts:
-                keep = np.ones(group.n, bool)
-                keep[order[:count]] = False
-                tensors = compensated(evidence, reading, keep, compensate)
-                damages.append(max(probe(keep, tensors) - base, 0.0))
-            gone = None
-            if branches and group.id in branches:
-                last = np.zeros(group.n, bool)
-                last[order[-1]] = True
-                tensors = emptied(model, evidence.layers, branches[group.id].layers)
-                gone = max(probe(last, tensors) - base, 0.0)
-            shares = tuple(count / group.n for count in counts)
-            curve = Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone)
-            found[group.id] = Ranked(order, curve)
+            found[group.id] = measuring.ranked(group, probe, base)
             evidence.forget(group)
             advance(1)
         testing.step(model)

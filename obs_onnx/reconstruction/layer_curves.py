@@ -14,11 +14,53 @@ from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
-from obs_onnx.reconstruction.layers import WIDE, LayerSolver, SolveOptions
+from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["damage_curves"]
+
+
+class _Probe:
+    """Prunes one layer at several sparsities and measures the outputs, everything else as in ``around``.
+
+    The walk ``testing`` has to stand at the boundary before the layer.
+    """
+
+    def __init__(
+        self,
+        testing: StagedRun,
+        around: ir.Model,
+        plan: Plan,
+        layer: Layer,
+        solver: LayerSolver,
+        reference: Sequence[Values],
+        measure: str,
+    ) -> None:
+        self._testing, self._layer, self._solver = testing, layer, solver
+        self._outputs, self._reference, self._measure = plan.outputs, reference, measure
+        self._fed = [layer.name] + ([bias] if (bias := bias_of(layer)) else [])
+        self._stored = {name: stored(around, name) for name in self._fed}
+        self._run = testing.part(around, plan.outputs, self._fed)
+        self._effort = "quick" if is_wide(layer) else None
+
+    def __call__(self, sparsities: Sequence[float]) -> list[tuple[float, float]]:
+        """Damage and predicted error of the layer itself at each sparsity."""
+        removed = [round(sparsity * self._layer.size) for sparsity in sparsities]
+        return [(self._damage(one), one.solution.error) for one in self._solver.solve(removed, self._effort)]
+
+    def beyond(self, base: float, sparsities: Sequence[float]) -> list[tuple[float, float]]:
+        """The same, where the model around has a damage of ``base`` by itself."""
+        return [(max(damage - base, 0.0), error) for damage, error in self(sparsities)]
+
+    def _damage(self, solved: Solved) -> float:
+        values = dict(self._stored)
+        for name, array in solved.tensors.items():
+            values[name] = array.astype(values[name].dtype)
+        damage = Damage(self._measure, self._outputs)
+        for number, expected in enumerate(self._reference):
+            damage.update(expected, self._run({**self._testing[number], **values}))
+        return damage.value
 
 
 def damage_curves(
@@ -67,41 +109,12 @@ def damage_curves(
     for stage in plan.stages:
         moments = fitting.observe(stage)
         for layer in stage.layers:
-            if chosen is not None and layer.name not in chosen:
-                advance(1)
-                continue
-            bias = bias_of(layer)
-            wide = layer.layout.goi[2] >= WIDE
-            fed = [layer.name] + ([bias] if bias else [])
-            solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-            run = testing.part(around, plan.outputs, fed)
-
-            def try_levels(
-                sparsities: Sequence[float],
-                base: float = 0.0,
-                layer: Layer = layer,
-                run: Callable[[Values], Values] = run,
-                solver: LayerSolver = solver,
-                fed: list[str] = fed,
-                wide: bool = wide,
-            ) -> list[tuple[float, float]]:
-                removed = [round(s * layer.size) for s in sparsities]
-                found = []
-                for solved in solver.solve(removed, "quick" if wide else None):
-                    values = {name: stored(around, name) for name in fed}
-                    for name, array in solved.tensors.items():
-                        values[name] = array.astype(values[name].dtype)
-                    damage = Damage(measure, plan.outputs)
-                    for number, expected in enumerate(reference):
-                        damage.update(expected, run({**testing[number], **values}))
-                    found.append((max(damage.value - base, 0.0), solved.solution.error))
-                return found
-
-            measured: Callable[[Sequence[float]], list[tuple[float, float]]] = try_levels
-            if context is not None:
-                ((base, _),) = try_levels([0.0])
-                measured = partial(try_levels, base=base)
-            curves[layer.name] = measure_curve(layer.size, levels, 0 if wide else refinements, measured)
+            if chosen is None or layer.name in chosen:
+                solver = LayerSolver(model, layer, moments.pop(layer.name), options)
+                probe = _Probe(testing, around, plan, layer, solver, reference, measure)
+                base = 0.0 if context is None else probe([0.0])[0][0]
+                more = 0 if is_wide(layer) else refinements
+                curves[layer.name] = measure_curve(layer.size, levels, more, partial(probe.beyond, base))
             advance(1)
         fitting.follow(around)
         testing.step(around)

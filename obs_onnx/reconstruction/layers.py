@@ -29,9 +29,14 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
 
-__all__ = ["SolveOptions", "Solved", "solve_layers"]
+__all__ = ["LayerSolver", "SolveOptions", "Solved", "is_wide", "solve_layers"]
 
-WIDE = 1024
+_WIDE = 1024
+
+
+def is_wide(layer: Layer) -> bool:
+    """Whether a layer has so many columns that it is costly to solve."""
+    return layer.layout.goi[2] >= _WIDE
 
 
 @dataclass(frozen=True)
@@ -139,7 +144,7 @@ def solve_layers(
             count = removed.get(layer.name, 0)
             if count or (options.sequential and options.compensate):
                 solved = LayerSolver(model, layer, moments.pop(layer.name), options).solve(
-                    [count], None if layer.layout.goi[2] >= WIDE else "thorough"
+                    [count], None if is_wide(layer) else "thorough"
                 )[0]
                 results[layer.name] = solved
                 tensors.update(solved.tensors)

@@ -23,7 +23,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["correct_statistics", "reestimate_batch_normalization"]
 
@@ -84,8 +84,7 @@ def correct_statistics(
     corrected = pruned.clone()
     theirs = StagedRun(runtime, plan, fit, budget // 2)
     theirs.step(dense)
-    ours = StagedRun(runtime, plan, theirs, budget // 2)
-    ours.index = theirs.index
+    ours = StagedRun(runtime, plan, theirs, budget // 2, theirs.index)
     for stage in plan.stages:
         layers = [layer for layer in stage.layers if _has_bias(layer)]
         ys = [layer.uses[0].y for layer in layers]
@@ -175,12 +174,10 @@ def reestimate_batch_normalization(
         if node.attributes.get_int("training_mode", 0) or node.inputs[0] is None:
             continue
         name = str(node.inputs[0].name)
-        names = input_names(model)
-        session = open_part(runtime, extract(model, names, [name]), next(iter(fit)))
-        fed = [spec.name for spec in session.inputs]
+        session = open_part(runtime, extract(model, input_names(model), [name]), next(iter(fit)))
         found = _Statistics()
         for feed in fit:
-            x = session.run({key: feed[key] for key in fed})[name]
+            x = run_feed(session, feed)[name]
             found.update(np.moveaxis(x, 1, -1).reshape(1, -1, x.shape[1]), x.shape[0])
         SetWeights(
             {

@@ -1,43 +1,58 @@
 """Results as people read them: text on a terminal, HTML, plots.
 
 In: records of :mod:`obs_onnx.results`. Out: text and files; nothing is measured here. Next:
-    :mod:`obs_onnx.cli` prints it.
+:mod:`obs_onnx.cli` prints it. Everything is imported on first use.
 """
 
 from __future__ import annotations
 
-from obs_onnx.evaluation.model_figures import compressed_bytes
-from obs_onnx.io.atomic_files import check_writable
-from obs_onnx.io.json_file import write_json
-from obs_onnx.progress import Advance, Progress, quiet, terminal_progress
-from obs_onnx.report.console import (
-    print_bench,
-    print_evaluation,
-    print_frontier,
-    print_inspection,
-    print_scores,
-)
-from obs_onnx.report.html import write_html
-from obs_onnx.report.pruning_text import print_report
-from obs_onnx.results.pruning import Figures, Latency, LayerResult, Report
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from obs_onnx.io.json_file import write_json
+    from obs_onnx.progress import terminal_progress
+    from obs_onnx.report.console import (
+        print_bench,
+        print_evaluation,
+        print_frontier,
+        print_inspection,
+        print_scores,
+    )
+    from obs_onnx.report.criterion_plot import check_plot, write_scatter
+    from obs_onnx.report.html import write_html
+    from obs_onnx.report.pruning_text import print_report
 
 __all__ = [
-    "Advance",
-    "Figures",
-    "Latency",
-    "LayerResult",
-    "Progress",
-    "Report",
-    "check_writable",
-    "compressed_bytes",
+    "check_plot",
     "print_bench",
     "print_evaluation",
     "print_frontier",
     "print_inspection",
     "print_report",
     "print_scores",
-    "quiet",
     "terminal_progress",
     "write_html",
     "write_json",
+    "write_scatter",
 ]
+
+_HOMES = {
+    "check_plot": "obs_onnx.report.criterion_plot",
+    "print_bench": "obs_onnx.report.console",
+    "print_evaluation": "obs_onnx.report.console",
+    "print_frontier": "obs_onnx.report.console",
+    "print_inspection": "obs_onnx.report.console",
+    "print_report": "obs_onnx.report.pruning_text",
+    "print_scores": "obs_onnx.report.console",
+    "terminal_progress": "obs_onnx.progress",
+    "write_html": "obs_onnx.report.html",
+    "write_json": "obs_onnx.io.json_file",
+    "write_scatter": "obs_onnx.report.criterion_plot",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

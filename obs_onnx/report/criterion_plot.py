@@ -25,7 +25,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
         MissingRuntimeError: matplotlib is not installed.
     """
     if Path(path).suffix.lower() not in _SUFFIXES:
-        raise OptionError(f"--plot {path}: the name has to end in {' or '.join(_SUFFIXES)}")
+        raise OptionError(f"plot {path}: the name has to end in {' or '.join(_SUFFIXES)}")
     try:
         import matplotlib  # noqa: F401  (the import itself is the question)
     except ImportError as error:

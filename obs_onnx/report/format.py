@@ -13,7 +13,10 @@ def count(value: int | None) -> str:
 
 
 def size(value: int | None) -> str:
-    """Bytes in decimal units (1 kB = 1,000 bytes)."""
+    """Bytes in decimal units (1 kB = 1,000 bytes), three digits at most.
+
+    Columns are narrow: ``rich.filesize.decimal`` writes ``999 bytes`` and ``1,000.0 kB``.
+    """
     if value is None:
         return DASH
     amount, unit = float(value), "B"

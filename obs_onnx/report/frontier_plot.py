@@ -5,18 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from obs_onnx.allocation.targets import TARGETS, TRADED
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
 from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["check_matplotlib", "write_frontier"]
-
-_AXES = {
-    "latency": ("latency_ms", "latency in ms"),
-    "macs": ("macs", "multiply-accumulates"),
-    "params": ("parameters", "parameters"),
-    "size": ("file_bytes", "bytes of the file"),
-    "ram": ("peak_activation_bytes", "peak memory of activations in bytes"),
-}
 
 
 def check_matplotlib() -> None:
@@ -46,10 +39,8 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    attribute, label = _AXES[frontier.cost]
-    if frontier.cost == "latency":
-        label += f" on {frontier.runtime}, batch {frontier.batch}"
-    accuracy = frontier.by == "accuracy"
+    cost, quality = TARGETS[frontier.cost], TRADED[frontier.by]
+    where = f" on {frontier.runtime}, batch {frontier.batch}" if cost.timed else ""
     kept = [frontier.dense, *frontier.kept]
     others = [point for point in frontier.points if point.dominated]
     with matplotlib.rc_context({"svg.hashsalt": "obs-onnx"}):
@@ -61,13 +52,13 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
             ([frontier.dense], {"marker": "s", "linestyle": "none", "color": "black"}, "dense"),
         ]
         for points, style, name in styles:
-            drawn = [(getattr(one, attribute), _quality(one, accuracy)) for one in points]
+            drawn = [(cost.drawn(one), quality.drawn(one)) for one in points]
             drawn = [(x, y) for x, y in drawn if x is not None and y is not None]
             if drawn:
                 axes.plot(*zip(*drawn, strict=True), label=name, **style)
         axes.set(
-            xlabel=label,
-            ylabel="top-1 accuracy in %" if accuracy else "relative output error",
+            xlabel=cost.axis + where,
+            ylabel=quality.axis,
             title=os.path.basename(frontier.model),
         )
         axes.set_xlim(left=0)
@@ -76,9 +67,3 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
             figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
         except OSError as error:
             raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _quality(point: Point, accuracy: bool) -> float | None:
-    if accuracy:
-        return None if point.accuracy is None else 100 * point.accuracy
-    return point.output_error

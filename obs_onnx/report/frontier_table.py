@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from obs_onnx.allocation.targets import DROP, ERROR, LATENCY, MACS, SIZE
 from obs_onnx.report import format as fmt
 from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["COLUMNS", "frontier_rows"]
 
 
-COLUMNS = ("model", "latency", "of dense", "MACs", "file", "error", "same class", "accuracy")
+COLUMNS = (
+    "model",
+    LATENCY.label,
+    "of dense",
+    MACS.label,
+    SIZE.label,
+    ERROR.name,
+    "same class",
+    DROP.label,
+)
 
 
 def frontier_rows(frontier: Frontier) -> list[tuple[str, ...]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from obs_onnx.allocation.targets import LATENCY
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
 from obs_onnx.results.pruning import Figures, GroupResult, LayerResult, Report
@@ -106,7 +107,7 @@ def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str
     old_ms, new_ms = before.latency_ms, after.latency_ms
     if old_ms or new_ms:
         where = before.runtime or after.runtime
-        label = f"latency ({where})" if where else "latency"
+        label = f"{LATENCY.label} ({where})" if where else LATENCY.label
         old, new = (latency.median if latency else None for latency in (old_ms, new_ms))
         rows.append((label, fmt.milliseconds(old), fmt.milliseconds(new), fmt.times(old, new)))
         rows.append(("  10 % .. 90 %", spread_text(old_ms), spread_text(new_ms), ""))

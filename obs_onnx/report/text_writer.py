@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from obs_onnx.allocation.targets import TARGETS
 from obs_onnx.report import format as fmt
 from obs_onnx.results.pruning import Latency
 
@@ -81,12 +82,9 @@ def shape_text(shape: Iterable[int]) -> str:
 
 _LABELS = {
     "nonzero": "non-zero",
-    "macs": "MACs",
-    "peak_activation_bytes": "peak activations",
     "peak_node": "peak at",
-    "file_bytes": "file",
     "compressed_bytes": "file, zipped",
-    "output_error": "output error",
+    **{one.figures[-1]: one.label for one in TARGETS.values() if one.figures},
 }
 
 

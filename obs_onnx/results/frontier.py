@@ -68,6 +68,7 @@ class Frontier:
         batch: samples of a timed run.
         seed: of everything random.
         environment: machine and versions.
+        options: what was asked for, where it is not the default.
         notes: for people.
     """
 
@@ -82,6 +83,7 @@ class Frontier:
     batch: int
     seed: int
     environment: Mapping[str, object] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     schema: int = 1
 

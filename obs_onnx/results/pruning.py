@@ -154,6 +154,7 @@ class Report:
         quantized: file of the pruned model in integers of 8 bits.
         combinations: dense and pruned model, in float and in integers of 8 bits.
         seconds: wall-clock time of every stage.
+        options: what was asked for, where it is not the default.
         notes: advice for the reader.
     """
 
@@ -180,6 +181,7 @@ class Report:
     combinations: tuple[Combination, ...] = ()
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 

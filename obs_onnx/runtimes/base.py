@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Feed, TensorSpec
+    from obs_onnx.data.feeds import Feed, TensorSpec
 
 __all__ = ["ModelSource", "Runtime", "Session"]
 

@@ -1,4 +1,4 @@
-"""The machine a latency was measured on, and keeping the measuring thread on its cores."""
+"""This machine: what it is, what of it may be used, and keeping the measuring thread on its cores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_machine", "pinned"]
+import psutil
+
+__all__ = ["activation_budget", "describe_machine", "pinned", "usable_cores"]
 
 _CPU = Path("/sys/devices/system/cpu")
 
@@ -38,8 +40,6 @@ def pinned(cores: int) -> Iterator[tuple[int, ...] | None]:
 
 def describe_machine() -> dict[str, Any]:
     """CPU, frequency governor, load and system, ready for JSON; None for what cannot be read."""
-    import psutil
-
     frequency = psutil.cpu_freq() if hasattr(psutil, "cpu_freq") else None
     return {
         "cpu": _cpu_name(),
@@ -53,12 +53,21 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """Physical cores that this process may use."""
+    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
+
+
+def activation_budget(memory: int | None) -> int:
+    """Bytes that activations may take: ``memory``, or half of what is free."""
+    return memory or psutil.virtual_memory().available // 2
+
+
 def _choose(cores: list[int], count: int) -> set[int]:
     """``count`` of ``cores``: first one of every physical core, the idlest first."""
     if count == len(cores):
         return set(cores)
-    import psutil
-
     busy = psutil.cpu_percent(interval=0.1, percpu=True)
     load = {core: busy[core] if core < len(busy) else 0.0 for core in cores}
     ranked = sorted(cores, key=lambda core: (load[core], core))

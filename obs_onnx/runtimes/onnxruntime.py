@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.command.worker import (
+from obs_onnx.runtimes.command.worker.models import (
     bfloat16_bits,
     bound,
     first_line,
@@ -25,7 +25,8 @@ from obs_onnx.runtimes.command.worker import (
     plain,
     session_options,
 )
-from obs_onnx.runtimes.machine import describe_machine
+from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "first_line",
     "import_onnxruntime",
     "tensor_spec",
-    "usable_cores",
 ]
 
 QUANTUM = 8  # convolutions on CPUs and GPUs run in steps of 8 or 16 channels
@@ -55,23 +55,19 @@ _ERROR_ONLY = 3
 
 
 class OrtSession:
-    """A model loaded by onnxruntime."""
+    """A model loaded by onnxruntime.
+
+    Attributes:
+        inputs, outputs: see :class:`obs_onnx.runtimes.base.Session`.
+        raw: onnxruntime's own session, for those who bind values themselves.
+        ort: the package.
+    """
 
     def __init__(self, session: Any, ort: Any) -> None:
-        self._session = session
-        self._ort = ort
-        self._inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
-        self._outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
+        self.raw = session
+        self.ort = ort
+        self.inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
+        self.outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -80,28 +76,28 @@ class OrtSession:
             DataError: the feed does not fit the inputs.
             ModelError: the model fails while running.
         """
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         wanted = set(names)
         exotic = any(_is_bfloat16(array) for array in feed.values()) or any(
-            spec.dtype == ml_dtypes.bfloat16 for spec in self._outputs if spec.name in wanted
+            spec.dtype == ml_dtypes.bfloat16 for spec in self.outputs if spec.name in wanted
         )
         try:
             if exotic:
-                values = self._session.run_with_ort_values(names, self._ort_values(feed))
+                values = self.raw.run_with_ort_values(names, self._ort_values(feed))
                 return {name: _to_numpy(value) for name, value in zip(names, values, strict=True)}
-            arrays = self._session.run(names, dict(feed))
+            arrays = self.raw.run(names, dict(feed))
         except Exception as error:
             raise _run_error(error) from error
         return dict(zip(names, map(plain, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
-        names = [spec.name for spec in self._outputs]
+        names = [spec.name for spec in self.outputs]
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
-        run = self._session.run if strings else self._session.run_with_iobinding
+        run = self.raw.run if strings else self.raw.run_with_iobinding
         seconds = []
         try:
-            given = (names, dict(feed)) if strings else (bound(self._session, self._ort_values(feed)),)
+            given = (names, dict(feed)) if strings else (bound(self.raw, self._ort_values(feed)),)
             for _ in range(runs):
                 start = time.perf_counter()
                 run(*given)
@@ -113,9 +109,9 @@ class OrtSession:
     def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Feed as onnxruntime's own values (the only way in for bfloat16)."""
         return {
-            name: ort_value(self._ort, array.view(np.uint16), bfloat16=True)
+            name: ort_value(self.ort, array.view(np.uint16), bfloat16=True)
             if _is_bfloat16(array)
-            else ort_value(self._ort, array, bfloat16=False)
+            else ort_value(self.ort, array, bfloat16=False)
             for name, array in feed.items()
         }
 
@@ -124,7 +120,7 @@ class OrtRuntime:
     """onnxruntime with one execution provider (and the CPU for what that one lacks).
 
     Args:
-        provider: full name, or its start in any case (``cuda``); None for the CPU.
+        provider: full name, or its start in any case (``cuda``); None or empty for the CPU.
         threads: of one operator; None for the physical cores this process may use.
         custom_ops: paths of libraries with custom operators.
         options: of the session, see docs/runtimes.md.
@@ -154,7 +150,7 @@ class OrtRuntime:
         self.options = dict(options or {})
         check_options("onnxruntime", self.options, ORT_OPTIONS)
         self._ort = import_onnxruntime()
-        self.provider = find_provider(provider, self._ort.get_available_providers())
+        self.provider = find_provider(provider or None, self._ort.get_available_providers())
         self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
@@ -211,14 +207,6 @@ class OrtRuntime:
         return options
 
 
-def usable_cores() -> int:
-    """Physical cores that this process may use."""
-    import psutil
-
-    logical = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
-
-
 def check_threads(threads: int | None) -> None:
     """Raise OptionError for a number of threads below 1."""
     if threads is not None and threads < 1:
@@ -233,12 +221,12 @@ def import_onnxruntime() -> Any:
         if error.name not in (None, "onnxruntime"):
             raise
         raise MissingRuntimeError(
-            "onnxruntime is not installed: install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+            f"onnxruntime is not installed: install {to_install('onnxruntime')}"
         ) from error
     if not hasattr(onnxruntime, "InferenceSession"):
         raise MissingRuntimeError(
             "the onnxruntime installation is broken (two flavours in one environment?): uninstall all of "
-            "them, then install obs-onnx[cpu] (or [gpu], [ort-openvino], [training])"
+            f"them, then install {to_install('onnxruntime')}"
         )
     onnxruntime.set_default_logger_severity(_ERROR_ONLY)
     return onnxruntime

@@ -19,8 +19,9 @@ from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.machine import describe_machine
-from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, usable_cores
+from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads
+from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import Options, check_options, format_spec
 
 __all__ = ["OpenVinoRuntime", "OpenVinoSession"]
@@ -35,7 +36,7 @@ class OpenVinoSession:
 
     Args:
         compiled: OpenVINO's compiled model.
-        inputs, outputs: of the model, in its order.
+        inputs, outputs: of the model, in its order; kept under these names.
         places: of the inputs, by name.
         openvino: the package.
     """
@@ -51,19 +52,9 @@ class OpenVinoSession:
         self._openvino = openvino
         self._places = dict(places)
         self._request = compiled.create_infer_request()
-        self._inputs = tuple(inputs)
-        self._outputs = tuple(outputs)
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
         self._fed: list[NDArray[Any]] = []  # some tensors share the memory of their array
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -72,7 +63,7 @@ class OpenVinoSession:
             DataError: the feed does not fit the inputs, or there is no such output.
             ModelError: the model fails while running.
         """
-        places = {spec.name: place for place, spec in enumerate(self._outputs)}
+        places = {spec.name: place for place, spec in enumerate(self.outputs)}
         names = list(places) if outputs is None else list(outputs)
         for name in names:
             if name not in places:
@@ -102,11 +93,11 @@ class OpenVinoSession:
         return seconds
 
     def _bind(self, feed: Mapping[str, NDArray[Any]]) -> None:
-        if set(feed) != {spec.name for spec in self._inputs}:
-            wanted = ", ".join(spec.name for spec in self._inputs)
+        if set(feed) != {spec.name for spec in self.inputs}:
+            wanted = ", ".join(spec.name for spec in self.inputs)
             raise DataError(f"openvino cannot run the model: its inputs are {wanted}, not {', '.join(feed)}")
         self._fed.clear()
-        for spec in self._inputs:
+        for spec in self.inputs:
             array = np.ascontiguousarray(feed[spec.name]).reshape(feed[spec.name].shape)
             if array.dtype != spec.dtype:
                 raise DataError(
@@ -125,7 +116,7 @@ class OpenVinoSession:
         return tensor(array)
 
     def _output(self, place: int) -> NDArray[Any]:
-        data, want = self._request.get_output_tensor(place).data, self._outputs[place].dtype
+        data, want = self._request.get_output_tensor(place).data, self.outputs[place].dtype
         result: NDArray[Any] = np.array(data.view(want) if want == ml_dtypes.bfloat16 else data)
         return result
 
@@ -134,11 +125,12 @@ class OpenVinoRuntime:
     """OpenVINO on one device, set for the latency of single runs.
 
     Args:
-        device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...
+        device: as OpenVINO calls it: ``CPU``, ``GPU``, ``NPU``, ``AUTO:GPU,CPU`` ...; by default the CPU.
         threads: of one operator on the CPU; None for the physical cores this process may use.
         custom_ops: none can be given.
         options: ``precision``, see docs/runtimes.md; by default the device's own, as in a model that is
             deployed with OpenVINO's defaults.
+        spinning: changes nothing, OpenVINO has no such setting.
 
     Raises:
         MissingRuntimeError: OpenVINO is not installed.
@@ -151,11 +143,12 @@ class OpenVinoRuntime:
 
     def __init__(
         self,
-        device: str = "CPU",
+        device: str = "",
         threads: int | None = None,
         custom_ops: tuple[str, ...] = (),
         *,
         options: Options | None = None,
+        spinning: bool = True,
     ) -> None:
         check_threads(threads)
         if custom_ops:
@@ -164,7 +157,7 @@ class OpenVinoRuntime:
         check_options("openvino", self.options, _OPTIONS)
         self._openvino = _import_openvino()
         self._core = self._openvino.Core()
-        self.device = device.upper()
+        self.device = (device or "CPU").upper()
         self.spec = format_spec("openvino", self.device, self.options)
         self.threads = usable_cores() if threads is None else threads
         if self.device.split(":")[0].split(".")[0] not in ("AUTO", "HETERO", "MULTI"):
@@ -254,7 +247,7 @@ def _import_openvino() -> Any:
     except ImportError as error:
         if error.name not in (None, "openvino"):
             raise
-        raise MissingRuntimeError("openvino is not installed: install obs-onnx[openvino]") from error
+        raise MissingRuntimeError(f"openvino is not installed: install {to_install('openvino')}") from error
     return openvino
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -12,7 +12,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
 
-__all__ = ["Values", "every_value", "open_part"]
+__all__ = ["Values", "every_value", "open_part", "run_feed"]
 
 
 Values = Mapping[str, NDArray[Any]]
@@ -38,12 +38,18 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
     return runtime.session(ir.to_proto(part).SerializeToString())
 
 
+def run_feed(
+    session: Session, values: Values, outputs: Sequence[str] | None = None
+) -> dict[str, NDArray[Any]]:
+    """Run a session on those of ``values`` that it takes; all outputs unless ``outputs`` names some."""
+    return session.run({spec.name: values[spec.name] for spec in session.inputs}, outputs)
+
+
 def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, NDArray[Any]]:
     """All tensors of one run of the main graph, inputs included, by name; nothing is fused away."""
-    inputs = input_names(model)
     values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
-    session = open_part(runtime, extract(model, inputs, values), feed)
-    return {**feed, **session.run({spec.name: feed[spec.name] for spec in session.inputs})}
+    session = open_part(runtime, extract(model, input_names(model), values), feed)
+    return {**feed, **run_feed(session, feed)}
 
 
 def _is_tensor(value: ir.Value) -> bool:

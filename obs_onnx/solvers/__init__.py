@@ -1,13 +1,14 @@
 """Solvers: which weights of a layer go, and what the others become. Arrays in, arrays out, float64.
 
-:func:`solve_layer_levels` is the entry point; :func:`prepare` and :func:`solve_levels` are its two halves.
-All arrays are stacked over groups: ``h`` (G, I, I), ``c`` (G, I, O), ``w`` (G, O, I).
+In: second moments and weights of a layer, stacked over groups: ``h`` (G, I, I), ``c`` (G, I, O), ``w``
+(G, O, I). :func:`prepare` makes them a :class:`Problem`, :func:`solve_levels` solves it. Out: a
+:class:`Solution` for each sparsity. Next: :mod:`obs_onnx.reconstruction` puts it into the model.
 """
 
 from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, follows, parse_pattern
 from obs_onnx.solvers.problem import Problem, Solution, prepare
-from obs_onnx.solvers.solve import METHODS, choose_method, solve, solve_layer_levels, solve_levels
+from obs_onnx.solvers.solve import METHODS, choose_method, solve_levels
 
 __all__ = [
     "METHODS",
@@ -20,7 +21,5 @@ __all__ = [
     "parse_pattern",
     "prepare",
     "refit",
-    "solve",
-    "solve_layer_levels",
     "solve_levels",
 ]

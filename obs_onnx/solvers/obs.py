@@ -73,73 +73,108 @@ class ObsPath:
         return np.repeat(keep, width, axis=2)[:, :, : self.columns]
 
 
+class _Rows:
+    """Rows (B, I) on their way down, each at the optimum of what it has left.
+
+    Downdates are pending, as rows of one array, until they fill it; then they go into P with one product for
+    each row, and columns that are gone are dropped.
+
+    Args:
+        inverse: (G, I, I) of each group.
+        which: (B,) group of each row.
+        w: (B, I) the optimum of all weights.
+        run, allowed: every run of ``run`` columns may lose ``allowed`` weights.
+        steps: that will be taken.
+    """
+
+    def __init__(
+        self, inverse: Float, which: NDArray[np.int64], w: Float, run: int, allowed: int, steps: int
+    ) -> None:
+        batch, columns = w.shape
+        self._inverse, self._which, self._w = inverse, which, w.copy()
+        self._run, self._allowed, self._left = run, allowed, steps
+        self._at = np.arange(batch)
+        self._label = np.broadcast_to(np.arange(columns), w.shape).copy()
+        self._lost = np.zeros((batch, -(-columns // run)), np.int64)
+        self._lost[:, -1] = -columns % run
+        self._open = (self._lost < allowed)[:, np.arange(columns) // run]
+        self._alive = np.ones(w.shape, bool)
+        self._diagonal = np.einsum("gii->gi", inverse)[which].copy()
+        self._floor = 1e-12 * self._diagonal
+        self._p: Float | None = None  # before the first flush: the inverse itself
+        self._pending = np.empty((batch, min(_BLOCK, steps), columns))
+        self._used = 0
+        self._score = np.empty_like(self._w)
+
+    def step(self) -> tuple[NDArray[np.int64], Float]:
+        """Remove the cheapest weight of each row: its column in the layer, and what it cost, both (B,)."""
+        at, score = self._at, self._score
+        np.maximum(self._diagonal, self._floor, out=self._diagonal)
+        np.divide(self._w * self._w, self._diagonal, out=score)
+        score[~self._open] = np.inf
+        q = score.argmin(axis=1)
+        removed, loss = self._label[at, q], score[at, q]
+        root = np.sqrt(self._diagonal[at, q])
+        column = self._column(q) / root[:, None]
+        column[at, q] = root
+        self._pending[:, self._used] = column
+        self._used += 1
+        self._w -= (self._w[at, q] / root)[:, None] * column
+        self._diagonal -= column * column
+        self._alive[at, q] = self._open[at, q] = False
+        self._w[at, q], self._diagonal[at, q], self._floor[at, q] = 0.0, 1.0, 1.0
+        if self._allowed < self._run:
+            self._close(removed // self._run)
+        self._left -= 1
+        if self._used == self._pending.shape[1] and self._left:
+            self._flush()
+        return removed, loss
+
+    def _column(self, q: NDArray[np.int64]) -> Float:
+        """Column ``q`` of P in each row, pending downdates included."""
+        at = self._at
+        column = self._inverse[self._which, q] if self._p is None else self._p[at, q]
+        if self._used:
+            past = self._pending[:, : self._used]
+            column = column - (past[at, :, q][:, None, :] @ past)[:, 0]
+        return np.asarray(column * self._alive)
+
+    def _close(self, runs: NDArray[np.int64]) -> None:
+        """Count a loss of each row in ``runs``; runs that are full lose no more."""
+        self._lost[self._at, runs] += 1
+        full = self._lost[self._at, runs] >= self._allowed
+        self._open &= ~(full[:, None] & (self._label // self._run == runs[:, None]))
+
+    def _flush(self) -> None:
+        past, (batch, width) = self._pending[:, : self._used], self._w.shape
+        p = self._inverse[self._which] if self._p is None else self._p
+        left = int(self._alive[0].sum())
+        if left < _SHRINK * width:
+            keep = np.nonzero(self._alive)[1].reshape(batch, left)
+            p = np.stack([p[i].take(k, axis=0).take(k, axis=1) for i, k in enumerate(keep)])
+            past = np.take_along_axis(past, keep[:, None, :], axis=2)
+            self._label, self._open, self._alive = (
+                np.take_along_axis(array, keep, axis=1) for array in (self._label, self._open, self._alive)
+            )
+            self._w, self._diagonal, self._floor = (
+                np.take_along_axis(array, keep, axis=1) for array in (self._w, self._diagonal, self._floor)
+            )
+            self._score = np.empty_like(self._w)
+        for matrix, rank in zip(p, past, strict=True):
+            blas.dgemm(-1.0, rank.T, rank.T, 1.0, matrix.T, trans_b=1, overwrite_c=1)
+        self._p = p
+        self._pending = np.empty((batch, min(_BLOCK, self._left), self._w.shape[1]))
+        self._used = 0
+
+
 def _paths(
     inverse: Float, which: NDArray[np.int64], w: Float, run: int, allowed: int, steps: int
 ) -> tuple[NDArray[np.int64], Float]:
-    """Greedy removal of single weights for rows (B, I); ``inverse[which]`` belongs to them.
-
-    Every run of ``run`` columns may lose ``allowed`` weights.
-    """
-    batch, columns = w.shape
-    at = np.arange(batch)
-    label = np.broadcast_to(np.arange(columns), w.shape).copy()
-    lost = np.zeros((batch, -(-columns // run)), np.int64)
-    lost[:, -1] = -columns % run
-    open_ = (lost < allowed)[:, np.arange(columns) // run]
-    alive = np.ones(w.shape, bool)
-    w = w.copy()
-    diagonal = np.einsum("gii->gi", inverse)[which].copy()
-    floor = 1e-12 * diagonal
-    p: Float | None = None
-    order, loss = np.empty((batch, steps), np.int64), np.empty((batch, steps))
-    pending = np.empty((batch, min(_BLOCK, steps), columns))
-    used = 0
-    score = np.empty_like(w)
+    """Greedy removal of single weights; arguments as for :class:`_Rows`."""
+    rows = _Rows(inverse, which, w, run, allowed, steps)
+    order, loss = np.empty((len(w), steps), np.int64), np.empty((len(w), steps))
     for step in range(steps):
-        np.maximum(diagonal, floor, out=diagonal)
-        np.divide(w * w, diagonal, out=score)
-        score[~open_] = np.inf
-        q = score.argmin(axis=1)
-        order[:, step], loss[:, step] = label[at, q], score[at, q]
-        column = inverse[which, q] if p is None else p[at, q]
-        if used:
-            past = pending[:, :used]
-            column = column - (past[at, :, q][:, None, :] @ past)[:, 0]
-        column = column * alive
-        root = np.sqrt(diagonal[at, q])
-        column /= root[:, None]
-        column[at, q] = root
-        pending[:, used] = column
-        used += 1
-        w -= (w[at, q] / root)[:, None] * column
-        diagonal -= column * column
-        alive[at, q] = False
-        w[at, q], diagonal[at, q], floor[at, q] = 0.0, 1.0, 1.0
-        open_[at, q] = False
-        if allowed < run:
-            runs = order[:, step] // run
-            lost[at, runs] += 1
-            full = lost[at, runs] >= allowed
-            open_ &= ~(full[:, None] & (label // run == runs[:, None]))
-        if used == pending.shape[1] and step + 1 < steps:
-            past = pending[:, :used]
-            width = w.shape[1]
-            left = int(alive[0].sum())
-            if p is None:
-                p = inverse[which]
-            if left < _SHRINK * width:
-                keep = np.nonzero(alive)[1].reshape(batch, left)
-                p = np.stack([p[i].take(k, axis=0).take(k, axis=1) for i, k in enumerate(keep)])
-                past = np.take_along_axis(past, keep[:, None, :], axis=2)
-                label, w, diagonal, floor, open_, alive = (
-                    np.take_along_axis(array, keep, axis=1)
-                    for array in (label, w, diagonal, floor, open_, alive)
-                )
-                score = np.empty_like(w)
-            for matrix, rank in zip(p, past, strict=True):
-                blas.dgemm(-1.0, rank.T, rank.T, 1.0, matrix.T, trans_b=1, overwrite_c=1)
-            pending = np.empty((batch, min(_BLOCK, steps - step - 1), w.shape[1]))
-            used = 0
+        order[:, step], loss[:, step] = rows.step()
     return order, loss
 
 

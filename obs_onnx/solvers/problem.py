@@ -177,11 +177,15 @@ def prepare(
     """Damp a layer's moments until they are safely positive definite.
 
     Args:
-        h: (G, I, I) second moment of the inputs; (I, I) for one group.
-        w: (G, O, I) dense weight.
-        c: (G, I, O) cross moment of inputs and target; None: the target is the dense layer's own output.
-        energy: (G, O) sums of squares of the target; None: unknown.
-        damping: lambda, relative to the mean diagonal of each group. Raised tenfold until Cholesky succeeds.
+        h: (G, I, I) second moments of the layer's inputs, of any scale: raw for a layer without bias, about
+            the mean for one with a bias (see :meth:`obs_onnx.calibration.second_moments.Moments.centred`).
+        w: (G, O, I) dense weight. In ``h`` and ``w`` a single group may come without its axis.
+        c: (G, I, O) cross moment of inputs and target, centred like ``h``. None: the target is the dense
+            layer's output on the same inputs, ``c = h w^T``.
+        energy: (G, O) sums of squares of the target, centred alike; makes :attr:`Solution.error` relative to
+            the target. Without it, given ``c``, errors are the excess over the best dense weights.
+        damping: lambda relative to the mean of diag(h) per group, also the pull towards ``w``; raised tenfold
+            until Cholesky succeeds, see :attr:`Solution.damping`.
 
     Raises:
         DataError: shapes do not fit, or values are not finite.

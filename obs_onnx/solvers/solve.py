@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +15,72 @@ from obs_onnx.solvers.least_squares import refit as refit_on
 from obs_onnx.solvers.lobs import lobs_levels
 from obs_onnx.solvers.obs import obs_path
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, project
-from obs_onnx.solvers.problem import Problem, Solution, prepare
+from obs_onnx.solvers.problem import Problem, Solution
 
-__all__ = ["METHODS", "choose_method", "solve", "solve_layer_levels", "solve_levels"]
+__all__ = [
+    "AUTO",
+    "METHODS",
+    "Asked",
+    "Choice",
+    "Method",
+    "choose_method",
+    "solve_levels",
+]
 
-METHODS = ("auto", "obs", "admm", "lobs", "magnitude", "random")
+AUTO = "auto"
 
 _WIDE = 2048
 _BOTH_SECONDS = 2.0
 _EARLY_END = 0.5
+
+Mask = NDArray[np.bool_]
+Float = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a method is asked for; see :func:`solve_levels`."""
+
+    problem: Problem
+    sparsities: Sequence[float]
+    pattern: Pattern
+    seed: int
+    effort: str | None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(G, O, I) of the weight."""
+        groups, rows, columns = self.problem.w.shape
+        return groups, rows, columns
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method.
+
+    Attributes:
+        supports: for each sparsity the mask of the kept weights, and what they become without a refit; None:
+            they stay as they are. All arrays are (G, O, I).
+        exact: its weights are always refitted.
+        patient: its refits never end early.
+        single: it removes single weights only, no pattern of them.
+    """
+
+    supports: Callable[[Asked], Iterable[tuple[Mask, Float | None]]]
+    exact: bool = False
+    patient: bool = False
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Not a method, but which to take.
+
+    Attributes:
+        among: names of methods for what is asked, of which the one that errs least counts.
+    """
+
+    among: Callable[[Asked], Sequence[str]]
 
 
 def _surgeon_seconds(shape: tuple[int, int, int]) -> float:
@@ -54,143 +112,121 @@ def _effort(columns: int, effort: str | None) -> str:
     return effort
 
 
-def _masks(
-    problem: Problem,
-    sparsities: Sequence[float],
-    pattern: Pattern,
-    method: str,
-    seed: int,
-    effort: str | None,
-    scores: NDArray[np.float64] | None,
-) -> Iterator[NDArray[np.bool_]]:
-    if scores is not None:
-        for sparsity in sparsities:
-            yield project(scores, sparsity, pattern)
-    elif method == "obs":
-        if pattern not in problem.shared:
-            problem.shared[pattern] = obs_path(problem, pattern)
-        path = problem.shared[pattern]
-        for sparsity in sparsities:
-            yield path.mask(sparsity)
-    elif method == "admm":
-        yield from admm_levels(problem, sparsities, pattern, *EFFORTS[_effort(problem.w.shape[2], effort)])
-    elif method == "magnitude":
-        for sparsity in sparsities:
-            yield magnitude_mask(problem.w, sparsity, pattern)
-    else:
-        shape = (problem.w.shape[0], problem.w.shape[1], problem.w.shape[2])
-        for sparsity in sparsities:
-            yield random_mask(shape, sparsity, pattern, seed)
+def _by_cost(asked: Asked) -> tuple[str, ...]:
+    """Of several levels the cheaper of obs and admm; of one level admm, and obs where it costs little."""
+    if len(asked.sparsities) > 1:
+        return (choose_method(asked.shape, len(asked.sparsities), asked.pattern),)
+    affordable = _surgeon_seconds(asked.shape) < _BOTH_SECONDS
+    return ("admm", "obs") if asked.pattern.kind != "block" and affordable else ("admm",)
+
+
+def _surgeon(asked: Asked) -> Iterator[tuple[Mask, None]]:
+    problem, pattern = asked.problem, asked.pattern
+    if pattern not in problem.shared:
+        problem.shared[pattern] = obs_path(problem, pattern)
+    path = problem.shared[pattern]
+    for sparsity in asked.sparsities:
+        yield path.mask(sparsity), None
+
+
+def _admm(asked: Asked) -> Iterator[tuple[Mask, None]]:
+    effort = EFFORTS[_effort(asked.shape[2], asked.effort)]
+    for mask in admm_levels(asked.problem, asked.sparsities, asked.pattern, *effort):
+        yield mask, None
+
+
+def _lobs(asked: Asked) -> list[tuple[Mask, Float]]:
+    rising = sorted(range(len(asked.sparsities)), key=lambda i: asked.sparsities[i])
+    levels = [asked.sparsities[i] for i in rising]
+    solved = lobs_levels(asked.problem.w, asked.problem.inverse, levels)
+    found = {i: (mask, w) for i, (w, mask) in zip(rising, solved, strict=True)}
+    return [found[i] for i in range(len(levels))]
+
+
+def _magnitude(asked: Asked) -> Iterator[tuple[Mask, None]]:
+    for sparsity in asked.sparsities:
+        yield magnitude_mask(asked.problem.w, sparsity, asked.pattern), None
+
+
+def _random(asked: Asked) -> Iterator[tuple[Mask, None]]:
+    for sparsity in asked.sparsities:
+        yield random_mask(asked.shape, sparsity, asked.pattern, asked.seed), None
+
+
+METHODS: Mapping[str, Method | Choice] = {
+    AUTO: Choice(_by_cost),
+    "obs": Method(_surgeon, exact=True),
+    "admm": Method(_admm, exact=True),
+    "lobs": Method(_lobs, patient=True, single=True),
+    "magnitude": Method(_magnitude),
+    "random": Method(_random),
+}
+"""Name of a method -> the method."""
 
 
 def solve_levels(
     problem: Problem,
     sparsities: Sequence[float],
     pattern: Pattern = UNSTRUCTURED,
-    method: str = "auto",
+    method: str = AUTO,
     seed: int = 0,
     refit: bool = True,
     effort: str | None = None,
-    scores: NDArray[np.float64] | None = None,
+    scores: Float | None = None,
 ) -> list[Solution]:
-    """Solve a prepared problem at several sparsities; arguments as in :func:`solve_layer_levels`.
-
-    With ``scores`` (G, O, I), not negative, the weights of least score go, and ``method`` is their name.
-    """
-    if scores is None and method not in METHODS:
-        raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
-    for sparsity in sparsities:
-        if not 0 <= sparsity <= 1:
-            raise OptionError(f"a sparsity of {sparsity} is not between 0 and 1")
-    groups, rows, columns = problem.w.shape
-    if method == "auto":
-        cheaper = choose_method((groups, rows, columns), len(sparsities), pattern)
-        affordable = _surgeon_seconds((groups, rows, columns)) < _BOTH_SECONDS
-        if len(sparsities) == 1 and pattern.kind != "block" and affordable:
-            both = [solve_levels(problem, sparsities, pattern, m, effort=effort)[0] for m in ("admm", "obs")]
-            return [min(both, key=lambda solution: solution.error)]
-        method = cheaper if len(sparsities) > 1 else "admm"
-    if method == "lobs":
-        if pattern.kind != "unstructured":
-            raise OptionError(f"lobs removes single weights, not {pattern}; use obs or admm")
-        return _lobs(problem, sparsities, refit)
-    solutions = []
-    for mask in _masks(problem, sparsities, pattern, method, seed, effort, scores):
-        exact = refit or method in ("obs", "admm")
-        w = refit_on(problem, mask, 1e-3 if effort == "quick" else 1e-9) if exact else problem.w * mask
-        solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, method))
-    return solutions
-
-
-def _lobs(problem: Problem, sparsities: Sequence[float], refit: bool) -> list[Solution]:
-    ascending = sorted(range(len(sparsities)), key=lambda i: sparsities[i])
-    found: dict[int, Solution] = {}
-    levels = lobs_levels(problem.w, problem.inverse, [sparsities[i] for i in ascending])
-    for i, (w, mask) in zip(ascending, levels, strict=True):
-        weights = refit_on(problem, mask) if refit else w
-        found[i] = Solution(weights, mask, problem.error(weights, refit), problem.damping, "lobs")
-    return [found[i] for i in range(len(sparsities))]
-
-
-def solve(
-    problem: Problem,
-    sparsity: float,
-    pattern: Pattern = UNSTRUCTURED,
-    method: str = "auto",
-    seed: int = 0,
-    refit: bool = True,
-    effort: str | None = None,
-) -> Solution:
-    """Solve a prepared problem at one sparsity; arguments as in :func:`solve_layer_levels`."""
-    return solve_levels(problem, [sparsity], pattern, method, seed, refit, effort)[0]
-
-
-def solve_layer_levels(
-    h: NDArray[np.floating],
-    w: NDArray[np.floating],
-    sparsities: Sequence[float],
-    *,
-    c: NDArray[np.floating] | None = None,
-    energy: NDArray[np.floating] | None = None,
-    pattern: Pattern = UNSTRUCTURED,
-    method: str = "auto",
-    damping: float = 1e-2,
-    seed: int = 0,
-    refit: bool = True,
-    effort: str | None = None,
-) -> list[Solution]:
-    """Prune one layer at several sparsities, with compensation; the entry point of the pipeline.
+    """Solve a prepared problem at several sparsities, with compensation.
 
     Levels share what they can: damping, factorisations, the removal path. Budgets are for the whole layer:
     weights of all groups and outputs compete by what they cost. Deterministic.
 
     Args:
-        h: (G, I, I) second moments of the layer's inputs, of any scale: raw for a layer without bias, about
-            the mean for one with a bias (see :meth:`obs_onnx.calibration.second_moments.Moments.centred`).
-        w: (G, O, I) dense weight. In ``h`` and ``w`` a single group may come without its axis.
+        problem: the layer, see :func:`obs_onnx.solvers.problem.prepare`.
         sparsities: shares of the weights to remove, each in [0, 1], in any order. An N:M pattern fixes the
             share: 0 refits the dense layer, any other value gives the pattern.
-        c: (G, I, O) cross moment of inputs and target, centred like ``h``. None: the target is the dense
-            layer's output on the same inputs, ``c = h w^T``.
-        energy: (G, O) sums of squares of the target, centred alike; makes :attr:`Solution.error` relative to
-            the target. Without it, given ``c``, errors are the excess over the best dense weights.
         pattern: structure of the zeros along I (and O for blocks).
         method: "obs" exact greedy surgeon (unstructured, N:M, 1xC); "admm" (any pattern); "lobs" as published
             (unstructured); "magnitude"; "random". "auto": for several levels the cheaper of obs and admm; for
             one level admm and, where it costs little, obs as well, whichever errs less.
-        damping: lambda relative to the mean of diag(h) per group, also the pull towards ``w``; raised tenfold
-            until Cholesky succeeds, see :attr:`Solution.damping`.
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
         effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Quick also
             ends iterative refits early, at a relative residual of 1e-3.
+        scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
 
     Returns:
         One :class:`Solution` per sparsity, in the order given.
 
     Raises:
         OptionError: unknown method or effort, sparsity outside [0, 1], a pattern the method cannot make.
-        DataError: shapes do not fit, values are not finite, or ``h`` is not positive semi-definite.
     """
-    problem = prepare(h, w, c, energy, damping)
-    return solve_levels(problem, sparsities, pattern, method, seed, refit, effort)
+    if scores is None and method not in METHODS:
+        raise OptionError(f"method {method!r} is none of {', '.join(METHODS)}")
+    for sparsity in sparsities:
+        if not 0 <= sparsity <= 1:
+            raise OptionError(f"a sparsity of {sparsity} is not between 0 and 1")
+    asked = Asked(problem, sparsities, pattern, seed, effort)
+    if scores is not None:
+        return _solutions(asked, method, _by_scores(scores), refit)
+    chosen = METHODS[method]
+    if isinstance(chosen, Method):
+        return _solutions(asked, method, chosen, refit)
+    methods = {name: one for name in chosen.among(asked) if isinstance(one := METHODS[name], Method)}
+    found = [_solutions(asked, name, one, refit) for name, one in methods.items()]
+    return [min(level, key=lambda solution: solution.error) for level in zip(*found, strict=True)]
+
+
+def _by_scores(scores: Float) -> Method:
+    return Method(lambda asked: ((project(scores, s, asked.pattern), None) for s in asked.sparsities))
+
+
+def _solutions(asked: Asked, name: str, method: Method, refit: bool) -> list[Solution]:
+    """What a method finds, with the best weights on its supports where they are wanted."""
+    if method.single and asked.pattern.kind != "unstructured":
+        raise OptionError(f"{name} removes single weights, not {asked.pattern}; use obs or admm")
+    problem, solutions = asked.problem, []
+    tolerance = 1e-3 if asked.effort == "quick" and not method.patient else 1e-9
+    exact = refit or method.exact
+    for mask, left in method.supports(asked):
+        w = refit_on(problem, mask, tolerance) if exact else problem.w * mask if left is None else left
+        solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, name))
+    return solutions

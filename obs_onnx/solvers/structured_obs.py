@@ -34,7 +34,7 @@ from obs_onnx.passes.errors import DataError
 from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.problem import Problem
 
-__all__ = ["Consumer", "Order", "channel_losses", "greedy_order", "refit_columns"]
+__all__ = ["Consumer", "Order", "greedy_order", "refit_columns"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -313,17 +313,6 @@ def _greedy(state: _State, alive: Mask, count: int, parts: int | None) -> tuple[
     return order, losses
 
 
-def channel_losses(consumers: Sequence[Consumer]) -> Float:
-    """Losses (n,) of removing each channel alone from the optimum, everything else refitted (eq. 1).
-
-    Raises:
-        DataError: no consumer, shapes that do not fit, a column of several channels, negative row weights.
-    """
-    if not consumers:
-        raise DataError("no consumer: nothing tells what a channel is worth")
-    return _state(consumers, np.ones(consumers[0].columns.shape[0], bool)).losses()
-
-
 def greedy_order(
     consumers: Sequence[Consumer], n: int, fixed: Mask | None = None, parts: int | None = _PARTS
 ) -> Order:
@@ -339,7 +328,7 @@ def greedy_order(
             many that are worth least, the others' losses being as before the step. None: one at a time.
 
     Raises:
-        DataError: see :func:`channel_losses`.
+        DataError: shapes that do not fit, a column of several channels, negative row weights.
     """
     free = np.ones(n, bool) if fixed is None else ~np.asarray(fixed, bool)
     if free.shape != (n,):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.io.atomic_files import replacing
 from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Checkpoint"]
@@ -47,15 +48,11 @@ class Checkpoint:
         about = json.dumps({"settings": self.settings, "step": self.step, "progress": self.progress})
         arrays: dict[str, Any] = {f"state:{name}": array for name, array in self.state.items()}
         arrays.update({f"best:{name}": array for name, array in self.best.items()})
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         try:
-            with temporary.open("wb") as file:
+            with replacing(target) as new, new.open("wb") as file:
                 np.savez(file, about=np.array(about), **arrays)
-            os.replace(temporary, target)
         except OSError as error:
             raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> Checkpoint | None:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import SampleSource, Source
+from obs_onnx.evaluation.class_scores import rows_of
 from obs_onnx.passes.autodiff.optimizers import Metric
 from obs_onnx.passes.autodiff.training_step import trained_weights
 from obs_onnx.passes.errors import DataError, OptionError
@@ -32,14 +33,13 @@ from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.augment import parse_augment
 from obs_onnx.training.batches import TrainingBatch, shuffled
 from obs_onnx.training.checkpoint import Arrays, Checkpoint
-from obs_onnx.training.engines import Task, open_engine
+from obs_onnx.training.engines.base import Task, open_engine
 from obs_onnx.training.input_metrics import measure_metrics
 from obs_onnx.training.objective import LABELS, Objective, ReferenceLoss
-from obs_onnx.training.settings import RATES, TRAINERS, Settings
+from obs_onnx.training.settings import RATES, Settings
 
 __all__ = [
     "RATES",
-    "TRAINERS",
     "Course",
     "Point",
     "Settings",
@@ -280,7 +280,7 @@ class _Loop:
         found = self._engine.step({**batch.feed, **targets}, self._schedule(self.course.done + self.step))
         self.step += 1
         self._losses.append(float(found[self._engine.loss]))
-        self._count(found, targets, self._right)
+        self._count(found, targets, batch.labels if self.objective.labelled else None, self._right)
         self.seconds += time.perf_counter() - before
 
     def measure(self) -> Point:
@@ -326,7 +326,7 @@ class _Loop:
             rows = max((array.shape[0] for array in batch.feed.values() if array.ndim), default=1)
             total += float(found[self._engine.loss]) * rows
             samples += rows
-            self._count(found, {**targets, **_labels(batch)}, right)
+            self._count(found, targets, batch.labels, right)
         return Point(self.step, total / max(samples, 1), right[0] / right[1] if right[1] else None)
 
     def _targets(self, batch: TrainingBatch, teacher: ReferenceLoss | None) -> Feed:
@@ -334,24 +334,19 @@ class _Loop:
         if self.objective.labelled:
             if batch.labels is None:
                 raise DataError("the data has no labels to train on: give some, or a teacher")
-            targets.update(_labels(batch))
+            targets[LABELS] = batch.labels.reshape(-1, *(1,) * self.objective.trailing)
         return targets
 
-    def _count(self, found: Feed, targets: Feed, right: list[int]) -> None:
+    def _count(self, found: Feed, targets: Feed, labels: NDArray[np.int64] | None, right: list[int]) -> None:
         """Add right answers and answers."""
         scores = found.get(self.objective.scores or "")
         if scores is None:
             return
-        wanted = targets.get(LABELS)
-        if wanted is None and self.objective.as_scores:
-            wanted = next(iter(targets.values())).argmax(axis=1)
-        if wanted is not None and len(wanted) == len(scores):
-            right[0] += int((scores.argmax(axis=1) == wanted).sum())
-            right[1] += len(wanted)
-
-
-def _labels(batch: TrainingBatch) -> Feed:
-    return {} if batch.labels is None else {LABELS: batch.labels}
+        if labels is None and self.objective.as_scores:
+            labels = rows_of(next(iter(targets.values()))).argmax(axis=1)
+        if labels is not None and len(labels) == len(scores):
+            right[0] += int((rows_of(scores).argmax(axis=1) == labels).sum())
+            right[1] += len(labels)
 
 
 def _whole(source: Source) -> Iterator[TrainingBatch]:

@@ -1,9 +1,9 @@
 """What training minimises: cross-entropy to labels, or the distance to a teacher's outputs, or both mixed.
 
-* labels: ``cross_entropy`` of the class scores;
-* teacher with class scores: ``logits``, half the mean square of the difference of centred scores (or ``kl``,
-  the divergence of the student's from the teacher's class probabilities, which sees little but the first
-  class where the teacher is sure);
+* labels: ``cross_entropy`` of the class scores, see :mod:`obs_onnx.evaluation.class_scores`;
+* teacher with class scores alone: ``logits``, half the mean square of the difference of centred scores (or
+  ``kl``, the divergence of the student's from the teacher's class probabilities, which sees little but the
+  first class where the teacher is sure);
 * teacher with any other outputs: for each float output the ``mse``, relative to the mean square of the
   teacher's output, so that no output drowns another by its scale;
 * both: ``mix`` times the first and ``1 - mix`` times the second.
@@ -20,6 +20,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, is_float
+from obs_onnx.evaluation.class_scores import (
+    are_probabilities,
+    find_class_scores,
+    log_of_probabilities,
+    rows_of,
+)
 from obs_onnx.passes.autodiff.training_step import Term
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.graph.logits import logits_of
@@ -39,14 +45,16 @@ class Objective:
     Attributes:
         terms: of the loss; the targets are names of inputs of the training graph.
         taught: target -> output of the teacher.
-        scores: value with class scores (samples, classes), where there are any.
+        scores: value with class scores (samples, classes) or (samples, classes, 1, ...), where there are any.
         as_scores: the teacher's outputs are class scores; probabilities are turned into such.
+        trailing: axes of size 1 behind the classes, which the labels have, too.
     """
 
     terms: tuple[Term, ...]
     taught: Mapping[str, str]
     scores: str | None
     as_scores: bool
+    trailing: int = 0
 
     @property
     def labelled(self) -> bool:
@@ -85,20 +93,20 @@ def choose_objective(
     floats = [name for name, array in answer.items() if name in outputs and is_float(array.dtype)]
     if not floats:
         raise DataError("no output of the model is of a float type: there is nothing to train")
-    scoring = [name for name in floats if answer[name].ndim == 2 and answer[name].shape[1] > 1]
-    scores = str(logits_of(outputs[scoring[0]]).name) if scoring else None
+    found = find_class_scores({name: answer[name] for name in floats})
+    scores = None if found is None else str(logits_of(outputs[found.name]).name)
+    hidden = found is not None and found.probabilities and scores == found.name
+    classes = found is not None and found.alone and not hidden  # hidden: no value has them as its softmax
     terms: list[Term] = []
     taught: dict[str, str] = {}
-    classes = scores is not None and len(floats) == 1 and not _hidden(answer[scoring[0]], scores, scoring[0])
     if labels:
         if scores is None:
             raise DataError("labels are classes, but no output of the model has shape (samples, classes)")
         terms.append(Term("cross_entropy", scores, LABELS, mix if teacher else 1.0))
     share = 1 - mix if labels else 1.0
-    if teacher and classes:
-        assert scores is not None
+    if teacher and classes and found is not None and scores is not None:
         terms.append(Term(distance, scores, TEACHER, share))
-        taught[TEACHER] = scoring[0]
+        taught[TEACHER] = found.name
     elif teacher:
         for name in floats:
             target = f"{TEACHER}.{name}"
@@ -106,7 +114,8 @@ def choose_objective(
             scale = 1 / square if np.isfinite(square) and square > 0 else 1.0
             terms.append(Term("mse", name, target, share * scale / len(floats)))
             taught[target] = name
-    return Objective(tuple(terms), taught, scores, classes)
+    trailing = 0 if found is None else answer[found.name].ndim - 2
+    return Objective(tuple(terms), taught, scores, classes, trailing)
 
 
 class ReferenceLoss:
@@ -159,17 +168,6 @@ class ReferenceLoss:
         self._known[rows] = True
 
 
-def _hidden(y: NDArray[Any], scores: str, output: str) -> bool:
-    """Whether there are probabilities, but no value whose softmax they are."""
-    return scores == output and _are_probabilities(y)
-
-
-def _are_probabilities(y: NDArray[Any]) -> bool:
-    return bool(
-        y.min(initial=0.0) >= 0 and np.allclose(y.sum(axis=-1, dtype=np.float64), 1, rtol=0, atol=1e-3)
-    )
-
-
 def _scores(y: NDArray[Any]) -> NDArray[Any]:
     """Class scores; of probabilities the logarithm, down to the smallest normal number."""
-    return np.log(np.maximum(y, np.finfo(y.dtype).tiny)) if _are_probabilities(y) else y
+    return log_of_probabilities(y, np.finfo(y.dtype).tiny) if are_probabilities(rows_of(y)) else y

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field, replace
-from typing import Any
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -41,7 +41,6 @@ class Retraining:
         labels: learn the labels, too.
         mix: their share of the loss.
         progress: shows a stage.
-        runs: all so far, one after each round of pruning.
     """
 
     runtime: OrtRuntime
@@ -54,10 +53,14 @@ class Retraining:
     between: int = 0
     rounds: int = 1
     progress: Progress = quiet
-    runs: list[Trained] = field(default_factory=list)
 
     def __call__(
-        self, model: ir.Model, frozen: Collection[str], keep_zeros: bool, last: bool = True
+        self,
+        model: ir.Model,
+        frozen: Collection[str],
+        keep_zeros: bool,
+        before: Sequence[Trained] = (),
+        last: bool = True,
     ) -> Trained:
         """Train all weights but ``frozen`` ones of a model, which is not changed.
 
@@ -65,13 +68,14 @@ class Retraining:
             model: with what the round removed.
             frozen: initializers.
             keep_zeros: weights of layers that are zero stay zero.
+            before: what was trained so far, one after each round of pruning.
             last: no round of pruning follows.
 
         Raises:
             GradientError: it cannot be differentiated.
         """
         objective = self.objective(model)
-        found = retrain(
+        return retrain(
             self.runtime,
             model,
             objective,
@@ -82,19 +86,17 @@ class Retraining:
             keep_zeros=keep_zeros,
             frozen=frozen,
             progress=self.progress,
-            course=self._course(last),
+            course=self._course(before, last),
         )
-        self.runs.append(found)
-        return found
 
     @property
     def _taught(self) -> bool:
         return not (self.labels and self.mix == 1)
 
-    def _course(self, last: bool) -> Course:
-        done = sum(run.steps for run in self.runs)
-        ahead = 0 if last else self.between * (self.rounds - 1 - len(self.runs))
-        return Course(done, done + ahead + self.settings.steps, self.runs[-1].state if self.runs else {})
+    def _course(self, before: Sequence[Trained], last: bool) -> Course:
+        done = sum(run.steps for run in before)
+        ahead = 0 if last else self.between * (self.rounds - 1 - len(before))
+        return Course(done, done + ahead + self.settings.steps, before[-1].state if before else {})
 
     def check(self, model: ir.Model) -> None:
         """Fail now rather than after hours if a model cannot be trained.
@@ -105,9 +107,7 @@ class Retraining:
             DataError: there are no images to augment.
         """
         augmented(next(iter(self.held_out)), parse_augment(self.settings.augment), (0,))
-        folded = all(node.op_type != "BatchNormalization" for node in model.graph)
-        modern = modernize(model, canonicalize if folded else unfolded)
-        check_trainable(self.runtime, modern, self.objective(model), self.settings)
+        check_trainable(self.runtime, _modern(model), self.objective(model), self.settings)
 
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""
@@ -121,16 +121,36 @@ def retrain(
     objective: Objective,
     data: Source,
     settings: Settings,
-    **options: Any,
+    *,
+    held_out: Source | None = None,
+    teacher: Session | None = None,
+    keep_zeros: bool = True,
+    frozen: Collection[str] = (),
+    progress: Progress = quiet,
+    checkpoint: str | os.PathLike[str] | None = None,
+    resume: bool = False,
+    course: Course | None = None,
 ) -> Trained:
-    """:func:`obs_onnx.training.loop.train` for a model of any opset.
+    """:func:`obs_onnx.training.loop.train`, which explains the arguments, for a model of any opset.
 
     Raises:
         ModelError: the model is too old to be differentiated and cannot be converted.
     """
-    folded = all(node.op_type != "BatchNormalization" for node in model.graph)
-    modern = modernize(model, canonicalize if folded else unfolded)
-    found = train(runtime, modern, objective, data, settings, **options)
+    found = train(
+        runtime,
+        _modern(model),
+        objective,
+        data,
+        settings,
+        held_out=held_out,
+        teacher=teacher,
+        keep_zeros=keep_zeros,
+        frozen=frozen,
+        progress=progress,
+        checkpoint=checkpoint,
+        resume=resume,
+        course=course,
+    )
     for name, array in found.weights.items():
         held = model.graph.initializers.get(name)
         if held is None or held.const_value is None or tuple(held.const_value.shape.numpy()) != array.shape:
@@ -138,6 +158,12 @@ def retrain(
                 f"weight {name!r} is another one in a newer opset: convert the model to opset 13 first"
             )
     return found
+
+
+def _modern(model: ir.Model) -> ir.Model:
+    """A copy that can be differentiated; BatchNormalization that is left stays as it is."""
+    folded = all(node.op_type != "BatchNormalization" for node in model.graph)
+    return modernize(model, canonicalize if folded else unfolded)
 
 
 def unfolded(model: ir.Model) -> ir.Model:

@@ -1,25 +1,22 @@
-"""How to train: what the user may choose, checked."""
+"""How to train, once all choices are made; what may be chosen is in :mod:`obs_onnx.training.options`."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from obs_onnx.passes.autodiff.optimizers import OPTIMIZERS, Optimizer
-from obs_onnx.passes.errors import OptionError
 from obs_onnx.training.augment import parse_augment
+from obs_onnx.training.engines.registry import DEFAULT, TRAINERS
 from obs_onnx.training.schedule import Schedule
 
-__all__ = ["RATES", "TRAINERS", "Settings", "choose_optimizer"]
+__all__ = ["RATES", "Settings", "choose_optimizer"]
 
 RATES = {"sgd": 1e-3, "adam": 2e-4, "adamw": 2e-4, "foof": 1e-3}
-TRAINERS = {"graph": "foof", "ort-training": "adamw"}
-"""Name of an engine -> the optimizer that is best with it."""
 
 
 def choose_optimizer(optimizer: str | None, trainer: str) -> str:
     """``optimizer``, or where that is None the best one of the engine."""
-    return optimizer or TRAINERS.get(trainer, "adamw")
+    return optimizer or TRAINERS[trainer].optimizer
 
 
 @dataclass(frozen=True)
@@ -38,7 +35,7 @@ class Settings:
         evaluations: how often the held-out loss is measured.
         patience: evaluations without a better one after which training stops; None to go on, because most
             of the improvement comes while the rate falls.
-        trainer: the engine, one of :data:`TRAINERS`; see :mod:`obs_onnx.training.engines`.
+        trainer: the engine, a name in :data:`obs_onnx.training.engines.registry.TRAINERS`.
         augment: random views of images, such as ``flip,crop``; see :mod:`obs_onnx.training.augment`.
     """
 
@@ -52,32 +49,19 @@ class Settings:
     seed: int = 0
     evaluations: int = 20
     patience: int | None = None
-    trainer: str = "graph"
+    trainer: str = DEFAULT
     augment: str = ""
 
     def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise OptionError(f"optimizer {self.optimizer!r} is unknown: use {', '.join(OPTIMIZERS)}")
-        if self.trainer not in TRAINERS:
-            raise OptionError(f"trainer {self.trainer!r} is unknown: use {' or '.join(TRAINERS)}")
         parse_augment(self.augment)
-        for name, least in (("steps", 1), ("batch", 1), ("warmup", 0), ("evaluations", 1), ("patience", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise OptionError(f"{name} {value}: use at least {least}")
-        if not 0 <= self.momentum < 1:
-            raise OptionError(f"momentum {self.momentum}: give a number from 0 to below 1")
-        if self.rate is not None and not 0 < self.rate < math.inf:
-            raise OptionError(f"learning rate {self.rate}: give a positive number")
-        if self.decay is not None and not 0 <= self.decay < math.inf:
-            raise OptionError(f"weight decay {self.decay}: give 0 or more")
 
     def rule(self) -> Optimizer:
         """The optimizer."""
+        kind = OPTIMIZERS[self.optimizer]
         options = {} if self.decay is None else {"decay": self.decay}
-        if self.optimizer in ("sgd", "foof"):
+        if any(field.name == "momentum" for field in fields(kind)):
             options["momentum"] = self.momentum
-        return OPTIMIZERS[self.optimizer](**options)
+        return kind(**options)
 
     def schedule(self) -> Schedule:
         """The learning rate over time."""

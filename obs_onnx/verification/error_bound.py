@@ -34,7 +34,7 @@ from obs_onnx.passes.ops import key, linear, lookup
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
 from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
 
-__all__ = ["Bound", "lobs_theorem", "network_bound"]
+__all__ = ["Bound", "network_bound"]
 
 Blockers = dict[tuple[str, str], None]
 Norm = Callable[[NDArray[np.float64], ConvGeometry | MatmulGeometry], float]
@@ -54,21 +54,6 @@ class Bound:
     frobenius: float | None
     spectral: float | None
     blocked_by: tuple[tuple[str, str], ...] = ()
-
-
-def lobs_theorem(layer_errors: Sequence[float], weight_norms: Sequence[float]) -> float:
-    """Theorem 3.2 for a plain chain: bound of the absolute output error.
-
-    Args:
-        layer_errors: ``||(W'_l - W_l) X_l||_F`` of every layer, first layer first.
-        weight_norms: norm of every pruned weight ``W'_l``, in the same order (that of the first is not used).
-
-    Raises:
-        ValueError: the sequences differ in length.
-    """
-    if len(layer_errors) != len(weight_norms):
-        raise ValueError(f"{len(layer_errors)} layer errors but {len(weight_norms)} weight norms")
-    return math.fsum(error * math.prod(weight_norms[index + 1 :]) for index, error in enumerate(layer_errors))
 
 
 def network_bound(

@@ -15,7 +15,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["Measured", "measure"]
 
@@ -92,10 +92,6 @@ def _alone(
 
 def _session(runtime: Runtime, model: ir.Model, inputs: Sequence[str], outs: Sequence[str]) -> Session:
     return open_part(runtime, extract(model, inputs, outs))
-
-
-def run_feed(session: Session, values: Values) -> dict[str, NDArray[Any]]:
-    return session.run({spec.name: values[spec.name] for spec in session.inputs})
 
 
 def difference(a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.float64]:

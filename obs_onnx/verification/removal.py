@@ -17,8 +17,8 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part
-from obs_onnx.verification.layer_errors import difference, energy, finite, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.verification.layer_errors import difference, energy, finite
 
 __all__ = ["check_removal", "decided_outputs"]
 

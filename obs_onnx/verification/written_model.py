@@ -6,14 +6,14 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part
-from obs_onnx.verification.layer_errors import run_feed
+from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["check_batches", "check_model"]
 
@@ -24,8 +24,6 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
     Raises:
         VerificationError: any of the three fails.
     """
-    import onnx
-
     try:
         onnx.checker.check_model(serialize(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

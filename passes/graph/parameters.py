@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["float_tensors"]
+__all__ = ["SPARSE", "float_tensors"]
+
+SPARSE = "sparse"
+"""Key in ``Value.meta``: the file of the model stores this initializer as a sparse tensor."""
 
 
 def float_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:

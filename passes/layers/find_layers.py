@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.layers.bias import bias_add
 from obs_onnx.passes.layers.layer import Frozen, Layer, Use
 from obs_onnx.passes.ops import key, lookup
@@ -92,7 +93,7 @@ def _computed_weight(node: ir.Node) -> str | None:
 
 
 def _why_frozen(weight: ir.Value, uses: list[tuple[ir.Node, Linear]]) -> str | None:
-    if weight.meta.get("sparse"):
+    if weight.meta.get(SPARSE):
         return f"its weight {weight.name} is stored as a sparse tensor"
     if weight.is_graph_output():
         return f"its weight {weight.name} is an output of the model"

@@ -1,4 +1,8 @@
-"""Everything known about operators, one file per family; :data:`TABLE` is all of it."""
+"""Everything known about operators, one file per family; :data:`TABLE` is all of it.
+
+In: a node. Out: the record of its operator (:func:`lookup`), in which None means *not known*. Next:
+:mod:`obs_onnx.passes.layers` and :mod:`obs_onnx.passes.channels` ask the records.
+"""
 
 from __future__ import annotations
 

@@ -76,10 +76,10 @@ def nothing(v: Vjp) -> None:
 def related(table: Mapping[str, Op], rules: Mapping[Callable[[Relation], None], str]) -> dict[str, Op]:
     """``table`` with ``relate`` set: each rule comes with the names of its operators, separated by blanks."""
     named = {name: rule for rule, names in rules.items() for name in names.split()}
-    return {name: replace(table.get(name, Op()), relate=named.get(name)) for name in {**table, **named}}
+    return {**table, **{name: replace(table.get(name, Op()), relate=rule) for name, rule in named.items()}}
 
 
 def differentiable(table: Mapping[str, Op], rules: Mapping[Callable[[Vjp], None], str]) -> dict[str, Op]:
     """``table`` with ``vjp`` set: each rule comes with the names of its operators, separated by blanks."""
     named = {name: rule for rule, names in rules.items() for name in names.split()}
-    return {name: replace(table.get(name, Op()), vjp=named.get(name)) for name in {**table, **named}}
+    return {**table, **{name: replace(table.get(name, Op()), vjp=rule) for name, rule in named.items()}}

@@ -10,13 +10,18 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from obs_onnx.calibration.second_moments import Moments
-from obs_onnx.calibration.unfold import conv_output_shape, outputs, unfold
+from obs_onnx.calibration.unfold import axes_of, outputs, unfold
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.traits.linear import ConvGeometry, MatmulGeometry
 
 PROPERTY = settings(
     max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+
+
+def conv_output_shape(geometry: ConvGeometry, spatial: tuple[int, ...]) -> tuple[int, ...]:
+    """Spatial shape of the output for an input of spatial shape ``spatial``."""
+    return tuple(axis.out for axis in axes_of(geometry, spatial))
 
 
 @st.composite

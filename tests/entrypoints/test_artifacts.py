@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
+from artifact_runs import NAMES, thinned
 
 from obs_onnx import artifacts
-from obs_onnx.cli import main
 from obs_onnx.passes.errors import GradientError, ModelError, OptionError, VerificationError
 
 pytestmark = pytest.mark.usefixtures("package")
-NAMES = {"training_model.onnx", "eval_model.onnx", "optimizer_model.onnx", "checkpoint"}
 
 
 def values(model):
     return {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
-
-
-def thinned(model, rng):
-    for tensor in model.graph.initializer:
-        if tensor.name.startswith("w"):
-            array = onnx.numpy_helper.to_array(tensor) * (rng.random(tensor.dims) > 0.6)
-            tensor.CopyFrom(onnx.numpy_helper.from_array(array.astype(np.float32), tensor.name))
-    return model
 
 
 def trained(folder, x, labels, steps):
@@ -167,17 +156,3 @@ def test_wrong_gradients_are_found(make_proto, rng, tmp_path, monkeypatch):
     with pytest.raises(VerificationError, match="gradient of 'w'"):
         artifacts(model, tmp_path / "wrong")
     assert os.listdir(tmp_path) == ["right"]
-
-
-def test_command(net, rng, tmp_path):
-    onnx.save(thinned(net("mlp"), rng), tmp_path / "m.onnx")
-    arguments = ["artifacts", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "out"), "--keep-zeros"]
-    result = CliRunner().invoke(main, [*arguments, "--json", str(tmp_path / "r.json")])
-    assert result.exit_code == 0, result.output
-    assert all(name in result.output for name in NAMES)
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert set(report["files"]) == NAMES
-    assert report["masked"] > 0
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2
-    assert len(result.stderr.strip().splitlines()) == 1

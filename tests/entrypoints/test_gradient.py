@@ -7,22 +7,9 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from click.testing import CliRunner
 
 from obs_onnx import gradient
-from obs_onnx.cli import main
 from obs_onnx.passes.errors import GradientError, OptionError
-
-LINEAR = """g (float[N, 4] x) => (float[N, 3] z, float total) {
-    z = Gemm(x, w, b)
-    total = ReduceSum <keepdims = 0> (z)
-}"""
-
-
-@pytest.fixture
-def linear(make_proto, rng):
-    w, b = rng.standard_normal((4, 3)).astype(np.float32), rng.standard_normal(3).astype(np.float32)
-    return make_proto(LINEAR, {"w": w, "b": b}), w.astype(float), b.astype(float)
 
 
 def run(path, feed):
@@ -116,28 +103,6 @@ def test_names_that_are_taken(make_proto):
     for loss in ("sum_of_squares", "q"):
         with pytest.raises(GradientError, match="'loss' is taken"):
             gradient(make_proto(text, {"w": np.ones(2, np.float32)}), loss=loss)
-
-
-def test_command(linear, tmp_path):
-    proto, _, _ = linear
-    onnx.save(proto, tmp_path / "m.onnx")
-    arguments = ["gradient", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "g.onnx")]
-    result = CliRunner().invoke(main, [*arguments, "--loss", "mse", "--hvp"])
-    assert result.exit_code == 0, result.output
-    model = onnx.load(tmp_path / "g.onnx")
-    assert [x.name for x in model.graph.input] == ["x", "labels", "w.v", "b.v"]
-    assert [y.name for y in model.graph.output][2:] == ["loss", "w.grad", "b.grad", "w.hvp", "b.hvp"]
-
-
-@pytest.mark.parametrize("loss", ["hinge", "z"])
-def test_bad_input_is_one_line(linear, tmp_path, loss):
-    proto, _, _ = linear
-    onnx.save(proto, tmp_path / "m.onnx")
-    arguments = ["gradient", str(tmp_path / "m.onnx"), "-o", str(tmp_path / "g.onnx"), "--loss", loss]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 2
-    assert len(result.stderr.strip().splitlines()) == 1
-    assert not (tmp_path / "g.onnx").exists()
 
 
 def test_the_model_is_not_overwritten(linear, tmp_path):

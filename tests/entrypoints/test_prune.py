@@ -263,9 +263,9 @@ class TestChoices:
             ({"mode": "neurons"}, "mode 'neurons' is unknown"),
             ({"effort": "lazy"}, "effort 'lazy' is unknown"),
             ({"rounds": 0}, "use at least 1"),
-            ({"seed": -1}, "seed -1 is negative"),
+            ({"seed": -1}, "seed -1: use at least 0"),
             ({"loss": "l1", "targets": HALF}, "loss 'l1' is unknown"),
-            ({"pattern": "2:4", "layer_sparsity": {"*": 0.5}}, "leave out --layer"),
+            ({"pattern": "2:4", "layer_sparsity": {"*": 0.5}}, "leave out layer_sparsity"),
         ],
     )
     def test_options_that_make_no_sense(self, mlp, options: dict[str, object], words: str) -> None:

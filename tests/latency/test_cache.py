@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from latency_cache import PLACE, write_many
 
 from obs_onnx.latency.cache import LatencyCache, cache_folder, signature
 
-PLACE = {"runtime": "r", "version": "1", "cpu": "c"}
 BASE = "g (float[N,4] x) => (float[N,3] y) { a = Gemm <transB = 1> (x, w)  y = Relu (a) }"
 W = np.ones((3, 4), np.float32)
 
@@ -91,6 +93,8 @@ def test_where_it_lies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "obs-onnx"
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # a user without a home
+    assert cache_folder() == Path(tempfile.gettempdir()) / "obs-onnx"
 
 
 class TestCache:
@@ -181,13 +185,6 @@ class TestCache:
         cache.put("a", 1.0)
         cache.save()
         assert cache.get("a") == 1.0
-
-
-def write_many(number: int) -> None:
-    for i in range(50):
-        cache = LatencyCache(PLACE)
-        cache.put(f"{number}.{i}", number + i + 1.0)
-        cache.save()
 
 
 def test_a_model_from_memory_has_a_signature(make_model) -> None:

@@ -6,51 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from formula_runtime import FormulaRuntime, in_steps
-from nets import NETS, Net
+from nets import NETS
+from wide_net import LOCAL, coupled, sample_of, seconds, wide
 
-from obs_onnx.data.open_source import open_source
-from obs_onnx.data.sources import Source
-from obs_onnx.io.onnx_file import serialize
-from obs_onnx.latency import Stopwatch, measure_table, timing_feed
-from obs_onnx.latency.blocks import MOST_TIMINGS, BlockClock, narrowed
+from obs_onnx.latency import Stopwatch, measure_table
+from obs_onnx.latency.blocks import MOST_TIMINGS, narrowed
 from obs_onnx.latency.cache import LatencyCache
-from obs_onnx.latency.noise import Noise
 from obs_onnx.latency.table import doubtful
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import Coupling, couple
-from obs_onnx.passes.errors import ModelError, OptionError
-from obs_onnx.runtimes import open_runtime
-
-
-def wide() -> onnx.ModelProto:
-    """Three convolutions of many channels, the first and the last joined by a skip."""
-    net = Net(7)
-    x = net.op("Relu", net.conv("x", "stem", 64, 3))
-    y = net.op("Relu", net.conv(x, "inner", 96, 64))
-    x = net.op("Relu", net.op("Add", net.conv(y, "outer", 64, 96), x))
-    net.op("Identity", net.dense(net.pooled(x), "head", 64, 6), name="y")
-    return net.proto({"x": [3, 4, 4]}, {"y": [6]})
-
-
-def coupled(proto: onnx.ModelProto) -> Coupling:
-    return couple(prepare(ir.from_proto(proto)))
-
-
-def sample_of(coupling: Coupling, batch: int = 1) -> dict[str, np.ndarray]:
-    (value,) = coupling.model.graph.inputs
-    shape = (batch, *(int(dim) for dim in value.shape[1:]))
-    return {str(value.name): np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-
-
-LOCAL = open_runtime("onnxruntime", 1)
-
-
-def seconds(runtime: FormulaRuntime, model: ir.Model) -> float:
-    (found,) = runtime.session(serialize(model)).time({}, 1)
-    return found
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.errors import ModelError
 
 
 def test_predicts_models_that_were_not_measured() -> None:
@@ -108,22 +75,6 @@ def test_doubtful_blocks_are_timed_a_few_times_in_all_runs() -> None:
     cache = LatencyCache({"odd": 1})
     again = measure_table(coupling, target, LOCAL, sample_of(coupling), levels=5, cache=cache)
     assert (again.timed, table.error) == (0, again.error)
-
-
-def test_a_disturbed_time_is_taken_again() -> None:
-    coupling, target, cache = coupled(wide()), FormulaRuntime(in_steps(16)), LatencyCache({"d": 1})
-    clock = BlockClock(target, LOCAL, sample_of(coupling), cache)
-    truth = clock.milliseconds(clock.signatures(coupling.model)["Conv_inner"])
-    small = {group.id: 32 for group in coupling.groups}
-    keys = clock.signatures(narrowed(coupling, small))
-    cache._known[keys["Conv_inner"]] = (100.0, 1)
-    clock.signatures(narrowed(coupling, small), {"Conv_inner"}, again=True)
-    assert cache.timings(keys["Conv_inner"]) == 2
-    assert clock.milliseconds(keys["Conv_inner"]) < truth
-    for _ in range(3):
-        clock.signatures(narrowed(coupling, small), {"Conv_inner"}, again=True)
-    assert cache.timings(keys["Conv_inner"]) == MOST_TIMINGS
-    assert cache.timings(keys["Conv_outer"]) == 1
 
 
 def test_doubts() -> None:
@@ -188,72 +139,3 @@ def test_a_model_of_one_width(make_model) -> None:
     table = measure_table(coupling, FormulaRuntime(in_steps(1)), LOCAL, {"x": np.ones((1, 4), np.float32)})
     assert (len(table.wholes), table.error) == (1, 0.0)
     assert table.cost.value({}) == pytest.approx(table.dense_ms, rel=0.05)
-
-
-class TestStopwatch:
-    def watch(self, **options: float) -> tuple[Stopwatch, Coupling]:
-        coupling = coupled(wide())
-        target = FormulaRuntime(in_steps(16), **options)
-        return Stopwatch(target, LOCAL, coupling.model, sample_of(coupling), levels=3), coupling
-
-    def test_ratio(self) -> None:
-        watch, coupling = self.watch()
-        small = narrowed(coupling, {group.id: group.n // 2 for group in coupling.groups})
-        expected = seconds(watch.target, small) / seconds(watch.target, coupling.model)
-        assert watch.ratio(small) == pytest.approx(expected)
-        assert watch.dense_ms == pytest.approx(1e3 * seconds(watch.target, coupling.model))
-        assert watch.notes == []
-
-    def test_the_same_widths_are_timed_once(self) -> None:
-        watch, coupling = self.watch()
-        small = narrowed(coupling, {group.id: 32 for group in coupling.groups})
-        found, timings = watch.ratio(small), watch.target.timings
-        other = narrowed(coupling, {group.id: 32 for group in coupling.groups})
-        for value in other.graph.initializers.values():
-            if value.const_value.dtype.is_floating_point():
-                value.const_value = ir.tensor(np.zeros_like(value.const_value.numpy()), name=value.name)
-        assert (watch.ratio(other), watch.target.timings) == (found, timings)
-        watch.ratio(narrowed(coupling, {group.id: 48 for group in coupling.groups}))
-        assert watch.target.timings > timings
-
-    def test_noise_is_told_once(self) -> None:
-        watch, coupling = self.watch(load=3.9)
-        watch.table(coupling)
-        watch.ratio(coupling.model)
-        noisy = [note for note in watch.notes if "noisy" in note]
-        assert len(noisy) == 1
-        measured = len(watch.table(coupling).wholes) + 1
-        assert noisy[0] == (
-            f"latency is noisy in {measured} of {measured} measurements: the machine was busy before "
-            f"({measured}); the machine is too busy to trust them: run again when it is idle"
-        )
-
-    def test_little_noise_is_no_reason_to_stop(self) -> None:
-        found = Noise(10, 2)
-        found.causes.update({"slow": 2, "unsure": 1})
-        assert found.lines() == ["latency is noisy in 2 of 10 measurements: slow (2), unsure (1)"]
-        assert Noise(10).lines() == []
-
-
-class TestSample:
-    def source(self, rows: int) -> tuple[Source, tuple]:
-        inputs = LOCAL.session(NETS["mlp"]().SerializeToString()).inputs
-        x = np.arange(12.0 * rows, dtype=np.float32).reshape(rows, 12)
-        return open_source({"x": x}, inputs, batch_size=4), inputs
-
-    @pytest.mark.parametrize("batch", [1, 3, 5, 12])
-    def test_the_batch_is_what_was_asked_for(self, batch: int) -> None:
-        source, inputs = self.source(5)
-        x = timing_feed(source, inputs, batch)["x"]
-        assert x.shape == (batch, 12)
-        np.testing.assert_array_equal(x[:, 0], 12 * (np.arange(batch) % 5))
-
-    def test_a_fixed_batch(self) -> None:
-        net = Net(0)
-        net.op("Identity", net.dense("x", "fc", 12, 3), name="y")
-        inputs = LOCAL.session(net.proto({"x": [12]}, {"y": [3]}, batch=2).SerializeToString()).inputs
-        source = open_source({"x": np.ones((6, 12), np.float32)}, inputs, batch_size=4)
-        for batch in (1, 2):
-            assert timing_feed(source, inputs, batch)["x"].shape == (2, 12)
-        with pytest.raises(OptionError, match=r"--batch 3: .* it takes batches of 2: leave"):
-            timing_feed(source, inputs, 3)

@@ -6,9 +6,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from formula_runtime import FormulaRuntime, in_steps
-from nets import NETS, Net
+from nets import Net
 
-from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
+from obs_onnx.latency.blocks import BlockClock
 from obs_onnx.latency.cache import LatencyCache
 from obs_onnx.latency.width_quantum import STEPS, group_counts, group_quanta, kind_quanta, quantum_of
 from obs_onnx.passes.canonical.own_constants import prepare
@@ -75,20 +75,3 @@ def test_below_one_step_there_are_halves() -> None:
     assert counts[width[128]] == (2, 4, 8, 16, 32, 48, 64, 80, 96, 112, 128)
     assert counts[width[48]] == (2, 4, 8, 16, 24, 32, 40, 48)
     assert counts[width[6]] == (1, 2, 3, 4, 5, 6)
-
-
-@pytest.mark.parametrize("net", NETS)
-def test_groups_of_a_block_are_those_that_change_its_sizes(net: str) -> None:
-    """A block's own signature changes with its groups, and with no others."""
-    coupling = couple(prepare(ir.from_proto(NETS[net]())))
-    shapes = [int(dim) for dim in coupling.model.graph.inputs[0].shape[1:]]
-    sample = {"x": np.random.default_rng(0).standard_normal((1, *shapes)).astype(np.float32)}
-    timer = BlockClock(
-        FormulaRuntime(in_steps(1)), open_runtime("onnxruntime", 1), sample, LatencyCache({"net": net})
-    )
-    dense, meeting = timer.signatures(coupling.model), groups_of_blocks(coupling)
-    assert dense.keys() == meeting.keys()
-    for group in coupling.groups:
-        small = timer.signatures(narrowed(coupling, {group.id: max(group.n // 2, 1)}))
-        for name, key in small.items():
-            assert (key != dense[name]) == (group.id in meeting[name]), name

@@ -1,74 +1,15 @@
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
-
 import pytest
-from rich.console import Console
+from console_text import text_of
 
 from obs_onnx.passes.layers.layer import Frozen
-from obs_onnx.progress import Progress
-from obs_onnx.report import (
-    LayerResult,
-    Report,
-    print_bench,
-    print_evaluation,
-    print_inspection,
-    print_report,
-    quiet,
-    terminal_progress,
-)
-from obs_onnx.report import format as fmt
-from obs_onnx.report.html import render_html
-
-TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
-
-
-def text_of(show: Callable[[Console], None], width: int = 80) -> str:
-    console = Console(file=io.StringIO(), width=width, force_terminal=False)
-    show(console)
-    output = console.file
-    assert isinstance(output, io.StringIO)
-    return output.getvalue()
+from obs_onnx.report import print_bench, print_evaluation, print_inspection
+from obs_onnx.results.pruning import LayerResult
 
 
 def squeezed(text: str) -> str:
     return "".join(text.split())
-
-
-@pytest.mark.parametrize("width", [40, 80, 200])
-def test_report_fits_any_width_and_loses_nothing(width: int, make_report: Callable[..., Report]) -> None:
-    layer = LayerResult(TRAP, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
-    text = text_of(lambda console: print_report(make_report(layers=(layer,)), console), width)
-    assert max(map(len, text.splitlines())) <= width
-    assert "sparsity=0.75: reached" in text
-    assert ("█" in text) == (width >= 72)
-    if width == 200:
-        for part in (TRAP, "64x64x3x3", "50.0 %", "0.01", "0.02", "x 0.4", "-1.00", "rnn (LSTM): recurrent"):
-            assert part in text
-        assert "error 2 (Frobenius norms: 3)" in text
-
-
-def test_report_says_what_it_could_not_prove_or_reach(
-    make_report: Callable[..., Report], make_bound: Callable[..., object]
-) -> None:
-    bound = make_bound(None, None, tuple((f"n{i}", "Exp") for i in range(5)))
-    report = make_report(bound=bound, met=False, output=None, notes=("Mind the gap.",))
-    text = text_of(lambda console: print_report(report, console), 200)
-    assert "no Lipschitz constant for n0 (Exp), n1 (Exp), n2 (Exp) and 2 more" in text
-    assert "NOT reached" in text
-    assert "nothing written" in text
-    assert "note: Mind the gap." in text
-
-
-def test_output_without_unicode_gets_none(make_report: Callable[..., Report]) -> None:
-    raw = io.BytesIO()
-    console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=100)
-    layer = LayerResult("größe", "Conv", (1, 1), 1, 0.5)
-    print_report(make_report(layers=(layer,)), console)
-    assert b"gr??e" in raw.getvalue()
-    assert b"####...." in raw.getvalue()
-    assert b"a.onnx -> b.onnx" in raw.getvalue()
 
 
 def test_inspection_takes_dicts_and_dataclasses() -> None:
@@ -125,71 +66,3 @@ def test_evaluation_prints_shares_as_percent() -> None:
     several = {"samples": 3, "output_errors": {"boxes": 0.5, "scores": 0.25}}
     text = squeezed(text_of(lambda console: print_evaluation(several, console)))
     assert text == "samples3outputerrorsboxes0.5outputerrorsscores0.25"
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(999, "999 B"), (1000, "1.0 kB"), (99_940, "99.9 kB"), (999_600, "1.0 MB"), (123_456_789, "123 MB")],
-)
-def test_sizes(value: int, text: str) -> None:
-    assert fmt.size(value) == text
-
-
-def test_html_is_self_contained_and_escapes_names(make_report: Callable[..., Report]) -> None:
-    layer = LayerResult(TRAP, "Conv", (64, 64, 3, 3), 36864, 0.5, 0.01, 0.02)
-    report = make_report(layers=(layer,))
-    page = render_html(report)
-    assert "<script" not in page
-    assert "&lt;script&gt;" in page
-    assert "http" not in page
-    assert page.count("<img") == page.count('src="data:image/svg+xml;base64,') == 2
-    assert page == render_html(report)
-    assert "<img" not in render_html(report, plots=False)
-    assert "rnn</td><td>LSTM</td>" in render_html(report, plots=False)
-
-
-def test_html_needs_no_matplotlib(
-    monkeypatch: pytest.MonkeyPatch, make_report: Callable[..., Report]
-) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
-    page = render_html(make_report())
-    assert "<img" not in page
-    assert "fc1.weight" in page
-
-
-def run_stages(progress: Progress) -> list[str]:
-    done = []
-    with progress.stage("outer", 2) as advance:
-        with progress.stage("inner") as advance_inner:
-            advance_inner(1)
-        advance(2)
-        done.append("outer")
-    with progress.stage("next", 1) as advance:
-        advance(1)
-        done.append("next")
-    return done
-
-
-def test_progress_shows_bars_on_a_terminal_only() -> None:
-    terminal = Console(file=io.StringIO(), width=100, force_terminal=True)
-    pipe = Console(file=io.StringIO(), width=100, force_terminal=False)
-    shown = terminal_progress(console=terminal)
-    assert run_stages(shown) == run_stages(quiet) == ["outer", "next"]
-    output = terminal.file
-    assert isinstance(output, io.StringIO)
-    assert "outer" in output.getvalue()
-    assert "2/2" in output.getvalue()
-    lines = terminal_progress(console=pipe)
-    assert run_stages(lines) == ["outer", "next"]
-    lines.say("a message")
-    assert isinstance(pipe.file, io.StringIO)
-    assert pipe.file.getvalue() == "a message\n"
-    assert terminal_progress(console=terminal, silent=True) is quiet
-
-
-def test_progress_recovers_when_a_stage_fails() -> None:
-    console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    progress = terminal_progress(console=console)
-    with pytest.raises(ValueError, match="boom"), progress.stage("outer", 2), progress.stage("inner", 1):
-        raise ValueError("boom")
-    assert run_stages(progress) == ["outer", "next"]

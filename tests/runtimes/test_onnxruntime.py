@@ -13,7 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.onnxruntime import first_line, usable_cores
+from obs_onnx.runtimes.machine import usable_cores
+from obs_onnx.runtimes.onnxruntime import first_line
 
 
 def one_node(op: str, kind: int = TensorProto.FLOAT, domain: str = "", inputs: int = 1) -> onnx.ModelProto:

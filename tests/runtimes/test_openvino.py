@@ -19,7 +19,7 @@ from obs_onnx.cli import main
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.onnxruntime import usable_cores
+from obs_onnx.runtimes.machine import usable_cores
 
 X = np.array([[-1, 2]], np.float32)
 

@@ -2,60 +2,31 @@
 
 from __future__ import annotations
 
-import json
-import math
 from contextlib import contextmanager
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from click.testing import CliRunner
+from easy_training import tensors, values
 
 from obs_onnx import finetune
-from obs_onnx.cli import main
 from obs_onnx.data.feeds import TensorSpec
 from obs_onnx.data.open_source import open_source
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.errors import OptionError
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.training.batches import shuffled
 from obs_onnx.training.loop import Course, Settings, train
 from obs_onnx.training.objective import choose_objective
 from obs_onnx.training.schedule import Schedule
 
 LINEAR = "g (float[N, 4] x) => (float[N, 3] z) { z = Gemm(x, w, b) }"
-DEEP = """g (float[N, 6] x) => (float[N, 4] z) {
-    a = Gemm(x, w1, b1)  h = Relu(a)  z = Gemm(h, w2, b2)
-}"""
-
-
-def tensors(rng, **shapes):
-    return {name: (rng.standard_normal(shape) / 2).astype(np.float32) for name, shape in shapes.items()}
 
 
 @pytest.fixture
 def linear(make_proto, rng):
     return make_proto(LINEAR, tensors(rng, w=(4, 3), b=(3,)))
-
-
-@pytest.fixture
-def deep(make_proto, rng):
-    return make_proto(DEEP, tensors(rng, w1=(6, 16), b1=(16,), w2=(16, 4), b2=(4,)))
-
-
-@pytest.fixture
-def easy(rng):
-    """Points around four centres."""
-    centres, labels = rng.standard_normal((4, 6)) * 2, rng.integers(0, 4, 400)
-    x = centres[labels] + 0.5 * rng.standard_normal((400, 6))
-    return {"x": x.astype(np.float32), "labels": labels}
-
-
-def values(model):
-    model = ir.to_proto(model) if isinstance(model, ir.Model) else model
-    return {t.name: onnx.numpy_helper.to_array(t).astype(float) for t in model.graph.initializer}
 
 
 def gradients(w, b, x, labels):
@@ -100,16 +71,6 @@ def test_updates_are_those_of_the_papers(linear, rng, name, steps):
     np.testing.assert_allclose(end["w"], w, rtol=2e-5, atol=2e-6)
     np.testing.assert_allclose(end["b"], b, rtol=2e-5, atol=2e-6)
     assert np.abs(w - start["w"]).max() > 1e-3
-
-
-def test_schedule():
-    rate = Schedule(0.1, 110, 10)
-    assert [rate(k) for k in (0, 4, 9)] == pytest.approx([0.01, 0.05, 0.1])
-    assert rate(10) == pytest.approx(0.1)
-    assert rate(60) == pytest.approx(0.05)
-    assert rate(35) == pytest.approx(0.1 * (1 + math.cos(math.pi / 4)) / 2)
-    assert rate(109) < 1e-4
-    assert all(rate(k) > rate(k + 1) for k in range(10, 109))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "foof"])
@@ -266,28 +227,6 @@ def test_an_early_stop_keeps_the_best(deep, easy):
         assert np.array_equal(array, values(found.model)[name])
 
 
-def test_batches_depend_on_seed_and_step_alone(rng):
-    data = {"x": np.arange(20, dtype=np.float32)[:, None]}
-    source = open_source(data, [TensorSpec("x", (None, 1), np.dtype(np.float32))])
-    stream = shuffled(source, 6, seed=1)
-    first = [next(stream).rows for _ in range(7)]
-    for epoch in (first[:3], first[3:6]):
-        assert len(np.unique(np.concatenate(epoch))) == 18
-    assert not np.array_equal(np.concatenate(first[:3]), np.concatenate(first[3:6]))
-    again = shuffled(source, 6, seed=1, start=4)
-    assert all(np.array_equal(next(again).rows, rows) for rows in first[4:])
-    assert not np.array_equal(next(shuffled(source, 6, seed=2)).rows, first[0])
-
-
-def test_streams_and_batches_of_fixed_size(make_proto, easy, rng):
-    text = DEEP.replace("float[N", "float[8")
-    model = make_proto(text, tensors(rng, w1=(6, 16), b1=(16,), w2=(16, 4), b2=(4,)))
-    feeds = [({"x": easy["x"][i : i + 8]}, easy["labels"][i : i + 8]) for i in range(0, 400, 8)]
-    for data in (easy, feeds):
-        report = finetune(model, data, steps=100, lr=0.02).report
-        assert report.after.loss < 0.5 * report.before.loss
-
-
 def test_probabilities_are_taught_before_their_softmax(make_proto, easy, rng):
     weights = tensors(rng, w=(6, 4), b=(4,))
     text = "g (float[N, 6] x) => (float[N, 4] p) { z = Gemm(x, w, b)  p = Softmax <axis = -1> (z) }"
@@ -317,75 +256,3 @@ def test_probabilities_without_a_softmax_are_matched_as_they_are(make_proto, eas
     student = make_proto(text, {"w": 0.5 * weights["w"], **axes})
     found = finetune(student, {"x": easy["x"]}, steps=300, lr=0.05, teacher=teacher, weight_decay=0.0)
     assert found.report.after.loss < 1e-3 * found.report.before.loss
-
-
-def test_views_of_images(make_proto, rng):
-    text = "g (float[N, 1, 4, 4] x) => (float[N, 2] z) { f = Flatten(x)  z = Gemm(f, w, b) }"
-    model = make_proto(text, tensors(rng, w=(16, 2), b=(2,)))
-    x = rng.standard_normal((512, 1, 4, 4)).astype(np.float32)
-    data, options = {"x": x, "labels": (x[..., 0].sum((1, 2)) > 0).astype(int)}, {"steps": 300, "lr": 0.05}
-    plain, mirrored = (finetune(model, data, augment=views, **options).report for views in ("", "flip"))
-    assert plain.after.accuracy > 0.95  # the label is about one side
-    assert mirrored.after.accuracy < 0.9
-    with pytest.raises(OptionError, match="'turn'"):
-        finetune(model, data, steps=1, augment="turn")
-
-
-def test_old_opsets_and_batch_normalization(make_proto, rng):
-    text = """g (float[N, 2, 6, 6] x) => (float[N, 3] z) {
-        c = Conv <pads = [1, 1, 1, 1]> (x, w)
-        n = BatchNormalization (c, scale, shift, mean, var)
-        r = Relu (n)  p = GlobalAveragePool (r)  f = Flatten (p)  z = Gemm (f, v, b)
-    }"""
-    weights = tensors(rng, w=(4, 2, 3, 3), scale=(4,), shift=(4,), mean=(4,), v=(4, 3), b=(3,))
-    weights["var"] = rng.uniform(0.5, 2, 4).astype(np.float32)
-    x = rng.standard_normal((96, 2, 6, 6)).astype(np.float32)
-    labels = (x.mean((2, 3))[:, 0] > 0).astype(int) + (x.mean((2, 3))[:, 1] > 0)
-    for opset, fold in ((9, True), (9, False), (18, False)):
-        model = make_proto(text, weights, opset=opset)
-        found = finetune(model, {"x": x, "labels": labels}, steps=60, lr=0.02, fold=fold)
-        assert found.report.after.loss < 0.9 * found.report.before.loss
-        names = values(found.model)
-        assert ("mean" in names) == (not fold)
-        if not fold:
-            assert np.array_equal(names["mean"], values(model)["mean"])
-            assert not np.array_equal(names["scale"], values(model)["scale"])
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "message"),
-    [
-        ({"optimizer": "lion"}, OptionError, "lion"),
-        ({"lr": -1.0}, OptionError, "learning rate"),
-        ({"steps": 0}, OptionError, "steps 0"),
-        ({"resume": True}, OptionError, "checkpoint"),
-        ({"data": {"x": np.zeros((20, 6), np.float32)}}, DataError, "nothing to learn"),
-        ({"labels": "y"}, DataError, "'y'"),
-    ],
-)
-def test_bad_options(deep, easy, options, error, message):
-    with pytest.raises(error, match=message):
-        finetune(deep, **{"data": easy, "steps": 2, **options})
-
-
-def test_weights_in_half_precision_are_refused(make_proto, easy):
-    text = "g (float16[N, 6] x) => (float16[N, 4] z) { z = MatMul(x, w) }"
-    model = make_proto(text, {"w": np.ones((6, 4), np.float16)})
-    with pytest.raises(OptionError, match="FLOAT16"):
-        finetune(model, {**easy, "x": easy["x"].astype(np.float16)}, steps=2)
-
-
-def test_command(deep, easy, tmp_path):
-    onnx.save(deep, tmp_path / "m.onnx")
-    np.savez(tmp_path / "d.npz", **easy)
-    arguments = ["finetune", str(tmp_path / "m.onnx"), "--data", str(tmp_path / "d.npz"), "--steps", "30"]
-    extra = ["--lr", "0.02", "--optimizer", "adam", "--json", str(tmp_path / "r.json"), "-q"]
-    result = CliRunner().invoke(main, [*arguments, *extra])
-    assert result.exit_code == 0, result.output
-    report = json.loads((tmp_path / "r.json").read_text())
-    assert report["schema"] == 1
-    assert report["after"]["loss"] < report["before"]["loss"]
-    onnx.checker.check_model(onnx.load(tmp_path / "m.finetuned.onnx"), full_check=True)
-    result = CliRunner().invoke(main, [*arguments, "--teacher", str(tmp_path / "nothing.onnx")])
-    assert result.exit_code == 2
-    assert len(result.stderr.strip().splitlines()) == 1

@@ -9,8 +9,8 @@ import pytest
 
 from obs_onnx import prune
 from obs_onnx.passes.errors import DataError, OptionError
-from obs_onnx.pruning.weights import mode as weights_mode
-from obs_onnx.pruning.weights.search import Trials
+from obs_onnx.pruning.weights import search as weights_search
+from obs_onnx.pruning.weights import task as weights_task
 
 OPTIONS = {"effort": "quick", "latency": False, "lr": 3e-3, "finetune": 100}
 
@@ -96,12 +96,12 @@ def test_the_last_round_may_be_followed_by_more_updates(net, calib, tmp_path):
 def test_scores_of_a_round_are_those_of_the_weights_trained_before_it(net, calib, monkeypatch):
     judged = []
 
-    class Spied(weights_mode.LabelledBatches):
+    class Spied(weights_task.LabelledBatches):
         def __init__(self, runtime, model, *others):
             judged.append({n: v.const_value.numpy().copy() for n, v in model.graph.initializers.items()})
             super().__init__(runtime, model, *others)
 
-    monkeypatch.setattr(weights_mode, "LabelledBatches", Spied)
+    monkeypatch.setattr(weights_task, "LabelledBatches", Spied)
     options = {**OPTIONS, "calib": calib, "mode": "weights", "targets": {"sparsity": 0.8}, "rounds": 3}
     prune(net, criterion="fisher", allocation="fisher", compensate=False, **options)
     assert len(judged) == 3
@@ -115,8 +115,8 @@ def test_a_sparse_model_is_approached_from_where_it_is(net, calib):
     seen = []
     options |= {"finetune": 1, "criterion": "magnitude", "rounds": 2}
     with pytest.MonkeyPatch.context() as patch:
-        find = Trials.attempt
-        patch.setattr(Trials, "attempt", lambda self, removed: seen.append(removed) or find(self, removed))
+        find = weights_search.attempt_pruning
+        patch.setattr(weights_search, "attempt_pruning", lambda *given: seen.append(given[1]) or find(*given))
         prune(half, targets={"sparsity": 0.875}, **options)
     shares = [sum(removed.values()) / sum(layer_sizes(net)) for removed in seen]
     assert sorted(set(shares)) == pytest.approx([0.75, 0.875], abs=0.01)
@@ -138,7 +138,7 @@ def test_other_data_to_learn_from(net, calib):
     mixed = prune(net, calib=both, labels="labels", finetune_data=both, mix=1.0, **options).report
     assert mixed.finetune["before"]["loss"] > 1  # cross-entropy with labels that mean nothing
     for wrong in ({"finetune_data": calib}, {"finetune_last": 5}):
-        with pytest.raises(OptionError, match="goes with --finetune"):
+        with pytest.raises(OptionError, match="goes with finetune"):
             prune(net, calib=calib, **{**options, "finetune": 0}, **wrong)
 
 
@@ -152,5 +152,5 @@ def test_views_are_refused_before_anything_is_pruned(net, calib):
 
 
 def test_negative_steps_are_refused(net, calib):
-    with pytest.raises(OptionError, match="retraining"):
+    with pytest.raises(OptionError, match="finetune -1"):
         prune(net, calib=calib, finetune=-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy.special import rel_entr
 
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels.activations import deviation
@@ -28,16 +28,23 @@ def mutual_information(evidence: ChannelStatistics, group: Group) -> NDArray[np.
         means_NC = np.concatenate(signal.means)
         if len(means_NC) != len(classes):
             return deviation(evidence, group)
-        ranks = (rankdata(means_NC, axis=0, method="min") - 1) / len(means_NC)
-        bins_NC = np.minimum((ranks * _BINS).astype(np.int64), _BINS - 1)
-        total += elements @ np.array([_information(bins, classes) for bins in bins_NC.T])
+        total += elements @ np.array([_information(_bins(means), classes) for means in means_NC.T])
         count += elements.sum(axis=1)
     return np.asarray(total / np.maximum(count, 1))
 
 
+def _bins(x: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Number of the bin of each value by its rank, equal values in one bin."""
+    ranks = np.searchsorted(np.sort(x), x) / len(x)
+    return np.minimum((ranks * _BINS).astype(np.int64), _BINS - 1)
+
+
 def _information(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """Mutual information of two label vectors, in nats.
+
+    Ranks and counts stand here because ``scipy.stats``, whose ``rankdata`` and ``contingency.crosstab`` give
+    them as well, takes a quarter of the time that ``prune`` takes to start.
+    """
     joint = np.zeros((a.max() + 1, b.max() + 1))
     np.add.at(joint, (a, b), 1 / len(a))
-    independent = joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)
-    seen = joint > 0
-    return float(np.sum(joint[seen] * np.log(joint[seen] / independent[seen])))
+    return float(rel_entr(joint, joint.sum(1, keepdims=True) * joint.sum(0, keepdims=True)).sum())

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.coupling import Group
 
-__all__ = ["oracle"]
+__all__ = ["RemovalDamage", "damages", "oracle"]
+
+RemovalDamage: TypeAlias = Callable[[NDArray[np.bool_]], float]
+"""What removing channels of a group without compensation does to the outputs; kept ones as a mask."""
 
 
 def oracle(evidence: ChannelStatistics, group: Group) -> NDArray[np.float64]:
-    """Damage to the outputs when one channel alone is removed without compensation.
+    """(channels,) absolute change of the loss when one channel alone is removed without compensation."""
+    return np.abs(evidence.removals[group.id])
 
-    Where the evidence has no measure of damage, the absolute change of the loss.
+
+def damages(group: Group, damage: RemovalDamage) -> NDArray[np.float64]:
+    """(channels,) damage to the outputs when one channel alone is removed without compensation.
+
+    Args:
+        group: which one.
+        damage: measures removals of its channels.
     """
-    if evidence.damage is None:
-        return np.abs(evidence.removals[group.id])
-    masks = ~np.eye(group.n, dtype=bool)
-    return np.array([evidence.damage(group, mask) for mask in masks])
+    return np.array([damage(mask) for mask in ~np.eye(group.n, dtype=bool)])

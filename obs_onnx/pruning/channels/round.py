@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
+from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
+from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
@@ -18,15 +19,19 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory
-from obs_onnx.passes.costs.model_costs import Cost, Costs
+from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
-from obs_onnx.pruning.channels.attempt import ChannelAttempt, ChannelStudy, Keeps, quanta
+from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
+from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
+from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
+from obs_onnx.pruning.options import DAMAGE
 
 __all__ = ["Round"]
 
+_MULTIPLES = 8
 _CORRECTIONS = 6
-_ROOM = 1.04  # of a limit on latency, that is not worth another correction
+_ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
 
 @dataclass(frozen=True)
@@ -40,35 +45,56 @@ class _Tried:
 
     def rank(self) -> tuple[bool, float]:
         """Sorts what holds by its damage, then the others by how far they are off."""
-        if all(ratio <= _allowed(name) for name, ratio in self.strains.items()):
+        if all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items()):
             return False, self.allocation.damage
         return True, max(self.strains.values(), default=0.0)
 
 
-def _allowed(name: str) -> float:
-    """Ratio of a cost to its limit; times are only known to within a per cent."""
-    return 0.99 if name == "latency" else 1.0
+def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
+    """What the kept count of each group is a multiple of.
+
+    By default the largest power of two, up to that of the runtime, that leaves a group at least eight counts.
+    """
+    if wanted is not None:
+        return {group.id: wanted for group in coupling.groups}
+    return {
+        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
+        for group in coupling.groups
+    }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Round:
-    """Groups of the model pruned so far, in order of removal and with their curves."""
+    """Groups of the model pruned so far, in order of removal and with their curves.
 
-    study: ChannelStudy
+    Attributes:
+        task: the dense model, its data, and how channels are chosen.
+        coupling: of the model pruned so far.
+        kept: indices of the dense model's channels that it still has, by initializer and axis.
+        dense_evidence: of the dense model.
+        ranked: groups with their curves.
+        predicted: what the model pruned so far costs, as functions of kept counts.
+        quantum: multiples of kept counts, by group.
+        dense: the same of the dense model.
+        reached: what the model pruned so far costs, measured; nothing for the dense one.
+        start: weights of the dense model by now, where they were trained.
+    """
+
+    task: ChannelTask
     coupling: Coupling
     kept: Mapping[str, Mapping[str, list[int]]]
     dense_evidence: ChannelStatistics
     ranked: dict[int, Ranked]
-    costs: Costs
+    predicted: Predicted
     quantum: dict[int, Quantum]
-    dense_costs: Mapping[str, float]
-    table: LatencyTable | None = None
+    dense: Predicted
+    reached: Mapping[str, float]
     start: Tensors | None = None
 
     @classmethod
     def of(
         cls,
-        study: ChannelStudy,
+        task: ChannelTask,
         before: ChannelAttempt | None,
         dense_evidence: ChannelStatistics | None,
         last: bool = True,
@@ -77,130 +103,119 @@ class Round:
 
         In a ``last`` round that is the first one, branches may be left out where latency is wanted.
         """
-        model = study.model if before is None else before.model
-        coupling = study.coupling if before is None else study.coupling.of(model)
-        layers = study.layers if before is None else find_layers(model)[0]
-        plan = study.plan if before is None else plan_stages(model, layers)
-        damage = study.options.allocation is None
-        fit, test = study.damage_data() if damage else (study.fit, study.fit)
+        dense, data, channels = task.calibrated.dense, task.calibrated.data, task.channels
+        model = dense.model if before is None else before.model
+        coupling = channels.coupling if before is None else channels.coupling.of(model)
+        layers = dense.layers if before is None else find_layers(model)[0]
+        stages = dense.stages if before is None else plan_stages(model, layers)
+        damage = task.options.allocation == DAMAGE
+        fit, test = data.for_damage() if damage else (data.fit, data.fit)
         evidence = ChannelStatistics(
-            study.runtime,
+            dense.runtime,
             model,
             coupling,
             layers,
-            plan,
+            stages,
             fit,
-            budget=study.budget,
-            damping=study.options.damping,
-            seed=study.seed,
+            budget=task.calibrated.budget.memory,
+            damping=task.options.damping,
+            seed=data.seed,
         )
-        table = study.latencies(coupling)
+        table = _latencies(task, coupling)
         if table is None:
-            quantum = dict[int, Quantum](quanta(coupling, study.options.quantum, study.runtime_quantum))
+            quantum = dict[int, Quantum](quanta(coupling, task.options.round_to, dense.runtime.quantum))
         else:
             quantum = dict(table.counts)
         if damage:
-            branches = study.branches if last and before is None and table is not None else {}
-            ranked = study.measured_curves(evidence, plan, test, before is not None, branches)
+            branches = channels.branches if last and before is None and table is not None else {}
+            ranked = measured_curves(task, evidence, stages, test, before is not None, branches)
             if before is None and table is not None:
-                ranked = study.mended_curves(ranked, evidence, fit, test, branches)
+                ranked = mended_curves(task, ranked, evidence, fit, test, branches)
         else:
-            ranked = study.scored_curves(evidence, quantum, table)
-        dense, ratio = Costs(study.coupling), 1.0 if before is None else before.costs.get("latency", 1.0)
+            ranked = scored_curves(task, evidence, quantum, table)
+        latency = None
+        if table is not None:  # with branches that may be left out
+            latency = table.cost.leaving_out({k: one.dead for k, one in channels.branches.items()})
+        predicted = whole = Predicted(channels.coupling, dense.cost.sizes, latency)
+        if before is not None:
+            predicted = Predicted(coupling, measured(dense.runtime, model, data.sample).sizes, latency)
         return cls(
-            study,
+            task,
             coupling,
-            {} if before is None else study.coupling.keep_indices(before.keep),
+            {} if before is None else channels.coupling.keep_indices(before.keep),
             dense_evidence or evidence,
             ranked,
-            Costs(coupling),
+            predicted,
             quantum,
-            {
-                "macs": dense.macs.value({}),
-                "params": dense.params.value({}),
-                "size": dense.bytes.value({}),
-                **({} if table is None else {"latency": table.cost.value({}) / ratio}),
-            },
-            table,
+            whole,
+            {} if before is None else before.costs,
             None if before is None or before.training is None else before.tensors,
         )
 
-    @cached_property
-    def latency(self) -> Cost:
-        """Milliseconds of a run, branches that may be left out included."""
-        assert self.table is not None
-        return self.table.cost.leaving_out({k: one.dead for k, one in self.study.branches.items()})
+    def whole(self, target: Target) -> float:
+        """What the dense model costs, as predictions have it.
 
-    @cached_property
-    def memory(self) -> Memory:
-        """Of activations, for one sample."""
-        sample = next(iter(self.study.held_out.rebatch(1)))
-        model = self.coupling.model
-        return Memory(self.coupling, measured(self.study.runtime, model, sample).sizes)
+        What is timed is predicted for the model pruned so far, whose ratio to the dense one is known.
+        """
+        predict = target.model_cost.predict
+        if target.timed:
+            return predict(self.predicted).value({}) / self.reached.get(target.name, 1.0)
+        return predict(self.dense).value({})
 
     def allocate(self, limits: Mapping[str, float]) -> Allocation:
-        """Kept counts under limits as shares of the dense model, and bytes of initializers."""
-        costs: dict[str, Cost] = {
-            "macs": self.costs.macs,
-            "params": self.costs.params,
-            "size": self.costs.bytes,
-        }
-        if self.table is not None:
-            costs["latency"] = self.latency
-        absolute = [
-            (costs[name], limit if name == "size" else limit * self.dense_costs[name])
-            for name, limit in limits.items()
-            if name != "ram"
-        ]
-        if "ram" in limits:
-            absolute += self.memory.limits(limits["ram"] * self.study.peak)
-        share = threshold_channels if self.study.options.by_threshold else allocate_channels
-        return share({group: one.curve for group, one in self.ranked.items()}, absolute, self.quantum)
+        """Kept counts under limits, reckoned as by :class:`~obs_onnx.pruning.channels.costs.DenseCosts`."""
+        sums, peaks = list[tuple[Cost, float]](), list[tuple[Cost, float]]()
+        for name, limit in limits.items():
+            target = TARGETS[name]
+            cost = target.model_cost.predict(self.predicted)
+            most = limit if target.additive else limit * self.whole(target)
+            (peaks if isinstance(cost, Memory) else sums).extend(at_most(cost, most))
+        share = threshold_channels if self.task.by_threshold else allocate_channels
+        curves = {group: one.curve for group, one in self.ranked.items()}
+        return share(curves, [*sums, *peaks], self.quantum)
 
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
-        Predicted costs are exact for nearly all models, but latency is not; where they are not, for what
-        removal adds to a graph, and for what a file holds beside its initializers, the limits are tightened
-        until the real ones hold, and that on latency is loosened while there is much room.
+        Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
+        they are not, for what removal adds to a graph, and for what a file holds beside its initializers, the
+        limits are tightened until the real ones hold, and those on estimated costs are loosened while there
+        is much room.
         """
         tight, tried = dict(limits), list[_Tried]()
-        if "size" in tight:
-            tight["size"] -= max(self.study.dense_bytes - self.dense_costs["size"], 0.0)
+        for target in map(TARGETS.__getitem__, limits):
+            if target.additive:
+                tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
         for _ in range(_CORRECTIONS):
-            allocation = self.allocate(tight)
-            keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
-            whole = self._in_dense_terms(keep)
-            real = self.study.costs_of(self.study.smaller(whole))
-            tried.append(_Tried(allocation, whole, real, {n: real[n] / limits[n] for n in limits}))
-            over = {name: ratio for name, ratio in tried[-1].strains.items() if ratio > _allowed(name)}
-            if over and not allocation.met:
+            tried.append(self._tried(tight, limits))
+            corrected = _corrected(tight, limits, tried)
+            if corrected is None:
                 break
-            if not over:
-                room = _allowed("latency") / tried[-1].strains.get("latency", 1.0)
-                if room < _ROOM or any(one.allocation.kept == allocation.kept for one in tried[:-1]):
-                    break
-                tight["latency"] *= math.sqrt(room)
-            for name, factor in over.items():
-                if name == "size":
-                    tight[name] -= real[name] - limits[name]
-                else:
-                    tight[name] /= factor * 1.001 / _allowed(name)
+            tight = corrected
         best = min(tried, key=_Tried.rank)
-        if best.real.get("latency", 0.0) > 1:  # slower than the dense model: then rather that one
+        slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
+        if slower:  # than the dense model: then rather that one
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
         expected = {
             group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
             for group, one in self.ranked.items()
         }
-        return self.study.attempt(best.keep, expected, self.dense_evidence, self.start)
+        return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start)
+
+    def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> _Tried:
+        """Kept counts under ``tight`` limits, and what they really cost."""
+        allocation = self.allocate(tight)
+        keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
+        whole = self._in_dense_terms(keep)
+        real = self.task.costs.of(self.task.channels.smaller(whole))
+        return _Tried(allocation, whole, real, {name: real[name] / limits[name] for name in limits})
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""
         if not self.kept:
             return keep
-        dense = self.study.coupling
+        dense = self.task.channels.coupling
         here = self.coupling.keep_indices(keep)
         together: dict[str, dict[str, list[int]]] = {}
         for name in {*self.kept, *here}:
@@ -213,3 +228,40 @@ class Round:
                 axes[axis] = before[here.get(name, {}).get(axis, range(len(before)))].tolist()
             together[name] = axes
         return dense.keep_from(together)
+
+
+def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:
+    """Latency as a function of widths, where it is wanted."""
+    if task.calibrated.stopwatch is None:
+        return None
+    with task.recorder.stage("measure latency") as advance:
+        return task.calibrated.stopwatch.table(coupling, advance)
+
+
+def _corrected(
+    tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[_Tried]
+) -> dict[str, float] | None:
+    """Other limits to allocate under after what was tried; None where they would lead nowhere.
+
+    Args:
+        tight: those of the last trial.
+        limits: that the real costs have to keep.
+        tried: so far.
+    """
+    last, corrected = tried[-1], dict(tight)
+    over = {name: ratio for name, ratio in last.strains.items() if ratio > TARGETS[name].trusted}
+    if over and not last.allocation.met:
+        return None
+    if not over:
+        rooms = {name: TARGETS[name].trusted / strain for name, strain in last.strains.items()}
+        wide = {name: room for name, room in rooms.items() if TARGETS[name].estimated and room >= _ROOM}
+        if not wide or any(one.allocation.kept == last.allocation.kept for one in tried[:-1]):
+            return None
+        for name, room in wide.items():
+            corrected[name] *= math.sqrt(room)
+    for name, factor in over.items():
+        if TARGETS[name].additive:
+            corrected[name] -= last.real[name] - limits[name]
+        else:
+            corrected[name] /= factor * 1.001 / TARGETS[name].trusted
+    return corrected

@@ -1,73 +1,82 @@
-"""Trials of removing channels: allocate, remove, refit, measure, and find the best way within the targets."""
+"""The search for the best smaller model: allocate, remove, refit, measure, within the targets."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from obs_onnx.allocation.search import largest
-from obs_onnx.allocation.targets import Targets
-from obs_onnx.pruning.channels.attempt import ChannelAttempt, ChannelStudy
+from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
+from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
+from obs_onnx.training.loop import Trained
+from obs_onnx.training.retraining import Retraining
 
-__all__ = ["ChannelTrials"]
+__all__ = ["search_channels"]
 
 _NO_LIMIT = 2.0  # a share of the dense model's cost that it is far below, however it is measured
 
 
-@dataclass(kw_only=True)
-class ChannelTrials(ChannelStudy):
-    """Trials of removing channels."""
+def search_channels(
+    task: ChannelTask, targets: Targets, rounds: int, retraining: Retraining | None
+) -> tuple[ChannelAttempt, tuple[Trained, ...]]:
+    """The model that satisfies the targets with the least damage, or the one that comes closest.
 
-    def find(self, wanted: Targets, rounds: int) -> ChannelAttempt:
-        """The model that satisfies the targets with the least damage, or the one that comes closest.
+    Args:
+        task: the dense model, its data, and how channels are chosen.
+        targets: whose limits count.
+        rounds: each one estimates everything again around the model of the round before, retrained where
+            that is wanted; limits on costs are approached in equal factors.
+        retraining: what follows each round, if anything.
 
-        Args:
-            wanted: the targets.
-            rounds: each one estimates everything again around the model of the round before, retrained where
-                that is wanted; limits on costs are approached in equal factors.
-        """
-        limits = self.limits(wanted)
-        best: ChannelAttempt | None = None
-        part: Round | None = None
-        for number in range(1, rounds + 1):
-            last = number == rounds
-            part = Round.of(self, best, None if part is None else part.dense_evidence, last)
-            if not limits:
-                found = self.retrained(self._search(part, wanted), wanted, last)
-                best = found if best is None else min(best, found, key=lambda a: _rank(a, wanted))
-                continue
-            step = {
-                name: limit ** (number / rounds)
-                if name != "size"
-                else self.dense_bytes * (limit / self.dense_bytes) ** (number / rounds)
-                for name, limit in limits.items()
-            }
-            best = self.retrained(part.reach(step), wanted, last)
-        assert best is not None
-        return best
-
-    def _search(self, part: Round, wanted: Targets) -> ChannelAttempt:
-        """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop."""
-        cost = "latency" if wanted.fastest else "macs" if part.costs.macs.value({}) else "params"
-        tried: list[ChannelAttempt] = []
-
-        def trial(removed: float) -> tuple[float, ChannelAttempt]:
-            tried.append(part.reach({cost: 1 - removed}))
-            return tried[-1].strain(wanted), tried[-1]
-
-        def predict(removed: float) -> float:
-            damage = part.allocate({cost: 1 - removed}).damage
-            return math.sqrt(damage) / (wanted.error or 0.1)
-
-        found = largest(trial, predict, tolerance=0.01, trials=self.effort.trials)
-        if found is not None:
-            return found.result
-        tried.append(part.reach({cost: _NO_LIMIT}))  # nothing goes: that holds, unless refitting breaks it
-        return min(tried, key=lambda attempt: attempt.strain(wanted))
+    Returns:
+        The model, and what retraining did after each round.
+    """
+    limits = task.costs.limits(targets)
+    best: ChannelAttempt | None = None
+    part: Round | None = None
+    runs: list[Trained] = []
+    for number in range(1, rounds + 1):
+        last = number == rounds
+        part = Round.of(task, best, None if part is None else part.dense_evidence, last)
+        if limits:
+            whole = {name: task.costs.whole(TARGETS[name]) for name in limits}
+            share = number / rounds
+            found = part.reach({name: whole[name] * (limits[name] / whole[name]) ** share for name in limits})
+        else:
+            found = _cheapest(part, targets)
+        if retraining is not None:
+            found, training = retrain_attempt(task, found, retraining, runs, targets, last)
+            runs.append(training)
+        if limits or best is None:
+            best = found
+        else:
+            best = min(best, found, key=lambda attempt: _rank(attempt, targets))
+    assert best is not None
+    return best, tuple(runs)
 
 
-def _rank(attempt: ChannelAttempt, wanted: Targets) -> tuple[bool, float]:
+def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
+    """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop."""
+    cost = (targets.least or (MACS if part.whole(MACS) else PARAMS)).name
+    tried: list[ChannelAttempt] = []
+
+    def trial(removed: float) -> tuple[float, ChannelAttempt]:
+        tried.append(part.reach({cost: 1 - removed}))
+        return tried[-1].strain(targets), tried[-1]
+
+    def predict(removed: float) -> float:
+        damage = part.allocate({cost: 1 - removed}).damage
+        return math.sqrt(damage) / (targets.share(ERROR) or 0.1)
+
+    found = largest(trial, predict, tolerance=0.01, trials=part.task.calibrated.budget.effort.trials)
+    if found is not None:
+        return found.result
+    tried.append(part.reach({cost: _NO_LIMIT}))  # nothing goes: that holds, unless refitting breaks it
+    return min(tried, key=lambda attempt: attempt.strain(targets))
+
+
+def _rank(attempt: ChannelAttempt, targets: Targets) -> tuple[bool, float]:
     """Sorts attempts: those that hold by their costs, then the others by their strain."""
-    strain = attempt.strain(wanted)
-    return (True, strain) if strain > 1 else (False, attempt.costs["macs"])
+    strain = attempt.strain(targets)
+    return (True, strain) if strain > 1 else (False, attempt.costs[MACS.name])

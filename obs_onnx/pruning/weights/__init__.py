@@ -1,6 +1,7 @@
 """The mode that makes single weights zero.
 
-In: a model and its layers. Out: the same model with zeros where they hurt least, the other weights refitted.
-``layer_choice`` says which layers take part, ``search`` tries, ``mode`` says what is asked and promised,
-``advice`` what zeros are good for. Next: :mod:`obs_onnx.pruning`.
+In: a model and its layers (``plan``), of which ``layer_choice`` says what happens to each. Out: the same
+model with zeros where they hurt least, the other weights refitted (``attempt``), with its promises checked
+(``result``); ``advice`` says what zeros are good for. The rounds of a search (``search``) measure curves,
+share the zeros out, prune, refit and judge (``task``). Next: :mod:`obs_onnx.pruning`.
 """

@@ -19,7 +19,7 @@ _OTHER_PATTERN = (
 _WHERE = (
     "What does profit from single zeros: XNNPACK's sparse 1x1 convolutions, micro-NPUs that decompress "
     "weights on the fly (such as Arm Ethos-U), and storage or download in compressed form. "
-    "For sparse tensor cores (TensorRT) ask for --pattern 2:4."
+    "For sparse tensor cores (TensorRT) ask for the pattern 2:4."
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.solvers import Pattern
@@ -54,7 +54,7 @@ def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Patt
     layers = list(layers)
     for text in protect:
         if not any(matches(layer, text) for layer in layers):
-            raise OptionError(f"--protect {text!r} matches no layer: run inspect to see their names")
+            raise OptionError(f"{named('protect')} {text!r} matches no layer: run inspect to see their names")
     pruned: list[Layer] = []
     dense: list[Layer] = []
     kept: list[Layer] = []
@@ -89,8 +89,10 @@ def layer_sparsities(layers: Sequence[Layer], given: Mapping[str, float]) -> dic
     for text, value in given.items():
         matching = [layer.name for layer in layers if matches(layer, text)]
         if not matching:
-            raise OptionError(f"--layer {text}={value} matches no layer: run inspect to see their names")
+            raise OptionError(
+                f"{named('layer_sparsity')} {text}={value} matches no layer: run inspect to see their names"
+            )
         if not 0 <= value <= 1:
-            raise OptionError(f"--layer {text}={value}: give a share between 0 and 1")
+            raise OptionError(f"{named('layer_sparsity')} {text}={value}: give a share between 0 and 1")
         fixed.update(dict.fromkeys(matching, value))
     return fixed

@@ -16,12 +16,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from obs_onnx.passes.errors import DataError, InputError, MissingRuntimeError, ModelError, OptionError
-from obs_onnx.runtimes.command import worker
+from obs_onnx.runtimes.command.bundle import bundle
 from obs_onnx.runtimes.command.pipe import Child, Ended
+from obs_onnx.runtimes.command.worker import frames
 
 __all__ = ["Link"]
 
@@ -110,7 +110,7 @@ class Link:
         """Within it, an answer that lacks what it should have ends the worker and is a ModelError."""
         try:
             yield
-        except (worker.ProtocolError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (frames.ProtocolError, KeyError, TypeError, ValueError, OverflowError) as error:
             self.end()
             raise ModelError(
                 self._message("broke the protocol", f"{type(error).__name__}: {error}")
@@ -135,7 +135,7 @@ class Link:
         try:
             if not _installed(self._command):
                 child.write([_bootstrap()], deadline)
-            while not noise.endswith(worker.GREETING):
+            while not noise.endswith(frames.GREETING):
                 if len(noise) > _NOISE_BYTES:
                     raise OptionError(self._message("starts no worker: it sends", repr(bytes(noise[:80]))))
                 noise += child.read(1, deadline)
@@ -146,7 +146,7 @@ class Link:
             what = f"ended with {child.status()} before it started a worker"
             raise OptionError(self._message(what, _words(child, noise))) from error
         hello, _ = self.request("hello", {}, 0, tuple, self.timeout, "the worker")
-        if hello.get("protocol") != worker.PROTOCOL:
+        if hello.get("protocol") != frames.PROTOCOL:
             raise OptionError(self._message("has a worker of another protocol: replace its worker.py"))
         self.hello = hello
 
@@ -158,12 +158,12 @@ class Link:
             raise ModelError(self._message(f"has no worker for {name}"))
         deadline = time.monotonic() + limit
         try:
-            frame = worker.encode({"id": number, "op": op, **header}, size)
+            frame = frames.encode({"id": number, "op": op, **header}, size)
             child.write(itertools.chain([frame], chunks()), deadline)
-            answer, length = worker.decode(lambda count: child.read(count, deadline))
-            payload = worker.exactly(lambda count: child.read(count, deadline), length)
+            answer, length = frames.decode(lambda count: child.read(count, deadline))
+            payload = frames.exactly(lambda count: child.read(count, deadline), length)
             if answer.get("id") != number:
-                raise worker.ProtocolError(f"the answer to {answer.get('id')!r} instead of {number}")
+                raise frames.ProtocolError(f"the answer to {answer.get('id')!r} instead of {number}")
         except TimeoutError as error:
             what = f"did not answer {op!r} for {name} within {limit:.3g} s; timeout=SECONDS raises that"
             found = self._message(what, child.last_words())
@@ -174,7 +174,7 @@ class Link:
             found = self._message(f"ended with {status} during {op!r} for {name}", child.last_words())
             self.end()
             raise ModelError(found) from error
-        except worker.ProtocolError as error:
+        except frames.ProtocolError as error:
             self.end()
             raise ModelError(
                 self._message(f"broke the protocol during {op!r} for {name}", str(error))
@@ -224,7 +224,7 @@ def _words(child: Child, noise: bytearray) -> str:
 @functools.cache
 def _bootstrap() -> bytes:
     """One line that makes an interactive Python the worker."""
-    source = base64.b64encode(zlib.compress(Path(worker.__file__).read_bytes(), 9)).decode()
+    source = base64.b64encode(zlib.compress(bundle().encode(), 9)).decode()
     code = (
         "import base64, os, sys, traceback, zlib\n"
         "try:\n"

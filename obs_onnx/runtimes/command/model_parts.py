@@ -14,7 +14,8 @@ from obs_onnx.io.onnx_checks import tensors_of
 from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.command.worker import PAYLOAD_LIMIT, is_inside
+from obs_onnx.runtimes.command.worker.frames import PAYLOAD_LIMIT
+from obs_onnx.runtimes.command.worker.server import is_inside
 
 __all__ = ["Part", "model_parts"]
 

@@ -19,12 +19,13 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.data.feeds import Feed
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.runtimes.base import ModelSource
-from obs_onnx.runtimes.command import worker
 from obs_onnx.runtimes.command.link import Link
 from obs_onnx.runtimes.command.model_parts import Part, model_parts
+from obs_onnx.runtimes.command.worker.arrays import TYPES, pack, unpack
+from obs_onnx.runtimes.command.worker.frames import ProtocolError
 from obs_onnx.runtimes.onnxruntime import QUANTUM, check_threads, find_provider, tensor_spec
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
@@ -43,6 +44,9 @@ class CommandSession:
         runtime: that loads it.
         parts: of the model, the model itself first.
         name: of the model, for messages.
+
+    Attributes:
+        inputs, outputs: see :class:`obs_onnx.runtimes.base.Session`.
     """
 
     def __init__(self, runtime: CommandRuntime, parts: Sequence[Part], name: str) -> None:
@@ -55,18 +59,8 @@ class CommandSession:
         self._seconds: float | None = None
         with self._link.lock:
             found = self._load()
-        self._inputs = tuple(tensor_spec(one, "input") for one in found["inputs"])
-        self._outputs = tuple(tensor_spec(one, "output") for one in found["outputs"])
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """The inputs that must be fed."""
-        return self._inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """All outputs, in the model's order."""
-        return self._outputs
+        self.inputs = tuple(tensor_spec(one, "input") for one in found["inputs"])
+        self.outputs = tuple(tensor_spec(one, "output") for one in found["outputs"])
 
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
@@ -76,15 +70,15 @@ class CommandSession:
             ModelError: the model fails while running, or the worker dies or does not answer in time.
         """
         entries, parts = _packed(feed)
-        names = [spec.name for spec in self._outputs] if outputs is None else list(outputs)
+        names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
         header = {"outputs": names, "arrays": entries}
         with self._link.lock:
             self._load()
             answer, payload = self._request("run", header, parts, self._link.timeout)
         with self._link.trusting():
-            found = worker.unpack(answer["arrays"], payload)
+            found = unpack(answer["arrays"], payload)
             if [name for name, _, _ in found] != names:
-                raise worker.ProtocolError(f"outputs other than {', '.join(names)}")
+                raise ProtocolError(f"outputs other than {', '.join(names)}")
         return {name: _array(kind, array) for name, kind, array in found}
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
@@ -106,7 +100,7 @@ class CommandSession:
         with self._link.trusting():
             seconds = [float(one) for one in answer["seconds"]]
             if len(seconds) != runs:
-                raise worker.ProtocolError(f"{len(seconds)} times of {runs} runs")
+                raise ProtocolError(f"{len(seconds)} times of {runs} runs")
         self._runtime.affinity = answer.get("affinity")
         self._seconds = max(seconds, default=None)
         return seconds
@@ -150,6 +144,7 @@ class CommandRuntime:
         threads: of one operator; None for the physical cores that the worker may use.
         custom_ops: paths of libraries with custom operators, over there.
         options: of the session, and ``provider`` and ``timeout`` (seconds); see docs/runtimes.md.
+        spinning: changes nothing: ``options`` say how idle threads wait.
 
     Attributes:
         affinity: the cores that the last timing was kept on, over there; None where that cannot be done.
@@ -170,6 +165,7 @@ class CommandRuntime:
         custom_ops: tuple[str, ...] = (),
         *,
         options: Options | None = None,
+        spinning: bool = True,
     ) -> None:
         check_threads(threads)
         given = dict(options or {})
@@ -242,10 +238,10 @@ def _packed(feed: Mapping[str, NDArray[Any]]) -> tuple[list[dict[str, Any]], lis
     for name, array in feed.items():
         bfloat16 = array.dtype == ml_dtypes.bfloat16
         kind = "string" if array.dtype.kind in "OUS" else array.dtype.name
-        if kind != "string" and kind not in worker.TYPES:
+        if kind != "string" and kind not in TYPES:
             raise DataError(f"array {name!r} is {array.dtype}: store plain numbers or strings")
         arrays.append((name, kind, array.view(np.uint16) if bfloat16 else array))
-    return worker.pack(arrays)
+    return pack(arrays)
 
 
 def _array(kind: str, array: Any) -> NDArray[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pkgutil import resolve_name
 from typing import Protocol
 
 import numpy as np
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.passes.autodiff.optimizers import Metric
 from obs_onnx.passes.autodiff.training_step import Term
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.checkpoint import Arrays
+from obs_onnx.training.engines.registry import TRAINERS
 from obs_onnx.training.settings import Settings
 
-__all__ = ["Engine", "Task"]
+__all__ = ["Engine", "Opener", "Task", "open_engine"]
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,22 @@ class Engine(Protocol):
 
     def state(self) -> Arrays:
         """Everything that an engine needs to go on, weights included."""
+
+
+class Opener(Protocol):
+    """A class of engines, or a function that makes one."""
+
+    def __call__(self, runtime: OrtRuntime, task: Task, done: int, state: Arrays | None) -> Engine:
+        """See :func:`open_engine`."""
+
+
+def open_engine(runtime: OrtRuntime, task: Task, done: int = 0, state: Arrays | None = None) -> Engine:
+    """The engine that the settings name, at its start or after ``done`` steps with the ``state`` of then.
+
+    Raises:
+        GradientError: the model cannot be differentiated.
+        OptionError: the engine lacks what the settings ask for.
+        MissingRuntimeError: its package is not installed.
+    """
+    opener: Opener = resolve_name(TRAINERS[task.settings.trainer].place)
+    return opener(runtime, task, done, state)

@@ -29,6 +29,7 @@ from obs_onnx.passes.canonical.elementary import Elementary
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime, first_line, import_onnxruntime
+from obs_onnx.training.engines.registry import TRAINERS
 
 __all__ = [
     "CHECKPOINT",
@@ -46,6 +47,7 @@ TRAINING, EVALUATION = "training_model.onnx", "eval_model.onnx"
 UPDATE, CHECKPOINT = "optimizer_model.onnx", "checkpoint"
 FILES = (TRAINING, EVALUATION, UPDATE, CHECKPOINT)
 
+_EXTRA = TRAINERS["ort-training"].extra
 _NEWEST_OPSET, _NEWEST_IR = 21, 10
 _LACKING = {SGD: "SGD with momentum or decay", Adam: "Adam with decay in the gradient", FOOF: "FOOF"}
 
@@ -75,7 +77,7 @@ def _package() -> _Package:
             from onnxruntime.training import api, artifacts, onnxblock
     except ImportError as error:
         raise MissingRuntimeError(
-            "onnxruntime-training is not installed: install obs-onnx[training] in an environment of its own "
+            f"onnxruntime-training is not installed: install obs-onnx[{_EXTRA}] in an environment of its own "
             "(Python 3.12 at most), since it replaces onnxruntime"
         ) from error
     # it deletes temp.onnx in the working folder, the user's own one as well; only models by path write it

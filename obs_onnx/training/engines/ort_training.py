@@ -36,6 +36,7 @@ class OrtTrainingEngine:
     Args:
         runtime: where it runs: onnxruntime on the CPU.
         task: what is trained.
+        done: steps done before; the state knows them, too.
         state: of an engine to go on from; None for a start.
 
     Raises:
@@ -44,7 +45,7 @@ class OrtTrainingEngine:
         MissingRuntimeError: it is not installed.
     """
 
-    def __init__(self, runtime: OrtRuntime, task: Task, state: Arrays | None = None) -> None:
+    def __init__(self, runtime: OrtRuntime, task: Task, done: int = 0, state: Arrays | None = None) -> None:
         _check(runtime, task)
         rule = task.settings.rule()
         self._decay = rule.decay if isinstance(rule, AdamW) else 0.0

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.passes.errors import ModelError
-from obs_onnx.runtimes.onnxruntime import OrtRuntime, first_line
+from obs_onnx.runtimes.command.worker.models import first_line, ort_value
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 __all__ = ["Measured", "Resident"]
 
@@ -35,16 +36,14 @@ class Resident:
     """
 
     def __init__(self, runtime: OrtRuntime, model: bytes, carried: Mapping[str, str], start: Arrays) -> None:
-        from onnxruntime import OrtValue
-
         self._session = runtime.session(model)
-        self._raw: Any = self._session._session
+        self._raw = self._session.raw
         self._carried = dict(carried)
         self._names = [spec.name for spec in self._session.outputs if spec.name not in self._carried]
         self._fed = {spec.name for spec in self._session.inputs} - set(self._carried.values())
         self._copies = tuple(
             {
-                name: OrtValue.ortvalue_from_numpy(np.array(start[name], order="C"))
+                name: ort_value(self._session.ort, np.array(start[name]), bfloat16=False)
                 for name in carried.values()
             }
             for _ in range(2)
@@ -107,13 +106,11 @@ class Measured:
         Raises:
             ModelError: the graph fails while running.
         """
-        from onnxruntime import OrtValue
-
-        values = {name: OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feed[name])) for name in feed}
+        ort = self._session.ort
+        values = {name: ort_value(ort, array, bfloat16=False) for name, array in feed.items()}
         values = {name: value for name, value in {**values, **weights}.items() if name in self._inputs}
-        raw: Any = self._session._session
         try:
-            found = raw.run_with_ort_values(self._names, values)
+            found = self._session.raw.run_with_ort_values(self._names, values)
         except Exception as error:
             raise ModelError(f"onnxruntime cannot run the model: {first_line(error)}") from error
         return {name: value.numpy() for name, value in zip(self._names, found, strict=True)}

@@ -2,106 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from channel_helpers import random_keep, run
-from onnx import TensorProto, helper, numpy_helper
+from channel_graphs import check, found, model, node, normal, sizes
+from channel_helpers import run
+from onnx import TensorProto, helper
 
-from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import Coupling, couple
-from obs_onnx.passes.channels.keep_file import keep_file, replay
-from obs_onnx.passes.channels.places import consumed, produced
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
-from obs_onnx.passes.costs.macs import MacCounter, count_macs
-from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.ops import (
-    attention,
-    control,
-    conv,
-    elementwise,
-    matmul,
-    normalization,
-    pool,
-    recurrent,
-    reduce,
-    select,
-    shape,
-)
-
-RNG = np.random.default_rng(0)
-
-
-def model(
-    nodes: Sequence[onnx.NodeProto],
-    weights: dict[str, np.ndarray],
-    x: Sequence[int | str] = ("N", 3, 5, 5),
-    y: Sequence[int | str] | None = None,
-    opset: int = 18,
-    ir_version: int = 10,
-) -> onnx.ModelProto:
-    constants = [numpy_helper.from_array(np.asarray(w), name) for name, w in weights.items()]
-    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)]
-    if ir_version < 4:
-        inputs += [helper.make_tensor_value_info(c.name, c.data_type, c.dims) for c in constants]
-    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, y)]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
-    opsets = [helper.make_opsetid("", opset)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=ir_version)
-
-
-def normal(*shape: int) -> np.ndarray:
-    return RNG.standard_normal(shape).astype(np.float32)
-
-
-def node(op_type: str, inputs: str, outputs: str, **attributes: object) -> onnx.NodeProto:
-    return helper.make_node(op_type, inputs.split(), outputs.split(), name=outputs.split()[0], **attributes)
-
-
-def found(proto: onnx.ModelProto, protect: Sequence[str] = ()) -> Coupling:
-    return couple(prepare(ir.from_proto(proto)), protect)
-
-
-def check(proto: onnx.ModelProto, x: Sequence[int] = (3, 5, 5), seeds: int = 4) -> Coupling:
-    coupling = found(proto)
-    for seed in range(seeds):
-        keep = random_keep(coupling, seed)
-        small = coupling.model.clone()
-        RemoveChannels(keep).call(small)
-        onnx.checker.check_model(ir.to_proto(small), full_check=True)
-        for batch in (1, 3):
-            values = normal(batch, *x)
-            np.testing.assert_allclose(
-                run(small, values), run(silence(coupling.model, keep), values), 1e-4, 1e-4
-            )
-    return coupling
-
-
-def sizes(coupling: Coupling) -> list[int]:
-    return [group.n for group in coupling.groups]
-
-
-def test_tables_name_every_operator_once() -> None:
-    families = [
-        attention,
-        control,
-        conv,
-        elementwise,
-        matmul,
-        normalization,
-        pool,
-        recurrent,
-        reduce,
-        select,
-        shape,
-    ]
-    names = [name for family in families for name in family.TABLE]
-    assert len(names) == len(set(names))
 
 
 def test_residual_block() -> None:
@@ -224,20 +134,6 @@ def test_shared_weights_shrink_alike_or_not_at_all() -> None:
     assert sizes(coupling) == [12]
 
 
-def test_merged_small_constants_are_separated() -> None:
-    """The exporter gave two layers one bias; they still lose different channels."""
-    nodes = [node("Conv", "x a b", "s"), node("Conv", "s c b", "t"), node("Conv", "t d", "y")]
-    kernels = {"a": normal(6, 3, 1, 1), "b": normal(6), "c": normal(6, 6, 1, 1), "d": normal(2, 6, 1, 1)}
-    proto = model(nodes, kernels)
-    coupling = check(proto)
-    assert sizes(coupling) == [6, 6]
-    keep = {0: np.arange(6) < 2, 1: np.arange(6) < 3}
-    tensors = keep_file(ir.from_proto(proto), coupling, keep)["tensors"]
-    assert set(tensors) == {"a", "c", "d"}  # type: ignore[call-overload]
-    again = replay(ir.from_proto(proto), json.loads(json.dumps(tensors)))
-    assert again.graph.initializers["c"].shape == (3, 2, 1, 1)
-
-
 def test_tied_embedding_keeps_its_rows() -> None:
     nodes = [
         node("Cast", "x", "i", to=7),
@@ -325,18 +221,6 @@ def test_masks_must_fit() -> None:
         RemoveChannels({0: np.zeros(6, bool)}).call(coupling.model.clone())
 
 
-def test_macs_of_a_selection_are_those_of_the_smaller_model() -> None:
-    nodes = [node("Conv", "x a", "s"), node("Conv", "s b", "t"), node("Conv", "t c", "y")]
-    kernels = {"a": normal(6, 3, 1, 1), "b": normal(8, 6, 3, 3), "c": normal(2, 8, 1, 1)}
-    coupling = found(model(nodes, kernels, x=(1, 3, 5, 5)))
-    keep = {0: np.arange(6) < 2, 1: np.arange(8) < 5}
-    counter = MacCounter(coupling.model.graph)
-    small = coupling.model.clone()
-    RemoveChannels(keep).call(small)
-    assert counter(coupling.shapes(keep, counter.values)) == count_macs(small)
-    assert counter(coupling.shapes({})) == count_macs(coupling.model)
-
-
 def test_the_scale_of_attention_stays_when_it_is_computed_from_a_shape() -> None:
     """The square root of the dense width goes on dividing."""
     nodes = [
@@ -350,46 +234,6 @@ def test_the_scale_of_attention_stays_when_it_is_computed_from_a_shape() -> None
     weights = {"w": normal(6, 8), "v": normal(8, 4), "last": np.array([-1]), "end": np.array([9])}
     coupling = check(model(nodes, weights, x=("N", "T", 6)), x=(7, 6))
     assert sizes(coupling) == [8]
-
-
-def test_columns_and_rows_of_the_canonical_weight() -> None:
-    """Silencing a channel's columns in w_GOI is what removing it does to the consumer's weight."""
-    nodes = [
-        node("Conv", "x a", "s"),
-        node("Conv", "s b", "t", group=2),
-        node("ConvTranspose", "t c", "u"),
-        node("Flatten", "u", "f"),
-        node("Gemm", "f d", "g", transB=1, alpha=0.5),
-        node("MatMul", "g e", "y"),
-    ]
-    weights = {"a": normal(8, 3, 1, 1), "b": normal(6, 4, 3, 3), "c": normal(6, 4, 2, 2)}
-    weights |= {"d": normal(5, 4 * 16), "e": normal(5, 3)}
-    coupling = found(model(nodes, weights))
-    layers, _ = find_layers(coupling.model)
-    seen = set()
-    for layer in layers:
-        tensor = coupling.model.graph.initializers[layer.name].const_value.numpy()
-        groups, outputs, inputs = layer.layout.goi
-        for group in coupling.groups:
-            columns, rows = consumed(coupling, group, layer), produced(coupling, group, layer)
-            for channel in range(group.n):
-                gone = {g.id: np.arange(g.n) != channel for g in [group]}
-                alive = coupling.alive(gone)
-                axes = coupling.axes(coupling.model.graph.initializers[layer.name])
-                kept = tensor.copy()
-                for axis, labels in enumerate(axes):
-                    kept[(slice(None),) * axis + (~alive(labels),)] = 0
-                matrix = layer.layout.to_matrix(tensor)
-                if columns is not None:
-                    dead = columns.toarray()[channel].reshape(groups, 1, inputs)
-                    matrix = np.where(dead, 0, matrix)
-                    seen.add((layer.name, "columns"))
-                if rows is not None:
-                    dead = rows.toarray()[channel].reshape(groups, outputs, 1)
-                    matrix = np.where(dead, 0, matrix)
-                    seen.add((layer.name, "rows"))
-                np.testing.assert_allclose(matrix, layer.layout.to_matrix(kept))
-    assert seen == {(name, "columns") for name in "bcde"} | {(name, "rows") for name in "abcd"}
 
 
 def test_old_forms_of_operators() -> None:
@@ -419,42 +263,6 @@ def test_old_forms_of_operators() -> None:
     assert sum(sizes(coupling)) >= 9
 
 
-def test_without_normalization_removal_is_zeroing_the_consumers() -> None:
-    """Zeroed input columns of every consumer give what the smaller model gives."""
-    nodes = [
-        node("Conv", "x a a1", "s", pads=[1] * 4),
-        node("Sigmoid", "s", "s1"),
-        node("Conv", "s1 b b1", "t", pads=[1] * 4, group=2),
-        node("Tanh", "t", "t1"),
-        node("ConvTranspose", "t1 c", "u", pads=[1] * 4),
-        node("Add", "u s", "v"),
-        node("Flatten", "v", "f"),
-        node("Gemm", "f d d1", "g"),
-        node("Exp", "g", "h"),
-        node("MatMul", "h e", "y"),
-    ]
-    weights = {"a": normal(8, 3, 3, 3), "a1": normal(8), "b": normal(6, 4, 3, 3), "b1": normal(6)}
-    weights |= {"c": normal(6, 8, 3, 3), "d": normal(200, 7) / 20, "d1": normal(7), "e": normal(7, 3)}
-    coupling = check(model(nodes, weights))
-    layers, _ = find_layers(coupling.model)
-    for seed in range(3):
-        keep = random_keep(coupling, seed)
-        zeroed, small = coupling.model.clone(), coupling.model.clone()
-        for layer in layers:
-            value = zeroed.graph.initializers[layer.name]
-            matrix = layer.layout.to_matrix(value.const_value.numpy())
-            groups, _, inputs = layer.layout.goi
-            for group in coupling.groups:
-                columns = consumed(coupling, group, layer)
-                if columns is not None:
-                    dead = columns.toarray()[~keep[group.id]].any(0).reshape(groups, 1, inputs)
-                    matrix = np.where(dead, 0, matrix)
-            value.const_value = ir.tensor(layer.layout.to_tensor(matrix).astype(np.float32), name=layer.name)
-        RemoveChannels(keep).call(small)
-        values = normal(2, 3, 5, 5)
-        np.testing.assert_allclose(run(small, values), run(zeroed, values), 1e-4, 1e-4)
-
-
 def test_squeeze_without_axes_drops_no_channel_axis_of_one_element() -> None:
     for opset in (11, 18):
         nodes = [
@@ -470,13 +278,6 @@ def test_squeeze_without_axes_drops_no_channel_axis_of_one_element() -> None:
         RemoveChannels(keep).call(small)
         values = normal(3, 3, 5, 5)
         np.testing.assert_allclose(run(small, values), run(silence(coupling.model, keep), values), 1e-5, 1e-5)
-
-
-def test_indices_of_another_model_are_refused() -> None:
-    nodes = [node("Conv", "x a", "s"), node("Conv", "s b", "y")]
-    proto = model(nodes, {"a": normal(6, 3, 1, 1), "b": normal(4, 6, 1, 1)})
-    with pytest.raises(ValueError, match="6 elements"):
-        replay(ir.from_proto(proto), {"a": {"0": [0, 6]}})
 
 
 def test_part_of_a_product_is_frozen() -> None:

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from channel_graphs import found, model, node, normal
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.costs.macs import count_macs, macs_per_node
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.costs.macs import MacCounter, count_macs, macs_per_node
 
 
 @pytest.mark.parametrize(
@@ -61,3 +63,15 @@ def test_measured_shapes_replace_unknown_ones(make_model):
     assert count_macs(model) == 20
     assert count_macs(model, {"h": (7, 4)}) == 140
     assert count_macs(model) == 20
+
+
+def test_macs_of_a_selection_are_those_of_the_smaller_model() -> None:
+    nodes = [node("Conv", "x a", "s"), node("Conv", "s b", "t"), node("Conv", "t c", "y")]
+    kernels = {"a": normal(6, 3, 1, 1), "b": normal(8, 6, 3, 3), "c": normal(2, 8, 1, 1)}
+    coupling = found(model(nodes, kernels, x=(1, 3, 5, 5)))
+    keep = {0: np.arange(6) < 2, 1: np.arange(8) < 5}
+    counter = MacCounter(coupling.model.graph)
+    small = coupling.model.clone()
+    RemoveChannels(keep).call(small)
+    assert counter(coupling.shapes(keep, counter.values)) == count_macs(small)
+    assert counter(coupling.shapes({})) == count_macs(coupling.model)

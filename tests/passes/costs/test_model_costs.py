@@ -16,13 +16,12 @@ from random_graphs import BUILDERS, build
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
-from obs_onnx.passes.costs.interpolate import interpolate
 from obs_onnx.passes.costs.macs import MacCounter
 from obs_onnx.passes.costs.model_costs import Costs
-from obs_onnx.passes.costs.polynomials import Polynomial, power
 from obs_onnx.passes.graph.parameters import float_tensors
 
 RNG = np.random.default_rng(0)
+
 
 CHAIN = """g (float[N,3,6,6] x) => (float[N,4] y) {
     a = Conv <pads = [1, 1, 1, 1]> (x, w1)
@@ -35,6 +34,8 @@ CHAIN = """g (float[N,3,6,6] x) => (float[N,4] y) {
     p = GlobalAveragePool (h)
     y = Flatten (p)
 }"""
+
+
 SHAPES = {
     "w1": (8, 3, 3, 3),
     "w2": (8, 8, 3, 3),
@@ -131,29 +132,3 @@ def test_real_models_are_exact(outside_data, name: str) -> None:
         assert costs.params.value(counted(keep)) == sum(t.size for t in float_tensors(small))
         stored = (v.const_value for v in small.graph.initializers.values())
         assert costs.bytes.value(counted(keep)) == sum(tensor.nbytes for tensor in stored)
-
-
-def test_interpolation_is_exact() -> None:
-    big = 10**15 + 7
-    assert interpolate(lambda t: big * t[0] * t[1] + 3 * t[1] ** 2 + 5, 2) == {
-        (1, 1): big,
-        (0, 2): 3,
-        (0, 0): 5,
-    }
-    assert interpolate(lambda t: 10 * t[0] // t[1] if len(t) > 1 else 0, 1) == {}
-    assert interpolate(lambda t: 720 * t[0] * t[1] // t[2], 3) == {(1, 1, -1): 720}
-    assert interpolate(lambda t: 9, 0) == {(): 9}
-    assert interpolate(lambda t: max(t[0], 7), 1) is None
-    assert interpolate(lambda t: t[0] ** 3, 1) is None
-
-
-def test_powers() -> None:
-    total = {((0, 1),): 2.0, (): 1.0}
-    assert power(total, 2) == {((0, 2),): 4, ((0, 1),): 4, (): 1}
-    assert power({((0, 1), (1, 2)): 2.0}, -1) == {((0, -1), (1, -2)): 0.5}
-    assert power(total, -1) is None
-    ratio = Polynomial({((0, 2), (1, -1)): 3.0}, {0: 8, 1: 4})
-    assert ratio.value({0: 6}) == 27
-    assert ratio.saving({0: 6}, 1, [2, 4]) == pytest.approx([-27, 0])
-    assert not ratio.coupled(2)
-    assert ratio.saving({}, 2, [1, 2]).tolist() == [0, 0]

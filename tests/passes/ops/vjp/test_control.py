@@ -13,7 +13,6 @@ from nets import build_model, run_proto
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import GradientError
-from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 BRANCHES = """g (double[3, 2] x, double[2, 4] w, double[4] b, bool c) => (double loss) {
     p = Tanh(x)
@@ -27,6 +26,7 @@ BRANCHES = """g (double[3, 2] x, double[2, 4] w, double[4] b, bool c) => (double
     >
     s = Mul(y, y)  t = ReduceSum <keepdims = 0> (s)  u = Mul(n, t)  loss = Add(u, n)
 }"""
+
 
 TWO_STATES = """g (double[3] h, double[2, 5, 3] x, double[5, 2] z, double[3, 3] w) => (double loss) {
     [scan] a, i, y, s = Scan <
@@ -44,6 +44,7 @@ TWO_STATES = """g (double[3] h, double[2, 5, 3] x, double[5, 2] z, double[3, 3] 
     loss = Sum(l1, l2, l3, i)
 }"""
 
+
 WHILE = """g (double[2] h, double[2, 2] w, double limit) => (double loss) {
     a, n, y = Loop <
         body = step (int64 t, bool go, double[2] h0, int64 n0)
@@ -56,6 +57,7 @@ WHILE = """g (double[2] h, double[2, 2] w, double limit) => (double loss) {
     b = Mul(a, a)  l1 = ReduceSum <keepdims = 0> (b)  s = Mul(y, y)  l2 = ReduceSum <keepdims = 0> (s)
     loss = Add(l1, l2)
 }"""
+
 
 NESTED = """g (double[2] h, double[4, 3] x, double[2] w) => (double loss) {
     a = Scan <num_scan_inputs = 1, body = rows (double[2] h0, double[3] x0) => (double[2] h3) {
@@ -72,6 +74,7 @@ NESTED = """g (double[2] h, double[4, 3] x, double[2] w) => (double loss) {
     b = Mul(a, a)  loss = ReduceSum <keepdims = 0> (b)
 }"""
 
+
 SWAPPED = """g (double[2] h, double[5, 2] x, double[2] w) => (double loss) {
     , c, y = Scan <num_scan_inputs = 1, body = step (double[2] h0, double[2] c0, double[2] x0)
         => (double[2] c0, double[2] c1, double[2] y1) {
@@ -80,6 +83,7 @@ SWAPPED = """g (double[2] h, double[5, 2] x, double[2] w) => (double loss) {
     }> (h, w, x)
     s = Mul(c, c)  l1 = ReduceSum <keepdims = 0> (s)  l2 = ReduceSum <keepdims = 0> (y)  loss = Add(l1, l2)
 }"""
+
 
 PASSED_ON = """g (double[2] h, double[3, 2] x, double[2] w) => (double loss) {
     a, c = Scan <num_scan_inputs = 1, body = step (double[2] h0, double[2] c0, double[2] x0)
@@ -187,30 +191,6 @@ def test_only_what_the_way_back_reads_is_stored():
         HessianVectorProduct("loss", ["h", "x", "w"]).call(model)
         forward = next(node for node in model.graph if node.name == "scan")
         assert len(forward.outputs) == 2 + more
-
-
-def test_carried_shapes_are_found():
-    """A Loop's result has an unknown rank for ONNX; a matrix product behind it needs the rank."""
-    text = """g (float[N, 3] x, int64 m, float[3, 2] w) => (float loss) {
-        a, l = Loop <body = step (int64 t, bool go, h0, k0) => (bool more, h1, k1) {
-            more = Identity(go)  h1 = Tanh(h0)  k1 = Concat <axis = 0> (k0, h0)
-        }> (m, yes, x, x)
-        y = MatMul(a, w)  s = MatMul(l, w)  i = ReduceSum <keepdims = 0> (y)  j = ReduceSum <keepdims = 0> (s)
-        loss = Mul(i, j)
-    }"""
-    model = canonicalize(ir.from_proto(build_model(text, {"yes": np.array(True)})))
-    InferShapes().call(model)
-    Gradient("loss", ["w"]).call(model)
-    a, grown = next(node for node in model.graph if node.op_type == "Loop").outputs
-    assert a.shape == ir.Shape(["N", 3])
-    assert grown.shape == ir.Shape([None, 3])
-    x, w = np.array([[0.1, -0.4, 0.3]], np.float32), np.array([[1, 2], [3, 4], [5, 6]], np.float32)
-    found = run_proto(ir.to_proto(model), {"x": x, "m": np.array(2), "w": w})
-    rows = [x, np.tanh(x)]
-    last, stacked = np.tanh(rows[1]), np.concatenate([x, *rows])
-    i, j = (last @ w).sum(), (stacked @ w).sum()
-    expected = (j * last.sum(0) + i * stacked.sum(0))[:, None].repeat(2, 1)
-    np.testing.assert_allclose(found["w.grad"], expected, rtol=1e-5)
 
 
 def test_no_steps_at_run_time_is_an_error_of_the_runtime():

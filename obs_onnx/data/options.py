@@ -1,0 +1,43 @@
+"""Options about data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from obs_onnx.option import Options, option
+
+__all__ = ["DataOptions", "Labelled", "Seeded"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seeded(Options, title="Data"):
+    """Where something is random."""
+
+    seed: int = option(0, help="Of everything random.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled(Seeded, title="Data"):
+    """What is known of data."""
+
+    labels: str | None = option(
+        None,
+        help="Name of the labels in the data.",
+        otherwise="labels, if there are any",
+        metavar="KEY",
+        common=3,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Labelled, title="Data"):
+    """What is measured on."""
+
+    calib: object = option(
+        None,
+        help="Calibration data.",
+        more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
+        otherwise="<stem>.calib.npz beside the model",
+        metavar="SRC",
+        common=2,
+    )

@@ -1,0 +1,78 @@
+"""The options of :func:`obs_onnx.entrypoints.prune.prune`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from obs_onnx.option import Options, option, options_of
+from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.pruning.options import RunOptions
+
+__all__ = ["PruneOptions"]
+
+_ABOUT = {"channels": "channels", "weights": "single weights"}
+
+
+@dataclass(frozen=True)
+class Written(Options, title="Output"):
+    """Where the result goes."""
+
+    output: str | os.PathLike[str] | None = option(
+        None,
+        help="File to write.",
+        otherwise="<stem>.pruned.onnx beside a model given as a file",
+        metavar="OUT",
+        flags="-o --output",
+        common=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneOptions(Written, RunOptions, title="Choice"):
+    """Everything that pruning can be told.
+
+    Raises:
+        OptionError: a value that its option does not allow, or an option of another mode.
+    """
+
+    mode: str = option(
+        "channels",
+        help="Whole channels, heads and hidden units are removed, or single weights become zero.",
+        choices=tuple(_ABOUT),
+        common=5,
+    )
+    targets: Mapping[str, float | str] | Sequence[str] | None = option(
+        None,
+        help="latency, macs, params, size, ram, error, drop or sparsity; all must hold; docs/targets.md.",
+        otherwise="an output error of 5%, where no pattern fixes the sparsity",
+        metavar="KEY=VALUE",
+        flags="--target",
+        common=6,
+    )
+    rounds: int = option(
+        1, help="Iterations; each one measures again around the model pruned so far.", least=1
+    )
+    quantize: str | None = option(
+        None,
+        help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
+        choices=("int8",),
+        common=9,
+    )
+    dry_run: bool = option(
+        False, help="Check everything, print the expected cost, write nothing.", title="Output"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for one in options_of(type(self)):
+            if one.mode not in (None, self.mode) and getattr(self, one.name):
+                raise OptionError(
+                    f"{named(one.name)} is about {_ABOUT[str(one.mode)]}: use {named('mode', str(one.mode))}"
+                )
+        if self.quantize is not None and self.custom_ops:
+            raise OptionError(
+                f"{named('quantize', 'int8')} knows no libraries of custom operators: "
+                f"leave out {named('quantize')}"
+            )

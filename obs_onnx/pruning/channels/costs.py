@@ -1,0 +1,68 @@
+"""Costs of smaller models, relative to those of the dense one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from obs_onnx.allocation.amounts import Amount, Unit
+from obs_onnx.allocation.costs import Measured
+from obs_onnx.allocation.targets import Target, Targets, costs
+from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.latency import Stopwatch
+from obs_onnx.pruning.calibrated import DenseModel
+from obs_onnx.runtimes.partial_run import Values
+
+__all__ = ["DenseCosts"]
+
+
+@dataclass(frozen=True)
+class DenseCosts:
+    """The dense model as the measure of what smaller ones cost.
+
+    Attributes:
+        dense: the model.
+        sample: that runs are counted on.
+        file_bytes: size of its file.
+        stopwatch: times models where latency is wanted.
+    """
+
+    dense: DenseModel
+    sample: Values
+    file_bytes: int
+    stopwatch: Stopwatch | None
+
+    @property
+    def measured(self) -> Measured:
+        """The dense model as it is."""
+        return Measured(self.dense.model, self.dense.cost, self.file_bytes, self.stopwatch)
+
+    def whole(self, target: Target) -> float:
+        """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""
+        return target.model_cost.measure(self.measured) if target.additive else 1.0
+
+    def limits(self, targets: Targets) -> dict[str, float]:
+        """Limits on costs, as they are reckoned: shares of the dense model's, or in the unit of the cost."""
+        return {
+            one.name: self._limit(one, amount)
+            for one, amount in targets
+            if one.cost and amount.unit is not Unit.LEAST
+        }
+
+    def _limit(self, target: Target, amount: Amount) -> float:
+        if amount.unit is Unit.SHARE:
+            return amount.value * self.whole(target)
+        if target.additive:
+            return amount.value
+        return amount.value / (target.model_cost.measure(self.measured) or 1)
+
+    def of(self, small: ir.Model) -> dict[str, float]:
+        """What a smaller model really costs, as that is reckoned."""
+        dense = self.measured
+        found = Measured(small, measured(self.dense.runtime, small, self.sample))
+        return {
+            name: one.model_cost.measure(found) if one.additive else one.model_cost.share(found, dense)
+            for name, one in costs().items()
+            if self.stopwatch is not None or not one.timed
+        }

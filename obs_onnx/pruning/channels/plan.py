@@ -1,0 +1,173 @@
+"""Mode ``channels``: coupled channels are removed from the graph for good."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import onnx_ir as ir
+
+from obs_onnx.allocation.regularizers import check_regularizers
+from obs_onnx.allocation.targets import Targets
+from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.paths import keep_path
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.layer import Frozen, Layer
+from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.result import finish_channels
+from obs_onnx.pruning.channels.search import search_channels
+from obs_onnx.pruning.channels.selection import Channels
+from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.inputs import Inputs
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.pruning.strategy import Finished, allocation_notes, check_allocation, with_default
+from obs_onnx.pruning.weights.layer_choice import matches
+from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.training.loop import Trained
+from obs_onnx.training.retraining import Retraining
+
+__all__ = ["ChannelPlan", "ChannelStrategy"]
+
+
+@dataclass(frozen=True)
+class ChannelPlan:
+    """Which channels of a model can go; see :class:`obs_onnx.pruning.strategy.Plan`.
+
+    Attributes:
+        original: the model as it came in.
+        file_bytes: size of its file.
+        stored: the prepared model in bfloat16, if ``model`` is a float32 copy of it.
+        model: prepared, in types that the runtime takes.
+        channels: of ``model``.
+        frozen: what is left alone.
+        options: how channels are chosen, by a criterion with a name.
+    """
+
+    original: ir.Model
+    file_bytes: int
+    stored: ir.Model | None
+    model: ir.Model
+    channels: Channels
+    frozen: tuple[Frozen, ...]
+    options: ModeOptions
+
+    mode = "channels"
+    leaves_zeros = False
+
+    @property
+    def layers(self) -> Sequence[Layer]:
+        """All layers of the model."""
+        return self.channels.layers
+
+    def cost_note(self, calibrated: Calibrated) -> str | None:
+        """What measuring will cost."""
+        if self.options.allocation != DAMAGE:
+            return None
+        return calibrated.cost_note("groups of channels", len(self.channels.coupling.groups))
+
+    def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
+        """What rounds of removing channels start from."""
+        costs = DenseCosts(calibrated.dense, calibrated.data.sample, self.file_bytes, calibrated.stopwatch)
+        return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
+
+    def search(
+        self,
+        calibrated: Calibrated,
+        targets: Targets,
+        rounds: int,
+        retraining: Retraining | None,
+        recorder: Recorder,
+    ) -> Finished[ChannelAttempt]:
+        """The best model within the targets, checked."""
+        task = self.task(calibrated, recorder)
+        best, runs = search_channels(task, targets, rounds, retraining)
+        return self.finish(task, best, targets, runs)
+
+    def finish(
+        self, task: ChannelTask, best: ChannelAttempt, targets: Targets, runs: tuple[Trained, ...] = ()
+    ) -> Finished[ChannelAttempt]:
+        """An attempt with its promises checked.
+
+        Raises:
+            VerificationError: one is broken.
+        """
+        with task.recorder.stage("verify"):
+            return finish_channels(
+                task,
+                best,
+                targets,
+                original=self.original,
+                stored=self.stored,
+                notes=allocation_notes(self.options),
+                runs=runs,
+            )
+
+    def advice(self, before: int | None, after: int | None) -> Sequence[str]:
+        """Nothing to warn of: the tensors really shrink."""
+        return ()
+
+
+class ChannelStrategy:
+    """Removes channels; see :class:`obs_onnx.pruning.strategy.Strategy`."""
+
+    def beside(self, destination: Path) -> Sequence[Path]:
+        """Which channels stayed."""
+        return [keep_path(destination)]
+
+    def checked(self, targets: Targets, options: ModeOptions) -> Targets:
+        """The targets; an output error where none bounds the search."""
+        targets.check_mode(ChannelPlan.mode)
+        if _criterion(options) not in CRITERIA:
+            raise OptionError(
+                f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
+            )
+        check_allocation(options, CRITERIA)
+        check_regularizers(options.regularize or {})
+        return with_default(targets)
+
+    def open(self, inputs: Inputs, options: ModeOptions) -> ChannelPlan:
+        """Find the channels."""
+        stored = prepare(inputs.model)
+        model, copied = runnable(inputs.runtime, stored)
+        layers = find_layers(model)[0]
+        for pattern in options.protect:
+            if not _is_name(model, pattern):
+                raise OptionError(
+                    f"{named('protect')} {pattern!r} matches no node or weight: "
+                    "run inspect to see their names"
+                )
+        coupling = couple(model, options.protect)
+        if not coupling.groups:
+            raise OptionError(
+                f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
+            )
+        protected = [y.name for y in layers if any(matches(y, pattern) for pattern in options.protect)]
+        path = inputs.path
+        return ChannelPlan(
+            original=inputs.model,
+            file_bytes=path.stat().st_size if path else len(serialize(inputs.model)),
+            stored=stored if copied else None,
+            model=model,
+            channels=Channels(coupling, layers, frozenset(protected)),
+            frozen=tuple(coupling.frozen),
+            options=replace(options.part(ModeOptions), criterion=_criterion(options)),
+        )
+
+
+def _criterion(options: ModeOptions) -> str:
+    return DEFAULT if options.criterion == "auto" else options.criterion
+
+
+def _is_name(model: ir.Model, pattern: str) -> bool:
+    names = [str(node.name) for node in model.graph]
+    names += [str(value.name) for node in model.graph for value in node.outputs]
+    return any(fnmatchcase(name, pattern) for name in (*names, *map(str, model.graph.initializers)))

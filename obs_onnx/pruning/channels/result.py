@@ -1,0 +1,135 @@
+"""The promises of a smaller model, checked, and what the report says of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import onnx_ir as ir
+
+from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.keep_file import keep_file
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.strategy import Finished
+from obs_onnx.results.pruning import GroupResult, LayerResult
+from obs_onnx.training.loop import Trained
+from obs_onnx.verification.removal import check_removal
+
+__all__ = ["finish_channels"]
+
+
+def finish_channels(
+    task: ChannelTask,
+    best: ChannelAttempt,
+    targets: Targets,
+    *,
+    original: ir.Model,
+    stored: ir.Model | None,
+    notes: Iterable[str] = (),
+    runs: tuple[Trained, ...] = (),
+) -> Finished[ChannelAttempt]:
+    """Compare with the dense model in which the removed channels are silenced.
+
+    Args:
+        task: the dense model and its data.
+        best: the attempt that was chosen.
+        targets: whose limits count.
+        original: the model as it came in.
+        stored: the prepared model in bfloat16, if a float32 copy of it was pruned.
+        notes: on what was asked for.
+        runs: of retraining.
+
+    Raises:
+        VerificationError: the outputs differ.
+    """
+    dense, coupling = task.calibrated.dense, task.channels.coupling
+    compensated = SetWeights(best.tensors)(dense.model.clone()).model
+    feed = task.calibrated.data.first
+    deviation, tolerance = check_removal(dense.runtime, coupling.of(compensated), best.keep, best.model, feed)
+    silenced = sum(int((~mask).sum()) for mask in best.keep.values())
+    limits = task.costs.limits(targets)
+    return Finished(
+        attempt=best,
+        model=best.model if stored is None else _in_bfloat16(task, best, stored),
+        met=best.met(targets, limits),
+        copied=stored is not None,
+        latency_limit=limits.get(LATENCY.name),
+        layers=tuple(_line(layer, best.model) for layer in dense.layers),
+        groups=tuple(
+            GroupResult(
+                name=group.name,
+                channels=group.n,
+                kept=best.kept(group),
+                tensors=len(group.sites),
+                expected_damage=best.expected.get(group.id),
+            )
+            for group in coupling.groups
+        ),
+        damping=task.options.damping,
+        keep=keep_file(original, coupling, best.keep, best.lost(coupling.model)),
+        runs=runs,
+        notes=(
+            *notes,
+            f"outputs equal those of the dense model with the same weights and {silenced} channels "
+            f"silenced: relative difference {deviation:.1e}, allowed {tolerance:.0e}",
+            *_notes(task, best, limits, copied=stored is not None),
+        ),
+    )
+
+
+def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> ir.Model:
+    """The model as it is stored, with the weights and without the channels of its copy."""
+    final = SetWeights(best.tensors)(stored.clone()).model
+    coupling = couple(final)
+    RemoveChannels(task.channels.coupling.same_in(coupling, best.keep), coupling).call(final)
+    return final
+
+
+def _notes(
+    task: ChannelTask, best: ChannelAttempt, limits: Mapping[str, float], *, copied: bool
+) -> list[str]:
+    """What a reader has to know about where the model runs."""
+    runtime, stopwatch = task.calibrated.dense.runtime, task.calibrated.stopwatch
+    notes = []
+    if copied:
+        notes.append(
+            f"{runtime.spec} has no kernels for bfloat16: all was computed and measured on a float32 copy"
+        )
+    if stopwatch is not None:
+        notes += [*stopwatch.notes, *_shortfall(best, limits)]
+    elif task.options.round_to is None and runtime.quantum > 1:
+        notes.append(
+            f"channel counts are multiples of a power of two up to {runtime.quantum}, "
+            f"which {runtime.spec} runs faster; another multiple can be asked for"
+        )
+    return notes
+
+
+def _shortfall(best: ChannelAttempt, limits: Mapping[str, float]) -> list[str]:
+    """Why a limit on latency does not hold."""
+    limit, found = limits.get(LATENCY.name), best.costs[LATENCY.name]
+    if limit is None or found <= limit:
+        return []
+    if all(mask.all() for mask in best.keep.values()):
+        return ["no removal of channels was found that makes the model faster: it stays as it is"]
+    return [
+        f"latency {limit:.3f} of the dense model's could not be reached: "
+        f"this is the fastest model found, at {found:.3f}"
+    ]
+
+
+def _line(layer: Layer, small: ir.Model) -> LayerResult:
+    """A layer's line in the report."""
+    held = small.graph.initializers.get(layer.name)
+    left = 0 if held is None or held.const_value is None else held.const_value.size
+    return LayerResult(
+        name=layer.name,
+        op_type=layer.op_type,
+        shape=layer.layout.shape,
+        weights=layer.size,
+        kept=left / layer.size,
+    )

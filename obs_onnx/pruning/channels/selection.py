@@ -1,0 +1,72 @@
+"""The coupled channels of a dense model, and the smaller model without some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx_ir as ir
+
+from obs_onnx.passes.channels.branches import Branch, LeaveOut, find_branches
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.pruning.channels.attempt import Keeps
+
+__all__ = ["Channels", "Selection"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which channels stay.
+
+    Attributes:
+        keep: masks by group, each with a channel at least.
+        left_out: groups of which nothing is to stay; their channel is without effect.
+        empty: layers that give zeros then.
+    """
+
+    keep: Keeps
+    left_out: frozenset[int]
+    empty: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The coupled channels of a dense model.
+
+    Attributes:
+        coupling: of the model.
+        layers: of the model.
+        protected: names of those that the user wants left alone.
+    """
+
+    coupling: Coupling
+    layers: Sequence[Layer]
+    protected: frozenset[str] = frozenset()
+
+    @cached_property
+    def branches(self) -> Mapping[int, Branch]:
+        """Groups that may go altogether."""
+        return find_branches(self.coupling, self.layers)
+
+    def select(self, keep: Keeps) -> Selection:
+        """The selection of ``keep``; groups of which nothing is kept have to be :attr:`branches`."""
+        left_out = frozenset(group for group, mask in keep.items() if not mask.any())
+        first = {group: np.arange(len(keep[group])) == 0 for group in left_out}
+        empty = frozenset(name for group in left_out for name in self.branches[group].layers)
+        return Selection({**keep, **first}, left_out, empty)
+
+    def remove(self, selection: Selection, model: ir.Model) -> None:
+        """Take the channels out of a model with the structure of the dense one, weights as they are."""
+        RemoveChannels(selection.keep, self.coupling.of(model)).call(model)
+        if selection.empty:
+            LeaveOut(selection.empty)(model)
+
+    def smaller(self, keep: Keeps) -> ir.Model:
+        """The dense model without the channels, weights as they are."""
+        small = self.coupling.model.clone()
+        self.remove(self.select(keep), small)
+        return small

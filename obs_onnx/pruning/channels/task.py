@@ -1,0 +1,165 @@
+"""What every round of removing channels starts from, and the smaller model that it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from obs_onnx.allocation.targets import Targets
+from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.passes.channels.branches import LeaveOut
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.progress import Advance
+from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
+from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.selection import Channels, Selection
+from obs_onnx.pruning.judgement import judge
+from obs_onnx.pruning.options import ModeOptions
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.pruning.retrained import parameters_of, retrained
+from obs_onnx.reconstruction.channels import emptied, solve_alone, solve_channels, spread
+from obs_onnx.training.loop import Trained
+from obs_onnx.training.retraining import Retraining
+
+__all__ = ["ChannelTask", "attempt_removal", "retrain_attempt"]
+
+
+@dataclass(frozen=True)
+class ChannelTask:
+    """Channels of a calibrated model, and how they are to be chosen.
+
+    Attributes:
+        channels: of the dense model.
+        options: how they are chosen, by a criterion with a name.
+        calibrated: the dense model and the data.
+        costs: that limits and smaller models are measured by.
+        recorder: of the stages.
+    """
+
+    channels: Channels
+    options: ModeOptions
+    calibrated: Calibrated
+    costs: DenseCosts
+    recorder: Recorder
+
+    @property
+    def by_threshold(self) -> bool:
+        """Whether what scores lowest goes, whatever it saves: costs are in the scores, or do not count."""
+        return self.options.normalize or bool(self.options.regularize)
+
+
+def attempt_removal(
+    task: ChannelTask,
+    keep: Keeps,
+    expected: Mapping[int, float],
+    evidence: ChannelStatistics,
+    start: Tensors | None = None,
+) -> ChannelAttempt:
+    """Remove channels of the dense model, refit, and measure.
+
+    Args:
+        task: the model and its data.
+        keep: channels that stay; groups of which nothing is kept have to be branches.
+        expected: damage by group, for the report.
+        evidence: of the dense model.
+        start: its weights by now, where they were trained.
+    """
+    dense, selection = task.calibrated.dense, task.channels.select(keep)
+    with task.recorder.stage("remove and refit", len(dense.layers)) as advance:
+        small, tensors = _refitted(task, selection, evidence, start, advance)
+    judged = judge(small, dense, task.calibrated.data, task.recorder)
+    return ChannelAttempt(
+        judged.quality,
+        judged.drop,
+        small,
+        selection.keep,
+        tensors,
+        expected,
+        task.costs.of(small),
+        selection.left_out,
+    )
+
+
+def _refitted(
+    task: ChannelTask,
+    selection: Selection,
+    evidence: ChannelStatistics,
+    start: Tensors | None,
+    advance: Advance,
+) -> tuple[ir.Model, Tensors]:
+    """The smaller model, and its weights in the places of the dense one's."""
+    options, dense, coupling = task.options, task.calibrated.dense, task.channels.coupling
+    tensors: Tensors = dict(start or {})
+    if not (options.compensate and options.sequential):
+        if options.compensate:
+            tensors.update(solve_alone(evidence, selection.keep))
+        tensors.update(emptied(dense.model, dense.layers, selection.empty))
+        small = SetWeights(tensors)(dense.model.clone()).model
+        task.channels.remove(selection, small)
+        return small, tensors
+    small, refitted = solve_channels(
+        dense.runtime,
+        coupling,
+        dense.stages,
+        task.calibrated.data.fit,
+        selection.keep,
+        fixed=task.channels.protected,
+        damping=options.damping,
+        budget=task.calibrated.budget.memory,
+        advance=advance,
+        start=start,
+        empty=selection.empty,
+    )
+    tensors.update(spread(coupling, selection.keep, refitted))
+    if selection.empty:
+        LeaveOut(selection.empty)(small)
+    return small, tensors
+
+
+def retrain_attempt(
+    task: ChannelTask,
+    attempt: ChannelAttempt,
+    retraining: Retraining,
+    before: Sequence[Trained],
+    targets: Targets,
+    last: bool,
+) -> tuple[ChannelAttempt, Trained]:
+    """The attempt after retraining, or as it was where that broke a limit that it held; what was done.
+
+    Args:
+        task: the model and its data.
+        attempt: not changed.
+        retraining: how.
+        before: what was trained after the rounds before.
+        targets: whose limits count.
+        last: no round follows.
+    """
+    fixed = [layer for layer in task.calibrated.dense.layers if layer.name in task.channels.protected]
+    found = retrained(
+        attempt,
+        retraining,
+        parameters_of(fixed),
+        before,
+        keep_zeros=False,
+        last=last,
+        targets=targets,
+        dense=task.calibrated.dense,
+        data=task.calibrated.data,
+        recorder=task.recorder,
+    )
+    if not found.kept:
+        return attempt, found.training
+    tensors = {**attempt.tensors, **spread(task.channels.coupling, attempt.keep, found.training.weights)}
+    after = replace(
+        attempt,
+        quality=found.judged.quality,
+        drop=found.judged.drop,
+        model=found.model,
+        tensors=tensors,
+        training=found.training,
+    )
+    return after, found.training

@@ -1,0 +1,200 @@
+"""Options about what is removed, how that is chosen, and how it is made up for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
+from obs_onnx.data.options import DataOptions, Seeded
+from obs_onnx.latency.options import LatencyOptions
+from obs_onnx.option import Options, option
+from obs_onnx.passes.errors import named
+from obs_onnx.progress import Progress, quiet
+from obs_onnx.runtimes.options import RuntimeOptions
+from obs_onnx.training.options import RetrainingOptions
+
+__all__ = [
+    "DAMAGE",
+    "ChoiceOptions",
+    "Damped",
+    "EffortOptions",
+    "Memory",
+    "ModeOptions",
+    "Protected",
+    "Regularized",
+    "RunOptions",
+    "SearchOptions",
+    "Shown",
+    "SolverOptions",
+]
+
+DAMAGE = "damage"  # allocation by what removal does to the outputs, measured
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protected(Options, title="Choice"):
+    """What is left alone."""
+
+    protect: Sequence[str] = option(
+        (),
+        help="Shell pattern of weight or node names to leave alone.",
+        metavar="PATTERN",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(Protected, title="Choice"):
+    """What is removed."""
+
+    criterion: str = option(
+        "auto",
+        help=f"What chooses: of channels auto ({DEFAULT}), {', '.join(CRITERIA)}; of weights auto, obs, "
+        "admm, lobs, magnitude, random, taylor, fisher, obd, oba, oba-second, oba-paper.",
+        metavar="NAME",
+        common=7,
+    )
+    allocation: str = option(
+        DAMAGE,
+        help="What decides how much of each layer or group goes: measured damage, or a criterion's scores.",
+        more="Scores of all layers or groups are compared per cost saved.",
+        metavar="NAME",
+    )
+    round_to: int | None = option(
+        None,
+        help="Kept channel counts are multiples of it.",
+        otherwise="a power of two up to what suits the runtime, smaller in groups of few channels",
+        least=1,
+        metavar="N",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regularized(Options, title="Choice"):
+    """What scores are corrected by."""
+
+    regularize: Mapping[str, float] | None = option(
+        None,
+        help="Normalised score taken off a channel: flops (per million), memory, bandwidth (per MB) or "
+        "latency (per ms).",
+        metavar="KEY=LAMBDA",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damped(Options, title="Refit"):
+    """How second moments are kept invertible."""
+
+    damping: float = option(
+        1e-2, help="Damping of the second moments, relative to their mean diagonal.", least=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory(Options, title="Measuring"):
+    """What a run may take of the machine."""
+
+    memory: int | None = option(
+        None,
+        help="Bytes for activations, on the command line for example 2GB.",
+        otherwise="half of what is free",
+        above=0,
+        metavar="SIZE",
+        form="size",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SolverOptions(Damped, title="Refit"):
+    """How what stays makes up for what goes."""
+
+    compensate: bool = option(True, help="Refit the kept weights (and biases).")
+    sequential: bool = option(
+        True,
+        help="Correct each layer for those before it.",
+        more="It is refitted to the dense model's outputs on what the pruned layers before really give.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choice"):
+    """All that a mode of pruning can be told."""
+
+    pattern: str | None = option(
+        None,
+        help="N:M or RxC along the input channels, for example 2:4 or 1x4.",
+        otherwise="single weights",
+        metavar="PATTERN",
+        mode="weights",
+    )
+    normalize: bool = option(
+        False,
+        help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "
+        "one threshold.",
+        more="As in the papers: what is lowest goes, whatever it saves.",
+    )
+    correct: bool | None = option(
+        None,
+        help="Match output statistics, where that lowers the held-out error.",
+        otherwise=f"only without {named('sequential')}, which leaves next to nothing to correct",
+        title="Refit",
+        mode="weights",
+    )
+    layer_sparsity: Mapping[str, float] | None = option(
+        None,
+        help="Sparsity of matching layers, for which allocation may not choose.",
+        metavar="PATTERN=SHARE",
+        flags="--layer",
+        mode="weights",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffortOptions(Memory, title="Measuring"):
+    """How much is measured."""
+
+    effort: str = option(
+        "normal", help="How much is measured.", choices=("quick", "normal", "thorough"), common=10
+    )
+    loss: str = option(
+        "auto",
+        help="Damage that allocation minimises; auto: kl for class scores, else error.",
+        choices=("auto", "kl", "error"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown(Options, title="Output"):
+    """What is shown of a run."""
+
+    progress: Progress = option(quiet, help="See obs_onnx.progress.", flags="", recorded=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(
+    DataOptions,
+    ChoiceOptions,
+    SolverOptions,
+    EffortOptions,
+    RuntimeOptions,
+    LatencyOptions,
+    Shown,
+    title="Data",
+):
+    """What every search for a smaller model can be told."""
+
+    evaluation: object = option(
+        None,
+        help="Labelled data for the accuracy.",
+        otherwise="the held-out calibration data, if it has labels",
+        metavar="SRC",
+        flags="--eval",
+        common=4,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+    """What a search for one smaller model can be told, whatever its mode."""

@@ -1,0 +1,62 @@
+"""A result that was found is checked as the runtime sees it, and again as it lies in its file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.judgement import Attempt
+from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.pruning.strategy import Finished
+from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.removal import decided_outputs
+from obs_onnx.verification.written_model import check_batches, check_model
+
+__all__ = ["Proven", "verify"]
+
+A_co = TypeVar("A_co", bound=Attempt, covariant=True)
+
+
+@dataclass(frozen=True)
+class Proven(Generic[A_co]):
+    """A result that loads and runs.
+
+    Attributes:
+        result: which one.
+        calibrated: what it was checked with.
+        expected: its outputs for the first batch of held-out data.
+    """
+
+    result: Finished[A_co]
+    calibrated: Calibrated
+    expected: Values
+
+    def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
+        """What a written file must pass: it loads, and gives the outputs that are expected."""
+        runtime, first = self.calibrated.dense.runtime, self.calibrated.data.first
+
+        def check(written: Path) -> None:
+            again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
+            check_model(runtime, again, first, self.expected)
+
+        return check
+
+
+def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
+    """Check that the model of a result loads, runs, and takes batches as the dense one does.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    dense, first, model = calibrated.dense, calibrated.data.first, result.attempt.model
+    with recorder.stage("verify"):
+        session = dense.runtime.session(serialize(model))
+        expected = session.run(first)
+        check_model(dense.runtime, model, first, expected)
+        check_batches(dense.session, session, first, decided_outputs(model))
+    return Proven(result, calibrated, expected)

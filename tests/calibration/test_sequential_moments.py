@@ -1,0 +1,119 @@
+"""Moments behind the dense prefix and behind a pruned one, against sums over all samples."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from layer_runs import FEEDS, LARGE, RUNTIME, normal, planned, stored
+
+from obs_onnx.calibration.second_moments import Moments
+from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.find_layers import find_layers
+
+X = np.concatenate([feed["x"] for feed in FEEDS]).astype(np.float64)
+
+
+def hidden(model: ir.Model) -> np.ndarray:
+    return np.maximum(X @ stored(model, "w1") + stored(model, "b1"), 0)
+
+
+def assert_moments(found: Moments, x: np.ndarray, t: np.ndarray | None) -> None:
+    assert found.count == len(x)
+    np.testing.assert_allclose(found.xx[0], x.T @ x, rtol=1e-4, atol=1e-3)
+    if t is not None:
+        np.testing.assert_allclose(found.xt[0], x.T @ t, rtol=1e-4, atol=1e-3)
+
+
+@pytest.fixture
+def pruned(mlp) -> ir.Model:
+    """Half of the first weight is zero."""
+    model = planned(mlp)[0].clone()
+    SetWeights({"w1": stored(model, "w1") * (np.arange(60).reshape(6, 10) % 2)})(model)
+    return model
+
+
+def test_the_dense_prefix(mlp) -> None:
+    dense, _, plan = planned(mlp)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=False)
+    (first,) = walk.observe(plan.stages[0]).values()
+    (second,) = walk.observe(plan.stages[1]).values()
+    assert_moments(first, X, None)
+    assert_moments(second, hidden(dense), None)
+    assert second.raw().c is None
+
+
+def test_inputs_of_the_pruned_prefix_and_targets_of_the_dense_one(mlp, pruned) -> None:
+    dense, _, plan = planned(mlp)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=True)
+    (first,) = walk.observe(plan.stages[0]).values()
+    walk.follow(pruned)
+    (second,) = walk.observe(plan.stages[1]).values()
+    assert_moments(first, X, X @ stored(dense, "w1") + stored(dense, "b1"))
+    target = hidden(dense) @ stored(dense, "w2") + stored(dense, "b2")
+    assert_moments(second, hidden(pruned), target)
+
+
+def test_stages_may_be_passed_over(mlp, pruned) -> None:
+    dense, _, plan = planned(mlp)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=True, start=pruned)
+    walk.skip(1, pruned)
+    (second,) = walk.observe(plan.stages[1]).values()
+    assert_moments(second, hidden(pruned), hidden(dense) @ stored(dense, "w2") + stored(dense, "b2"))
+
+
+def test_the_error_of_a_skip_is_part_of_the_target(make_model) -> None:
+    tensors = {"wp": normal(0, 6, 5), "wa": normal(1, 6, 8), "wb": normal(2, 8, 5)}
+    dense, _, plan = planned(
+        make_model(
+            "g (float[N,6] x) => (float[N,5] y)"
+            "{ p = MatMul(x, wp) a = MatMul(x, wa) r = Relu(a) b = MatMul(r, wb) y = Add(b, p) }",
+            tensors,
+        )
+    )
+    pruned = dense.clone()
+    SetWeights({"wp": 0.5 * stored(dense, "wp"), "wa": 0.25 * stored(dense, "wa")})(pruned)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=True)
+    walk.observe(plan.stages[0])
+    walk.follow(pruned)
+    (found,) = walk.observe(plan.stages[1]).values()
+    r = np.maximum(X @ stored(dense, "wa"), 0)
+    target = r @ stored(dense, "wb") + 0.5 * X @ stored(dense, "wp")
+    assert_moments(found, 0.25 * r, target)
+
+
+def test_uses_of_a_shared_weight_add_up_without_a_target(make_model) -> None:
+    text = "g (float[N,6] x) => (float[N,6] y) { a = MatMul(x, s) r = Tanh(a) y = MatMul(r, s) }"
+    dense, _, plan = planned(make_model(text, {"s": normal(0, 6, 6, scale=0.3)}))
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=True)
+    (found,) = walk.observe(plan.stages[0]).values()
+    r = np.tanh(X @ stored(dense, "s"))
+    assert_moments(found, np.concatenate([X, r]), None)
+    assert found.raw().c is None
+
+
+def test_a_part_of_the_dense_values(mlp) -> None:
+    """As where the pruned model has fewer channels."""
+    dense, _, plan = planned(mlp)
+    cut = {"a": [0, 2, 5]}
+    walk = SequentialMoments(
+        RUNTIME, dense, plan, FEEDS, LARGE, paired=True,
+        cut=lambda name, array: array[:, cut[name]] if name in cut else array,
+    )  # fmt: skip
+    narrow = dense.clone()
+    for name in ("w1", "b1"):
+        value = narrow.graph.initializers[name]
+        value.const_value = ir.tensor(value.const_value.numpy()[..., cut["a"]], name=name)
+    narrow_layers = [layer for layer in find_layers(narrow)[0] if layer.name == "w1"]
+    (found,) = walk.observe(plan.stages[0], narrow_layers).values()
+    target = (X @ stored(dense, "w1") + stored(dense, "b1"))[:, cut["a"]]
+    assert_moments(found, X, target)
+
+
+def test_posing_chooses_a_damping_and_keeps_all_samples(mlp) -> None:
+    dense, _, plan = planned(mlp)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=False)
+    ((found, damping),) = walk.pose(plan.stages[0], plan.stages[0].layers, dense, 1e-2).values()
+    assert_moments(found, X, None)
+    assert damping >= 1e-2

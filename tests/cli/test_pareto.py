@@ -1,0 +1,38 @@
+"""The command pareto."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from repository import MODELS
+
+from obs_onnx.cli import main
+from obs_onnx.pruning.frontier_search import FrontierSearch
+
+LENET = MODELS / "digits_lenet.onnx"
+
+
+class TestCommand:
+    OPTIONS = ("--cost", "macs", "--points", "2", "--effort", "quick", "--seconds", "0.05", "--no-plot", "-q")
+
+    def test_run(self, tmp_path: Path) -> None:
+        given = [str(LENET), "-o", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"), *self.OPTIONS]
+        result = CliRunner().invoke(main, ["pareto", *given])
+        assert result.exit_code == 0, result.output
+        assert "dense" in result.output
+        assert "02" in result.output
+        read = json.loads((tmp_path / "r.json").read_text())
+        assert read == json.loads((tmp_path / "out" / "pareto.json").read_text())
+        again = CliRunner().invoke(main, ["pareto", *given])
+        assert again.exit_code == 2
+        assert again.output.count("\n") == 1
+        assert "exists" in again.output
+
+    def test_nothing_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(FrontierSearch, "run", lambda *args: None)
+        result = CliRunner().invoke(main, ["pareto", str(LENET), "-o", str(tmp_path / "out"), *self.OPTIONS])
+        assert result.exit_code == 3
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["pareto.json"]

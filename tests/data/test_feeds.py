@@ -1,0 +1,70 @@
+"""Arrays that are made to fit the inputs of a model, or refused."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import pytest
+from ten_samples import FREE, samples
+
+from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.open_source import open_source
+from obs_onnx.passes.errors import DataError
+
+
+def bad_array(value, at=(4, 1)):
+    x = samples()
+    x[at] = value
+    return x
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("form", ["array", "stream"])
+def test_values_that_are_not_finite(value, form):
+    x = bad_array(value)
+    source = open_source({"x": x} if form == "array" else [{"x": x[:4]}, {"x": x[4:]}], FREE, batch_size=4)
+    with pytest.raises(DataError, match=r"array 'x' has NaN or infinite values \(first at index \[0, 1\]"):
+        list(source)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "value"),
+    [
+        (np.float64, np.float32, 1.5),
+        (np.float16, np.float32, 1.5),
+        (np.float32, np.float16, 1.5),
+        (np.float32, ml_dtypes.bfloat16, 1.5),
+        (np.int32, np.int64, -3),
+        (np.int64, np.int8, -3),
+        (np.bool_, np.bool_, True),
+        (np.uint8, np.bool_, 1),
+    ],
+)
+def test_safe_casts(given, wanted, value):
+    data = {"x": np.full((2, 3), value, given)}
+    feed = next(iter(open_source(data, (TensorSpec("x", ("N", 3), np.dtype(wanted)),))))
+    assert feed["x"].dtype == wanted
+    assert (feed["x"] == np.array(value, wanted)).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted", "value", "message"),
+    [
+        (np.float64, np.float32, 1e300, "too large for float32"),
+        (np.float32, np.float16, 1e6, "too large for float16"),
+        (np.int64, np.int32, 2**40, "too wide for int32"),
+        (np.int64, np.uint8, -1, "too wide for uint8"),
+        (np.int64, np.bool_, 2, "too wide for bool"),
+    ],
+)
+def test_casts_that_lose_the_value(given, wanted, value, message):
+    data = {"x": np.full((2, 3), value, given)}
+    with pytest.raises(DataError, match=message):
+        list(open_source(data, (TensorSpec("x", ("N", 3), np.dtype(wanted)),)))
+
+
+def test_strings():
+    spec = (TensorSpec("x", ("N",), np.dtype(object)),)
+    assert next(iter(open_source({"x": np.array(["a", "b"])}, spec)))["x"].tolist() == ["a", "b"]
+    with pytest.raises(DataError, match="array of strings"):
+        open_source({"x": np.zeros(3)}, spec)

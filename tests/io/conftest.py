@@ -1,0 +1,3 @@
+from onnx_files import proto
+
+__all__ = ["proto"]

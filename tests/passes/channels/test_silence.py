@@ -1,0 +1,86 @@
+"""Silenced channels against models written down without them, in NumPy."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from channel_graphs import found, model, node, normal
+from channel_helpers import run
+
+from obs_onnx.passes.channels.silence import silence
+
+KEEP = np.array([True, False, True, True, False])
+X = normal(3, 4, 6, 6)
+W = normal(5, 4, 1, 1)
+B = normal(5)
+
+
+def hidden(x: np.ndarray) -> np.ndarray:
+    """The channels that stay of the pointwise convolution in front."""
+    return (np.einsum("nchw,oc->nohw", x, W[:, :, 0, 0]) + B[:, None, None])[:, KEEP]
+
+
+def silenced(*nodes, opset: int = 18, **weights: np.ndarray) -> np.ndarray:
+    """Outputs with two of five channels silenced; the model keeps all of its shapes."""
+    proto = model(
+        [node("Conv", "x w b", "h"), *nodes], {"w": W, "b": B, **weights}, x=("N", 4, 6, 6), opset=opset
+    )
+    coupling = found(proto)
+    (group,) = (group for group in coupling.groups if group.n == 5)
+    reference = silence(coupling.model, {group.id: KEEP}, coupling)
+    before = {name: value.shape for name, value in coupling.model.graph.initializers.items()}
+    after = {name: value.shape for name, value in reference.graph.initializers.items() if name in before}
+    assert after == before
+    assert coupling.model.graph is not reference.graph
+    return run(reference, X)
+
+
+def test_nothing_before_a_sum() -> None:
+    v = normal(2, 5, 3, 3)
+    y = silenced(node("Sigmoid", "h", "s"), node("Conv", "s v", "y"), v=v)
+    s = 1 / (1 + np.exp(-hidden(X)))
+    windows = np.lib.stride_tricks.sliding_window_view(s, (3, 3), axis=(2, 3))
+    np.testing.assert_allclose(y, np.einsum("nchwij,ocij->nohw", windows, v[:, KEEP]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "reduce"),
+    [
+        ("ReduceMean", np.mean), ("ReduceSum", np.sum), ("ReduceMax", np.max), ("ReduceMin", np.min),
+        ("ReduceProd", np.prod),
+    ],
+)  # fmt: skip
+def test_the_neutral_element_of_each_reduction(op_type: str, reduce) -> None:
+    """Means count the elements that stay."""
+    y = silenced(node(op_type, "h axes", "y", keepdims=1), axes=np.array([1]))
+    np.testing.assert_allclose(y, reduce(hidden(X), axis=1, keepdims=True), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_layer_normalization_has_the_statistics_of_those_that_stay(opset: int) -> None:
+    scale, shift, v = normal(5), normal(5), normal(5, 2)
+    y = silenced(
+        node("Transpose", "h", "t", perm=[0, 2, 3, 1]),
+        node("LayerNormalization", "t scale shift", "n", axis=-1, epsilon=0.5),
+        node("MatMul", "n v", "y"),
+        opset=opset,
+        scale=scale,
+        shift=shift,
+        v=v,
+    )
+    t = hidden(X).transpose(0, 2, 3, 1).astype(np.float64)
+    n = (t - t.mean(-1, keepdims=True)) / np.sqrt(t.var(-1, keepdims=True) + 0.5)
+    np.testing.assert_allclose(y, (n * scale[KEEP] + shift[KEEP]) @ v[KEEP], rtol=1e-4, atol=1e-4)
+
+
+def test_nothing_removed_changes_nothing_and_another_model_is_refused() -> None:
+    proto = model(
+        [node("Conv", "x w b", "h"), node("ReduceMax", "h", "y")], {"w": W, "b": B}, x=("N", 4, 6, 6)
+    )
+    coupling = found(proto)
+    every = {group.id: np.ones(group.n, bool) for group in coupling.groups}
+    reference = silence(coupling.model, every, coupling)
+    assert [one.op_type for one in reference.graph] == [one.op_type for one in coupling.model.graph]
+    with pytest.raises(ValueError, match="another model"):
+        silence(ir.from_proto(proto), every, coupling)

@@ -1,0 +1,82 @@
+"""Shapes of operators that runtimes add, against onnxruntime."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from obs_onnx.passes.shapes.concrete import concretize
+from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
+
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape: int) -> np.ndarray:
+    return RNG.standard_normal(shape).astype(np.float32)
+
+
+CASES = {
+    "Gelu": ([normal(2, 3, 8)], {}),
+    "FastGelu": ([normal(2, 3, 8), normal(8)], {}),
+    "BiasGelu": ([normal(2, 3, 8), normal(8)], {}),
+    "QuickGelu": ([normal(2, 3, 8)], {}),
+    "SimplifiedLayerNormalization": ([normal(2, 3, 8), normal(8)], {"axis": -1}),
+    "SkipLayerNormalization": ([normal(2, 3, 8), normal(2, 3, 8), normal(8), normal(8)], {}),
+    "SkipSimplifiedLayerNormalization": ([normal(2, 3, 8), normal(2, 3, 8), normal(8)], {}),
+    "FusedMatMul": ([normal(2, 5, 3), normal(7, 5)], {"transA": 1, "transB": 1}),
+    "Attention": ([normal(2, 5, 8), normal(8, 24), normal(24)], {"num_heads": 2}),
+    "Attention of other widths": (
+        [normal(2, 5, 8), normal(8, 20), normal(20)],
+        {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 4]},
+    ),
+    "MultiHeadAttention": ([normal(2, 5, 8), normal(2, 7, 8), normal(2, 7, 6)], {"num_heads": 2}),
+    "FusedConv": ([normal(2, 4, 9, 9), normal(6, 2, 3, 3)], {"group": 2, "pads": [1, 1, 1, 1]}),
+    "FusedGemm": ([normal(5, 4), normal(4, 3)], {"activation": "Relu"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_shapes_are_those_of_onnxruntime(case: str) -> None:
+    inputs, attributes = CASES[case]
+    op_type = case.split()[0]
+    standard = op_type == "SimplifiedLayerNormalization"  # which onnxruntime keeps in the default domain
+    names = [f"x{i}" for i in range(len(inputs))]
+    node = helper.make_node(op_type, names, ["y"], domain="" if standard else "com.microsoft", **attributes)
+    graph = helper.make_graph(
+        [node, helper.make_node("Identity", ["y"], ["z"])],
+        "g",
+        [helper.make_tensor_value_info("x0", TensorProto.FLOAT, inputs[0].shape)],
+        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in zip(names[1:], inputs[1:], strict=True)],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (expected,) = session.run(None, {"x0": inputs[0]})
+    model = ir.from_proto(proto)
+    found = concretize(model)
+    assert found.shapes[model.graph[0].outputs[0]] == expected.shape
+    assert not found.unknown
+
+
+def test_all_that_onnxruntime_runs_on_a_cpu_has_a_case() -> None:
+    known = {key.split("::")[-1] for key in (*SHAPES, *ALIASES)}
+    elsewhere = {  # other kernels, caches or integers than a plain case has
+        "BiasAdd", "RotaryEmbedding", "GemmFastGelu", "GroupQueryAttention", "EmbedLayerNormalization",
+    }  # fmt: skip
+    assert {case.split()[0] for case in CASES} == known - elsewhere
+
+
+def test_embeddings_of_words_and_positions() -> None:
+    names = ["com.microsoft::EmbedLayerNormalization", "com.microsoft::GroupQueryAttention"]
+    embed, grouped = (SHAPES[name] for name in names)
+    node = ir.node("EmbedLayerNormalization", [])
+    ids, words, places, kinds, scale = (2, 7), (100, 16), (50, 16), (2, 16), (16,)
+    assert embed(node, [ids, ids, words, places, kinds, scale, scale]) == [(2, 7, 16), (2,), (2, 7, 16)]
+    assert grouped(node, [(2, 5, 8), (2, 5, 4), (2, 5, 4)]) == [(2, 5, 8)]
+    assert grouped(node, [(2, 5, 16)]) == []  # packed: its width does not follow

@@ -1,0 +1,61 @@
+"""Shapes that follow, shapes that contradict each other, and what is unknown to ONNX."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from obs_onnx.passes import canonicalize
+from obs_onnx.passes.errors import ModelError
+
+
+class TestShapes:
+    def test_symbolic_batch_goes_through(self, make_proto, check, rng):
+        proto = make_proto(
+            "g (float[batch,3,8,8] x) => (float[batch,6] y) { h = Conv(x, w)  r = Relu(h) "
+            "p = GlobalAveragePool(r)  y = Flatten(p) }",
+            {"w": rng.normal(size=(6, 3, 3, 3)).astype(np.float32)},
+        )
+        model = check(proto, {"x": rng.normal(size=(2, 3, 8, 8)).astype(np.float32)})
+        assert model.graph.node("Relu").outputs[0].shape == ir.Shape(["batch", 6, 6, 6])
+
+    def test_wrong_declarations_inside_are_replaced(self, make_proto, rng):
+        proto = make_proto(
+            "g (float[2,4] x) => (float[2,3] y) <float[2,7] h> { h = MatMul(x, w)  y = Relu(h) }",
+            {"w": rng.normal(size=(4, 3)).astype(np.float32)},
+        )
+        model = canonicalize(ir.from_proto(proto))
+        assert model.graph.node("MatMul").outputs[0].shape == ir.Shape([2, 3])
+
+    def test_contradictions_are_errors(self, make_model, rng):
+        model = make_model(
+            "g (float[2,4] x) => (float[2,3] y) { y = MatMul(x, w) }",
+            {"w": rng.normal(size=(5, 3)).astype(np.float32)},
+        )
+        with pytest.raises(ModelError, match="contradict"):
+            canonicalize(model)
+
+    def test_unknown_operators_do_not_hide_the_rest(self, make_model, rng):
+        head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'
+        model = make_model(
+            head
+            + "g (float[2,4] x) => (float[2,3] y) { a = com.acme.Warp(x)  h = MatMul(x, w)  y = Add(h, a) }",
+            {"w": rng.normal(size=(4, 3)).astype(np.float32)},
+        )
+        assert canonicalize(model).graph.node("MatMul").outputs[0].shape == ir.Shape([2, 3])
+
+    def test_large_weights_are_not_copied(self, make_model, monkeypatch):
+        model = make_model(
+            "g (float[2,400] x) => (float[2,300] y) { y = MatMul(x, w) }",
+            {"w": np.ones((400, 300), np.float32)},
+        )
+        seen = []
+        infer = onnx.shape_inference.infer_shapes
+        monkeypatch.setattr(
+            onnx.shape_inference, "infer_shapes", lambda p, **k: seen.append(p.ByteSize()) or infer(p, **k)
+        )
+        copy = canonicalize(model)
+        assert max(seen) < 1000
+        assert copy.graph.initializers["w"].const_value is model.graph.initializers["w"].const_value

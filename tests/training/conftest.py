@@ -1,0 +1,3 @@
+from easy_training import deep, easy
+
+__all__ = ["deep", "easy"]

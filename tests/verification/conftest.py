@@ -1,0 +1,3 @@
+from pruned_mlp import scaled_mlp
+
+__all__ = ["scaled_mlp"]
