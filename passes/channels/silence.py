@@ -121,7 +121,11 @@ class _Silencer:
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
-            append(self.write.names, output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
+            append(
+                self.write.names,
+                output,
+                self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True),
+            )
         elif kind in ("normalize", "rms"):
             epsilon = self.node.attributes.get_float("epsilon", 1e-5)
             self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)
@@ -142,11 +146,15 @@ class _Silencer:
         append(self.write.names, output, self.write.op("Mul", [output, factor], behind=True))
 
     def _neutral(self, kind: str) -> float:
-        if kind in ("low", "high"):
-            limits = np.iinfo if self.dtype.is_integer() else ml_dtypes.finfo
-            found = limits(self.dtype.numpy())  # type: ignore[arg-type]
-            return (found.max if kind == "high" else found.min).item()
-        return 1.0 if kind == "one" else 0.0
+        if kind not in ("low", "high"):
+            return 1.0 if kind == "one" else 0.0
+        if self.dtype == ir.DataType.BOOL:
+            return float(kind == "high")
+        if self.dtype.is_integer():
+            range_ = np.iinfo(self.dtype.numpy())
+            return int(range_.max if kind == "high" else range_.min)
+        largest = float(ml_dtypes.finfo(self.dtype.numpy()).max)  # type: ignore[no-untyped-call]
+        return largest if kind == "high" else -largest
 
     def _masked(self, fill: ir.Value) -> ir.Value:
         """The input with ``fill`` in place of removed elements."""
