@@ -1,7 +1,7 @@
 """Gradients and Hessian-vector products over a folder of models, against central differences in float64.
 
 The gradient graph of each model (loss: a random linear form of its outputs plus half of their squares) is
-copied to float64 and evaluated by onnx's reference evaluator with the kernels of tests/passes/float64.py. Its
+copied to float64 and evaluated by onnx's reference evaluator with the kernels of tests/float64.py. Its
 derivative along a random direction of all float weights is compared with the central difference of the
 loss, the Hessian-vector product with that of the gradients. The same graph in float32 runs on onnxruntime.
 
@@ -13,6 +13,12 @@ flatter. A row names the weights it holds for; ``wrong`` are those whose differe
 ``open`` those whose differences settle nowhere.
 
     python benchmarks/gradient.py [NAME ...] [--root DIR] [--verbose] [--batch 2] [--no-hvp] [--limit 600]
+
+With ``--operators`` it counts, over the operator tests that come with onnx, gradients and Hessian-vector
+products that are right, refused or wrong (see tests/operator_gradients.py); ``--verbose`` names those that
+are not right.
+
+    python benchmarks/gradient.py --operators [--verbose]
 """
 
 from __future__ import annotations
@@ -27,6 +33,8 @@ import signal
 import sys
 import time
 import traceback
+import warnings
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -41,8 +49,9 @@ from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "passes"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from float64 import double, evaluator, feeds_in_double
+from operator_gradients import outcomes
 
 STEPS = (
     1e-7,
@@ -291,6 +300,22 @@ def on_runtime(proto, feeds, wrt, loss, grads, direction, at, slope, size) -> fl
     return max(relative(float(value), float(at), 1e-6), relative(found, slope, 1e-3 * size))
 
 
+def operators(verbose: bool) -> int:
+    """Counts over the operator tests of onnx."""
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = list(outcomes())
+    for one in found if verbose else ():
+        if one.verdict != "right":
+            print(f"{one.verdict:9} {one.name}: {' '.join(one.reason.split())[:200]}")
+    counts = Counter(one.verdict for one in found)
+    print(
+        f"{len(found)} cases: {counts['right']} right, {counts['refused']} refused, {counts['wrong']} wrong, "
+        f"{counts['left out']} without anything to compare"
+    )
+    return int(counts["wrong"] > 0)
+
+
 def _too_long(*_) -> None:
     raise TimeoutError("the time for a model is over")
 
@@ -311,7 +336,10 @@ def main() -> int:
     parser.add_argument("--part", default="0/1", help="k/n: every n-th model from the k-th on")
     parser.add_argument("--limit", type=int, default=0, help="processor seconds for a model, 0: any number")
     parser.add_argument("--verbose", action="store_true")
+    parser.add_argument("--operators", action="store_true", help="the operator tests of onnx instead")
     options = parser.parse_args()
+    if options.operators:
+        return operators(options.verbose)
     if options.root is None:
         parser.error("set OBS_ONNX_DATA to a folder with zoo/, or give --root")
     root = Path(options.root) / "zoo"

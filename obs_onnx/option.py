@@ -18,13 +18,16 @@ import math
 import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from obs_onnx.passes.errors import OptionError, keyword, named, spelled
 
-__all__ = ["Option", "Options", "about", "asked", "check", "described", "option", "options_of"]
+__all__ = ["Form", "Option", "Options", "about", "asked", "check", "described", "option", "options_of"]
 
 T = TypeVar("T")
+
+Form = Literal["", "size", "file", "new model", "new folder", "model", "data", "libraries", "runtime"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Option:
         metavar: what stands for a value in the help of the command line.
         mode: of pruning that it goes with; None for any, and where the group has no option ``mode``.
         flags: on the command line; none for an option of Python alone.
-        form: of a value on the command line that its type does not tell: a size in bytes, a file to write.
+        form: of a value, where its type does not tell: a size in bytes; a file, a model or a folder that is
+            written; a model, data, libraries of operators or the programs of a runtime that are read.
         common: place among those that are shown first; 0 for the others.
         recorded: kept in the record of what was asked.
         name, type, default, required, title: of the field and of its group; :func:`options_of` fills them in.
@@ -58,7 +62,7 @@ class Option:
     metavar: str | None = None
     mode: str | None = None
     flags: tuple[str, ...] = ()
-    form: Literal["", "size", "file"] = ""
+    form: Form = ""
     common: int = 0
     recorded: bool = True
     name: str = ""
@@ -128,6 +132,10 @@ class Options:
 
     def __post_init__(self) -> None:
         check(self)
+
+    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
+        """What is written by default or beside what is named, by option, for a model in that file."""
+        return {}
 
     def part(self, group: type[T]) -> T:
         """The options of another group among these; its others have their defaults."""

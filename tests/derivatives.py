@@ -108,7 +108,7 @@ def check(op_type, inputs, wrt=(0,), *, seed=0, step=1e-5, tolerance=1e-6, **opt
     check_model(proto, feeds, [f"x{i}" for i in wrt], rng=rng, step=step, tolerance=tolerance)
 
 
-def check_model(proto, feeds, names, *, rng=None, step=1e-5, tolerance=1e-6):
+def check_model(proto, feeds, names, *, rng=None, step=1e-5, tolerance=1e-6, symmetry=1e-9):
     """The same for a whole model with a scalar output ``loss`` in float64.
 
     Args:
@@ -118,6 +118,7 @@ def check_model(proto, feeds, names, *, rng=None, step=1e-5, tolerance=1e-6):
         rng: of the directions.
         step: of the differences.
         tolerance: largest error, relative to the value or to one.
+        symmetry: the same for u H v = v H u.
     """
     rng = np.random.default_rng(0) if rng is None else rng
     model = canonicalize(ir.from_proto(proto))
@@ -145,7 +146,7 @@ def check_model(proto, feeds, names, *, rng=None, step=1e-5, tolerance=1e-6):
     _close((above[0] - below[0]) / (2 * step), _dot(grads, v), tolerance)
     for n in names:
         _close((above[1][n] - below[1][n]) / (2 * step), products[n], tolerance)
-    _close(_dot(products, u), _dot(others, v), 1e-9)
+    _close(_dot(products, u), _dot(others, v), symmetry)
 
 
 def _run_node(probe, feeds, results):

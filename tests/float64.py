@@ -14,6 +14,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose as SlowConvTranspose
+from onnx.reference.ops.op_grid_sample import GridSample as SlowGridSample
 from onnx.reference.ops.op_pad import Pad_18 as SlowPad
 from onnx.reference.ops.op_resize import Resize as SlowResize
 from scipy.special import erf
@@ -150,14 +152,18 @@ class Conv(OpRun):
         return (y if b is None else y + b.reshape(-1, *(1,) * (x.ndim - 2)),)
 
 
-class ConvTranspose(OpRun):
+class ConvTranspose(SlowConvTranspose):
     def _run(
         self, x, w, b=None, auto_pad=None, dilations=None, group=None, kernel_shape=None, output_padding=None,
         output_shape=None, pads=None, strides=None,
     ):  # fmt: skip
         n, group = x.ndim - 2, group or 1
-        assert auto_pad in (None, "NOTSET")
-        assert output_shape is None
+        if auto_pad not in (None, "NOTSET") or output_shape is not None:
+            return SlowConvTranspose._run(
+                self, x, w, b, auto_pad=auto_pad, dilations=dilations, group=group, strides=strides,
+                pads=pads, kernel_shape=kernel_shape, output_padding=output_padding,
+                output_shape=output_shape,
+            )  # fmt: skip
         strides, dilations = strides or [1] * n, dilations or [1] * n
         pads, extra = pads or [0] * 2 * n, output_padding or [0] * n
         full = [
@@ -223,6 +229,13 @@ class Erf(OpRun):
         return (erf(x).astype(x.dtype),)
 
 
+class Gelu(OpRun):
+    def _run(self, x, approximate=None):
+        if approximate == "tanh":
+            return (0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))),)
+        return (0.5 * x * (1 + erf(x / math.sqrt(2))),)
+
+
 class Resize(SlowResize):
     """One axis after the other: each is a product with what the slow code makes of the identity."""
 
@@ -233,6 +246,9 @@ class Resize(SlowResize):
         scales, sizes = operands[1:]
         scales, sizes = (None if v is None or not len(v) else v for v in (scales, sizes))
         axes = attributes.get("axes") or range(x.ndim)
+        policy = attributes.get("keep_aspect_ratio_policy") or "stretch"
+        if attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize" or policy != "stretch":
+            return SlowResize._run(self, x, *operands, **attributes)
         for i, axis in enumerate(axes):
             length = x.shape[axis]
             if (scales is None or scales[i] == 1) and (sizes is None or sizes[i] == length):
@@ -339,6 +355,9 @@ def _places(index, axis, shape):
     return tuple(places)
 
 
+_SCATTERED = {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+
+
 class GatherElements(OpRun):
     def _run(self, x, index, axis=None):
         return (x[_places(index, axis or 0, x.shape)],)
@@ -348,8 +367,8 @@ class ScatterElements(OpRun):
     def _run(self, x, index, updates, axis=None, reduction=None):
         y = x.copy()
         places = _places(index, axis or 0, x.shape)
-        if reduction == "add":
-            np.add.at(y, places, updates)
+        if reduction in _SCATTERED:
+            _SCATTERED[reduction].at(y, places, updates)
         else:
             assert reduction in (None, "none")
             y[places] = updates
@@ -360,25 +379,31 @@ class ScatterND(OpRun):
     def _run(self, x, index, updates, reduction=None):
         y = x.copy()
         places = tuple(np.moveaxis(index, -1, 0))
-        if reduction == "add":
-            np.add.at(y, places, updates)
+        if reduction in _SCATTERED:
+            _SCATTERED[reduction].at(y, places, updates)
         else:
             assert reduction in (None, "none")
             y[places] = updates
         return (y,)
 
 
-class GridSample(OpRun):
-    """Linear, zeros outside: every place of an axis has a hat of width two."""
+class GridSample(SlowGridSample):
+    """Every place of an axis has a hat of width two, or takes the element next to it."""
 
     def _run(self, x, grid, align_corners=None, mode=None, padding_mode=None):
-        assert mode in ("linear", "bilinear")
-        assert padding_mode in (None, "zeros")
+        if mode not in ("linear", "bilinear", "nearest"):
+            return SlowGridSample._run(self, x, grid, mode, padding_mode, align_corners)
         rank, letters = x.ndim - 2, "hij"
         hats = []
         for axis, size in enumerate(x.shape[2:]):
             place = (grid.reshape(len(x), -1, rank)[..., rank - 1 - axis] + 1) / 2
             place = place * (size - 1) if align_corners else place * size - 0.5
+            if padding_mode == "reflection":
+                edge, span = (0, max(size - 1, 1)) if align_corners else (-0.5, size)
+                place = edge + span - np.abs((place - edge) % (2 * span) - span)
+            if padding_mode in ("border", "reflection"):
+                place = np.clip(place, 0, size - 1)
+            place = np.rint(place) if mode == "nearest" else place
             hats.append(np.maximum(0, 1 - np.abs(place[..., None] - np.arange(size))))
         letters = letters[:rank]
         y = np.einsum(f"nc{letters}," + ",".join(f"np{c}" for c in letters) + "->ncp", x, *hats)

@@ -36,6 +36,8 @@ WITHOUT_MODULE = {
     "test_lazy_imports.py": "imports that hide in functions",
     "test_mirror.py": "this one",
     "test_models.py": "the models that are shipped",
+    "cli/test_files.py": "what all commands read and write",
+    "cli/test_folder.py": "commands over a folder, and runs that are killed",
     "test_rooms.py": "sizes and faces of all rooms",
     "test_touch_counts.py": "what additions touch",
     "passes/test_zoo.py": "models that others made",

@@ -10,7 +10,7 @@ MOST = {
     "target": (0, 3),  # the cost, the record, and its name
     "criterion": (1, 1),
     "runtime": (1, 2),  # the line, and the extra
-    "operator": (0, 1),
+    "operator": (0, 2),  # the record, and the version that was read
 }
 
 

@@ -196,6 +196,7 @@ OPERATOR = Addition(
             '        "BitCast": Op(lipschitz=pointwise(None), relate=_relate),\n',
             '        "Softsign": ',
         ),
+        Edit("passes/traits/known_versions.py", '        26: "BitCast",\n', '        1: "Not",'),
     ),
     """
 import numpy as np, onnx, onnx_ir as ir

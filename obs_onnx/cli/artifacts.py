@@ -8,7 +8,9 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.options import JSON, Command, distinct, options_from
+from obs_onnx.cli.errors import after_result
+from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 
 __all__ = ["artifacts"]
@@ -24,7 +26,7 @@ def artifacts(model: str, output: str, json_path: str | None, **options: Any) ->
     DIR gets training_model.onnx, eval_model.onnx, optimizer_model.onnx and checkpoint. Needs
     obs-onnx[training].
     """
-    distinct(model, output, json_path)
+    check_files(model, ArtifactsOptions(output, **options), json_path=json_path)
     result = obs_onnx.artifacts(model, output, **options)
     report.print_evaluation(
         {
@@ -38,4 +40,5 @@ def artifacts(model: str, output: str, json_path: str | None, **options: Any) ->
         }
     )
     if json_path:
-        report.write_json(json_path, result.to_json())
+        with after_result(output):
+            report.write_json(json_path, result.to_json())

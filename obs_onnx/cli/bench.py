@@ -3,49 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import io, report
-from obs_onnx.cli.options import JSON, Command, TitledOption, distinct, options_from
-from obs_onnx.latency.options import TimedBatch
+from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.entrypoints.files import check_files
+from obs_onnx.entrypoints.options.bench import BenchOptions
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["bench"]
 
 
 @click.command(cls=Command)
 @click.argument("models", nargs=-1, required=True)
-@options_from(RuntimeOptions)
-@options_from(TimedBatch)
-@click.option(
-    "--seconds",
-    cls=TitledOption,
-    title="Measuring",
-    type=click.FloatRange(0.05),
-    default=3.0,
-    show_default=True,
-    help="Per model.",
-)
+@options_from(BenchOptions)
 @JSON
-def bench(
-    models: Sequence[str],
-    runtime: str,
-    threads: int | None,
-    custom_ops: Sequence[str],
-    custom_domains: Sequence[str],
-    batch: int,
-    seconds: float,
-    json_path: str | None,
-) -> None:
+def bench(models: Sequence[str], json_path: str | None, **options: Any) -> None:
     """Time MODELS side by side; ratios are to the first."""
+    asked = BenchOptions(**options)
+    check_files(models, asked, json_path=json_path)
     for path in models:
-        distinct(path, json_path)
-        io.load_model(path, custom_domains=custom_domains)
-    where = open_runtime(runtime, threads, custom_ops)
-    result = obs_onnx.bench(models, where, batch=batch, seconds=seconds)
+        io.load_model(path, custom_domains=asked.custom_domains)
+    where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
+    result = obs_onnx.bench(models, where, batch=asked.batch, seconds=asked.seconds)
     rows = result.rows(models)
     report.print_bench(rows)
     for reason in result.noise:

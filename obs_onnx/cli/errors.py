@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
 
-from obs_onnx.passes.errors import InputError, VerificationError
+from obs_onnx.passes.errors import InputError, OptionError, VerificationError
 
-__all__ = ["EXIT_INPUT", "EXIT_INTERRUPTED", "EXIT_PROMISE", "EXIT_TARGET", "Program", "speller"]
+__all__ = [
+    "EXIT_INPUT",
+    "EXIT_INTERRUPTED",
+    "EXIT_PROMISE",
+    "EXIT_TARGET",
+    "Program",
+    "after_result",
+    "speller",
+]
 
 EXIT_PROMISE, EXIT_INPUT, EXIT_TARGET, EXIT_INTERRUPTED = 1, 2, 3, 130
 
@@ -22,6 +31,19 @@ def speller(flags: Mapping[str, str]) -> Callable[[str, str], str]:
         return f"{flags.get(option, '--' + option.replace('_', '-'))} {value}".rstrip()
 
     return spell
+
+
+@contextmanager
+def after_result(output: str | None) -> Iterator[None]:
+    """What fails here fails after the result was written, which the message says.
+
+    Raises:
+        OptionError: a file could not be written.
+    """
+    try:
+        yield
+    except OptionError as error:
+        raise OptionError(f"{error}; {output} is written" if output else str(error)) from error
 
 
 class Program(click.Group):
@@ -38,7 +60,7 @@ class Program(click.Group):
         except click.ClickException as error:
             _end(" ".join(error.format_message().split()), EXIT_INPUT)
         except click.Abort:
-            _end("interrupted; nothing was written", EXIT_INTERRUPTED)
+            _end("interrupted; no file is incomplete", EXIT_INTERRUPTED)
         if standalone_mode:
             sys.exit(result if isinstance(result, int) else 0)
         return result

@@ -9,7 +9,9 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.options import JSON, QUIET, Command, distinct, options_from
+from obs_onnx.cli.errors import after_result
+from obs_onnx.cli.options import JSON, QUIET, Command, options_from
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 
 __all__ = ["finetune"]
@@ -20,15 +22,15 @@ __all__ = ["finetune"]
 @options_from(FinetuneOptions)
 @JSON
 @QUIET
-def finetune(model: str, output: str | None, json_path: str | None, silent: bool, **options: Any) -> None:
+def finetune(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
     """Train MODEL a little; zeros of a pruned model stay zeros."""
-    output = output or f"{os.path.splitext(model)[0]}.finetuned.onnx"
-    distinct(model, output, json_path, options["checkpoint"], options["teacher"])
+    options["output"] = options["output"] or f"{os.path.splitext(model)[0]}.finetuned.onnx"
+    check_files(model, FinetuneOptions(**options), json_path=json_path)
     progress = report.terminal_progress(silent=silent)
-    result = obs_onnx.finetune(model, output=output, progress=progress, **options).report
+    result = obs_onnx.finetune(model, progress=progress, **options).report
     report.print_evaluation(
         {
-            "model": output,
+            "model": options["output"],
             "loss_before": result.before.loss,
             "loss": result.after.loss,
             "accuracy_before": result.before.accuracy,
@@ -40,4 +42,5 @@ def finetune(model: str, output: str | None, json_path: str | None, silent: bool
     for note in result.notes:
         click.echo(f"obs-onnx: {note}", err=True)
     if json_path:
-        report.write_json(json_path, result.to_json())
+        with after_result(options["output"]):
+            report.write_json(json_path, result.to_json())

@@ -8,7 +8,8 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.options import JSON, Command, distinct, options_from
+from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.runtimes.options import CustomDomains
 
 __all__ = ["inspect"]
@@ -20,7 +21,7 @@ __all__ = ["inspect"]
 @options_from(CustomDomains)
 def inspect(model: str, json_path: str | None, custom_domains: Sequence[str]) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
-    distinct(model, json_path)
+    check_files(model, CustomDomains(custom_domains=custom_domains), json_path=json_path)
     result = obs_onnx.inspect(model, custom_domains=custom_domains)
     report.print_inspection(
         model,

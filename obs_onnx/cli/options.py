@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -10,10 +9,10 @@ import click
 
 from obs_onnx.cli.errors import speller
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
-from obs_onnx.option import Option, options_of
-from obs_onnx.passes.errors import OptionError, spelled
+from obs_onnx.option import Form, Option, options_of
+from obs_onnx.passes.errors import spelled
 
-__all__ = ["JSON", "QUIET", "Command", "TitledOption", "distinct", "options_from"]
+__all__ = ["JSON", "QUIET", "Command", "TitledOption", "options_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -28,11 +27,14 @@ class TitledOption(click.Option):
     Attributes:
         title: of its group.
         common: place among those that are shown first; 0 for the others.
+        form: of the value, see :class:`obs_onnx.option.Option`.
     """
 
-    def __init__(self, *args: Any, title: str = OUTPUT, common: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, title: str = OUTPUT, common: int = 0, form: Form = "", **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self.title, self.common = title, common
+        self.title, self.common, self.form = title, common, form
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         """The value as Python takes it."""
@@ -79,7 +81,12 @@ def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
     kind = one.type.removesuffix(" | None")
     flags: Sequence[str] = one.flags
     words = [one.help]
-    known: dict[str, Any] = {"title": one.title, "common": one.common, "required": one.required}
+    known: dict[str, Any] = {
+        "title": one.title,
+        "common": one.common,
+        "form": one.form,
+        "required": one.required,
+    }
     if kind == "bool":
         flags = _switch(one)
         known |= {"is_flag": True, "default": one.default}
@@ -99,7 +106,7 @@ def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
 def _type(one: Option, kind: str) -> click.ParamType[Any] | None:
     if one.form == "size":
         return Size()
-    if one.form == "file":
+    if one.form in ("file", "new model"):
         return WrittenFile()
     if one.choices:
         return click.Choice(tuple(one.choices))
@@ -125,15 +132,8 @@ JSON = click.option(
     cls=TitledOption,
     common=12,
     metavar="PATH",
+    form="file",
     type=WrittenFile(),
     help="Write the result as JSON.",
 )
 QUIET = click.option("-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="No progress.")
-
-
-def distinct(*paths: str | None) -> None:
-    """No file may be written over another one of the same command."""
-    given = [path for path in paths if path is not None]
-    for number, path in enumerate(given):
-        if os.path.realpath(path) in map(os.path.realpath, given[:number]):
-            raise OptionError(f"{path} is given twice: every file needs a name of its own")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -10,8 +9,9 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET
-from obs_onnx.cli.options import JSON, QUIET, Command, distinct, options_from
+from obs_onnx.cli.errors import EXIT_TARGET, after_result
+from obs_onnx.cli.options import JSON, QUIET, Command, options_from
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 
 __all__ = ["pareto"]
@@ -28,12 +28,13 @@ def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> N
     One calibration serves all. FOLDER gets the models that no other one dominates, pareto.json and
     pareto.svg. Exit code 0: done; 2: bad input or usage; 3: nothing was found that costs less.
     """
-    distinct(model, options["output_folder"] or f"{os.path.splitext(model)[0]}.pareto", json_path)
+    check_files(model, ParetoOptions(**options), json_path=json_path)
     progress = report.terminal_progress(silent=silent)
     frontier = obs_onnx.pareto(model, progress=progress, **options).frontier
     report.print_frontier(frontier)
     if json_path:
-        report.write_json(json_path, frontier.to_json())
+        with after_result(frontier.output):
+            report.write_json(json_path, frontier.to_json())
     if not frontier.kept:
         click.echo("obs-onnx: nothing was found that costs less and is not dominated", err=True)
         sys.exit(EXIT_TARGET)

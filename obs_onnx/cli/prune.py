@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
@@ -10,10 +9,12 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET
-from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, distinct, options_from
+from obs_onnx.cli.errors import EXIT_TARGET, after_result
+from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.io.atomic_files import together
 
 __all__ = ["prune"]
 
@@ -27,6 +28,7 @@ __all__ = ["prune"]
     "html_path",
     cls=TitledOption,
     metavar="PATH.html",
+    form="file",
     type=WrittenFile(),
     help="Write the result as a page.",
 )
@@ -36,16 +38,14 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
 
     Exit code 0: done; 2: bad input or usage; 3: a target could not be met.
     """
-    output = options["output"] or f"{os.path.splitext(model)[0]}.pruned.onnx"
-    keep = f"{os.path.splitext(output)[0]}.keep.json" if options["mode"] == "channels" else None
-    int8 = f"{os.path.splitext(output)[0]}.int8.onnx" if options["quantize"] else None
-    distinct(model, output, keep, int8, json_path, html_path)
+    check_files(model, PruneOptions(**options), json_path=json_path, html_path=html_path)
     result = obs_onnx.prune(model, progress=report.terminal_progress(silent=silent), **options)
     report.print_report(result.report)
-    if json_path:
-        report.write_json(json_path, result.report.to_json())
-    if html_path:
-        report.write_html(html_path, result.report)
+    with after_result(result.report.output), together() as files:
+        if json_path:
+            report.write_json(json_path, result.report.to_json(), files)
+        if html_path:
+            report.write_html(html_path, result.report, files=files)
     if not result.report.met and not options["dry_run"]:
         click.echo("obs-onnx: a target could not be met; the report says what was reached", err=True)
         sys.exit(EXIT_TARGET)

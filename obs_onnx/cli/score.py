@@ -9,9 +9,11 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, distinct, options_from
+from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.score import ScoreOptions
+from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["score"]
@@ -26,13 +28,14 @@ __all__ = ["score"]
     "plot_path",
     cls=TitledOption,
     metavar="PATH.svg|png",
+    form="file",
     type=WrittenFile(),
     help="Criterion against oracle.",
 )
 @QUIET
 def score(model: str, json_path: str | None, plot_path: str | None, silent: bool, **options: Any) -> None:
     """Score the channels of MODEL; with --oracle also say how far the criterion can be trusted."""
-    distinct(model, json_path, plot_path)
+    check_files(model, ScoreOptions(**options), json_path=json_path, plot_path=plot_path)
     if plot_path:
         report.check_plot(plot_path)
         if not options["oracle"]:
@@ -43,10 +46,11 @@ def score(model: str, json_path: str | None, plot_path: str | None, silent: bool
     report.print_scores(result.to_json())
     for note in result.notes:
         click.echo(f"obs-onnx: {note}", err=True)
-    if json_path:
-        report.write_json(json_path, result.to_json())
-    if plot_path:
-        groups = [
-            (group.name, group.raw, group.oracle) for group in result.groups if group.oracle is not None
-        ]
-        report.write_scatter(plot_path, groups, result.criterion, os.path.basename(model))
+    with together() as files:
+        if json_path:
+            report.write_json(json_path, result.to_json(), files)
+        if plot_path:
+            groups = [
+                (group.name, group.raw, group.oracle) for group in result.groups if group.oracle is not None
+            ]
+            report.write_scatter(plot_path, groups, result.criterion, os.path.basename(model), files)

@@ -30,9 +30,10 @@ from obs_onnx.data.feeds import Array, TensorSpec, is_float
 from obs_onnx.data.rows import natural
 from obs_onnx.passes.errors import DataError, MissingRuntimeError
 
-__all__ = ["ImageRows", "Preprocess", "open_images"]
+__all__ = ["LABELS", "PREPROCESSING", "SUFFIXES", "ImageRows", "Preprocess", "open_images"]
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
+LABELS, PREPROCESSING = "labels.csv", "preprocess.json"
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"}
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
 _MODES = {"RGB": "RGB", "BGR": "RGB", "L": "L"}
 
@@ -185,7 +186,7 @@ def open_images(
         DataError: no or broken images, no preprocessing, labels that do not cover the images.
         MissingRuntimeError: pillow is not installed.
     """
-    images = [path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file()]
+    images = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
     if not images:
         raise DataError(f"{folder}: holds no npz, npy or image files")
     images.sort(key=lambda path: (path.parent.relative_to(folder).parts, natural(path)))
@@ -199,7 +200,7 @@ def _preprocess(
     """The JSON object and where it is from."""
     if isinstance(given, Mapping):
         return given, "preprocessing"
-    path = folder / "preprocess.json" if given is None else Path(given)
+    path = folder / PREPROCESSING if given is None else Path(given)
     try:
         parsed = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -215,7 +216,7 @@ def _preprocess(
 
 
 def _labels(folder: Path, images: Sequence[Path]) -> NDArray[np.int64] | None:
-    table = folder / "labels.csv"
+    table = folder / LABELS
     if table.is_file():
         return _csv_labels(table, [path.relative_to(folder).as_posix() for path in images])
     parents = [path.parent for path in images]

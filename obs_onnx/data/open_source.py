@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from obs_onnx.data.array_files import open_npy, open_npz
 from obs_onnx.data.feeds import (
     Array,
     Feed,
@@ -27,7 +28,7 @@ from obs_onnx.data.feeds import (
     conform_labels,
 )
 from obs_onnx.data.images import open_images
-from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural, open_npy, open_npz
+from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural
 from obs_onnx.data.sources import Batch, FeedSource, Labels, SampleSource, Source, batch_layout, common_rows
 from obs_onnx.data.user_function import load_function
 from obs_onnx.passes.errors import DataError, OptionError

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "Labelled", "Seeded"]
+__all__ = ["DataOptions", "LabelName", "Labelled", "Seeded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,7 +17,7 @@ class Seeded(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled(Seeded, title="Data"):
+class LabelName(Options, title="Data"):
     """What is known of data."""
 
     labels: str | None = option(
@@ -30,6 +30,11 @@ class Labelled(Seeded, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labelled(Seeded, LabelName, title="Data"):
+    """Data with labels, of which a part may be drawn."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions(Labelled, title="Data"):
     """What is measured on."""
 
@@ -39,5 +44,6 @@ class DataOptions(Labelled, title="Data"):
         more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
         otherwise="<stem>.calib.npz beside the model",
         metavar="SRC",
+        form="data",
         common=2,
     )

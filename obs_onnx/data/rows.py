@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import bisect
 import re
-import tempfile
-import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shutil import copyfileobj
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from obs_onnx.data.array_files import open_npy
 from obs_onnx.data.feeds import Array, TensorSpec, is_float
 from obs_onnx.passes.errors import DataError
 
-__all__ = ["ArrayRows", "FileRows", "RandomRows", "Rows", "natural", "open_npy", "open_npz"]
+__all__ = ["ArrayRows", "FileRows", "RandomRows", "Rows", "natural"]
 
 
 class Rows(Protocol):
@@ -170,84 +167,3 @@ class RandomRows:
 def natural(path: Path) -> list[Any]:
     """Sort key with numbers in their order: ``x2.npy`` before ``x10.npy``."""
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
-
-
-def open_npy(path: Path) -> Array:
-    """A memory-mapped npy file.
-
-    Raises:
-        DataError: missing, no npy, or pickled objects.
-    """
-    try:
-        array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: cannot read it as an npy file of plain numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: not an npy file")
-    return array
-
-
-def open_npz(path: Path) -> Mapping[str, Array]:
-    """Arrays of an npz file, none of them read yet: stored members are mapped, compressed ones unpacked to
-    an unnamed temporary file first.
-
-    Raises:
-        DataError: missing, no npz, damaged, or pickled objects.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [info for info in archive.infolist() if info.filename.endswith(".npy")]
-            if not members:
-                raise DataError(f"{path}: holds no arrays: write it with numpy.savez")
-            return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in members}
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file") from error
-    except zipfile.BadZipFile as error:
-        raise DataError(f"{path}: not an npz file, or a damaged one: {error}") from error
-    except (OSError, EOFError) as error:
-        raise DataError(f"{path}: cannot read it: {error}") from error
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Array:
-    name = info.filename.removesuffix(".npy")
-    with archive.open(info) as stream:
-        try:
-            version = npy_format.read_magic(stream)
-            if version == (1, 0):
-                header = npy_format.read_array_header_1_0(stream)
-            else:
-                header = npy_format.read_array_header_2_0(stream)
-        except ValueError as error:
-            raise DataError(f"{path}: array {name!r} is damaged: {error}") from error
-        shape, fortran, dtype = header
-        if dtype.hasobject:
-            raise DataError(f"{path}: array {name!r} holds pickled Python objects: store plain numbers")
-        if 0 in shape:
-            return np.empty(shape, dtype)
-        order: Literal["F", "C"] = "F" if fortran else "C"
-        try:
-            if info.compress_type == zipfile.ZIP_STORED:
-                offset = _data_offset(path, info) + stream.tell()
-                return _mapped(path, dtype, offset, shape, order)
-            with tempfile.TemporaryFile() as unpacked:
-                copyfileobj(stream, unpacked, 1 << 20)
-                unpacked.flush()
-                return _mapped(unpacked, dtype, 0, shape, order)
-        except (ValueError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-            raise DataError(f"{path}: array {name!r} is damaged: {error}") from error
-
-
-def _mapped(
-    file: Any, dtype: np.dtype[Any], offset: int, shape: tuple[int, ...], order: Literal["F", "C"]
-) -> Array:
-    return np.memmap(file, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
-
-
-def _data_offset(path: Path, info: zipfile.ZipInfo) -> int:
-    """Where the bytes of a stored member begin: behind its local header of 30 bytes, name and extra field."""
-    with path.open("rb") as stream:
-        stream.seek(info.header_offset + 26)
-        name, extra = np.frombuffer(stream.read(4), "<u2").tolist()
-    return int(info.header_offset + 30 + name + extra)

@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import random_feed
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 from obs_onnx.entrypoints.options.keywords import takes
-from obs_onnx.io.atomic_files import replacing_folder
+from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
-from obs_onnx.io.paths import new_folder
 from obs_onnx.passes.autodiff.gradient import Gradient, weights
 from obs_onnx.passes.autodiff.optimizers import SGD, AdamW, Optimizer
 from obs_onnx.passes.autodiff.training_step import Term, loss_graph, trained_weights
@@ -91,7 +91,7 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
         ModelError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the artifacts do not compute what the model does; nothing is written.
     """
-    target = new_folder(options.output)
+    check_files(model, options)
     original, name, _ = open_model(model, options.custom_domains)
     runtime = OrtRuntime()
     form = readable(modernize(canonicalize(original)))
@@ -100,18 +100,17 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     masks = zero_masks(form, trained) if options.keep_zeros else {}
     graph, scalar = loss_graph(form, terms, masks=masks)
     fit = fitted(graph)
-    try:
-        with replacing_folder(target) as folder:
-            write_artifacts(folder, fit, scalar, trained, OPTIMIZERS[options.optimizer])
-            session = runtime.session(serialize(fit))
-            feed = _example(runtime, form, terms[0], session, options.seed)
-            training = Training(runtime, folder)
-            found = _loss(training, session, scalar, feed)
-            error = _compare(runtime, graph, scalar, trained, feed, training)
-            _step(training, trained, masks)
-            size = sum(path.stat().st_size for path in folder.iterdir())
-    except OSError as problem:
-        raise OptionError(f"cannot write {options.output}: {problem.strerror or problem}") from problem
+    with together() as files:
+        folder = files.new(options.output)
+        folder.mkdir()
+        write_artifacts(folder, fit, scalar, trained, OPTIMIZERS[options.optimizer])
+        session = runtime.session(serialize(fit))
+        feed = _example(runtime, form, terms[0], session, options.seed)
+        training = Training(runtime, folder)
+        found = _loss(training, session, scalar, feed)
+        error = _compare(runtime, graph, scalar, trained, feed, training)
+        _step(training, trained, masks)
+        size = sum(path.stat().st_size for path in folder.iterdir())
     return Artifacts(
         model=name,
         output=str(options.output),

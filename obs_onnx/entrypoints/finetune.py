@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.keywords import takes
-from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.errors import DataError, OptionError, VerificationError
+from obs_onnx.passes.errors import DataError, VerificationError
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
@@ -105,8 +105,8 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     """
     begin = time.perf_counter()
     settings = _settings(options)
-    original, name, path = open_model(model, options.custom_domains)
-    _check_files(path, options)
+    check_files(model, options)
+    original, name, _ = open_model(model, options.custom_domains)
     runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
     stored = canonicalize(original) if options.fold else unfolded(original)
     lesson = _prepared(runtime, stored, options)
@@ -150,15 +150,6 @@ class _Lesson:
     taught_by: str | None
     labelled: bool
     notes: tuple[str, ...]
-
-
-def _check_files(model: Path | None, options: FinetuneOptions) -> None:
-    output = options.output
-    for target in (output, options.checkpoint):
-        if target is not None:
-            check_writable(target)
-    if output is not None and model is not None and Path(output).resolve() == model.resolve():
-        raise OptionError(f"{output} is the model itself: choose another output")
 
 
 def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -> _Lesson:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
 
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.gradient import GradientOptions
 from obs_onnx.entrypoints.options.keywords import takes
-from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.canonical.modernize import modernize
-from obs_onnx.passes.errors import GradientError, OptionError
+from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["gradient"]
@@ -42,11 +41,8 @@ def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
         OptionError: ``output`` cannot be written, or is the model itself.
     """
     output, wrt = options.output, options.wrt
-    original, name, path = open_model(model, options.custom_domains)
-    if output is not None:
-        check_writable(output)
-        if path is not None and Path(output).resolve() == path.resolve():
-            raise OptionError(f"{output} is the model itself: choose another output")
+    check_files(model, options)
+    original, name, _ = open_model(model, options.custom_domains)
     result = modernize(plain(original), plain)
     InferShapes().call(result)
     scalar = append_loss(result, options.loss)

@@ -16,13 +16,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import TRADED
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.evaluation.output_damage import AUTO, CHANGED
-from obs_onnx.io.atomic_files import replacing_folder
+from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model, serialize
-from obs_onnx.io.paths import keep_path, new_folder
+from obs_onnx.io.paths import frontier_folder, keep_path
 from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
@@ -90,8 +91,11 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
     plot = _plotted(options.plot)
     targets = strategy.checked(target(options.cost, options.least), choice)
+    check_files(model, options)
     inputs = load(model, options)
-    folder = _open_folder(options.output_folder, inputs.path)
+    folder = options.output_folder
+    if folder is None and inputs.path is not None:
+        folder = frontier_folder(inputs.path)
     plan = strategy.open(inputs, choice)
     calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
@@ -106,7 +110,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
     names = _names(inputs.path, len(chosen)) if folder is not None else []
     frontier = Frontier(
         model=inputs.name,
-        output=None if folder is None else folder.shown,
+        output=None if folder is None else str(folder),
         cost=options.cost,
         by=by,
         dense=dense,
@@ -125,7 +129,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         ),
     )
     if folder is not None:
-        _write(folder.path, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)
+        _write(folder, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)
     return Pareto(frontier, tuple(one.result.model for one in chosen))
 
 
@@ -136,19 +140,6 @@ def _plotted(plot: bool | None) -> bool:
     if plot:
         check_matplotlib()
     return plot
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """Where the models go: the folder, and as it was asked for."""
-
-    path: Path
-    shown: str
-
-
-def _open_folder(output: str | os.PathLike[str] | None, path: Path | None) -> _Folder | None:
-    shown = path.with_name(f"{path.stem}.pareto") if output is None and path is not None else output
-    return None if shown is None else _Folder(new_folder(shown), str(shown))
 
 
 def _loss(by: str, attempt: ChannelAttempt) -> float:
@@ -256,20 +247,19 @@ def _names(path: Path | None, count: int) -> list[str]:
 
 
 def _write(
-    folder: Path,
+    folder: str | os.PathLike[str],
     frontier: Frontier,
     models: Mapping[str, Candidate],
     custom_domains: Sequence[str],
     plot: bool,
 ) -> None:
     """Fill the folder, whole or not at all."""
-    try:
-        with replacing_folder(folder) as new:
-            for name, one in models.items():
-                save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
-                write_json(keep_path(new / name), one.result.keep)
-            if plot:
-                write_frontier(new / "pareto.svg", frontier)
-            write_json(new / "pareto.json", frontier)
-    except OSError as error:
-        raise OptionError(f"cannot write {folder}: {error.strerror or error}") from error
+    with together() as files:
+        new = files.new(folder)
+        new.mkdir()
+        for name, one in models.items():
+            save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
+            write_json(keep_path(new / name), one.result.keep)
+        if plot:
+            write_frontier(new / "pareto.svg", frontier)
+        write_json(new / "pareto.json", frontier)

@@ -13,12 +13,14 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import parse_targets
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
-from obs_onnx.io.atomic_files import check_writable
+from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.pruning.calibrated import calibrate
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load
@@ -72,8 +74,9 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     """
     recorder, strategy = Recorder(options.progress), STRATEGIES[options.mode]
     targets = strategy.checked(parse_targets(options.targets or {}), options)
+    check_files(model, options)
     inputs = load(model, options)
-    destination = _destination(inputs.path, strategy, options)
+    destination = destination_of(options.output, inputs.path)
     plan = strategy.open(inputs, options)
     calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     int8 = None
@@ -101,22 +104,15 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     return Pruned(best.model, found, None if quantized is None else quantized.model)
 
 
-def _destination(path: Path | None, strategy: Strategy[Attempt], options: PruneOptions) -> Path | None:
-    """Where the model is written, if anywhere; other files can be written beside it."""
-    destination = destination_of(options.output, path)
-    if destination is not None:
-        quantized = [] if options.quantize is None else [int8_path(destination)]
-        for beside in (*strategy.beside(destination), *quantized):
-            check_writable(beside)
-    return destination
-
-
 def _write(
     proven: Proven[Attempt], quantized: Quantized | None, destination: Path, custom_domains: Sequence[str]
 ) -> None:
-    """Write the model, what was kept of it, and the same in integers of 8 bits."""
-    save_model(proven.result.model, destination, proven.check_file(custom_domains))
-    if proven.result.keep is not None:
-        write_json(keep_path(destination), proven.result.keep)
-    if quantized is not None:
-        save_model(quantized.model, int8_path(destination), quantized.check_file)
+    """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model."""
+    with together() as files:
+        save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
+        if is_stream(destination):
+            return
+        if proven.result.keep is not None:
+            write_json(keep_path(destination), proven.result.keep, files)
+        if quantized is not None:
+            save_model(quantized.model, int8_path(destination), quantized.check_file, files)

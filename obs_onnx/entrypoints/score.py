@@ -17,6 +17,7 @@ from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.open_source import open_source
+from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.run_cost import measured
@@ -271,6 +272,7 @@ def score(model: ModelLike, options: ScoreOptions) -> Scores:
             of a model that cannot be differentiated is a GradientError that names operator and node.
     """
     _check_criterion(options.criterion)
+    check_files(model, options)
     scorer = Scorer(model, options)
     found = scorer.scores(options.criterion, oracle=options.oracle, regularize=options.regularize)
     return replace(found, options=asked(options))

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.evaluation.run_cost import RunCost
+from obs_onnx.io.paths import side_path
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.results.pruning import Figures
 
@@ -29,7 +30,7 @@ def figures(
     for tensor in float_tensors(model):
         parameters += tensor.size
         nonzero += int(np.count_nonzero(tensor.numpy()))
-    files = [] if path is None else [path, *(p for p in [path.with_name(path.name + ".data")] if p.exists())]
+    files = [] if path is None else [path, *(side for side in [side_path(path)] if side.exists())]
     return Figures(
         parameters=parameters,
         nonzero=nonzero,

@@ -11,11 +11,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from obs_onnx.io.model_files import files_of
     from obs_onnx.io.onnx_file import load_model, save_model
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["files_of", "load_model", "save_model"]
 
-_HOMES = {"load_model": "obs_onnx.io.onnx_file", "save_model": "obs_onnx.io.onnx_file"}
+_HOMES = {
+    "files_of": "obs_onnx.io.model_files",
+    "load_model": "obs_onnx.io.onnx_file",
+    "save_model": "obs_onnx.io.onnx_file",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,18 +9,24 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from obs_onnx.io.atomic_files import write_text
+from obs_onnx.io.atomic_files import Together, write_text
 
 __all__ = ["jsonable", "write_json"]
 
 
-def write_json(path: str | os.PathLike[str], value: object) -> None:
+def write_json(path: str | os.PathLike[str], value: object, files: Together | None = None) -> None:
     """Write ``value`` (anything :func:`~obs_onnx.io.json_file.jsonable` takes) as strictly valid JSON.
+
+    Args:
+        path: where.
+        value: what.
+        files: that it appears together with.
 
     Raises:
         OptionError: the file cannot be written.
     """
-    write_text(path, json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+    text = json.dumps(jsonable(value), indent=2, allow_nan=False, ensure_ascii=False)
+    write_text(path, f"{text}\n", files)
 
 
 def jsonable(value: object) -> object:

@@ -7,8 +7,6 @@ their final names when they are complete, or not at all.
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +15,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from obs_onnx.io.atomic_files import Together, check_writable, part_of
 from obs_onnx.io.onnx_checks import check_graph, check_operators, check_opset, check_tensors
+from obs_onnx.io.paths import side_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
@@ -107,7 +108,7 @@ def from_proto(
         ir.external_data.set_base_dir(graph, os.path.realpath(folder))
     for name in sparse:
         model.graph.initializers[name].meta[SPARSE] = True
-    if any(isinstance(tensor, ir.ExternalTensor) for tensor in _tensors(model)):
+    if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
         model.graph.meta[_EXTERNAL] = True
     return model
 
@@ -120,46 +121,46 @@ def serialize(model: ir.Model) -> bytes:
     """
     if _size(model) > _PROTOBUF_BYTES:
         raise ModelError("the model is larger than 2 GB: save it and load it by its path")
-    return bytes(ir.to_proto(_in_memory(model, initializers=True)).SerializeToString(deterministic=True))
+    return bytes(ir.to_proto(_in_memory(model)).SerializeToString(deterministic=True))
 
 
 def save_model(
-    model: ir.Model, path: str | os.PathLike[str], check: Callable[[Path], None] = lambda written: None
+    model: ir.Model,
+    path: str | os.PathLike[str],
+    check: Callable[[Path], None] = lambda written: None,
+    files: Together | None = None,
 ) -> None:
-    """Write ``model`` atomically; weights go to ``<path>.data`` if they came from such a file or exceed 2 GB.
+    """Write ``model`` whole or not at all.
+
+    Weights go to ``<path>.data`` if they came from such a file or exceed 2 GB. A device or a pipe gets
+    everything in one piece.
 
     Args:
         model: to write.
         path: where.
         check: called with the complete new file before it takes its final place; if it raises, nothing is
             written or replaced.
+        files: that the model appears together with.
 
     Raises:
-        ModelError: the files cannot be written; nothing is left behind then.
+        OptionError: the files cannot be written; nothing is left behind then.
+        ModelError: more than 2 GB for a device or a pipe.
     """
-    target = Path(os.path.realpath(path))
-    side = target.with_name(f"{target.name}.data")
-    if target.is_dir():
-        raise ModelError(f"{path} is a folder; give the name of the file to write")
-    try:
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-            new, new_side = Path(scratch, target.name), Path(scratch, side.name)
-            if _size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL):
-                _unmap(model, side)
-                external = _in_memory(model, initializers=False)
-                ir.save(
-                    external, new, "protobuf", external_data=side.name, size_threshold_bytes=_EXTERNAL_BYTES
-                )
-            else:
-                new.write_bytes(serialize(model))
-            check(new)
-            for source, final in ((new_side, side), (new, target)):
-                if source.exists():
-                    if final.exists():
-                        shutil.copymode(final, source)
-                    os.replace(source, final)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be written: {error.strerror or error}") from error
+    check_writable(path)
+    with part_of(files) as own:
+        new, side = own.new(path), side_path(Path(path))
+        if not is_stream(path) and (_size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL)):
+            _unmap(model, side)
+            ir.save(
+                _in_memory(model),
+                new,
+                "protobuf",
+                external_data=side.name,
+                size_threshold_bytes=_EXTERNAL_BYTES,
+            )
+        else:
+            new.write_bytes(serialize(model))
+        check(new)
 
 
 def _is_sorted(graph: ir.Graph) -> bool:
@@ -171,7 +172,7 @@ def _is_sorted(graph: ir.Graph) -> bool:
     return True
 
 
-def _tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in model.graphs():
         for value in graph.initializers.values():
             if value.const_value is not None:
@@ -189,15 +190,15 @@ def _nodes(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def _size(model: ir.Model) -> int:
-    return sum(tensor.nbytes for tensor in _tensors(model))
+    return sum(tensor.nbytes for tensor in tensors(model))
 
 
-def _in_memory(model: ir.Model, initializers: bool) -> ir.Model:
-    """A copy whose attributes (and initializers) refer to no external file; their data stays mapped."""
+def _in_memory(model: ir.Model) -> ir.Model:
+    """A copy whose tensors refer to no external file; their data stays mapped."""
     copy = model.clone()
     for graph in copy.graphs():
         for value in graph.initializers.values():
-            if initializers and isinstance(value.const_value, ir.ExternalTensor):
+            if isinstance(value.const_value, ir.ExternalTensor):
                 value.const_value = _mapped(value.const_value)
             elif isinstance(value.const_value, ir.Tensor):
                 value.const_value = _in_order(value.const_value)

@@ -1,4 +1,4 @@
-"""What pruning starts from: the model, the runtime, the calibration data, and where the result goes."""
+"""Names of files: where results go by default, what lies beside them, and which names mean the same file."""
 
 from __future__ import annotations
 
@@ -6,44 +6,73 @@ import os
 from pathlib import Path
 from typing import Any
 
+from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.errors import OptionError, named
 
-__all__ = ["calibration_of", "destination_of", "int8_path", "keep_path", "new_folder"]
+__all__ = [
+    "calibration_beside",
+    "calibration_of",
+    "check_new_folder",
+    "destination_of",
+    "frontier_folder",
+    "int8_path",
+    "keep_path",
+    "same_file",
+    "side_path",
+]
 
 
 def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
-    """Where the result goes; checked before anything costly starts."""
+    """Where a pruned model goes; by default beside the model at ``path``."""
     if output is None:
         return None if path is None else path.with_name(f"{path.stem}.pruned.onnx")
-    destination = Path(output)
-    if not destination.resolve().parent.is_dir():
-        raise OptionError(f"the folder of {destination} does not exist: create it or choose another output")
-    if destination.is_dir():
-        raise OptionError(f"{destination} is a folder: give the name of the file to write")
-    if path is not None and destination.resolve() == path.resolve():
-        raise OptionError(f"{destination} is the model itself: choose another output")
-    return destination
+    return Path(output)
 
 
-def new_folder(output: str | os.PathLike[str]) -> Path:
-    """A folder that can be made; checked before anything costly starts.
+def check_new_folder(output: str | os.PathLike[str]) -> None:
+    """Fail now rather than after hours if a folder cannot be made.
 
     Raises:
         OptionError: something is there already, or the folder around is missing or read-only.
     """
-    target = Path(os.path.realpath(output))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise OptionError(f"{output} exists: choose another folder, or remove it")
+    try:
+        target = Path(os.path.realpath(output))
+        if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+            raise OptionError(f"{output} exists: choose another folder, or remove it")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise OptionError(f"cannot write {output}: {reason}") from error
     if not target.parent.is_dir():
         raise OptionError(f"the folder of {output} does not exist: create it or choose another output")
     if not os.access(target.parent, os.W_OK):
         raise OptionError(f"cannot write {output}: permission denied")
-    return target
+
+
+def frontier_folder(path: Path) -> Path:
+    """Where the frontier of the model at ``path`` goes by default."""
+    return path.with_name(f"{path.stem}.pareto")
+
+
+def side_path(path: Path) -> Path:
+    """Where the weights of a written model lie if not in its file: beside that, not beside a link to it."""
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.data")
 
 
 def keep_path(destination: Path) -> Path:
     """Where the removed channels of a result are written."""
     return destination.with_suffix(".keep.json")
+
+
+def int8_path(destination: Path) -> Path:
+    """Where the quantized model is written, beside the pruned one."""
+    return destination.with_suffix(".int8.onnx")
+
+
+def calibration_beside(path: Path | None) -> Path | None:
+    """Calibration data that lies beside a model."""
+    neighbour = None if path is None else path.with_name(f"{path.stem}.calib.npz")
+    return neighbour if neighbour is not None and neighbour.exists() else None
 
 
 def calibration_of(calib: Any, path: Path | None) -> Any:
@@ -54,15 +83,21 @@ def calibration_of(calib: Any, path: Path | None) -> Any:
     """
     if calib is not None:
         return calib
-    neighbour = None if path is None else path.with_name(f"{path.stem}.calib.npz")
-    if neighbour is not None and neighbour.exists():
+    if (neighbour := calibration_beside(path)) is not None:
         return neighbour
-    beside = "" if neighbour is None else f" or put {neighbour.name} beside the model"
+    beside = "" if path is None else f" or put {path.stem}.calib.npz beside the model"
     raise OptionError(
         f"no calibration data: give {named('calib')}{beside} (random:256 only to try things out)"
     )
 
 
-def int8_path(destination: Path) -> Path:
-    """Where the quantized model is written, beside the pruned one."""
-    return destination.with_suffix(".int8.onnx")
+def same_file(one: str | os.PathLike[str], other: str | os.PathLike[str]) -> bool:
+    """Whether two names are those of one file, through links of any kind; streams are no files."""
+    if is_stream(one) or is_stream(other):
+        return False
+    if os.path.realpath(one) == os.path.realpath(other):
+        return True
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, ValueError):
+        return False

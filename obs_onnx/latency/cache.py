@@ -21,7 +21,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
-from obs_onnx.io.atomic_files import replacing
+from obs_onnx.io.atomic_files import together
+from obs_onnx.passes.errors import OptionError
 
 __all__ = ["LatencyCache", "cache_folder", "signature"]
 
@@ -137,7 +138,7 @@ class LatencyCache:
 
     def save(self) -> None:
         """Write what is new; a folder that cannot be written is no error."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, OptionError):
             self._append([(key, *self._known[key]) for key in self._known if key in self._new])
             self._new.clear()
             self._tidy()
@@ -162,8 +163,8 @@ class LatencyCache:
                 return
         latest = list(self._read().items())[-self._entries :]
         lines = [json.dumps(self._place), *(json.dumps([key, *found]) for key, found in latest)]
-        with replacing(self.path) as new:
-            new.write_text("\n".join([*lines, ""]), encoding="utf-8")
+        with together() as files:
+            files.new(self.path).write_text("\n".join([*lines, ""]), encoding="utf-8")
 
     def _read(self) -> _Known:
         """All entries, those written last at the end; several of one signature are taken together."""

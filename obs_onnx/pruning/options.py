@@ -190,6 +190,7 @@ class SearchOptions(
         help="Labelled data for the accuracy.",
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
+        form="data",
         flags="--eval",
         common=4,
     )

@@ -13,6 +13,7 @@ from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
@@ -104,11 +105,12 @@ def report(
     Args:
         run: what was asked for.
         result: what was found.
-        path: where it lies.
+        path: where it was written; a device or a pipe holds no file.
         quantized: the same in integers of 8 bits.
         recorder: of the stages.
     """
-    before, after = run.dense_figures(), run.pruned_figures(result, path)
+    file = None if path is None or is_stream(path) else path
+    before, after = run.dense_figures(), run.pruned_figures(result, file)
     timing, late = None, []
     if (run.options.latency or run.targets.timed) and not result.copied:
         with recorder.stage("latency"):
@@ -133,7 +135,7 @@ def report(
         method=run.options.criterion,
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
-        quantized=None if quantized is None or path is None else str(int8_path(path)),
+        quantized=None if quantized is None or file is None else str(int8_path(file)),
         combinations=combinations,
         environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
         notes=(

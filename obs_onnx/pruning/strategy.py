@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
 import onnx_ir as ir
@@ -116,9 +115,6 @@ class Plan(Protocol[A_co]):
 
 class Strategy(Protocol[A_co]):
     """A way of pruning."""
-
-    def beside(self, destination: Path) -> Sequence[Path]:
-        """Files that are written beside the model."""
 
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets to go by, where none was given a limit that suits.

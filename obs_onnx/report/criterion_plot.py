@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.io.atomic_files import Together, part_of
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError
 
 __all__ = ["check_plot", "write_scatter"]
@@ -37,6 +38,7 @@ def write_scatter(
     groups: Sequence[tuple[str, NDArray[np.float64], NDArray[np.float64]]],
     criterion: str,
     title: str,
+    files: Together | None = None,
 ) -> None:
     """Draw scores against the oracle on logarithmic axes, one colour for each group.
 
@@ -45,6 +47,7 @@ def write_scatter(
         groups: name, scores and oracle of each; what is not positive lies on the lower border.
         criterion: label of the axis.
         title: of the plot.
+        files: that it appears together with.
 
     Raises:
         OptionError, MissingRuntimeError: see :func:`check_plot`; or the file cannot be written.
@@ -64,10 +67,8 @@ def write_scatter(
         axes.set(xscale="log", yscale="log", xlabel=criterion, ylabel="oracle |change of loss|", title=title)
         if len(groups) <= _NAMED:
             axes.legend(fontsize="small")
-        try:
-            figure.savefig(path)
-        except OSError as error:
-            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+        with part_of(files) as own:
+            figure.savefig(own.new(path))
 
 
 def _floor(arrays: Sequence[NDArray[np.float64]]) -> float:

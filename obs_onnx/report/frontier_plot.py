@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from obs_onnx.allocation.targets import TARGETS, TRADED
-from obs_onnx.passes.errors import MissingRuntimeError, OptionError
+from obs_onnx.io.atomic_files import together
+from obs_onnx.passes.errors import MissingRuntimeError
 from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["check_matplotlib", "write_frontier"]
@@ -63,7 +64,5 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
         )
         axes.set_xlim(left=0)
         axes.legend()
-        try:
-            figure.savefig(path, metadata={"Date": None} if str(path).endswith(".svg") else None)
-        except OSError as error:
-            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+        with together() as files:
+            figure.savefig(files.new(path), metadata={"Date": None} if str(path).endswith(".svg") else None)

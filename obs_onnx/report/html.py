@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from obs_onnx.io.atomic_files import write_text
+from obs_onnx.io.atomic_files import Together, write_text
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
 from obs_onnx.report.pruning_text import quality_lines, total_rows
@@ -47,13 +47,15 @@ def render_html(report: Report, *, plots: bool = True) -> str:
     )
 
 
-def write_html(path: str | os.PathLike[str], report: Report, *, plots: bool = True) -> None:
-    """Render and write the page, whole or not at all.
+def write_html(
+    path: str | os.PathLike[str], report: Report, *, plots: bool = True, files: Together | None = None
+) -> None:
+    """Render and write the page, whole or not at all, together with other ``files``.
 
     Raises:
         OptionError: the file cannot be written.
     """
-    write_text(path, render_html(report, plots=plots))
+    write_text(path, render_html(report, plots=plots), files)
 
 
 def _plots(layers: Sequence[LayerResult]) -> list[tuple[str, str]]:

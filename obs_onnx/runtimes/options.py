@@ -34,7 +34,9 @@ class OperatorOptions(CustomDomains, title="Runtime"):
         least=1,
         metavar="N",
     )
-    custom_ops: Sequence[str] = option((), help="Library with custom operators.", metavar="LIBRARY")
+    custom_ops: Sequence[str] = option(
+        (), help="Library with custom operators.", metavar="LIBRARY", form="libraries"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,5 +47,6 @@ class RuntimeOptions(OperatorOptions, title="Runtime"):
         DEFAULT,
         help=f"{forms()}, with options; docs/runtimes.md.",
         metavar="SPEC",
+        form="runtime",
         common=11,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.io.atomic_files import replacing
+from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Checkpoint"]
@@ -44,15 +44,11 @@ class Checkpoint:
         Raises:
             OptionError: it cannot be written.
         """
-        target = Path(os.path.realpath(path))
         about = json.dumps({"settings": self.settings, "step": self.step, "progress": self.progress})
         arrays: dict[str, Any] = {f"state:{name}": array for name, array in self.state.items()}
         arrays.update({f"best:{name}": array for name, array in self.best.items()})
-        try:
-            with replacing(target) as new, new.open("wb") as file:
-                np.savez(file, about=np.array(about), **arrays)
-        except OSError as error:
-            raise OptionError(f"cannot write {path}: {error.strerror or error}") from error
+        with together() as files, files.new(path).open("wb") as file:
+            np.savez(file, about=np.array(about), **arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> Checkpoint | None:

@@ -76,6 +76,7 @@ class RetrainingOptions(TrainingOptions, title="Training"):
         help="Data that retraining learns from, of which one sample of eight is held out.",
         otherwise="the calibration data",
         metavar="SRC",
+        form="data",
     )
     train_batch: int = option(64, help="Samples per update.", least=1, metavar="N")
 

@@ -13,9 +13,12 @@ topological order:
 
 1. A layer adds its own error, and scales what comes in by the norm of its weight as an operator.
 2. Any other node adds up what comes in, each input scaled by the node's Lipschitz constant for it.
-3. A node on an affected path without a Lipschitz constant ends the proof for everything that follows it.
+3. A node on an affected path without a Lipschitz constant ends the proof for everything that follows it, as
+   does one that draws random numbers.
 
-Spectral norms are valid in place of Frobenius norms, and never larger.
+Spectral norms are valid in place of Frobenius norms, and never larger. The bounds of the outputs are put
+together as :mod:`obs_onnx.evaluation.quality` does with what is measured, and no measured error may be
+larger.
 """
 
 from __future__ import annotations
@@ -24,10 +27,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.errors import VerificationError
+from obs_onnx.passes.graph.node_facts import FLOATS, INFERRED
 from obs_onnx.passes.graph.scopes import bodies, captured
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import key, linear, lookup
@@ -45,8 +51,9 @@ class Bound:
     """Upper bounds of the relative output error, over the data that the layer errors were measured on.
 
     Attributes:
-        frobenius, spectral: bound of ``||outputs of pruned - outputs of dense||_F / ||outputs of dense||_F``
-            with Frobenius and with spectral norms; None where there is none.
+        frobenius, spectral: root of the mean over the outputs of the squared bounds of
+            ``||output of pruned - output of dense||_F / ||output of dense||_F``, with Frobenius and with
+            spectral norms; None where there is none.
         blocked_by: (node, op_type) of every operator without a Lipschitz constant on a path from a changed
             layer to an output, in topological order.
     """
@@ -62,6 +69,7 @@ def network_bound(
     layer_errors: Mapping[str, float],
     weights: Mapping[str, NDArray[np.floating]],
     reference: Mapping[str, float],
+    measured: Mapping[str, float] | None = None,
 ) -> Bound:
     """The bound for a whole model.
 
@@ -73,30 +81,59 @@ def network_bound(
             model's. A layer without an entry has no error.
         weights: by layer name, ``w_GOI`` after pruning; a layer without an entry keeps the model's weight.
         reference: by output name, the Frobenius norm of the dense model's output over the same data.
+        measured: by output name, the Frobenius norm of the output's change over the same data, which is held
+            against the bound.
 
     Returns:
-        The bound, relative to the joint norm of the outputs in ``reference``. Changes outside the layers' own
-        weights and biases are not covered.
+        The bound of the outputs in ``reference``. Changes outside the layers' own weights and biases are not
+        covered.
+
+    Raises:
+        VerificationError: an output changed by more than its bound.
     """
     changed = {
         use.node: (use.y, float(layer_errors.get(layer.name, 0.0))) for layer in layers for use in layer.uses
     }
+    symbols = {
+        dim.value for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)
+    }
     found = []
     for norm in (frobenius_norm, spectral_norm):
-        walk = _Walk(changed, weights, norm)
+        walk = _Walk(changed, weights, norm, symbols)
         for node in model.graph:
             walk.visit(node)
-        total = math.hypot(*(walk.errors.get(name, 0.0) for name in reference))
-        found.append(_relative(total, math.hypot(*reference.values())))
+        found.append(_relative([(walk.errors.get(name, 0.0), reference[name]) for name in reference]))
+        for name, change in (measured or {}).items():
+            _check(name, change, walk.errors.get(name, 0.0), _ROUNDING * _epsilon(model) * reference[name])
     blocked = {key_: None for name in reference for key_ in walk.blockers.get(name, {})}
     order = {str(node.name): index for index, node in enumerate(model.graph)}
     return Bound(found[0], found[1], tuple(sorted(blocked, key=lambda item: order[item[0]])))
 
 
-def _relative(error: float, norm: float) -> float | None:
-    if error == 0.0:
-        return 0.0
-    return error / norm if math.isfinite(error) and norm > 0.0 else None
+_ROUNDING = 100  # units in the last place, relative to the output, that a runtime may be off
+_SLACK = 1e-3  # of a bound, since the errors it starts from are measured, too
+
+
+def _check(name: str, change: float, bound: float, rounding: float) -> None:
+    if change > bound * (1 + _SLACK) + rounding:
+        raise VerificationError(
+            f"output {name!r} changed by {change:.4g}, more than the {bound:.4g} that is proven: please "
+            "report this model, as one of its operators stretches differences more than its table says"
+        )
+
+
+def _epsilon(model: ir.Model) -> float:
+    """Of the coarsest type that the model computes in."""
+    kinds = {value.dtype for node in model.graph for value in node.outputs}
+    found = (ml_dtypes.finfo(kind.numpy()).eps for kind in FLOATS if kind in kinds)  # type: ignore[no-untyped-call]
+    return max(map(float, found), default=0.0)
+
+
+def _relative(pairs: Sequence[tuple[float, float]]) -> float | None:
+    """Of (bound, norm) for each output."""
+    if any(error > 0.0 and (norm <= 0.0 or not math.isfinite(error)) for error, norm in pairs) or not pairs:
+        return None
+    return math.sqrt(sum((error / norm) ** 2 for error, norm in pairs if error) / len(pairs))
 
 
 class _Walk:
@@ -107,7 +144,9 @@ class _Walk:
         changed: Mapping[str, tuple[str, float]],
         weights: Mapping[str, NDArray[np.floating]],
         norm: Norm,
+        symbols: set[str | None],
     ) -> None:
+        self._symbols = symbols
         self.errors: dict[str, float] = {}
         self.blockers: dict[str, Blockers] = {}
         self._changed = changed
@@ -128,13 +167,13 @@ class _Walk:
             gains = self._gains(node, reached)
             for index in reached:
                 name, gain = str(names[index]), gains[index]
-                if gain == 0.0:
+                if gain == 0.0 and (math.isfinite(self.errors[name]) or self._has_fixed_shape(node, index)):
                     continue
                 blockers |= self.blockers.get(name, {})
                 if gain is None:
                     blockers[str(node.name), key(node)] = None
-                error += math.inf if gain is None else gain * self.errors[name]
-        if self._captures_change(node):
+                error += gain * self.errors[name] if gain else math.inf
+        if self._captures_change(node) or lookup(node).random:
             blockers[str(node.name), key(node)] = None
             error = math.inf
         for output in (*(str(value.name) for value in node.outputs), *([y] if y else [])):
@@ -143,6 +182,12 @@ class _Walk:
                 self.blockers[output] = blockers
         if y is not None:
             self._settled.add(y)
+
+    def _has_fixed_shape(self, node: ir.Node, index: int) -> bool:
+        """Whether the shape of an input follows from those of the model's inputs."""
+        value = node.inputs[index]
+        shape = None if value is None else value.meta.get(INFERRED) or value.shape
+        return shape is not None and all(isinstance(n, int) or n.value in self._symbols for n in shape)
 
     def _gains(self, node: ir.Node, reached: Sequence[int]) -> list[float | None]:
         """Factor of every input's change; None where nothing is known."""

@@ -51,6 +51,8 @@ def plain(model: ir.Model) -> ir.Model:
     """
     copy = model.clone()
     _inline(copy)
+    for body in copy.graph.subgraphs():  # whoever looks at a node there wants to know its version
+        body.opset_imports.update(copy.graph.opset_imports)
     NameFixPass(_NamesByOperator())(copy)
     LiftConstants().call(copy)
     return copy

@@ -8,6 +8,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import Writer, take_over
+from obs_onnx.passes.ops import lookup
 
 __all__ = ["Decompose"]
 
@@ -23,7 +24,7 @@ class Decompose(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         count = 0
         for node in list(model.graph):
-            if node.graph is None or node.domain != "":
+            if node.graph is None or node.domain != "" or lookup(node).foreign is not None:
                 continue
             if node.op_type == "GroupNormalization":
                 count += _group_normalization(model, node)  # 1.

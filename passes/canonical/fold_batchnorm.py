@@ -16,7 +16,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.layers.bias import bias_candidate
-from obs_onnx.passes.ops import linear
+from obs_onnx.passes.ops import linear, lookup
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry
 
 __all__ = ["FoldBatchNormalization"]
@@ -44,8 +44,8 @@ def _is_inference(node: ir.Node) -> bool:
     return (
         node.op_type == "BatchNormalization"
         and node.domain == ""
+        and lookup(node).foreign is None
         and not node_facts.int_attribute(node, "training_mode")
-        and node_facts.int_attribute(node, "spatial", 1) == 1
         and not any(is_used(output) for output in node.outputs[1:])
         and all(node_facts.constant(node, i) is not None for i in (1, 2, 3, 4))
     )

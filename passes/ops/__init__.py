@@ -6,6 +6,8 @@ In: a node. Out: the record of its operator (:func:`lookup`), in which None mean
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import onnx_ir as ir
 
 from obs_onnx.passes.ops import (
@@ -13,7 +15,7 @@ from obs_onnx.passes.ops import (
     control,
     conv,
     elementwise,
-    fourier,
+    extend,
     matmul,
     normalization,
     pool,
@@ -22,17 +24,18 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
+from obs_onnx.passes.traits.known_versions import known
 from obs_onnx.passes.traits.linear import Linear
-from obs_onnx.passes.traits.op import Op, key
+from obs_onnx.passes.traits.op import Op, key, without_rules
 
 __all__ = ["TABLE", "Op", "key", "linear", "lookup"]
 
-TABLE: dict[str, Op] = {
+_RECORDS: dict[str, Op] = {
     **attention.TABLE,
     **control.TABLE,
     **conv.TABLE,
     **elementwise.TABLE,
-    **fourier.TABLE,
+    **extend.TABLE,
     **matmul.TABLE,
     **normalization.TABLE,
     **pool.TABLE,
@@ -42,13 +45,20 @@ TABLE: dict[str, Op] = {
     **shape.TABLE,
 }
 
+TABLE: dict[str, Op] = {name: replace(op, known=known(name)) for name, op in _RECORDS.items()}
 
 _UNKNOWN = Op()
 
 
 def lookup(node: ir.Node) -> Op:
-    """What is known about the operator of ``node``; of an operator without an entry, nothing."""
-    return TABLE.get(key(node), _UNKNOWN)
+    """What is known about the operator of ``node``.
+
+    Of an operator without an entry that is nothing. Of a node with a version, an attribute or an input that
+    its rules were not written for, the rules only say so.
+    """
+    op = TABLE.get(key(node), _UNKNOWN)
+    reason = None if op.known is None else op.known.exceeded(node)
+    return op if reason is None else without_rules(op, reason)
 
 
 def linear(node: ir.Node) -> Linear | None:

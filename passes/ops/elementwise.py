@@ -42,11 +42,20 @@ def _prelu(node: ir.Node) -> tuple[float | None, ...]:
     return (None if slope is None else max(1.0, slope)), constant_or(node, 1, None)
 
 
+def _celu(node: ir.Node) -> float | None:
+    return 1.0 if node_facts.float_attribute(node, "alpha", 1.0) > 0.0 else None
+
+
+def _dropout(node: ir.Node) -> float | None:
+    """The identity, unless it is training, or may be."""
+    training = node_facts.array(node, 2)
+    idle = node_facts.input_of(node, 2) is None if training is None else not training.any()
+    return 1.0 if idle else None
+
+
 def _cast(node: ir.Node) -> float | None:
-    floating = [
-        v.dtype is not None and v.dtype.is_floating_point() for v in (node.inputs[0], *node.outputs) if v
-    ]
-    return 1.0 if all(floating) else None
+    """Between types of which none has so few bits that rounding is a step."""
+    return 1.0 if all(v.dtype in node_facts.FLOATS for v in (node.inputs[0], *node.outputs) if v) else None
 
 
 def _mul(node: ir.Node) -> tuple[float | None, ...]:
@@ -76,7 +85,7 @@ def _mean(node: ir.Node) -> tuple[float | None, ...]:
 def _pow(node: ir.Node) -> tuple[float | None, ...]:
     exponent = node_facts.array(node, 1)
     linear = exponent is not None and bool((exponent.astype(float) == 1.0).all())
-    return (1.0 if linear else None), constant_or(node, 1, None)
+    return constant_or(node, 0, _scaled(node, 0, 1.0 if linear else None)), constant_or(node, 1, None)
 
 
 def _where(node: ir.Node) -> tuple[float | None, ...]:
@@ -159,10 +168,10 @@ _KNOWN = related(
         "Asinh": _ONE,
         "Softplus": _ONE,
         "Softsign": _ONE,
-        "Celu": _ONE,
+        "Celu": Op(lipschitz=data_only(_celu)),
         "Clip": _ONCE,
         "Identity": Op(lipschitz=data_only(1.0), view=True),
-        "Dropout": _ONE,
+        "Dropout": Op(lipschitz=data_only(_dropout)),
         "Shrink": _NONE,
         "ThresholdedRelu": _NONE,
         # another slope

@@ -2,6 +2,7 @@
 
 With the weight on the right, ``y = x W`` and W is stored as (..., I, O); on the left, ``y = W x`` and W is
 stored as (..., O, I). Gemm may transpose either operand and scales the product by alpha, its bias by beta.
+The discrete Fourier transform is a product with a matrix, too, of which only the derivative is known.
 """
 
 from __future__ import annotations

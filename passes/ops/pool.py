@@ -14,11 +14,11 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.pool import RULES
-from obs_onnx.passes.ops.vjp.sample import RULES as SAMPLE
 from obs_onnx.passes.traits.atoms import fixed
-from obs_onnx.passes.traits.lipschitz import data_only
+from obs_onnx.passes.traits.lipschitz import data_only, same_length
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.resampling import Resampling
 
 __all__ = ["TABLE"]
 
@@ -85,24 +85,63 @@ def _lp_pool(node: ir.Node) -> float | None:
 
 
 def _resize(node: ir.Node) -> float | None:
-    """Nearest copies; linear samples a hat of width one ``scale`` times per element, clamped at the ends."""
+    """Product of the norms along the axes; an axis of unknown length must keep it by a scale of one."""
     before, after = node_facts.dims(node.inputs[0]), node_facts.dims(node.outputs[0])
-    mode = node_facts.text_attribute(node, "mode", "nearest")
-    if before is None or after is None or node_facts.int_attribute(node, "antialias"):
+    if before is None or after is None or len(before) != len(after):
+        return None
+    scales, how = _scales(node, len(before)), _resampling(node)
+    if scales is None or how is None:
         return None
     bound = 1.0
-    for length, new in zip(before, after, strict=True):
-        if length == new:
+    for axis, (length, new, scale) in enumerate(zip(before, after, scales, strict=True)):
+        if scale == 1.0 or (scale is None and same_length(node.inputs[0], node.outputs[0], axis)):
             continue
-        if not length or not new:
+        norm = how.norm(length, new, scale) if length and new else None
+        if norm is None:
             return None
-        if mode == "nearest":
-            bound *= math.ceil(new / length) + (1 if new % length else 0)
-        elif mode == "linear":
-            bound *= 1.5 * max(1.0, new / length) + 1.0
-        else:
-            return None
-    return math.sqrt(bound)
+        bound *= norm
+    return bound
+
+
+def _scales(node: ir.Node, rank: int) -> list[float | None] | None:
+    """The scale of each axis, None where its new length is given; None when they are computed at run time."""
+    old = _is_old(node)
+    if not old and node_facts.input_of(node, 3) is not None and node_facts.dims(node.inputs[3]) != (0,):
+        kept = node_facts.text_attribute(node, "keep_aspect_ratio_policy", "stretch") == "stretch"
+        return [None] * rank if kept else None
+    given = node_facts.array(node, 1 if old else 2)
+    held = node.attributes.get("scales")
+    factors = [float(s) for s in (held.as_floats() if held is not None else () if given is None else given)]
+    axes = [axis % rank for axis in node_facts.ints_attribute(node, "axes", tuple(range(rank)))]
+    if len(factors) != len(axes):
+        return None
+    found: list[float | None] = [1.0] * rank
+    for axis, factor in zip(axes, factors, strict=True):
+        found[axis] = factor
+    return found
+
+
+def _is_old(node: ir.Node) -> bool:
+    """Upsample, and Resize before it could say where places lie."""
+    return node.op_type == "Upsample" or (node_facts.version(node) or _COORDINATES) < _COORDINATES
+
+
+_COORDINATES = 11
+
+
+def _resampling(node: ir.Node) -> Resampling | None:
+    if node_facts.int_attribute(node, "antialias"):
+        return None
+    mode = node_facts.text_attribute(node, "mode", "nearest")
+    if _is_old(node):
+        return Resampling(mode, "asymmetric", "any")
+    return Resampling(
+        mode,
+        node_facts.text_attribute(node, "coordinate_transformation_mode", "half_pixel"),
+        node_facts.text_attribute(node, "nearest_mode", "round_prefer_floor"),
+        node_facts.float_attribute(node, "cubic_coeff_a", -0.75),
+        bool(node_facts.int_attribute(node, "exclude_outside")),
+    )
 
 
 def _relate_pool(r: Relation) -> None:
@@ -119,7 +158,11 @@ def _relate_resize(r: Relation) -> None:
     x, y = r.axes(0), r.shape()
     if r.node.attributes.get_string("coordinate_transformation_mode", "") == "tf_crop_and_resize":
         raise Freeze("it crops")
-    same = [len(labels) == n and not r.dynamic(0, i) for i, (labels, n) in enumerate(zip(x, y, strict=True))]
+    scaled = _scaled_axes(r, len(x))
+    same = [
+        len(labels) == n and not r.dynamic(0, i) and i not in scaled
+        for i, (labels, n) in enumerate(zip(x, y, strict=True))
+    ]
     for labels, kept in zip(x, same, strict=True):
         if not kept:
             r.fix(labels, "it is resampled along this axis")
@@ -132,6 +175,22 @@ def _relate_resize(r: Relation) -> None:
         )
     elif r.has(3) and any(labels.shape[1] for labels in x):
         raise Freeze("its sizes are computed at run time")
+
+
+def _scaled_axes(r: Relation, rank: int) -> set[int]:
+    """Axes with a scale other than one, which may keep their length all the same."""
+    axes = [axis % rank for axis in r.integers("axes") or range(rank)]
+    old = _is_old(r.node)
+    sizes = None if old else r.known(3)
+    if not old and r.has(3) and (sizes is None or sizes[0].size):
+        stretch = r.node.attributes.get_string("keep_aspect_ratio_policy", "stretch") == "stretch"
+        return set() if stretch else set(axes)
+    held = r.node.attributes.get_floats("scales", None)
+    scales = r.known(1 if old else 2)
+    given = held if held is not None else None if scales is None else scales[0].reshape(-1)
+    if given is None or len(given) != len(axes):
+        return set(axes)
+    return {axis for axis, scale in zip(axes, given, strict=True) if scale != 1.0}
 
 
 def _relate_columns(r: Relation) -> None:
@@ -180,4 +239,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, {**RULES, **SAMPLE})
+TABLE = differentiable(_KNOWN, RULES)

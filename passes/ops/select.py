@@ -1,6 +1,6 @@
-"""Operators that cut out, repeat or add elements.
+"""Operators that cut elements out, or put them in.
 
-Selecting distinct elements has norm one; repeating an element r times has norm sqrt(r).
+Selecting distinct elements has norm one; taking an element r times has norm sqrt(r).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.select import RULES
-from obs_onnx.passes.ops.vjp.shape import REPEATS
-from obs_onnx.passes.traits.atoms import Labels, fixed, joined
-from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise, repeats
+from obs_onnx.passes.traits.atoms import Labels, fixed
+from obs_onnx.passes.traits.lipschitz import constant_or, data_only, most_often, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
@@ -26,13 +25,6 @@ _FAR = 2**31 - 1  # ends from here on are the end of any axis
 _MOVES = "it counts positions on an axis of varying size"
 
 
-def _most_often(values: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> float:
-    """sqrt of how often the most frequent value occurs."""
-    if values.size == 0:
-        return 0.0
-    return math.sqrt(int(np.unique(values, return_counts=True)[1].max()))
-
-
 def _gather(node: ir.Node) -> tuple[float | None, ...]:
     """Slices along one axis, each as often as its index occurs."""
     indices, shape = node_facts.array(node, 1), node_facts.dims(node.inputs[0])
@@ -41,7 +33,7 @@ def _gather(node: ir.Node) -> tuple[float | None, ...]:
         length = shape[node_facts.int_attribute(node, "axis")]
         negative = bool((indices.astype(np.int64) < 0).any())
         if length is not None or not negative:
-            bound = _most_often(indices.astype(np.int64) % length if length else indices)
+            bound = most_often(indices.astype(np.int64) % length if length else indices)
     elif (
         indices is None
         and (index_dims := node_facts.dims(node.inputs[1])) is not None
@@ -63,29 +55,6 @@ def _gather_anywhere(node: ir.Node) -> tuple[float | None, ...]:
     known = index_dims is not None and None not in index_dims
     bound = math.sqrt(max(1, node_facts.size(node.inputs[1]))) if known else None
     return constant_or(node, 0, bound), constant_or(node, 1, None)
-
-
-def _pad(node: ir.Node) -> float | None:
-    """Zeros add nothing; reflected, repeated and wrapped elements occur several times."""
-    mode = node_facts.text_attribute(node, "mode", "constant")
-    if mode == "constant":
-        return 1.0
-    shape, pads = (
-        node_facts.dims(node.inputs[0]),
-        node_facts.ints_attribute(node, "pads") or node_facts.ints_input(node, 1),
-    )
-    if shape is None or not pads or node_facts.input_of(node, 3) is not None:
-        return None
-    rank, bound = len(shape), 1.0
-    for axis, length in enumerate(shape):
-        before, after = max(0, pads[axis]), max(0, pads[rank + axis])
-        if before + after == 0:
-            continue
-        if length is None or mode not in ("reflect", "edge", "wrap"):
-            return None
-        padded = np.pad(np.arange(length), (before, after), mode=mode)  # type: ignore[call-overload]
-        bound *= _most_often(padded)
-    return bound
 
 
 def _relate_slice(r: Relation) -> None:
@@ -259,136 +228,16 @@ def _relate_scatter_elements(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in x])
 
 
-def _relate_pad(r: Relation) -> None:
-    """Added constants may go again; other modes repeat neighbours and need them all."""
-    x, y = r.axes(0), r.shape()
-    attribute, axes = r.integers("pads"), tuple(range(len(x)))
-    if r.has(3) and (given := r.constant(3)) is not None:
-        axes = tuple(int(a) % len(x) for a in given)
-    known = r.known(1) if attribute is None else (np.array(attribute), np.zeros(len(attribute), bool))
-    if known is None or (r.has(3) and r.constant(3) is None):
-        raise Freeze("how much it adds is computed at run time")
-    pads = known[0].reshape(2, -1)
-    varies = np.atleast_1d(known[1].reshape(2, -1).any(0))
-    constant = r.node.attributes.get_string("mode", "constant") == "constant"
-    out = list(x)
-    ends: dict[int, tuple[Labels, Labels]] = {}
-    for i, axis in enumerate(axes):
-        before, after = (int(n) for n in pads[:, i])
-        if not before and not after and not varies[i]:
-            continue
-        if not constant or before < 0 or after < 0 or varies[i] or r.dynamic(0, axis):
-            r.fix(x[axis], "it adds elements that depend on their neighbours, or a varying number")
-            out[axis] = fixed(y[axis])
-        elif r.atoms.resolve(x[axis]).shape[1]:
-            ends[i] = r.atoms.fresh(before), r.atoms.fresh(after)
-            out[axis] = joined([ends[i][0], x[axis], ends[i][1]])
-        else:
-            out[axis] = fixed(y[axis])
-    r.give(out)
-
-    def shrink(s: Shrink) -> None:
-        now = np.array(pads, np.int64)
-        for i, (before, after) in ends.items():
-            now[:, i] = s.count(before), s.count(after)
-        if attribute is None:
-            s.operand(1, now.reshape(-1))
-        else:
-            s.attribute("pads", now.reshape(-1).tolist())
-
-    if ends:
-        r.shrink(shrink)
-
-
-def _relate_expand(r: Relation) -> None:
-    """New elements along an axis are copies, any number of which may go; the shape follows."""
-    x, y = r.axes(0), r.shape()
-    lead = len(y) - len(x)
-    known = r.known(1)
-    out: list[Labels] = []
-    for i, n in enumerate(y):
-        labels = x[i - lead] if i >= lead else fixed(1)
-        if len(labels) == n:
-            out.append(labels)
-        else:
-            out.append(fixed(n) if known is None or r.out_dynamic(i) else r.atoms.fresh(n))
-    r.give(out)
-    if known is None:
-        if any(labels.shape[1] for labels in x):
-            raise Freeze("its shape is computed at run time")
-        return
-    target, varies = known
-    sizes = out[len(y) - len(target) :]
-    for labels in (labels for labels, marked in zip(sizes, varies, strict=True) if marked):
-        r.restate(labels)
-
-    def shrink(s: Shrink) -> None:
-        after = s.shape(sizes)
-        wanted = np.array([1 if d == 1 else n for d, n in zip(target, after, strict=True)])
-        s.operand(1, wanted, [r.atoms.resolve(labels) for labels in sizes])
-
-    r.shrink(shrink)
-
-
-def _relate_tile(r: Relation) -> None:
-    """The axis several times over; an axis of one element becomes copies that may go."""
-    x, y = r.axes(0), r.shape()
-    known = r.known(1)
-    out: list[Labels] = []
-    made: dict[int, Labels] = {}
-    for i, (labels, n) in enumerate(zip(x, y, strict=True)):
-        if len(labels) == n:
-            out.append(labels)
-        elif known is None or known[1][i] or r.dynamic(0, i):
-            r.fix(labels, "how often it repeats is computed at run time")
-            out.append(fixed(n))
-        elif len(labels) == 1:
-            made[i] = r.atoms.fresh(n)
-            out.append(made[i])
-        else:
-            out.append(np.tile(labels, (n // len(labels), 1)))
-    r.give(out)
-
-    def shrink(s: Shrink) -> None:
-        repeats = s.dense(1).copy()
-        for i, labels in made.items():
-            repeats[i] = s.count(labels)
-        s.operand(1, repeats)
-
-    if made:
-        r.shrink(shrink)
-
-
-def _relate_fill(r: Relation) -> None:
-    """ConstantOfShape: all elements are alike, any number may go."""
-    y = r.shape()
-    known = r.known(0)
-    free = (
-        known is not None
-        and r.graph.concrete.values.get(r.node.outputs[0], np.zeros(0)).dtype.kind not in "iu"
-    )
-    out = [fixed(n) if r.out_dynamic(i) or not free else r.atoms.fresh(n) for i, n in enumerate(y)]
-    r.give(out)
-    if free:
-        r.shrink(lambda s: s.operand(0, np.array(s.shape(out))))
-
-
 _ONE = Op(lipschitz=data_only(1.0))
-_ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
-_REPEAT = Op(lipschitz=data_only(repeats))
 
 _KNOWN = related(
     {
         "Slice": _ONE,
         "Compress": Op(lipschitz=data_only(1.0), decides=True),
-        "Pad": Op(lipschitz=data_only(_pad)),
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
         "GatherND": Op(lipschitz=_gather_anywhere),
-        "Expand": _REPEAT,
-        "Tile": _REPEAT,
-        "ConstantOfShape": _ZERO,
         "Scatter": _NONE,
         "ScatterElements": _NONE,
         "ScatterND": _NONE,
@@ -400,11 +249,7 @@ _KNOWN = related(
         _relate_gather_nd: "GatherND",
         _relate_scatter_nd: "ScatterND",
         _relate_scatter_elements: "ScatterElements Scatter",
-        _relate_pad: "Pad",
-        _relate_expand: "Expand",
-        _relate_tile: "Tile",
-        _relate_fill: "ConstantOfShape",
     },
 )
 
-TABLE = differentiable(_KNOWN, {**RULES, **REPEATS})
+TABLE = differentiable(_KNOWN, RULES)

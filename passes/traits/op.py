@@ -12,11 +12,13 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.traits.known import Known
 from obs_onnx.passes.traits.linear import Linear
-from obs_onnx.passes.traits.relation import Relation
+from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.vjp import Vjp
 
-__all__ = ["Op", "differentiable", "key", "nothing", "related"]
+__all__ = ["Op", "differentiable", "key", "nothing", "related", "without_rules"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Op:
         shape_only: the outputs depend on the shapes of the inputs alone.
         random: the outputs are drawn anew in every run.
         quantizes: turns numbers into integers of few bits, or such integers back into numbers.
+        known: the versions, attributes and inputs that all of this was written for.
+        foreign: why a node is more than that; then its rules say so (see :func:`without_rules`).
     """
 
     linear: Callable[[ir.Node], Linear | str | None] | None = None
@@ -62,6 +66,8 @@ class Op:
     shape_only: bool = False
     random: bool = False
     quantizes: bool = False
+    known: Known | None = None
+    foreign: str | None = None
 
 
 def key(node: ir.Node) -> str:
@@ -71,6 +77,33 @@ def key(node: ir.Node) -> str:
 
 def nothing(v: Vjp) -> None:
     """The ``vjp`` of operators whose outputs are integers, truth values, or constant almost everywhere."""
+
+
+def without_rules(op: Op, reason: str) -> Op:
+    """``op`` for a node that is more than its rules know: each of them only says so, by ``reason``."""
+
+    def linear(node: ir.Node) -> str | None:
+        held = any(node_facts.constant(node, index) is not None for index in op.weights)
+        return reason if held else None
+
+    def relate(relation: Relation) -> None:
+        raise Freeze(reason)
+
+    def vjp(v: Vjp) -> None:
+        v.refuse(reason)
+
+    return replace(
+        op,
+        linear=linear if op.weights else op.linear,
+        macs=None,
+        lipschitz=None,
+        relate=op.relate and relate,
+        vjp=op.vjp and vjp,
+        idempotent=False,
+        view=False,
+        shape_only=False,
+        foreign=reason,
+    )
 
 
 def related(table: Mapping[str, Op], rules: Mapping[Callable[[Relation], None], str]) -> dict[str, Op]:

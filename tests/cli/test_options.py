@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from obs_onnx.cli import main
 from obs_onnx.cli.errors import Program
-from obs_onnx.cli.options import JSON, Command, distinct, options_from
+from obs_onnx.cli.options import JSON, Command, options_from
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
@@ -161,9 +161,3 @@ def test_prune_shows_the_common_dozen_first() -> None:
 def test_commands_have_every_flag_of_their_list() -> None:
     flags = {flag for one in main.commands["prune"].params for flag in one.opts}
     assert {flag for one in options_of(PruneOptions) for flag in one.flags} <= flags
-
-
-def test_files_of_a_command_are_distinct() -> None:
-    distinct("a", "b", None, None)
-    with pytest.raises(OptionError, match=r"\./a is given twice"):
-        distinct("a", "b", "./a")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_files import WEIGHTS, fails, store
 
 from obs_onnx.io.onnx_file import from_proto, load_model, save_model, serialize
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import OptionError
 
 
 @pytest.fixture
@@ -53,6 +54,41 @@ class TestExternalData:
         model = load_model("m.onnx")
         monkeypatch.chdir("/")
         np.testing.assert_array_equal(model.graph.initializers["w"].const_value.numpy(), WEIGHTS["w"])
+
+    def test_check_sums(self, external):
+        digest = hashlib.sha1((external.parent / "weights.bin").read_bytes()).hexdigest()
+
+        def add(proto: onnx.ModelProto) -> None:
+            proto.graph.initializer[0].external_data.add(key="checksum", value=digest.upper())
+
+        edit(external, add)
+        load_model(external)
+        with (external.parent / "weights.bin").open("r+b") as file:
+            file.seek(100)
+            file.write(b"\x7f")
+        fails(external, "'weights.bin'", "'w'", "check sum")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "words"),
+        [
+            ("location", "weights\0.bin", "no file can have"),
+            ("location", "../weights.bin", "outside"),
+            ("location", "/etc/passwd", "outside"),
+            ("location", "", "outside"),
+            ("location", ".", "outside"),
+            ("location", "n" * 300, "missing"),
+            ("offset", "-1", "declared"),
+            ("offset", "64.5", "offset"),
+            ("offset", str(2**64), "truncated"),
+            ("offset", "9" * 5000, "offset"),
+            ("length", "0", "0 are declared"),
+            ("length", "-128", "declared"),
+            ("length", str(2**63), "declared"),
+        ],
+    )
+    def test_places_that_cannot_be(self, external, key, value, words):
+        edit(external, set_entry(key, value))
+        fails(external, "'w'", words)
 
     def test_missing(self, external):
         (external.parent / "weights.bin").unlink()
@@ -199,18 +235,18 @@ class TestSave:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os, "replace", full_disk)
-        with pytest.raises(ModelError, match="No space left"):
+        with pytest.raises(OptionError, match="No space left"):
             save_model(model, target)
         assert target.read_bytes() == before
         assert os.listdir(tmp_path) == ["m.onnx"]
 
     def test_folder_does_not_exist(self, proto, tmp_path):
         model = load_model(store(proto, tmp_path))
-        with pytest.raises(ModelError, match="cannot be written"):
+        with pytest.raises(OptionError, match=r"cannot write .* its folder does not exist"):
             save_model(model, tmp_path / "no" / "m.onnx")
 
     def test_target_is_a_folder(self, proto, tmp_path):
-        with pytest.raises(ModelError, match="folder"):
+        with pytest.raises(OptionError, match="it is a folder"):
             save_model(load_model(store(proto, tmp_path)), tmp_path)
 
     def test_symbolic_link_is_kept(self, proto, tmp_path):

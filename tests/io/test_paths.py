@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from obs_onnx.io.paths import calibration_of, destination_of, int8_path, keep_path, new_folder
+from obs_onnx.io.paths import (
+    calibration_beside,
+    calibration_of,
+    check_new_folder,
+    destination_of,
+    frontier_folder,
+    int8_path,
+    keep_path,
+    same_file,
+    side_path,
+)
 from obs_onnx.passes.errors import OptionError
 
 
@@ -20,35 +31,29 @@ def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path: Path) 
 def test_files_beside_a_result(tmp_path: Path) -> None:
     assert keep_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.keep.json"
     assert int8_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.int8.onnx"
-
-
-def test_destinations_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = tmp_path / "net.onnx"
-    model.touch()
-    (tmp_path / "link.onnx").symlink_to(model)
-    monkeypatch.chdir(tmp_path)
-    for output, words in (
-        (tmp_path / "no" / "small.onnx", "the folder of .*small.onnx does not exist"),
-        (tmp_path, "is a folder"),
-        (model, "is the model itself"),
-        ("net.onnx", "is the model itself"),
-        ("link.onnx", "is the model itself"),
-    ):
-        with pytest.raises(OptionError, match=words):
-            destination_of(output, model)
+    assert side_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.onnx.data"
+    (tmp_path / "link.onnx").symlink_to("real.onnx")
+    assert side_path(tmp_path / "link.onnx") == tmp_path / "real.onnx.data"
+    assert frontier_folder(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.pareto"
 
 
 def test_a_new_folder(tmp_path: Path) -> None:
-    assert new_folder(tmp_path / "new") == tmp_path / "new"
+    check_new_folder(tmp_path / "new")
     assert not (tmp_path / "new").exists()
     (tmp_path / "empty").mkdir()
-    assert new_folder(tmp_path / "empty") == tmp_path / "empty"
+    check_new_folder(tmp_path / "empty")
     (tmp_path / "file").touch()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "a").touch()
-    for output, words in (("file", "exists"), ("full", "exists"), ("no/new", "does not exist")):
+    for output, words in (
+        ("file", "exists"),
+        ("full", "exists"),
+        ("no/new", "does not exist"),
+        ("n" * 256, "cannot write .*name too long"),
+        ("a\0b", "cannot write .*null"),
+    ):
         with pytest.raises(OptionError, match=words):
-            new_folder(tmp_path / output)
+            check_new_folder(tmp_path / output)
 
 
 def test_calibration_data_given_or_beside_the_model(tmp_path: Path) -> None:
@@ -61,3 +66,21 @@ def test_calibration_data_given_or_beside_the_model(tmp_path: Path) -> None:
         calibration_of(None, None)
     (tmp_path / "net.calib.npz").touch()
     assert calibration_of(None, model) == tmp_path / "net.calib.npz"
+    assert calibration_beside(model) == tmp_path / "net.calib.npz"
+    assert calibration_beside(tmp_path / "other.onnx") is calibration_beside(None) is None
+
+
+def test_names_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        Path(name).touch()
+    Path("sub").mkdir()
+    Path("link").symlink_to("a")
+    Path("folder").symlink_to("sub")
+    os.link("a", "hard")
+    for name in ("a", "./a", "sub/../a", "folder/../a", str(tmp_path / "a"), "link", "hard"):
+        assert same_file("a", name)
+        assert not same_file("b", name)
+    assert same_file("sub/new", "folder/new")
+    assert not same_file("sub/new", "new")
+    assert not same_file(os.devnull, os.devnull)

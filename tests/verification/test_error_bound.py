@@ -10,6 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.verification.error_bound import Bound, network_bound
@@ -107,10 +109,10 @@ def measure(net: Net, x_shape: Sequence[int], outputs: Sequence[str]) -> tuple[B
     weights = {layer.name: layer.layout.to_matrix(changed[layer.name]) for layer in layers}
     before = run(net.build(x_shape, outputs), x, outputs)
     after = run(net.build(x_shape, outputs, changed), x, outputs)
-    made = float(np.hypot.reduce([norm(after[name] - before[name]) for name in outputs]))
+    made = {name: norm(after[name] - before[name]) for name in outputs}
     reference = {name: norm(value) for name, value in before.items()}
-    bound = network_bound(model, layers, layer_errors(net, layers, changed, x), weights, reference)
-    return bound, made / float(np.hypot.reduce(list(reference.values())))
+    bound = network_bound(model, layers, layer_errors(net, layers, changed, x), weights, reference, made)
+    return bound, float(np.sqrt(np.mean([(made[name] / reference[name]) ** 2 for name in outputs])))
 
 
 def mlp(seed: int) -> tuple[Net, tuple[int, ...], list[str]]:
@@ -197,7 +199,7 @@ def test_one_changed_layer_is_bounded_exactly_and_an_unaffected_output_does_not_
     model = ir.from_proto(net.build((4,), outputs))
     layers, _ = find_layers(model)
     bound = network_bound(model, layers, {"late.w": 0.5}, {}, {"late": 2.0, "early": 1.0})
-    assert bound.spectral == pytest.approx(0.5 / np.sqrt(5.0))
+    assert bound.spectral == pytest.approx(np.sqrt((0.5 / 2.0) ** 2 / 2))
     assert network_bound(model, layers, {"late.w": 0.5}, {}, {"early": 1.0}) == Bound(0.0, 0.0)
     passed_on = network_bound(model, layers, {"early.w": 0.5}, {}, {"late": 1.0})
     assert passed_on.spectral == pytest.approx(0.5 * np.linalg.norm(net.weights["late.w"], 2), rel=1e-6)
@@ -234,3 +236,36 @@ def test_a_body_that_reads_a_changed_value_ends_the_proof() -> None:
     layers, _ = find_layers(model)
     assert network_bound(model, layers, {"fc.w": 1.0}, {}, {"uses": 1.0}).blocked_by == (("node_uses", "If"),)
     assert network_bound(model, layers, {"fc.w": 1.0}, {}, {"ignores": 1.0}) == Bound(0.0, 0.0)
+
+
+def test_a_change_beyond_the_bound_is_an_error() -> None:
+    net, x_shape, outputs = mlp(0)
+    model = ir.from_proto(net.build(x_shape, outputs))
+    layers, _ = find_layers(model)
+    arguments = (model, layers, {"fc3.w": 0.5}, {}, {outputs[0]: 1.0})
+    assert network_bound(*arguments, {outputs[0]: 0.5}).spectral == pytest.approx(0.5)
+    with pytest.raises(VerificationError, match=r"changed by 0\.6, more than the 0\.5 that is proven"):
+        network_bound(*arguments, {outputs[0]: 0.6})
+
+
+@pytest.mark.parametrize(
+    ("op_type", "inputs", "out"),
+    [
+        ("Compress", ["x", "chosen"], "float"),  # what is chosen depends on changed values
+        ("Shape", ["found"], "int"),  # and so does how much there is of it
+        ("RandomNormalLike", ["x"], "float"),
+    ],
+)
+def test_what_changes_in_other_ways_than_by_a_little_has_no_bound(op_type, inputs, out) -> None:
+    net = Net(0)
+    value = net.linear("x", "fc", 4, 4)
+    flat = net.add("ReduceMean", [value], "flat", axes=[0], keepdims=0)
+    net.weights["zero"] = np.zeros((), np.float32)
+    net.add("Greater", [flat, "zero"], "chosen")
+    net.add("NonZero", ["chosen"], "found")
+    result = net.add(op_type, inputs, "result", **({"axis": 1} if op_type == "Compress" else {}))
+    if out == "int":
+        result = net.add("Cast", [result], "cast", to=TensorProto.FLOAT)
+    model = canonicalize(ir.from_proto(net.build((4,), [result])))
+    layers, _ = find_layers(model)
+    assert network_bound(model, layers, {"fc.w": 1.0}, {}, {result: 1.0}).spectral is None

@@ -32,6 +32,7 @@ class TestMeasure:
         assert measured.layer_errors["w1"] == pytest.approx(relative, rel=1e-4)
         y, z = (run_model(model, {"x": x.astype(np.float32)})["y"] for model in (scaled_mlp, pruned))
         assert measured.output_norms["y"] == pytest.approx(np.linalg.norm(y), rel=1e-5)
+        assert measured.output_changes["y"] == pytest.approx(np.linalg.norm(z - y), rel=1e-5)
         centred = np.concatenate([a - a.mean(axis=0) for a in np.split(y, 2)])
         relative = np.linalg.norm(z - y) / np.linalg.norm(centred)
         assert measured.layer_errors["w2"] == pytest.approx(relative, rel=1e-4)

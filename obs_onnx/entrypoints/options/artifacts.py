@@ -22,6 +22,7 @@ class Folder(Options, title="Output"):
             "Folder to make.",
             more="It holds all files in the end, or is not there.",
             metavar="DIR",
+            form="new folder",
             flags="-o --output",
         )
     )

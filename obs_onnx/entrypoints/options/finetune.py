@@ -23,12 +23,13 @@ __all__ = ["FinetuneOptions"]
 class Places(Options, title="Data"):
     """What is learnt from, and where the result goes."""
 
-    data: object = field(metadata=about("Data to learn from.", metavar="SRC", common=2))
+    data: object = field(metadata=about("Data to learn from.", metavar="SRC", form="data", common=2))
     output: str | os.PathLike[str] | None = option(
         None,
         help="File to write.",
         otherwise="none; on the command line <stem>.finetuned.onnx",
         metavar="OUT",
+        form="new model",
         flags="-o --output",
         common=1,
     )
@@ -51,13 +52,18 @@ class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown,
         common=3,
     )
     teacher: ModelLike | None = option(
-        None, help="Model whose outputs are learnt, usually the dense one.", metavar="MODEL2", common=4
+        None,
+        help="Model whose outputs are learnt, usually the dense one.",
+        metavar="MODEL2",
+        form="model",
+        common=4,
     )
     held_out: object = option(
         None,
         help="Data to measure on.",
         otherwise="an eighth of the data",
         metavar="SRC",
+        form="data",
         flags="--eval",
         common=4,
     )

@@ -17,7 +17,7 @@ class Written(Options, title="Output"):
     """Where the result goes."""
 
     output: str | os.PathLike[str] | None = option(
-        None, help="File to write.", otherwise="none", metavar="OUT", flags="-o --output"
+        None, help="File to write.", otherwise="none", metavar="OUT", form="new model", flags="-o --output"
     )
 
 

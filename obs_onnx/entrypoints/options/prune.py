@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from obs_onnx.io.paths import destination_of, int8_path, keep_path, side_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import RunOptions
@@ -24,6 +27,7 @@ class Written(Options, title="Output"):
         help="File to write.",
         otherwise="<stem>.pruned.onnx beside a model given as a file",
         metavar="OUT",
+        form="new model",
         flags="-o --output",
         common=1,
     )
@@ -63,6 +67,16 @@ class PruneOptions(Written, RunOptions, title="Choice"):
     dry_run: bool = option(
         False, help="Check everything, print the expected cost, write nothing.", title="Output"
     )
+
+    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
+        """The model where none is named, which channels stayed, and the model in integers of 8 bits."""
+        destination = destination_of(self.output, model)
+        if destination is None or is_stream(destination):
+            return {}
+        int8, found = int8_path(destination), [destination, side_path(destination)]
+        found += [keep_path(destination)] if self.mode == "channels" else []
+        found += [int8, side_path(int8)] if self.quantize is not None else []
+        return {"output": found}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -13,7 +12,6 @@ from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.io.paths import keep_path
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
@@ -118,10 +116,6 @@ class ChannelPlan:
 
 class ChannelStrategy:
     """Removes channels; see :class:`obs_onnx.pruning.strategy.Strategy`."""
-
-    def beside(self, destination: Path) -> Sequence[Path]:
-        """Which channels stayed."""
-        return [keep_path(destination)]
 
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets; an output error where none bounds the search."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx_ir as ir
 
@@ -134,10 +133,6 @@ class WeightPlan:
 
 class WeightStrategy:
     """Prunes single weights; see :class:`obs_onnx.pruning.strategy.Strategy`."""
-
-    def beside(self, destination: Path) -> Sequence[Path]:
-        """Nothing."""
-        return ()
 
     def checked(self, targets: Targets, options: ModeOptions) -> Targets:
         """The targets; an output error where neither they nor a pattern bound the search."""

@@ -42,7 +42,8 @@ def finish_weights(
         runs: of retraining.
 
     Raises:
-        VerificationError: a weight is not zero that should be, or the pattern is broken.
+        VerificationError: a weight is not zero that should be, the pattern is broken, or an output changed by
+            more than its bound.
     """
     dense, pruned = task.calibrated.dense, task.choice.pruned
     masks = {name: solved.solution.mask for name, solved in best.solved.items()}
@@ -50,8 +51,8 @@ def finish_weights(
     measured = measure(dense.runtime, dense.model, best.model, dense.layers, task.calibrated.data.held_out)
     bound = None
     if not best.renormalised:
-        errors, norms = measured.isolated_errors, measured.output_norms
-        bound = network_bound(best.model, dense.layers, errors, {}, norms)
+        errors, norms, changes = measured.isolated_errors, measured.output_norms, measured.output_changes
+        bound = network_bound(best.model, dense.layers, errors, {}, norms, changes)
     reached = 1 - sum(layer.size - counts[layer.name] for layer in pruned) / task.prunable
     return Finished(
         attempt=best,

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.vjp.composite import composite
+from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
@@ -56,34 +56,47 @@ def _attend(
     values: ir.Value,
     scale: float,
     masks: Sequence[ir.Value] = (),
-    causal: bool = False,
     softcap: float = 0.0,
-    seen: ir.Value | None = None,
+    seen: Sequence[ir.Value] = (),
 ) -> ir.Value:
-    """Masks are added; ``seen`` and ``causal`` say what exists at all."""
+    """``masks`` are added; each of ``seen`` says what exists. A query that sees nothing yields zeros."""
     scores = v.mul(v.op("MatMul", q, v.transpose(k, [0, 1, 3, 2])), scale)
-    for mask in masks:
-        scores = v.add(scores, mask)
     if softcap:
         scores = v.mul(v.op("Tanh", v.div(scores, softcap)), softcap)
-    if causal:
-        square = v.op("Concat", v.size_of(q, 2), v.size_of(k, 2), axis=0)
-        ones = v.op("ConstantOfShape", square, value=ir.Tensor(np.ones(1, np.float32)))
-        scores = v.where(v.op("Greater", v.op("Trilu", ones, upper=0), 0.5), scores, _lowest(scores))
-    if seen is not None:
-        scores = v.where(seen, scores, _lowest(scores))
-    return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
+    for mask in masks:
+        scores = v.add(scores, mask)
+    if not seen:
+        return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
+    all_seen = seen[0]
+    for other in seen[1:]:
+        all_seen = v.op("And", all_seen, other)
+    lowest = -1e4 if scores.dtype == ir.DataType.FLOAT16 else -1e30
+    share = v.op("Softmax", v.where(all_seen, scores, lowest), axis=-1)
+    return v.op("MatMul", v.where(all_seen, share, 0.0), values)
 
 
-def _lowest(like: ir.Value) -> float:
-    return -1e4 if like.dtype == ir.DataType.FLOAT16 else -1e30
+def _band(v: Vjp, q: ir.Value, k: ir.Value, left: int, right: int, causal: bool) -> list[ir.Value]:
+    """Which keys (axis 1) a query (axis 0) may see; -1 leaves a side open, ``causal`` hides what is ahead."""
+    right = 0 if causal else right
+    ahead = v.sub(v.unsqueeze(_places(v, k), [0]), v.unsqueeze(_places(v, q), [1]))
+    found = [v.op("Not", v.op("Greater", ahead, right))] if right >= 0 else []
+    return found + ([v.op("Not", v.op("Less", ahead, -left))] if left >= 0 else [])
 
 
-def _additive(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
-    """A mask to add: truth values say what is seen."""
-    if mask.dtype == ir.DataType.BOOL:
-        return v.where(mask, v.constant(0.0, like), v.constant(_lowest(like), like))
-    return mask
+def _mask(v: Vjp, mask: ir.Value, keys: ir.Value) -> tuple[list[ir.Value], list[ir.Value]]:
+    """What a mask adds, and what it says to exist: truth values, or all but minus infinity."""
+    length, whole = v.dims(mask)[-1], v.dims(keys)[2]
+    truths = mask.dtype == ir.DataType.BOOL
+    if length is not None and whole is not None and length < whole:  # keys that it does not name are hidden
+        shape = [*(1 for _ in v.dims(mask)[:-1]), whole - length]
+        fill = v.constant(np.full(shape, False) if truths else np.full(shape, -np.inf), mask)
+        lead = v.slice(v.shape_of(mask), [0], [-1], [0])
+        fill = v.op("Expand", fill, v.op("Concat", lead, v.ints([whole - length]), axis=0))
+        mask = v.op("Concat", mask, fill, axis=v.rank(mask) - 1)
+    if truths:
+        return [], [mask]
+    exists = v.op("Greater", mask, -np.inf)
+    return [v.where(exists, mask, 0.0)], [exists]
 
 
 def _padding(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
@@ -114,7 +127,7 @@ def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     assert k is not None
     assert values is not None
     softcap = node_facts.float_attribute(v.node, "softcap", 0.0)
-    if softcap and mask is not None:
+    if softcap and mask is not None and v.opset < _ORDER_IS_FIXED:
         v.refuse("it has both a mask and a soft cap, whose order changed between opsets")
     flat = v.rank(q) == 3
     if flat:
@@ -125,11 +138,15 @@ def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     if heads is None or shared_heads is None or width is None:
         v.refuse("the number or width of its heads is unknown")
     k, values = (_repeated(v, x, heads // shared_heads) for x in (k, values))
-    scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
-    masks = [] if mask is None else [_additive(v, mask, q)]
-    causal = bool(node_facts.int_attribute(v.node, "is_causal"))
-    y = _attend(v, q, k, values, scale, masks, causal, softcap)
+    scale = node_facts.float_attribute(v.node, "scale", 1 / math.sqrt(width))
+    left, right = (node_facts.int_attribute(v.node, f"{side}_window_size", -1) for side in ("left", "right"))
+    band = _band(v, q, k, left, right, bool(node_facts.int_attribute(v.node, "is_causal")))
+    masks, seen = ([], []) if mask is None else _mask(v, mask, k)
+    y = _attend(v, q, k, values, scale, masks, softcap, [*band, *seen])
     return [_joined(v, y) if flat else y]
+
+
+_ORDER_IS_FIXED = 25  # opset from which every runtime applies the soft cap before it adds the mask
 
 
 def _multi_head(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
@@ -171,12 +188,12 @@ def _fused(
     masks = [] if mask is None else [mask]
     if padding is not None:
         masks.append(_padding(v, padding, q))
-    causal = bool(node_facts.int_attribute(v.node, "unidirectional"))
-    return _joined(v, _attend(v, q, k, values, scale, masks, causal))
+    band = _band(v, q, k, -1, -1, bool(node_facts.int_attribute(v.node, "unidirectional")))
+    return _joined(v, _attend(v, q, k, values, scale, masks, seen=band))
 
 
 def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
-    """com.microsoft GroupQueryAttention of a whole text: causal, without a cache of earlier tokens.
+    """com.microsoft GroupQueryAttention of a whole text, without a cache of earlier tokens.
 
     The lengths of the texts, less one, say how many keys there are.
     """
@@ -205,7 +222,8 @@ def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     assert lengths is not None
     last = v.reshape(v.op("Cast", lengths, to=int(ir.DataType.INT64)), [-1, 1, 1, 1])
     seen = v.op("Not", v.op("Greater", _places(v, k), last))
-    return [_joined(v, _attend(v, q, k, values, scale, causal=True, softcap=softcap, seen=seen))]
+    band = _band(v, q, k, -1, -1, bool(node_facts.int_attribute(v.node, "causal", 1)))
+    return [_joined(v, _attend(v, q, k, values, scale, softcap=softcap, seen=[*band, seen]))]
 
 
 def _places(v: Vjp, x: ir.Value) -> ir.Value:

@@ -210,16 +210,20 @@ def _prelu(v: Vjp) -> None:
 
 
 def _clip(v: Vjp) -> None:
-    """A bound gets the gradient where it holds."""
+    """A bound gets the gradient where it holds; the upper one holds where they contradict each other."""
     if v.wants(0):
         above = v.op("Greater", v.y(), v.x(1)) if v.has(1) else None
         below = v.op("Less", v.y(), v.x(2)) if v.has(2) else None
         inside = v.op("And", above, below) if above and below else above or below
         v.give(0, v.mul(v.gy(), v.cast(inside, v.x())) if inside else v.gy())
-    for index, comparison in ((1, "Less"), (2, "Greater")):
-        if v.wants(index):
-            beyond = _mask(v, comparison, v.x(0), v.x(index))
-            v.give(index, v.sum_to(v.mul(v.gy(), beyond), v.x(index)))
+    if v.wants(1):
+        raised = v.op("Less", v.x(0), v.x(1))
+        if v.has(2):
+            raised = v.op("And", raised, v.op("Not", v.op("Greater", v.x(1), v.x(2))))
+        v.give(1, v.sum_to(v.mul(v.gy(), v.cast(raised, v.gy())), v.x(1)))
+    if v.wants(2):
+        raised_x = v.op("Max", v.x(0), v.x(1)) if v.has(1) else v.x(0)
+        v.give(2, v.sum_to(v.mul(v.gy(), _mask(v, "Greater", raised_x, v.x(2))), v.x(2)))
 
 
 # types and noise

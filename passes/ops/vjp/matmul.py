@@ -12,10 +12,12 @@ from collections.abc import Callable, Sequence
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.vjp.composite import composite
+from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]
+
+_DFT_AXIS_INPUT = 20  # opset in which the axis of DFT became an input
 
 
 def _swap(v: Vjp, value: ir.Value) -> ir.Value:
@@ -150,10 +152,38 @@ def _activated_gemm(v: Vjp, inputs: Sequence[ir.Value | None]) -> list[ir.Value 
     return [v.op(activation, product)]
 
 
+def _dft(v: Vjp) -> None:
+    """The matrix of the transform is symmetric: conj(F) is its adjoint, and conj(F) / n its inverse."""
+    v.stop(1, 2)
+    x, inverse = v.x(), node_facts.int_attribute(v.node, "inverse")
+    if v.has(1) or node_facts.int_attribute(v.node, "onesided"):
+        v.refuse("it pads, cuts or returns half of the spectrum")
+    axis, operands, attributes = _dft_axis(v)
+    back = v.op("DFT", v.gy(), *operands, inverse=1 - inverse, **attributes)
+    length = v.dims(x)[axis]
+    n = float(length) if length is not None else v.cast(v.size_of(x, axis), x)
+    grad = v.div(back, n) if inverse else v.mul(back, n)
+    if v.dims(x)[-1] == 1:
+        grad = v.slice(grad, [0], [1], [v.rank(x) - 1])
+    v.give(0, grad)
+
+
+def _dft_axis(v: Vjp) -> tuple[int, list[ir.Value | None], dict[str, int]]:
+    """The axis, and the operands and attributes that say it."""
+    if v.opset < _DFT_AXIS_INPUT:
+        axis = node_facts.int_attribute(v.node, "axis", 1)
+        return axis, [], {"axis": axis}
+    given = v.ints_of(2) if v.has(2) else (-2,)
+    if given is None:
+        v.refuse("its axis is computed at run time")
+    return given[0], [None, v.x(2)] if v.has(2) else [], {}
+
+
 RULES: dict[Callable[[Vjp], None], str] = {
     composite(_activated_gemm): "com.microsoft::FusedGemm",
     _matmul: "MatMul",
     _gemm: "Gemm",
     _fused: "com.microsoft::FusedMatMul",
     _einsum: "Einsum",
+    _dft: "DFT",
 }

@@ -230,9 +230,21 @@ def _softmax_axes(v: Vjp) -> list[int]:
 
 
 def _softmax(v: Vjp) -> None:
-    """dx = y (gy - sum(gy y))."""
-    product = v.mul(v.gy(), v.y())
-    v.give(0, v.sub(product, v.mul(v.y(), v.sum(product, _softmax_axes(v), keepdims=True))))
+    """dx = y (gy - sum(gy y)).
+
+    Rows of minus infinity alone are no numbers; where they are left out behind, nothing flows into them.
+    """
+    y = v.where(v.op("IsNaN", v.y()), 0.0, v.y()) if _is_chosen_from(v.y()) else v.y()
+    product = v.mul(v.gy(), y)
+    v.give(0, v.sub(product, v.mul(y, v.sum(product, _softmax_axes(v), keepdims=True))))
+
+
+def _is_chosen_from(value: ir.Value) -> bool:
+    """Whether a Where decides which elements of ``value`` count."""
+    return any(
+        use.node.op_type == "Where" or (use.node.op_type == "Cast" and _is_chosen_from(use.node.outputs[0]))
+        for use in value.uses()
+    )
 
 
 def _log_softmax(v: Vjp) -> None:

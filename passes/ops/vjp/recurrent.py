@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.vjp.composite import composite
+from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
 __all__ = ["RULES"]

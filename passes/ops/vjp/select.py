@@ -12,11 +12,11 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.vjp.separable import identity, pull_back
 from obs_onnx.passes.traits.op import nothing
+from obs_onnx.passes.traits.separable import identity, pull_back
 from obs_onnx.passes.traits.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = ["EXTENSIONS", "RULES"]
 
 _SCATTER_ADDS = 16
 
@@ -295,12 +295,11 @@ def _scatter(v: Vjp, erase: Callable[[ir.Value], ir.Value], collect: Callable[[i
 
 RULES: Mapping[Callable[[Vjp], None], str] = {
     _slice: "Slice",
-    _pad: "Pad",
     _gather: "Gather",
     _compress: "Compress",
     _gather_elements: "GatherElements",
     _gather_nd: "GatherND",
     _scatter_elements: "ScatterElements Scatter",
     _scatter_nd: "ScatterND",
-    nothing: "ConstantOfShape",
 }
+EXTENSIONS: Mapping[Callable[[Vjp], None], str] = {_pad: "Pad", nothing: "ConstantOfShape"}

@@ -81,16 +81,26 @@ def _depth_to_space(v: Vjp) -> None:
     block = node_facts.int_attribute(v.node, "blocksize", 1)
     grad = v.op("SpaceToDepth", v.gy(), blocksize=block)
     if node_facts.text_attribute(v.node, "mode", "DCR") == "CRD":
-        channels = v.dims(v.x())[1]
-        if channels is None:
-            v.refuse("the number of channels is unknown")
+        channels = _channels(v, v.x())
         grad = v.reshape(grad, [0, block**2, channels // block**2, -1])
         grad = v.reshape_like(v.transpose(grad, [0, 2, 1, 3]), v.x())
     v.give(0, grad)
 
 
 def _space_to_depth(v: Vjp) -> None:
-    v.give(0, v.op("DepthToSpace", v.gy(), blocksize=node_facts.int_attribute(v.node, "blocksize", 1)))
+    """DepthToSpace, in the same order of block and channel."""
+    block, mode = (
+        node_facts.int_attribute(v.node, "blocksize", 1),
+        node_facts.text_attribute(v.node, "mode", "DCR"),
+    )
+    v.give(0, v.op("DepthToSpace", v.gy(), blocksize=block, mode=mode))
+
+
+def _channels(v: Vjp, value: ir.Value) -> int:
+    channels = v.dims(value)[1]
+    if channels is None:
+        v.refuse("the number of channels is unknown")
+    return channels
 
 
 def _triangle(v: Vjp) -> None:

@@ -19,7 +19,7 @@ def other(_: object) -> None:
 def test_rules_come_with_the_names_of_their_operators() -> None:
     table = {"A": Op(macs=len), "B": Op(relate=other)}
     found = related(table, {one: "A C", other: "D"})
-    assert {name: op.relate for name, op in found.items()} == {"A": one, "B": None, "C": one, "D": other}
+    assert {name: op.relate for name, op in found.items()} == {"A": one, "B": other, "C": one, "D": other}
     assert found["A"].macs is len
     assert table["B"].relate is other
     found = differentiable(table, {one: "B"})

@@ -40,6 +40,46 @@ def test_heads_together_and_mask():
     check("Attention", [q, k, values, seen], (0, 1, 2), opset=23, q_num_heads=2, kv_num_heads=2)
 
 
+@pytest.mark.parametrize(
+    ("left", "right", "causal"), [(1, -1, 0), (0, 1, 0), (2, -1, 1), (-1, 0, 0), (1, 3, 1), (0, 0, 0)]
+)
+def test_windows(left, right, causal):
+    q, k, values = normal(2, 2, 4, 3), normal(2, 2, 6, 3), normal(2, 2, 6, 3)
+    windows = {"left_window_size": left, "right_window_size": right, "is_causal": causal}
+    check("Attention", [q, k, values], (0, 1, 2), opset=25, **windows)
+    mask = rng.random((4, 6)) < 0.7
+    check("Attention", [q, k, values, mask], (0, 1, 2), opset=25, softcap=1.5, **windows)
+
+
+@pytest.mark.parametrize("opset", [23, 24, 25])
+@pytest.mark.parametrize("kind", [bool, float])
+@pytest.mark.parametrize("causal", [0, 1])
+def test_a_query_that_sees_nothing(opset, kind, causal):
+    q, k, values = normal(2, 4, 4), normal(2, 4, 4), normal(2, 4, 6)
+    seen = rng.random((4, 4)) < 0.6
+    seen[1], seen[2, 3:] = False, True
+    mask = seen if kind is bool else np.where(seen, normal(4, 4), -np.inf)
+    options = {"q_num_heads": 2, "kv_num_heads": 2, "is_causal": causal}
+    check("Attention", [q, k, values, mask], (0, 1, 2), opset=opset, **options)
+
+
+def test_a_mask_of_fewer_keys_hides_the_others():
+    q, k, values = normal(2, 2, 4, 3), normal(2, 2, 6, 3), normal(2, 2, 6, 3)
+    check("Attention", [q, k, values, np.ones((4, 5), bool)], (0, 1, 2), opset=25)
+    check("Attention", [q, k, values, normal(2, 1, 4, 4)], (0, 1, 2, 3), opset=25)
+    check("Attention", [q, k, values, np.ones((4, 1), bool)], (0, 1, 2), opset=25)
+
+
+def test_a_scale_of_zero_is_zero():
+    q, k, values = normal(2, 2, 4, 3), normal(2, 2, 6, 3), normal(2, 2, 6, 3)
+    check("Attention", [q, k, values], (2,), opset=25, scale=0.0)
+
+
+def test_soft_cap_and_mask_are_refused_where_their_order_is_not_sure():
+    with pytest.raises(GradientError, match="order changed"):
+        check("Attention", [normal(1, 1, 2, 2)] * 3 + [normal(2, 2)], opset=24, softcap=1.0)
+
+
 @pytest.mark.parametrize("interleaved", [0, 1])
 def test_rotated(interleaved):
     x, cos, sin, places = normal(2, 3, 4, 6), normal(9, 2), normal(9, 2), rng.integers(0, 9, (2, 4))
@@ -115,6 +155,13 @@ MORE = {
         (0,),
         {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1, "scale": 0.5},
         (2, 3, 64),
+    ),
+    "grouped, both ways": (
+        "GroupQueryAttention",
+        [normal(2, 3, 32), normal(2, 3, 16), normal(2, 3, 16), *lengths(3)],
+        (0, 1, 2),
+        {"num_heads": 4, "kv_num_heads": 2, "causal": 0},
+        (2, 3, 32),
     ),
 }
 

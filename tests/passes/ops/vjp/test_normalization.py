@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
-from derivatives import check
+from derivatives import check, check_model
 
 rng = np.random.default_rng(7)
 
@@ -78,3 +80,20 @@ def test_skip_layer():
     options = {"domain": "com.microsoft", "epsilon": 1e-5}
     check("SkipLayerNormalization", inputs, (0, 1, 2, 3, 4), outputs=outputs, **options)
     check("SkipLayerNormalization", inputs[:3], (0, 1, 2), **options)
+
+
+def test_rows_of_a_softmax_that_are_left_out_behind_it():
+    mask = np.zeros((3, 4))
+    mask[1], mask[2, 1:] = -np.inf, -np.inf
+    left_out = np.isneginf(mask).all(1, keepdims=True)
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18]>
+        g (double[3,4] x) => (double loss) {
+            scores = Add(x, mask)  share = Softmax <axis = 1> (scores)  safe = Where(left_out, zero, share)
+            square = Mul(safe, safe)  weighed = Mul(square, r)  loss = ReduceSum <keepdims = 0> (weighed)
+        }"""
+    )
+    held = {"mask": mask, "left_out": left_out, "zero": np.zeros(()), "r": rng.uniform(0.5, 1.5, (3, 4))}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in held.items())
+    with np.errstate(invalid="ignore"):
+        check_model(model, {"x": rng.standard_normal((3, 4))}, ["x"])

@@ -45,6 +45,7 @@ def test_copies(symbolic):
 def test_places_and_channels():
     for mode in ("DCR", "CRD"):
         check("DepthToSpace", [normal(2, 8, 2, 3)], blocksize=2, mode=mode)
+        check("SpaceToDepth", [normal(2, 2, 4, 6)], blocksize=2, mode=mode, opset=28)
     check("SpaceToDepth", [normal(2, 2, 4, 6)], blocksize=2)
 
 

@@ -8,8 +8,8 @@ import pytest
 from nets import build_model, run_proto
 
 from obs_onnx.passes.graph.names import Names
-from obs_onnx.passes.ops.vjp.separable import identity, pull_back
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
+from obs_onnx.passes.traits.separable import identity, pull_back
 from obs_onnx.passes.traits.vjp import Vjp
 
 

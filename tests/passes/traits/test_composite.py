@@ -9,7 +9,7 @@ import pytest
 
 from obs_onnx.passes import ops
 from obs_onnx.passes.errors import GradientError
-from obs_onnx.passes.ops.vjp.composite import composite
+from obs_onnx.passes.traits.composite import composite
 
 TEXT = """g (float[3] x, float[3] u) => (float loss) {
     [odd] a = Mod <fmod = 1> (x, u)  s = Mul(a, x)  loss = ReduceSum <keepdims = 0> (s)

@@ -1,0 +1,31 @@
+"""The options of :func:`obs_onnx.entrypoints.evaluate.evaluate` on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from obs_onnx.data.options import LabelName
+from obs_onnx.option import Options, about, option
+from obs_onnx.runtimes.options import RuntimeOptions
+
+__all__ = ["EvaluateOptions"]
+
+
+@dataclass(frozen=True)
+class Places(Options, title="Data"):
+    """What is measured on."""
+
+    data: object = field(metadata=about("Evaluation data.", metavar="SRC", form="data", common=2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions(Places, LabelName, RuntimeOptions, title="Data"):
+    """Everything that an evaluation can be told."""
+
+    against: str | None = option(
+        None,
+        help="Reference model for output error and agreement.",
+        metavar="MODEL2",
+        form="model",
+        common=4,
+    )

@@ -1,0 +1,179 @@
+"""The versions of operators that the rules of the tables were held against.
+
+When ``onnx`` brings a newer version of an operator, a test fails until somebody has read what is new, has
+written it into the rules, or lets them refuse it, and has raised the number here. Until then a node of the
+newer version has no rules (see :class:`obs_onnx.passes.traits.known.Known`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from obs_onnx.passes.traits.known import Known
+
+__all__ = ["CONTRIB", "LOOKED_AT", "known"]
+
+
+def _versions(names: Mapping[int, str]) -> dict[str, int]:
+    return {name: version for version, text in names.items() for name in text.split()}
+
+
+LOOKED_AT: Mapping[str, int] = _versions(
+    {
+        1: "Not",
+        7: "And Or Xor",
+        9: "Shrink",
+        10: "ConvInteger MatMulInteger QLinearConv Upsample",
+        11: "ConcatFromSequence DynamicQuantizeLinear NonMaxSuppression Scatter SequenceAt SequenceConstruct",
+        13: """
+            Abs ArgMax ArgMin Ceil Clip Concat Erf Exp Expand Floor Gather GatherElements GatherND Gemm
+            Greater Hardmax LRN Less Log LogSoftmax MatMul Max Mean MeanVarianceNormalization Min Neg
+            NonZero Reciprocal ReduceSum Sigmoid Sign Slice Softmax Sqrt Sum Tanh Tile
+        """,
+        14: "Add CumSum Div Mul Relu Sub Trilu",
+        15: "BatchNormalization Pow",
+        16: "GreaterOrEqual LeakyRelu LessOrEqual PRelu Where",
+        17: "LayerNormalization SequenceMap",
+        18: """
+            BitwiseAnd BitwiseNot BitwiseOr BitwiseXor Col2Im ReduceL1 ReduceL2 ReduceMean ReduceProd
+            ReduceSumSquare ScatterElements ScatterND Split
+        """,
+        19: "Equal Resize",
+        20: "DFT Gelu IsInf IsNaN ReduceMax ReduceMin",
+        21: "GroupNormalization QLinearMatMul",
+        22: """
+            Acos Acosh Asin Asinh Atan Atanh AveragePool Bernoulli Conv ConvTranspose Cos Cosh DeformConv
+            Det Dropout Elu EyeLike GRU GlobalAveragePool GlobalLpPool GlobalMaxPool GridSample HardSigmoid
+            HardSwish InstanceNormalization LSTM LpNormalization LpPool MaxPool MaxRoiPool MaxUnpool Mish
+            Multinomial RNN RandomNormal RandomNormalLike RandomUniform RandomUniformLike RoiAlign Round
+            Selu Sin Sinh Softplus Softsign Tan ThresholdedRelu
+        """,
+        23: "RMSNormalization RotaryEmbedding",
+        24: "SplitToSequence Swish TopK",
+        25: """
+            Attention CastLike Constant ConstantOfShape Flatten Identity If Loop Pad Reshape Scan Shape Size
+            Squeeze Transpose Unsqueeze
+        """,
+        27: "Range",
+        28: """
+            BitShift Cast Celu Compress DepthToSpace DequantizeLinear Einsum Mod OneHot QuantizeLinear
+            ReduceLogSum ReduceLogSumExp ReverseSequence SpaceToDepth Unique
+        """,
+    }
+)
+"""Operators of the tables: the newest version that their rules were held against."""
+
+_OLDER = {
+    "axes": """
+        ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+        ReduceSumSquare Squeeze Unsqueeze Slice
+    """,
+    "axis": "DFT",
+    "broadcast": "Add And Div Equal Gemm Greater Less Mul Or Pow Sub Xor",
+    "consumed_inputs": """
+        Abs Add BatchNormalization Ceil Clip Div Dropout Elu Exp Floor HardSigmoid InstanceNormalization
+        LeakyRelu Log Max Mean Min Mul Neg PRelu Reciprocal Relu Selu Sigmoid Sqrt Sub Sum Tanh
+    """,
+    "ends": "Slice",
+    "is_test": "BatchNormalization Dropout",
+    "k": "TopK",
+    "max": "Clip",
+    "min": "Clip",
+    "pads": "Pad",
+    "ratio": "Dropout",
+    "scales": "Upsample",
+    "split": "Split",
+    "starts": "Slice",
+    "value": "Pad",
+}
+"""Attributes of older versions that the rules know. ``axis`` of Add and its like is none of them."""
+
+
+def _contrib(attributes: str, inputs: int, outputs: int = 1, last: int | None = 1) -> Known:
+    return Known(last, frozenset(attributes.split()), inputs, outputs)
+
+
+_WINDOWS = "auto_pad dilations group kernel_shape pads strides"
+
+CONTRIB: Mapping[str, Known] = {
+    "SimplifiedLayerNormalization": _contrib("axis epsilon stash_type", 2, 2, last=None),
+    "com.microsoft::Attention": _contrib(
+        """
+        do_rotary mask_filter_value num_heads past_present_share_buffer qkv_hidden_sizes rotary_embedding_dim
+        scale unidirectional
+        """,
+        7,
+        2,
+    ),
+    "com.microsoft::BiasAdd": _contrib("", 3),
+    "com.microsoft::BiasGelu": _contrib("", 2),
+    "com.microsoft::DequantizeLinear": _contrib("axis", 3),
+    "com.microsoft::DynamicQuantizeMatMul": _contrib("", 5),
+    "com.microsoft::EmbedLayerNormalization": _contrib("epsilon mask_index_type", 9, 3),
+    "com.microsoft::FastGelu": _contrib("", 2),
+    "com.microsoft::FusedConv": _contrib(f"activation activation_params {_WINDOWS}", 4),
+    "com.microsoft::FusedGemm": _contrib(
+        "activation activation_alpha activation_beta activation_gamma alpha beta transA transB", 3
+    ),
+    "com.microsoft::FusedMatMul": _contrib("alpha transA transB transBatchA transBatchB", 2),
+    "com.microsoft::Gelu": _contrib("", 1),
+    "com.microsoft::GemmFastGelu": _contrib("", 3),
+    "com.microsoft::GroupNorm": _contrib("activation channels_last epsilon groups", 3),
+    "com.microsoft::GroupQueryAttention": _contrib(  # inputs from the eleventh on: biases, sinks, scales
+        """
+        causal do_rotary k_norm_epsilon k_quant_type kv_cache_bit_width kv_num_heads local_window_size
+        num_heads q_norm_epsilon qk_norm_epsilon qk_output rotary_interleaved scale sliding_window_cache
+        smooth_softmax softcap v_quant_type
+        """,
+        10,
+        3,
+    ),
+    "com.microsoft::LongformerAttention": _contrib("num_heads window", 7),
+    "com.microsoft::MatMulBnb4": _contrib("K N block_size quant_type training_mode transB", 3),
+    "com.microsoft::MatMulFpQ4": _contrib("blk_quant_type", 3),
+    "com.microsoft::MatMulIntegerToFloat": _contrib("", 7),
+    "com.microsoft::MatMulNBits": _contrib("K N accuracy_level bits block_size weight_prepacked", 6),
+    "com.microsoft::MultiHeadAttention": _contrib("mask_filter_value num_heads scale unidirectional", 10, 4),
+    "com.microsoft::NhwcFusedConv": _contrib(f"activation activation_params {_WINDOWS}", 4),
+    "com.microsoft::QAttention": _contrib(
+        "do_rotary mask_filter_value num_heads past_present_share_buffer scale unidirectional", 9, 2
+    ),
+    "com.microsoft::QGemm": _contrib("alpha transA transB", 9),
+    "com.microsoft::QLinearConv": _contrib(f"channels_last {_WINDOWS}", 9),
+    "com.microsoft::QuantizeLinear": _contrib("axis", 3),
+    "com.microsoft::QuickGelu": _contrib("alpha", 1),
+    "com.microsoft::RotaryEmbedding": _contrib(
+        "interleaved is_packed_batching num_heads rotary_embedding_dim scale", 4
+    ),
+    "com.microsoft::SkipLayerNormalization": _contrib("epsilon", 5, 4),
+    "com.microsoft::SkipSimplifiedLayerNormalization": _contrib("epsilon", 4, 4),
+    "com.microsoft::Unique": _contrib("", 1, 3),
+}
+"""Operators of runtimes, whose schemas ONNX does not have."""
+
+
+def known(name: str) -> Known:
+    """What the rules of an operator of the tables know: for ONNX's own, what its schema says."""
+    if name in CONTRIB:
+        return CONTRIB[name]
+    last = LOOKED_AT[name]
+    older = {attribute for attribute, names in _OLDER.items() if name in names.split()}
+    try:
+        schema = onnx.defs.get_schema(name, last)
+    except onnx.defs.SchemaError:  # the installed onnx is older than the operator
+        return Known(last, frozenset(older), 0, 0)
+    return Known(
+        last,
+        frozenset({*schema.attributes, *older}),
+        _count(schema.max_input),
+        _count(schema.max_output),
+    )
+
+
+def _count(most: int) -> int | None:
+    return None if most == _ANY else most
+
+
+_ANY = onnx.defs.get_schema("Concat").max_input
