@@ -17,9 +17,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["OperatorCase", "cases", "summed"]
+__all__ = ["FLOATS", "OperatorCase", "cases", "summed"]
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+_OURS = ".of_case"
+FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
 
 
 @dataclass(frozen=True)
@@ -74,19 +75,35 @@ def _array(x: Any) -> Any:
     return np.asarray(x) if isinstance(x, np.generic | int | float) else x
 
 
+def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which no output has a name that :func:`summed` needs, and that may use the standard operators."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for output in copy.graph.output:
+        if output.name == "loss":
+            for node in copy.graph.node:
+                node.output[:] = [name + _OURS * (name == "loss") for name in node.output]
+            output.name += _OURS
+    if not any(entry.domain == "" for entry in copy.opset_import):
+        copy.opset_import.append(helper.make_opsetid("", 21))
+    return copy
+
+
 def summed(
-    case: OperatorCase, held: bool, rng: np.random.Generator
+    case: OperatorCase, held: bool, rng: np.random.Generator, constants: bool = False
 ) -> tuple[onnx.ModelProto, dict[str, Any], list[str]]:
     """A model with one scalar output ``loss`` over a case, its feeds, and the names of its weights.
+
+    Without weights there is nothing to vary, or nothing to sum: then it is no whole model.
 
     Args:
         case: a plain one.
         held: whether float inputs are initializers themselves; otherwise they are initializers times an input
             of one, so that the operator's inputs are computed.
         rng: of the weights of the sum.
+        constants: whether inputs of other types (axes, sizes, indices) are initializers too.
     """
-    model = onnx.ModelProto()
-    model.CopyFrom(case.model)
+    model = _renamed(case.model)
     graph, feeds, weights = model.graph, dict(case.feeds), []
     body = list(graph.node)
     before, after, terms = [], [], []
@@ -95,7 +112,10 @@ def summed(
     kind = TensorProto.FLOAT
     for value in inputs:
         held_type = value.type.tensor_type.elem_type
-        if held_type not in _FLOATS or not np.asarray(case.feeds[value.name]).ndim:
+        if constants and held_type not in FLOATS:
+            graph.initializer.append(numpy_helper.from_array(np.asarray(feeds.pop(value.name)), value.name))
+            continue
+        if held_type not in FLOATS or not np.asarray(case.feeds[value.name]).ndim:
             graph.input.append(value)
             continue
         array, kind = np.asarray(feeds.pop(value.name)), held_type
@@ -117,7 +137,7 @@ def summed(
     outputs = list(graph.output)
     del graph.output[:]
     for value in outputs:
-        y = np.asarray(case.expected[value.name])
+        y = np.asarray(case.expected[value.name.removesuffix(_OURS)])
         name = value.name
         if value.type.tensor_type.elem_type != kind:
             if y.dtype.kind not in "biuf":
@@ -135,6 +155,8 @@ def summed(
             ),
         ]
         terms.append(f"{value.name}.s")
+    if not terms:
+        return model, feeds, []
     if held:
         after.append(helper.make_node("Mul", [terms[0], "one"], ["varied"], name="vary"))
         terms[0] = "varied"

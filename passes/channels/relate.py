@@ -3,7 +3,7 @@
 A rule may forget an axis, which would then be free to lose elements that the node needs. So an element that
 reaches no output, is combined nowhere (:meth:`Relation.mix`) and is not said to be dispensable
 (:meth:`Relation.leave`) is fixed. Where axes of the inputs share atoms, one that was forgotten could hide
-behind another: there the rule runs a second time, apart from the graph, with atoms of their own for each axis.
+behind another: there the rule runs a second time, apart from the graph, and each axis has its own atoms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def relate(node: ir.Node, graph: Graph) -> None:
     try:
         rule = _rule(node, graph)
         rule(relation)
-        _fix_open(relation, relation if distinct else _alone(relation, rule), before[:2] if distinct else (0, 0))
+        _fix_open(
+            relation, relation if distinct else _alone(relation, rule), before[:2] if distinct else (0, 0)
+        )
         unasked = [value for slot, value in enumerate(node.inputs) if value and slot not in relation.asked]
         why = None
     except Exception as freeze:  # a rule may trip over a node that is not what its operator expects
@@ -60,7 +62,7 @@ def _rule(node: ir.Node, graph: Graph) -> Callable[[Relation], None]:
 
 
 def _distinct(node: ir.Node, graph: Graph) -> bool:
-    """Whether no atom stands in two axes of the inputs; axes that are not labelled yet get atoms of their own."""
+    """Whether no atom stands in two axes of the inputs; what is not labelled yet gets its own atoms."""
     values = [value for value in node.inputs if value is not None]
     found = np.zeros(graph.atoms.count, bool)
     for value in values:
@@ -108,7 +110,9 @@ def _fix_open(done: Relation, said: Relation, before: tuple[int, int]) -> None:
     read[0] = True
     if len(graph.shrinks) == before[1] and (given & ~read).any():
         for y in node.outputs:
-            done.fix(done.graph.labels.get(y, []), f"nothing is known about how {key(node)} gives fewer of them")
+            done.fix(
+                done.graph.labels.get(y, []), f"nothing is known about how {key(node)} gives fewer of them"
+            )
 
 
 def _atoms(graph: Graph, axes: Sequence[Labels]) -> NDArray[np.bool_]:

@@ -121,7 +121,11 @@ class _Silencer:
         self.node.replace_input_with(self.slot, self._masked(fill))
         if kind == "mean":
             output = self.node.outputs[0]
-            append(self.write.names, output, self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True))
+            append(
+                self.write.names,
+                output,
+                self.write.op("Mul", [output, self._constant(1 / self.share)], behind=True),
+            )
         elif kind in ("normalize", "rms"):
             epsilon = self.node.attributes.get_float("epsilon", 1e-5)
             self.node.attributes["epsilon"] = ir.AttrFloat32("epsilon", epsilon * self.share)

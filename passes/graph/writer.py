@@ -78,7 +78,7 @@ def _leads(node: ir.Node, last: ir.Value) -> bool:
 
 
 def take_over(names: Names, old: ir.Value, new: ir.Value) -> None:
-    """Let ``new`` serve wherever ``old`` does, under its name: what is known of a value by name stays true."""
+    """Let ``new`` serve wherever ``old`` does, under its name, so that what is known of it stays true."""
     if old.is_graph_output():
         new.shape, new.type = old.shape, old.type
     if old.is_graph_output() or not new.is_graph_output():

@@ -119,6 +119,13 @@ def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
         r.shrink(lambda s: s.attribute("group", s.count(w_group)))
 
 
+def _relate_integer(r: Relation) -> None:
+    """Zero points take the place of the bias; that of the weight has to be zero, as removed inputs count."""
+    if r.has(3) and ((zero := r.constant(3)) is None or zero.size > 1 or zero.any()):
+        raise Freeze("zero is another number in its weight")
+    _relate_conv(r, bias=len(r.node.inputs))
+
+
 def _relate_transposed(r: Relation) -> None:
     _relate_conv(r, transposed=True)
 
@@ -146,7 +153,8 @@ _KNOWN = related(
         "com.microsoft::NhwcFusedConv": _left_alone("convolutions fused with an activation are not pruned"),
     },
     {
-        _relate_conv: "Conv ConvInteger",
+        _relate_conv: "Conv",
+        _relate_integer: "ConvInteger",
         _relate_transposed: "ConvTranspose",
         _relate_fused: "com.microsoft::FusedConv",
     },

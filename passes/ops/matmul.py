@@ -215,6 +215,9 @@ def _relate_integer(r: Relation) -> None:
         if r.has(slot) and any(len(labels) > 1 for labels in r.axes(slot)):
             raise Freeze("zero points per row or column")
     _relate_matmul(r)
+    silenced = 2 if r.graph.concrete.holds(r.value(0)) else 3
+    if r.has(silenced) and ((zero := r.constant(silenced)) is None or zero.any()):
+        raise Freeze("zero is another number in its weight")
 
 
 _KNOWN = related(

@@ -83,7 +83,7 @@ def _parameters(r: Relation, x: list[Labels], slots: tuple[int, ...]) -> None:
 
 
 def _relate_layer(r: Relation, kind: str = "normalize", parameters: tuple[int, ...] = (1, 2)) -> None:
-    """Statistics, scale and shift over the last axes, from ``axis`` on; outputs are means and 1 / deviation."""
+    """Statistics, scale and shift from ``axis`` on; further outputs are means and 1 / deviation."""
     x = r.axes(0)
     axis = r.integer("axis", -1) % len(x)
     _parameters(r, x, parameters)

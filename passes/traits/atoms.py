@@ -51,13 +51,13 @@ def joined(pieces: list[Labels]) -> Labels:
 
 
 def is_repeated(labels: Labels) -> bool:
-    """Whether an axis of varying size is a constant number of rows, repeated: what stays is a constant share."""
+    """Whether an axis of varying size repeats a constant number of rows: what stays is a constant share."""
     counts = np.unique(labels, axis=0, return_counts=True)[1]
     return not labels.size or (bool((labels != 0).any(1).all()) and bool((counts == counts[0]).all()))
 
 
 def is_joined(labels: Labels) -> bool:
-    """Whether an axis of varying size is a number of elements that stay, and once each of some that may go."""
+    """Whether an axis of varying size is elements that stay, and some that may go, each of them once."""
     free = labels[(labels != 0).any(1)]
     return len(free) < len(labels) - 1 and len(np.unique(free, axis=0)) == len(free)
 

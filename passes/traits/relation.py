@@ -153,8 +153,8 @@ class Relation:
 
         In an axis of varying size nothing may lie before what can go: other sizes would move it.
         """
-        free = self.atoms.resolve(self.axes(slot)[axis]).any(1)
-        return not self.dynamic(slot, axis) or bool(free[: free.sum()].all())
+        free = np.flatnonzero((self.atoms.resolve(self.axes(slot)[axis]) != 0).any(1))
+        return not self.dynamic(slot, axis) or np.array_equal(free, np.arange(len(free)))
 
     def constant(self, slot: int) -> Array | None:
         """The array of input ``slot`` when it is the same in every run, else None."""
@@ -236,8 +236,11 @@ class Relation:
         """Elements of input ``slot`` along ``axis`` are combined into others."""
         axis %= len(self.axes(slot))
         labels = self.axes(slot)[axis]
+        dtype = self.graph.concrete.dtypes.get(self.value(slot))
         if self.dynamic(slot, axis):
             self.fix(labels, "it combines elements along an axis of varying size")
+        elif kind in ("mean", "normalize", "rms") and dtype is not None and not dtype.is_floating_point():
+            self.fix(labels, "it rounds a mean")
         self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels, deviation))
 
     def leave(self, *labels: Labels) -> None:

@@ -69,9 +69,7 @@ class Shrink:
         constant = self.concrete.constant(value)
         return self.concrete.values[value] if constant is None else constant
 
-    def operand(
-        self, slot: int, wanted: Array, axes: Sequence[Labels] = (), one_free: bool = False
-    ) -> None:
+    def operand(self, slot: int, wanted: Array, axes: Sequence[Labels] = (), one_free: bool = False) -> None:
         """Make input ``slot``, whose dense value is known, hold ``wanted`` instead.
 
         An input that is the same in every run becomes a new constant. Otherwise each element that varies
