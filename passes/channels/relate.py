@@ -125,4 +125,6 @@ def _atoms(graph: Graph, axes: Sequence[Labels]) -> NDArray[np.bool_]:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"
+    return (
+        str(error) if isinstance(error, Freeze) else f"it is not what its operator expects ({reason(error)})"
+    )
