@@ -52,7 +52,7 @@ def test_what_takes_over_serves_all_users_but_is_not_fed_with_itself(model: ir.M
     h = model.graph.node("one").outputs[0]
     write = Writer(Names(model), model.graph.node("one"))
     plus = write.op("Add", [h, write.constant(np.array([5], np.float32))], behind=True)
-    append(h, write.op("Sqrt", [plus], behind=True))
+    append(write.names, h, write.op("Sqrt", [plus], behind=True))
     found = run_model(model, {"x": X})
     expected = np.sqrt(np.maximum(X, 0) + 5)
     np.testing.assert_allclose(found["y"], -expected, rtol=1e-6)
@@ -62,9 +62,30 @@ def test_what_takes_over_serves_all_users_but_is_not_fed_with_itself(model: ir.M
 def test_an_output_of_the_model_keeps_its_name_and_shape(model: ir.Model, run_model) -> None:
     two = model.graph.node("two")
     y = two.outputs[0]
-    take_over(y, Writer(Names(model), two).op("Abs", [two.inputs[0]]))
+    write = Writer(Names(model), two)
+    take_over(write.names, y, write.op("Abs", [two.inputs[0]]))
     model.graph.remove(two, safe=True)
     new = model.graph.outputs[0]
     assert (new.name, new.shape) == ("y", ir.Shape(["N", 4]))
     assert y.name == "y.replaced"
     np.testing.assert_array_equal(run_model(model, {"x": X})["y"], np.maximum(X, 0))
+
+
+def test_a_value_inside_keeps_its_name_too(model: ir.Model) -> None:
+    """What is computed otherwise from now on is found under the name it had."""
+    one = model.graph.node("one")
+    h, write = one.outputs[0], Writer(Names(model), one)
+    new = write.op("Abs", [one.inputs[0]])
+    take_over(write.names, h, new)
+    assert (new.name, h.name) == ("h", "h.replaced")
+    assert [node.inputs[0].name for node in model.graph if node.op_type in ("Neg", "Exp")] == ["h", "h"]
+
+
+def test_what_is_appended_twice_has_names_of_its_own(model: ir.Model) -> None:
+    one = model.graph.node("one")
+    h, names = one.outputs[0], Names(model)
+    for op_type in ("Abs", "Sqrt"):
+        append(names, h, Writer(names, one).op(op_type, [h], behind=True))
+    outputs = [value.name for node in model.graph for value in node.outputs]
+    assert len(set(outputs)) == len(outputs)
+    assert model.graph.node("two").inputs[0].name == "h"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, joined, product
+from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, is_joined, is_repeated, joined, product
 
 
 def dead(atoms: Atoms, labels: Labels, removed: set[int]) -> list[bool]:
@@ -114,3 +114,24 @@ def test_what_is_left_is_always_a_solution(steps: list[tuple[tuple[int, ...], bo
     )
     for a, b in ties:
         assert dead(atoms, a, removed) == dead(atoms, b, removed)
+
+
+class TestVaryingSizes:
+    """Five channels, and an axis of 13 whose size varies with the data."""
+
+    def test_repeated_rows_keep_a_share(self) -> None:
+        channels, tokens = Atoms().fresh(5), fixed(13)
+        assert is_repeated(product([tokens, channels]))
+        assert is_repeated(product([channels, tokens]))
+        assert is_repeated(tokens)
+        assert not is_repeated(joined([channels, tokens]))
+        assert not is_repeated(product([fixed(3), joined([channels, tokens])]))
+
+    def test_joined_rows_keep_a_difference(self) -> None:
+        channels, tokens = Atoms().fresh(5), fixed(13)
+        assert is_joined(joined([channels, tokens]))
+        assert is_joined(joined([fixed(4), channels, tokens]))
+        assert not is_joined(product([fixed(3), joined([channels, tokens])]))
+        assert not is_joined(product([tokens, channels]))
+        assert not is_joined(joined([channels, channels, tokens]))
+        assert not is_joined(channels)

@@ -92,13 +92,27 @@ def test_scaling_is_by_whole_numbers(now: int, wanted: int) -> None:
     """wanted / now as a multiplication and a division, in this order."""
     model, shrink = shrinking()
     value = model.graph[1].outputs[0]
-    found = shrink.scaled(value, np.array([now]), np.array([wanted]), np.array([True]))
+    found = shrink.turned(value, np.array([now]), np.array([wanted]), np.array([True]), [])
     model.graph.outputs.append(found)
     for value in model.graph.outputs:
         value.shape = None
     for times in (1, 2, 5):
         x = np.zeros((times * now, 6, 1), np.float32)
         assert run_proto(ir.to_proto(model), {"x": x})[found.name].tolist() == [times * wanted]
+
+
+def test_an_axis_of_a_constant_number_and_others_keeps_its_difference() -> None:
+    """Two of five that may go are gone, whatever number of others there is."""
+    model, shrink = shrinking()
+    value = model.graph[1].outputs[0]
+    labels = np.array([[a] for a in (1, 2, 3, 4, 5, *[0] * 13)], np.int32)
+    found = shrink.turned(value, np.array([18]), np.array([16]), np.array([True]), [labels])
+    model.graph.outputs.append(found)
+    for value in model.graph.outputs:
+        value.shape = None
+    for others in (1, 13, 40):
+        x = np.zeros((5 + others, 6, 1), np.float32)
+        assert run_proto(ir.to_proto(model), {"x": x})[found.name].tolist() == [3 + others]
 
 
 def test_gather_and_replace() -> None:

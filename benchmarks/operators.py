@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Removal of channels over the operator tests that come with onnx (see tests/operator_removals.py).
+
+    python benchmarks/operators.py [NAME-PART ...] [--verbose]
+
+prints how many removals equal the silenced model, are wrong or fail, how many models are refused or let nothing
+go, and why. Exit code 1 if any is wrong or fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from operator_removals import removals
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("names", nargs="*", help="parts of names of cases; default: all cases")
+    parser.add_argument("--verbose", action="store_true", help="show every case in which nothing may go")
+    options = parser.parse_args()
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = list(removals(lambda case: not options.names or any(n in case.name for n in options.names)))
+    for one in found:
+        if one.verdict in ("wrong", "failed") or (options.verbose and one.verdict in ("refused", "frozen")):
+            print(f"{one.verdict:8} {one.name}: {one.reason}")
+    counts = Counter(one.verdict for one in found)
+    print(
+        f"{len({one.name for one in found})} models: {counts['equal']} removals equal, {counts['wrong']} wrong, "
+        f"{counts['failed']} failed; {counts['refused']} models refused, {counts['frozen']} in which nothing may go, "
+        f"{counts['left out']} without anything to compare"
+    )
+    for verdict in ("refused", "frozen", "left out"):
+        reasons = Counter(one.reason for one in found if one.verdict == verdict)
+        for reason, count in reasons.most_common(20):
+            print(f"{count:6} {verdict}: {reason}")
+    return int(counts["wrong"] + counts["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
