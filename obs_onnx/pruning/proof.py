@@ -14,7 +14,7 @@ from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
-from obs_onnx.verification.removal import decided_outputs
+from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model
 
 __all__ = ["Proven", "verify"]
