@@ -14,7 +14,7 @@ from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
-from obs_onnx.verification.removal import decided_outputs
+from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model
 
 __all__ = ["Proven", "verify"]
@@ -30,11 +30,13 @@ class Proven(Generic[A_co]):
         result: which one.
         calibrated: what it was checked with.
         expected: its outputs for the first batch of held-out data.
+        outputs: those of the dense model.
     """
 
     result: Finished[A_co]
     calibrated: Calibrated
     expected: Values
+    outputs: Values
 
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
@@ -42,7 +44,7 @@ class Proven(Generic[A_co]):
 
         def check(written: Path) -> None:
             again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            check_model(runtime, again, first, self.expected)
+            check_model(runtime, again, first, self.expected, self.outputs)
 
         return check
 
@@ -56,7 +58,7 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     dense, first, model = calibrated.dense, calibrated.data.first, result.attempt.model
     with recorder.stage("verify"):
         session = dense.runtime.session(serialize(model))
-        expected = session.run(first)
-        check_model(dense.runtime, model, first, expected)
+        expected, outputs = session.run(first), dense.session.run(first)
+        check_model(dense.runtime, model, first, expected, outputs)
         check_batches(dense.session, session, first, decided_outputs(model))
-    return Proven(result, calibrated, expected)
+    return Proven(result, calibrated, expected, outputs)

@@ -18,8 +18,17 @@ from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 __all__ = ["check_batches", "check_model"]
 
 
-def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Values) -> None:
+def check_model(
+    runtime: Runtime, model: ir.Model, feed: Values, expected: Values, dense: Values | None = None
+) -> None:
     """The full ONNX checker, a load by the runtime, and a run whose outputs are the expected ones.
+
+    Args:
+        runtime: where it runs.
+        model: what was written, or will be.
+        feed: of one run.
+        expected: outputs.
+        dense: outputs of the model as it was, the scale of what may differ; by default the expected ones.
 
     Raises:
         VerificationError: any of the three fails.
@@ -34,23 +43,26 @@ def check_model(runtime: Runtime, model: ir.Model, feed: Values, expected: Value
         session = open_part(runtime, model.clone())
     except ModelError as error:
         raise VerificationError(f"the pruned model does not load: {error}") from error
-    found = run_feed(session, feed)
-    if wrong := [name for name, y in found.items() if not _same(y, expected[name])]:
+    found, scales = run_feed(session, feed), dense or expected
+    if wrong := [name for name, y in found.items() if not _same(y, expected[name], scales[name])]:
         again = run_feed(session, feed)
         for name in wrong:
-            if _same(found[name], again[name]):  # otherwise it differs from run to run
+            if _same(found[name], again[name], scales[name]):  # otherwise it differs from run to run
                 raise VerificationError(f"output {name} of the written model differs from the measured one")
 
 
-def _same(y: NDArray[Any], reference: NDArray[Any]) -> bool:
+def _same(y: NDArray[Any], reference: NDArray[Any], dense: NDArray[Any]) -> bool:
     if y.dtype.kind != "f":
         return bool(np.array_equal(y, reference))
-    finite = np.abs(reference[np.isfinite(reference)]).astype(np.float64)
-    scale = float(np.max(finite, initial=0.0)) or 1.0
+    scale = _largest(dense) or _largest(reference) or 1.0
     tolerance = 1e-4 if y.dtype.itemsize >= 4 else 1e-2
     return y.shape == reference.shape and np.allclose(
         y.astype(np.float64), reference, rtol=0, atol=tolerance * scale, equal_nan=True
     )
+
+
+def _largest(y: NDArray[Any]) -> float:
+    return float(np.max(np.abs(y[np.isfinite(y)]).astype(np.float64), initial=0.0))
 
 
 def check_batches(dense: Session, small: Session, feed: Values, free: Collection[str] = ()) -> None:

@@ -23,6 +23,13 @@ class TestCheckModel:
         with pytest.raises(VerificationError, match="output y of the written model differs"):
             check_model(RUNTIME, changed(scaled_mlp, w1=tampered), FEEDS[0], expected)
 
+    def test_outputs_that_vanish_are_measured_by_those_of_the_dense_model(self, scaled_mlp) -> None:
+        expected = RUNTIME.session(serialize(scaled_mlp)).run(FEEDS[0])
+        noise = {name: y + np.float32(1e-3) * np.abs(y).max() for name, y in expected.items()}
+        with pytest.raises(VerificationError, match="differs"):
+            check_model(RUNTIME, scaled_mlp, FEEDS[0], noise)
+        check_model(RUNTIME, scaled_mlp, FEEDS[0], noise, {name: 100 * y for name, y in expected.items()})
+
     def test_a_model_that_is_none(self, scaled_mlp) -> None:
         expected = RUNTIME.session(serialize(scaled_mlp)).run(FEEDS[0])
         broken = scaled_mlp.clone()

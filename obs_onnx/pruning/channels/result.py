@@ -17,7 +17,7 @@ from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.strategy import Finished
 from obs_onnx.results.pruning import GroupResult, LayerResult
 from obs_onnx.training.loop import Trained
-from obs_onnx.verification.removal import check_removal
+from obs_onnx.verification.removal import Agreement, check_removal
 
 __all__ = ["finish_channels"]
 
@@ -49,7 +49,9 @@ def finish_channels(
     dense, coupling = task.calibrated.dense, task.channels.coupling
     compensated = SetWeights(best.tensors)(dense.model.clone()).model
     feed = task.calibrated.data.first
-    deviation, tolerance = check_removal(dense.runtime, coupling.of(compensated), best.keep, best.model, feed)
+    agreement = check_removal(
+        dense.runtime, coupling.of(compensated), best.keep, best.model, feed, dense.model
+    )
     silenced = sum(int((~mask).sum()) for mask in best.keep.values())
     limits = task.costs.limits(targets)
     return Finished(
@@ -74,8 +76,7 @@ def finish_channels(
         runs=runs,
         notes=(
             *notes,
-            f"outputs equal those of the dense model with the same weights and {silenced} channels "
-            f"silenced: relative difference {deviation:.1e}, allowed {tolerance:.0e}",
+            _proof(agreement, silenced),
             *_notes(task, best, limits, copied=stored is not None),
         ),
     )
@@ -87,6 +88,21 @@ def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> i
     coupling = couple(final)
     RemoveChannels(task.channels.coupling.same_in(coupling, best.keep), coupling).call(final)
     return final
+
+
+def _proof(found: Agreement, silenced: int) -> str:
+    """What was compared, how near it is, and what was left out."""
+    dense = f"those of the dense model with the same weights and {silenced} channels silenced"
+    left_out = "; ".join(f"output {name} {reason}" for name, reason in found.left_out.items())
+    if found.largest is None:
+        return f"nothing could be compared with the outputs of the dense model: {left_out}"
+    names = f"outputs {', '.join(found.differences)}" if left_out else "outputs"
+    parts = [f"{names} equal {dense}: relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"]
+    if found.fed:
+        parts.append(f"{', '.join(found.fed)} with its decisions and random numbers in both models")
+    if left_out:
+        parts.append(f"not compared: {left_out}")
+    return "; ".join(parts)
 
 
 def _notes(

@@ -298,6 +298,23 @@ class TestChoices:
         (note,) = [note for note in report.notes if note.startswith("outputs equal those")]
         assert f"{removed} channels silenced" in note
 
+    def test_the_report_says_what_the_self_check_left_out(self, make_proto) -> None:
+        rng = np.random.default_rng(0)
+        tensors = {"w1": (6, 8), "w2": (8, 4)}
+        weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in tensors.items()}
+        layers = "a = MatMul(x, w1)  h = Relu(a)  f = MatMul(h, w2)  n = RandomNormalLike(f)"
+        feed = {"x": nets.data(0, 64, 6)}
+        proto = make_proto(f"g (float[N,6] x) => (float[N,4] n) {{ {layers} }}", weights)
+        notes = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report.notes
+        (note,) = [note for note in notes if note.startswith("nothing could be compared")]
+        assert "output n is drawn at random by node RandomNormalLike" in note
+        assert not any("relative difference" in note for note in notes)
+        outputs = "float[N,4] f, float[N,4] n, float[N,4] y"
+        proto = make_proto(f"g (float[N,6] x) => ({outputs}) {{ {layers}  y = Add(n, f) }}", weights)
+        notes = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report.notes
+        (note,) = [note for note in notes if note.startswith("outputs f, y equal those")]
+        assert "; y with its decisions and random numbers in both models; not compared: output n is" in note
+
 
 class TestModels:
     def test_in_memory(self) -> None:
