@@ -100,7 +100,7 @@ class StagedRun:
             to: number of the boundary; by default the next one.
         """
         to = self._index + 1 if to is None else to
-        held = ir.convenience.create_value_mapping(model.graph)
+        held = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
         target = [name for name in self._plan.boundary(to) if name in held]
         run = self.part(model, [*target, *taps])
         for number in range(len(self._batches)):

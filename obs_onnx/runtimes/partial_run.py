@@ -15,6 +15,8 @@ from obs_onnx.runtimes.base import Runtime, Session
 __all__ = ["Values", "every_value", "open_part", "run_feed"]
 
 
+_RANKS = 8  # no tensor has more axes
+
 Values = Mapping[str, NDArray[Any]]
 
 
@@ -25,13 +27,14 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
         runtime: where it runs.
         part: the model.
         fed: values that its inputs will get. Their types count where inference missed them, and their ranks
-            in place of declared shapes, which exporters leave behind with the batch of a trace.
+            in place of declared shapes, which exporters leave behind with the batch of a trace. Only sizes keep
+            their number.
     """
     for value in part.graph.inputs:
         array = None if fed is None else fed.get(str(value.name))
         if array is not None:
             value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
-            value.shape = ir.Shape([None] * array.ndim)
+            value.shape = ir.Shape(array.shape if _is_shape(value, array) else [None] * array.ndim)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
@@ -50,6 +53,11 @@ def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, ND
     values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
     session = open_part(runtime, extract(model, input_names(model), values), feed)
     return {**feed, **run_feed(session, feed)}
+
+
+def _is_shape(value: ir.Value, array: NDArray[Any]) -> bool:
+    """Whether it is as long as the rank of something (a target of Resize), which runtimes want to know."""
+    return array.ndim == 1 and array.dtype.kind == "i" and len(array) <= _RANKS and value.shape == array.shape
 
 
 def _is_tensor(value: ir.Value) -> bool:

@@ -69,6 +69,7 @@ class Coupling:
 
     def __init__(self, model: ir.Model, graph: Graph, protect: Sequence[str] = ()) -> None:
         self.model, self.graph, self.protect = model, graph, tuple(protect)
+        self._named = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
         while True:
             self._resolve()
             self.groups = self._find_groups()
@@ -95,7 +96,6 @@ class Coupling:
             ]
             for value, axes in self.graph.labels.items()
         }
-        self._named = {str(value.name): value for value in self._resolved}
         self._group_of = np.full(atoms.count, -1)  # of each atom
         self._channel_of = np.full(atoms.count, -1)
 

@@ -30,6 +30,14 @@ _SKIPS = {
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
 }
 
+_KINDS = ir.DataType
+_WIDER = {
+    **dict.fromkeys((_KINDS.BOOL, _KINDS.INT8, _KINDS.INT16, _KINDS.UINT16), _KINDS.INT32),
+    **dict.fromkeys((_KINDS.UINT32, _KINDS.UINT64), _KINDS.INT64),
+    _KINDS.BFLOAT16: _KINDS.FLOAT,
+}
+"""Types that runtimes have no Where for, and what they are chosen in."""
+
 
 def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir.Model:
     """A copy of a prepared ``model`` in which the channels that ``keep`` drops have no effect.
@@ -157,9 +165,19 @@ class _Silencer:
     def _masked(self, fill: ir.Value) -> ir.Value:
         """The input with ``fill`` in place of removed elements."""
         if self.opset >= 9:
-            return self.write.op("Where", [self.write.constant(self.mask), self.value, fill])
+            wide = _WIDER.get(self.dtype, self.dtype)
+            kept, filled = (self._cast(value, wide) for value in (self.value, fill))
+            chosen = self.write.op("Where", [self.write.constant(self.mask), kept, filled])
+            return self._cast(chosen, self.dtype)
         kept = self.write.op("Mul", [self.value, self._constant(self.mask)])
         return self.write.op("Add", [kept, self.write.op("Mul", [fill, self._constant(~self.mask)])])
+
+    def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
+        if dtype == (value.dtype or self.dtype):
+            return value
+        cast = self.write.op("Cast", [value], ir.AttrInt64("to", int(dtype)))
+        cast.type = ir.TensorType(dtype)
+        return cast
 
     def _mean_of_others(self) -> ir.Value:
         """Mean over all normalised axes of the elements that stay."""

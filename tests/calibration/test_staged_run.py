@@ -7,7 +7,12 @@ import pytest
 from layer_runs import FEEDS, LARGE, RUNTIME, normal, planned, stored
 
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.stages import plan_stages
 
 
 class TestWalk:
@@ -44,3 +49,28 @@ class TestWalk:
         SetWeights({"w2": normal(9, 10, 3), "b2": normal(8, 3)})(changed)
         actual = run({**walk[1], "w2": normal(9, 10, 3), "b2": normal(8, 3)})
         np.testing.assert_allclose(actual["y"], run_model(changed, FEEDS[1])["y"], rtol=1e-5, atol=1e-5)
+
+
+class TestSmallerModel:
+    """A model that lost channels computes some values otherwise, and others not at all."""
+
+    TEXT = """g (float[N,T,6] x) => (float[N,T,3] y) {
+        s = Shape(x)  lead = Slice(s, zero, two)  target = Concat <axis = 0> (lead, four)
+        a = MatMul(x, w1)  r = Relu(a)  b = MatMul(r, w2)  h = Reshape(b, target)
+        i = Relu(h)  y = MatMul(i, w3)
+    }"""
+
+    def test_sizes_that_became_constants_are_not_carried(self, make_model, run_model) -> None:
+        numbers = {"zero": np.array([0]), "two": np.array([2]), "four": np.array([4])}
+        weights = {"w1": normal(1, 6, 5), "w2": normal(2, 5, 4), "w3": normal(3, 4, 3)}
+        text = self.TEXT.replace("float[N,T,6]", "float[2,3,6]").replace("[N,T,3]", "[2,3,3]")
+        for one in (text, self.TEXT):
+            dense = prepare(make_model(one, {**numbers, **weights}))
+            coupling, plan = couple(dense), plan_stages(dense, find_layers(dense)[0])
+            small = dense.clone()
+            RemoveChannels({group.id: np.arange(group.n) > 1 for group in coupling.groups}).call(small)
+            feed = {"x": normal(5, 2, 3, 6)}
+            walk = StagedRun(RUNTIME, plan, [feed], LARGE)
+            for _ in range(len(plan.stages) + 1):
+                walk.step(small)
+            np.testing.assert_allclose(walk[0]["y"], run_model(small, feed)["y"], rtol=1e-5, atol=1e-6)

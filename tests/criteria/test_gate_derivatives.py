@@ -64,6 +64,25 @@ class TestGates:
                 loss = entropy(run_proto(silent, {"x": x})["y"].astype(np.float64), labels).mean()
                 assert found[group.id][channel] == pytest.approx(loss - base, rel=1e-2, abs=2e-6)
 
+    def test_channels_that_nothing_sums_have_no_gate(self, make_proto) -> None:
+        """Two learnt features that are cut off again: their removal changes nothing."""
+        text = """g (float[N,5] x) => (float[N,4] y) {
+            h = MatMul(x, a)  t = Add(h, learnt)  c = Concat <axis = 1> (t, u)  d = Slice(c, zero, three, one)
+            y = MatMul(d, w)  s = Shape(x)  n = Slice(s, zero, one)
+            e = Concat <axis = 0> (n, four)  u = Expand(extra, e)
+        }"""
+        shapes = {"a": (5, 3), "learnt": (1, 3), "extra": (1, 4), "w": (3, 4)}
+        weights = {name: nets.data(1, *shape) for name, shape in shapes.items()}
+        numbers = {"zero": np.array([0]), "one": np.array([1]), "three": np.array([3]), "four": np.array([4])}
+        proto = make_proto(text, {**weights, **numbers})
+        nodes = {node.output[0]: node for node in proto.graph.node}
+        del proto.graph.node[:]
+        proto.graph.node.extend(nodes[name] for name in "s n e u h t c d y".split())
+        _, coupling, _, evidence = opened(proto, nets.data(0, 20, 5), batch=12)
+        group = next(one for one in coupling.groups if ("extra", 1) in one.sites)
+        assert not evidence.gates.sees(group)
+        np.testing.assert_allclose(evidence.gates.removals()[group.id], 0, atol=1e-7)
+
     def test_regression_has_no_first_order_at_its_own_outputs(self, make_proto) -> None:
         """The Hessian is that of the squared error, and Taylor takes noisy targets."""
         proto = chain(make_proto, output="Unsqueeze")

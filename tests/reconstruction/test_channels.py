@@ -172,3 +172,40 @@ class TestSolution:
         np.testing.assert_array_equal(tensors["fc2.weight"][:, ~first], 0)
         np.testing.assert_allclose(tensors["fc2.weight"][:, first].T, w, atol=1e-3)
         np.testing.assert_allclose(tensors["fc2.bias"], b, atol=1e-3)
+
+
+class TestRowsThatGo:
+    """Learnt tokens are joined with others of a varying number, and a layer runs over all of them as rows."""
+
+    TEXT = """g (float[N,T,5] x) => (float[N,2,4] y) {
+        h = MatMul(x, a)  s = Shape(h)  n = Slice(s, zero, one)  es = Concat <axis = 0> (n, one, one)
+        e = Expand(learnt, es)  c = Concat <axis = 1> (e, h)
+        cs = Shape(c)  f = Reshape(c, flat)  g1 = MatMul(f, b)  g2 = Relu(g1)  g3 = MatMul(g2, d)
+        r = Reshape(g3, cs)  z = MatMul(r, w)  y = Slice(z, zero, two, one)
+    }"""
+
+    def test_the_layers_over_them_stay_as_they_are(self) -> None:
+        random = np.random.default_rng(0)
+        shapes = {"a": (5, 6), "learnt": (1, 4, 6), "b": (6, 8), "d": (8, 6), "w": (6, 4)}
+        weights = {name: random.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+        numbers = {"zero": [0], "one": [1], "two": [2], "flat": [-1, 6]}
+        proto = nets.build_model(self.TEXT, {**weights, **{k: np.array(v) for k, v in numbers.items()}})
+        x = random.standard_normal((64, 9, 5)).astype(np.float32)
+        model, coupling, plan, _ = opened(proto, x)
+        tokens = next(group for group in coupling.groups if ("learnt", 1) in group.sites)
+        keep = {tokens.id: np.arange(tokens.n) != 1}
+        small, tensors = solve_channels(
+            open_runtime("onnxruntime", 1),
+            coupling,
+            plan,
+            [{"x": x[:32]}, {"x": x[32:]}],
+            keep,
+            fixed=(),
+            damping=1e-3,
+            budget=BUDGET,
+            advance=lambda done: None,
+        )
+        assert not {"b", "d"} & set(tensors)
+        for length in (9, 3, 30):
+            x = random.standard_normal((3, length, 5)).astype(np.float32)
+            assert run_proto(ir.to_proto(small), {"x": x})["y"].shape == (3, 2, 4)

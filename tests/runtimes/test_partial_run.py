@@ -50,6 +50,16 @@ def test_ranks_of_what_is_fed_count_in_place_of_a_batch_from_a_trace(make_model)
     np.testing.assert_array_equal(session.run(feed)["y"], -feed["h"])
 
 
+def test_sizes_keep_their_number(make_model) -> None:
+    """onnxruntime wants to know that a Resize gets as many sizes as there are axes."""
+    text = """g (float[N,2,H,W] x, int64[4] s) => (float[a,b,c,d] y) <int64[4] t> {
+        t = Neg(s)  y = Resize(x, , , t)
+    }"""
+    part = extract(make_model(text), ["x", "t"], ["y"])
+    feed = {"x": nets.data(0, 1, 2, 3, 3), "t": np.array([1, 2, 6, 6])}
+    assert open_part(RUNTIME, part, feed).run(feed)["y"].shape == (1, 2, 6, 6)
+
+
 def test_types_that_inference_missed_are_those_of_what_is_fed(make_model) -> None:
     text = "g (float[N,4] x) => (float[N,4] y) { h = Relu(x)  y = Neg(h) }"
     part = extract(make_model(text), ["h"], ["y"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from channel_graphs import found, model, node, normal
@@ -84,3 +85,66 @@ def test_nothing_removed_changes_nothing_and_another_model_is_refused() -> None:
     assert [one.op_type for one in reference.graph] == [one.op_type for one in coupling.model.graph]
     with pytest.raises(ValueError, match="another model"):
         silence(ir.from_proto(proto), every, coupling)
+
+
+@pytest.mark.parametrize(("op_type", "largest"), [("ReduceMax", np.max), ("ReduceMin", np.min)])
+@pytest.mark.parametrize("kind", [onnx.TensorProto.INT32, onnx.TensorProto.INT64])
+def test_extremes_of_integers(op_type: str, largest, kind: int) -> None:
+    v = normal(2, 5, 1, 1)
+    y = silenced(
+        node("Mul", "h ten", "t"),
+        node("Cast", "t", "i", to=kind),
+        node(op_type, "i axis", "m"),
+        node("Cast", "m", "f", to=onnx.TensorProto.FLOAT),
+        node("Conv", "h v", "c"),
+        node("Add", "c f", "y"),
+        ten=np.float32(10),
+        axis=np.array([1]),
+        v=v,
+    )
+    h = hidden(X)
+    expected = np.einsum("nchw,oc->nohw", h, v[:, KEEP, 0, 0]) + largest(np.trunc(10 * h), 1, keepdims=True)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("op_type", "which"), [("ReduceMax", np.any), ("ReduceMin", np.all)])
+def test_extremes_of_truth_values(op_type: str, which) -> None:
+    y = silenced(
+        node("Greater", "h zero", "b1"),
+        node(op_type, "b1 axis", "m"),
+        node("Cast", "m", "y", to=onnx.TensorProto.FLOAT),
+        opset=20,
+        zero=np.float32(0.3),
+        axis=np.array([1]),
+    )
+    np.testing.assert_array_equal(y, which(hidden(X) > 0.3, axis=1, keepdims=True).astype(np.float32))
+
+
+def test_means_of_integers_are_rounded_and_stay() -> None:
+    nodes = [
+        node("Conv", "x w b", "h"),
+        node("Cast", "h", "i", to=onnx.TensorProto.INT32),
+        node("ReduceMean", "i axis", "m"),
+        node("Cast", "m", "y", to=onnx.TensorProto.FLOAT),
+    ]
+    coupling = found(model(nodes, {"w": W, "b": B, "axis": np.array([1])}, x=("N", 4, 6, 6)))
+    assert not coupling.groups
+    assert "it rounds a mean" in {frozen.reason for frozen in coupling.frozen}
+
+
+@pytest.mark.parametrize("index", [1, 2])
+def test_statistics_of_a_normalization_are_those_of_what_stays(index: int) -> None:
+    outputs = ["n", *(name if i == index else f"unused{i}" for i, name in ((1, "s"), (2, "s")))]
+    y = silenced(
+        node("Transpose", "h", "t", perm=[0, 2, 3, 1]),
+        node("LayerNormalization", "t scale shift", " ".join(outputs), axis=-1, epsilon=0.5),
+        node("MatMul", "n v", "z"),
+        node("Mul", "z s", "y"),
+        scale=np.ones(5, np.float32),
+        shift=np.zeros(5, np.float32),
+        v=(v := normal(5, 2)),
+    )
+    t = hidden(X).transpose(0, 2, 3, 1).astype(np.float64)
+    mean, deviation = t.mean(-1, keepdims=True), np.sqrt(t.var(-1, keepdims=True) + 0.5)
+    expected = (t - mean) / deviation @ v[KEEP] * (mean if index == 1 else 1 / deviation)
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
