@@ -19,6 +19,7 @@ from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.finetune_options import FinetuneOptions
 from obs_onnx.entrypoints.keywords import takes
+from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
@@ -125,7 +126,12 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         learnt = dense is None or labels is not None
         if learnt and not source.has_labels:
             raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-        answer = (dense or session).run(next(iter(fit)))
+        feed = next(iter(fit))
+        answer = session.run(feed)
+        check_outputs(runtime, student, feed, answer)
+        if dense is not None:
+            answer = dense.run(feed)
+            check_outputs(runtime, None, feed, answer, f"the teacher {teacher_name}")
         objective = choose_objective(
             student, answer, labels=learnt, teacher=dense is not None, mix=options.mix
         )

@@ -90,7 +90,8 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
 
 def _longest(proto: onnx.ModelProto) -> int:
     """Size of the longest vector: ONNX makes an entry for each element of one that arithmetic is done on."""
-    graph = onnx.shape_inference.infer_shapes(proto, check_type=False, strict_mode=False, data_prop=False).graph
+    infer = onnx.shape_inference.infer_shapes
+    graph = infer(proto, check_type=False, strict_mode=False, data_prop=False).graph
     longest = max((tensor.dims[0] for tensor in graph.initializer if len(tensor.dims) == 1), default=0)
     for info in (*_value_infos(graph).values(), *graph.input):
         dims = info.type.tensor_type.shape.dim

@@ -1,4 +1,4 @@
-"""Boundaries turn what goes wrong with what users gave into errors that say where; text is made fit to be shown."""
+"""Boundaries turn what goes wrong with what users gave into errors that say where; text is made to show."""
 
 from __future__ import annotations
 
