@@ -29,8 +29,8 @@ HEAD = """# Options
 
 Written by `python docs/make_options.py` from the dataclasses that make the keywords of `obs_onnx` and the
 flags of the command line. On the command line further flags say what is shown and written: `--json PATH`,
-`--report PATH.html` (of `prune`), `--plot PATH` (of `score`) and `-q`; `-v` shows warnings, and the traceback of
-an error.
+`--report PATH.html` (of `prune`), `--plot PATH` (of `score`) and `-q`; `-v` shows warnings, and the traceback
+of an error.
 """
 
 

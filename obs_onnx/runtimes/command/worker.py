@@ -51,6 +51,7 @@ _PREFIX = struct.Struct(">4sIQ")
 _CHUNK = 2**20
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _FATAL_ONLY = 4
+_LONGEST = 400  # characters of a message
 TYPES = {
     "float16": "<f2",
     "float32": "<f4",
@@ -212,9 +213,9 @@ def session_options(ort: Any, threads: int, options: Mapping[str, str]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of onnxruntime's message without its prefix of codes."""
+    """First line of onnxruntime's message without its prefix of codes, cut where it is long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()[:_LONGEST]
 
 
 def ort_value(ort: Any, array: Any, *, bfloat16: bool) -> Any:

@@ -20,7 +20,7 @@ from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file, replay
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
-from obs_onnx.passes.errors import ModelError, VerificationError
+from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.effort import EFFORTS
