@@ -7,21 +7,17 @@ from collections.abc import Sequence
 
 import numpy as np
 import psutil
+from rich.filesize import decimal
 
 from obs_onnx.data.feeds import TensorSpec
 from obs_onnx.passes.errors import DataError, OptionError, named
 
-__all__ = ["check_batch", "check_room", "gigabytes", "room"]
+__all__ = ["check_batch", "check_room", "room"]
 
 
 def room(memory: int | None = None) -> int:
     """Bytes that data may take at a time: ``memory``, or half of what is free."""
     return memory or int(psutil.virtual_memory().available) // 2
-
-
-def gigabytes(size: float) -> str:
-    """A size for people."""
-    return f"{size / 1e9:,.3g} GB"
 
 
 def check_room(what: str, size: int, memory: int | None = None) -> None:
@@ -37,7 +33,7 @@ def check_room(what: str, size: int, memory: int | None = None) -> None:
     """
     if size > (limit := room(memory)):
         raise DataError(
-            f"{what} takes {gigabytes(size)} of memory, more than the {gigabytes(limit)} that may be used: "
+            f"{what} takes {decimal(size)} of memory, more than the {decimal(limit)} that may be used: "
             "give smaller samples"
         )
 
@@ -55,6 +51,6 @@ def check_batch(specs: Sequence[TensorSpec], batch: int) -> None:
             size += batch * least * max(1, np.dtype(spec.dtype).itemsize)
     if size > (limit := room()):
         raise OptionError(
-            f"{named('batch')} {batch}: its inputs take {gigabytes(size)} of memory, more than the "
-            f"{gigabytes(limit)} that may be used: give a smaller one"
+            f"{named('batch')} {batch}: its inputs take {decimal(size)} of memory, more than the "
+            f"{decimal(limit)} that may be used: give a smaller one"
         )

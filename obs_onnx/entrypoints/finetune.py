@@ -21,6 +21,7 @@ from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.keywords import takes
+from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
@@ -164,7 +165,12 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    answer = (dense or session).run(next(iter(fit)))
+    feed = next(iter(fit))
+    answer = session.run(feed)
+    check_outputs(runtime, student, feed, answer)
+    if dense is not None:
+        answer = dense.run(feed)
+        check_outputs(runtime, None, feed, answer, f"the teacher {name}")
     objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=options.mix)
     notes = list(source.notes)
     if judged is None:

@@ -20,6 +20,7 @@ from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
+from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
@@ -179,11 +180,14 @@ class Scorer:
             seed=options.seed,
         )
         self._where, self._sample = where, next(iter(source.rebatch(1)))
+        feed = next(iter(source))
+        infinite = check_outputs(where, dense, feed, where.session(serialize(dense)).run(feed))
         self._demand = measured(where, dense, self._sample)
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (
             *source.notes,
+            *infinite,
             *(() if source.has_labels else (unlabelled,)),
             *((short,) if copied else ()),
         )

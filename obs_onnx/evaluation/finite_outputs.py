@@ -16,16 +16,23 @@ from obs_onnx.runtimes.partial_run import Values, every_value
 __all__ = ["check_outputs"]
 
 
-def check_outputs(runtime: Runtime, model: ir.Model, feed: Values, outputs: Mapping[str, Array]) -> list[str]:
+def check_outputs(
+    runtime: Runtime,
+    model: ir.Model | None,
+    feed: Values,
+    outputs: Mapping[str, Array],
+    name_of: str = "the model",
+) -> list[str]:
     """Refuse a model whose error cannot be measured, and name the first node that gives what is no number.
 
     Single infinite values are fine: scores may be masked by them. A note is returned for each such output.
 
     Args:
         runtime: where the model runs.
-        model: in the form that is calibrated.
+        model: in the form that is calibrated; None where its nodes cannot be looked at.
         feed: of data.
         outputs: what it gives for the feed.
+        name_of: the model, in messages.
 
     Raises:
         ModelError: an output of a float type holds NaN, or nothing that is finite.
@@ -42,14 +49,14 @@ def check_outputs(runtime: Runtime, model: ir.Model, feed: Values, outputs: Mapp
         else:
             if np.isinf(y).any():
                 notes.append(
-                    f"output {name!r} of the model has infinite values: where those of a smaller model "
+                    f"output {name!r} of {name_of} has infinite values: where those of a smaller model "
                     "differ, its error counts as infinite"
                 )
             continue
-        where = _first(runtime, model, feed, test)
+        where = None if model is None else _first(runtime, model, feed, test)
         first = "" if where is None else f"; the first node that does so is {where.name!r} ({where.op_type})"
         raise ModelError(
-            f"the model gives {what} in its output {name!r} for the calibration data{first}: "
+            f"{name_of} gives {what} in its output {name!r} for the data{first}: "
             "repair the model, or give data that it was made for"
         )
     return notes

@@ -32,6 +32,7 @@ class OperatorOptions(CustomDomains, title="Runtime"):
         help="Threads of one operator.",
         otherwise="the physical cores this process may use",
         least=1,
+        most=4096,
         metavar="N",
     )
     custom_ops: Sequence[str] = option(

@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from nets import build_model
 
-from obs_onnx import prune
+from obs_onnx import finetune, prune, score
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.evaluation.quality import Tally
@@ -45,6 +45,19 @@ def test_the_first_node_is_named(body: str, message: str, mode: str, tmp_path: P
     targets = {"macs": 0.5} if mode == "channels" else {"sparsity": 0.5}
     with pytest.raises(ModelError, match=message):
         prune(model, calib=X, mode=mode, targets=targets, effort="quick", output=tmp_path / "o.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["student", "teacher"])
+def test_nothing_is_learnt_from_or_for_what_is_no_number(broken: str, tmp_path: Path) -> None:
+    models = {
+        name: opened("y = Log(z)" if name == broken else "y = Neg(z)") for name in ("student", "teacher")
+    }
+    name = "the model" if broken == "student" else "the teacher "
+    with pytest.raises(ModelError, match=f"^{name}.* gives NaN"):
+        finetune(models["student"], data=X, teacher=models["teacher"], steps=2, output=tmp_path / "o.onnx")
+    with pytest.raises(ModelError, match="gives NaN"):
+        score(models[broken], calib=X, criterion="magnitude")
     assert not list(tmp_path.iterdir())
 
 

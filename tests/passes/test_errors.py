@@ -1,4 +1,4 @@
-"""Messages that name options the way they were written."""
+"""Boundaries turn what goes wrong with what users gave into errors that say where; text is made to show."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ from .arrays import TYPES
 if TYPE_CHECKING:
     from .arrays import Typed
 
+LONGEST = 400  # characters of a message
 FATAL_ONLY = 4  # severity of messages that onnxruntime prints
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
@@ -48,9 +49,9 @@ def session_options(ort: Any, threads: int, options: Mapping[str, str]) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of onnxruntime's message without its prefix of codes."""
+    """First line of onnxruntime's message without its prefix of codes, cut where it is long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()
+    return re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", lines[0]).strip()[:LONGEST]
 
 
 def ort_value(ort: Any, array: Any, *, bfloat16: bool) -> Any:
