@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import numpy as np
 import onnx
@@ -55,6 +56,8 @@ def _check(
     most: int,
 ) -> None:
     schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)
+    if not _means_the_same(schema):
+        raise ValueError(f"{node.op_type} of version {schema.since_version} is another operator than today's")
     types = {name: _info(name, array).type for name, array in given.items()}
     data = {n: onnx.numpy_helper.from_array(a, n) for n, a in given.items() if a.size <= _SHOWN}
     found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, list(opsets))
@@ -62,6 +65,23 @@ def _check(
         sizes = [dim.dim_value for dim in kind.tensor_type.shape.dim if dim.HasField("dim_value")]
         if min(sizes, default=0) < 0 or math.prod(sizes) > most:
             raise ValueError(f"{name} would have the shape {sizes}")
+
+
+@lru_cache(maxsize=512)
+def _means_the_same(schema: onnx.defs.OpSchema) -> bool:
+    """Whether attributes of this version mean what they mean in the newest one, which the evaluator knows.
+
+    Where the default of an attribute has changed, so has its meaning: ``axis`` of Softmax, which up to version
+    11 was the first of the axes that are taken together.
+    """
+    newest = onnx.defs.get_schema(schema.name, schema.domain).attributes
+    pairs = [(own, newest[name]) for name, own in schema.attributes.items() if name in newest]
+    return all(_default(own) == _default(new) for own, new in pairs)
+
+
+def _default(attribute: onnx.defs.OpSchema.Attribute) -> object:
+    value = attribute.default_value
+    return onnx.helper.get_attribute_value(value) if value.name else None
 
 
 def _info(name: str, array: Array) -> onnx.ValueInfoProto:

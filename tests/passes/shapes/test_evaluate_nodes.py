@@ -46,6 +46,15 @@ def test_a_node_means_what_it_does_in_its_opset() -> None:
     assert evaluate_nodes([new], feeds, {"": 13}, 2)["y"].shape == (2,)
 
 
+@pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Hardmax"])
+def test_what_another_version_meant_otherwise_is_not_computed(op_type: str) -> None:
+    """Up to version 11 ``axis`` was the first of the axes that are taken together; the evaluator takes one."""
+    node = helper.make_node(op_type, ["x"], ["y"], axis=1)
+    with pytest.raises(ValueError, match=f"{op_type} of version 11 is another operator"):
+        evaluate_nodes([node], {"x": X}, {"": 12}, 64)
+    assert evaluate_nodes([node], {"x": X}, {"": 13}, 64)["y"].shape == X.shape
+
+
 def test_the_largest_size_is_allowed_and_one_more_is_not() -> None:
     node = helper.make_node("Expand", ["x", "shape"], ["y"])
     feeds = {"x": X[:1], "shape": np.array([4, 3])}
