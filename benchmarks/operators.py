@@ -3,8 +3,8 @@
 
     python benchmarks/operators.py [NAME-PART ...] [--verbose]
 
-prints how many removals equal the silenced model, are wrong or fail, how many models are refused or let nothing
-go, and why. Exit code 1 if any is wrong or fails.
+prints how many removals equal the silenced model, are wrong or fail, how many models are refused or let
+nothing go, and why. Exit code 1 if any is wrong or fails.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def main() -> int:
             print(f"{one.verdict:8} {one.name}: {one.reason}")
     counts = Counter(one.verdict for one in found)
     print(
-        f"{len({one.name for one in found})} models: {counts['equal']} removals equal, {counts['wrong']} wrong, "
-        f"{counts['failed']} failed; {counts['refused']} models refused, {counts['frozen']} in which nothing may go, "
-        f"{counts['left out']} without anything to compare"
+        f"{len({one.name for one in found})} models: {counts['equal']} removals equal, "
+        f"{counts['wrong']} wrong, {counts['failed']} failed; {counts['refused']} models refused, "
+        f"{counts['frozen']} in which nothing may go, {counts['left out']} without anything to compare"
     )
     for verdict in ("refused", "frozen", "left out"):
         reasons = Counter(one.reason for one in found if one.verdict == verdict)

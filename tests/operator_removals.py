@@ -1,8 +1,8 @@
 """Removal of channels on the operator tests that come with ``onnx``, against the silenced model.
 
-In each model of :func:`operator_suite.summed` every axis of every float input may lose elements, as far as the
-operator's rule lets it. From each group some channels go, then some from all groups at once, and the smaller model
-has to give what the dense one gives with these channels silenced.
+In each model of :func:`operator_suite.summed` every axis of every float input may lose elements, as far as
+the operator's rule lets it. From each group some channels go, then some from all groups at once, and the
+smaller model has to give what the dense one gives with these channels silenced.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Removal:
     """What came of one removal, or of a model in which none is possible.
 
     Attributes:
-        name: of the case, with ``.constants`` where axes, sizes and indices are constants, and ``.held`` where the
-            weights are the operator's own inputs.
+        name: of the case, with ``.constants`` where axes, sizes and indices are constants, and ``.held``
+            where the weights are the operator's own inputs.
         operators: types of the case's nodes.
-        verdict: ``equal``; ``wrong`` numbers; ``failed`` by an exception; ``refused`` with a sentence; ``frozen``:
-            nothing may be removed; ``left out``: there is nothing to compare.
+        verdict: ``equal``; ``wrong`` numbers; ``failed`` by an exception; ``refused`` with a sentence;
+            ``frozen``: nothing may be removed; ``left out``: there is nothing to compare.
         reason: why, where it is not equal.
     """
 

@@ -191,7 +191,7 @@ class TestRowsThatGo:
         numbers = {"zero": [0], "one": [1], "two": [2], "flat": [-1, 6]}
         proto = nets.build_model(self.TEXT, {**weights, **{k: np.array(v) for k, v in numbers.items()}})
         x = random.standard_normal((64, 9, 5)).astype(np.float32)
-        model, coupling, plan, _ = opened(proto, x)
+        _, coupling, plan, _ = opened(proto, x)
         tokens = next(group for group in coupling.groups if ("learnt", 1) in group.sites)
         keep = {tokens.id: np.arange(tokens.n) != 1}
         small, tensors = solve_channels(

@@ -1,4 +1,4 @@
-"""Removal on the operator tests of onnx: equal to the silenced model or nothing to remove, and not by freezing."""
+"""Removal on the operator tests of onnx equals the silenced model, and not because everything is frozen."""
 
 from __future__ import annotations
 
