@@ -76,7 +76,7 @@ def _array(x: Any) -> Any:
 
 
 def _renamed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with standard operators at hand, and no output named as one that :func:`summed` needs."""
+    """A copy in which no output is named ``loss``, and that may use the standard operators."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for output in copy.graph.output:

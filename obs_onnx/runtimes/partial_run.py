@@ -27,8 +27,8 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
         runtime: where it runs.
         part: the model.
         fed: values that its inputs will get. Their types count where inference missed them, and their ranks
-            in place of declared shapes, which exporters leave behind with the batch of a trace. Only sizes keep
-            their number.
+            in place of declared shapes, which exporters leave behind with the batch of a trace. Only sizes
+            keep their number.
     """
     for value in part.graph.inputs:
         array = None if fed is None else fed.get(str(value.name))

@@ -123,7 +123,7 @@ class Coupling:
         return found
 
     def _untold(self) -> list[tuple[ir.Node, Labels, str]]:
-        """Nodes and labels of varying sizes that keep neither their ratio nor difference to the dense."""
+        """Nodes and labels of varying sizes that keep neither ratio nor difference to the dense ones."""
         reason = "it restates a varying size that no constant ratio or difference ties to the dense one"
         sizes = [(one, self.graph.atoms.resolve(one.labels)) for one in self.graph.restated]
         return [

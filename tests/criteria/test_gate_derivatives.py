@@ -77,7 +77,7 @@ class TestGates:
         proto = make_proto(text, {**weights, **numbers})
         nodes = {node.output[0]: node for node in proto.graph.node}
         del proto.graph.node[:]
-        proto.graph.node.extend(nodes[name] for name in ["s", "n", "e", "u", "h", "t", "c", "d", "y"])
+        proto.graph.node.extend(nodes[name] for name in ("s", "n", "e", "u", "h", "t", "c", "d", "y"))
         _, coupling, _, evidence = opened(proto, nets.data(0, 20, 5), batch=12)
         group = next(one for one in coupling.groups if ("extra", 1) in one.sites)
         assert not evidence.gates.sees(group)

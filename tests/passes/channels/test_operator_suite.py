@@ -1,4 +1,4 @@
-"""Removal on the operator tests of onnx: right or nothing to remove, and not because all is frozen."""
+"""Removal on the operator tests of onnx equals the silenced model, and not because everything is frozen."""
 
 from __future__ import annotations
 

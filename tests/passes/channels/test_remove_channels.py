@@ -78,7 +78,7 @@ TOKENS = [
     node("Concat", "n one one", "es", axis=0),
     node("Expand", "learnt es", "e"),
 ]
-"""Four learnt tokens for each sample (e), and as many computed ones as the sample has (h), six channels each."""
+"""Four learnt tokens for each sample (e), and as many computed ones (h) as it has, of six channels."""
 
 HALVES = {
     "sum": [node("Concat", "e h", "c", axis=1), node("Slice", "c four end one", "t")],
@@ -139,7 +139,7 @@ PRUNABLE = {"sum", "cut across", "cut far", "picked", "count", "reshaped", "rows
 
 @pytest.mark.parametrize("name", HALVES)
 def test_sizes_follow_at_every_length(name: str) -> None:
-    """Learnt tokens are joined with a varying number of others; the length of the calibration is one of many."""
+    """Learnt tokens are joined with others, of which there are 13 when sizes are taken."""
     numbers = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "six": 6, "ten": 10, "thirty": 30}
     weights = {key: np.array([value]) for key, value in numbers.items()}
     weights |= {"end": np.array([2**40]), "behind": np.array([-6]), "places": np.array([1, 5])}

@@ -48,7 +48,7 @@ def test_a_node_means_what_it_does_in_its_opset() -> None:
 
 @pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Hardmax"])
 def test_what_another_version_meant_otherwise_is_not_computed(op_type: str) -> None:
-    """Up to version 11 ``axis`` was the first of the axes that are taken together; the evaluator takes one."""
+    """Up to version 11 ``axis`` was the first of all axes that are taken; the evaluator takes one."""
     node = helper.make_node(op_type, ["x"], ["y"], axis=1)
     with pytest.raises(ValueError, match=f"{op_type} of version 11 is another operator"):
         evaluate_nodes([node], {"x": X}, {"": 12}, 64)
