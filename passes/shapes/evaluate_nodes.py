@@ -73,8 +73,8 @@ def _check(
 def _means_the_same(schema: onnx.defs.OpSchema) -> bool:
     """Whether attributes of this version mean what they mean in the newest one, which the evaluator knows.
 
-    Where the default of an attribute has changed, so has its meaning: ``axis`` of Softmax, which up to version
-    11 was the first of the axes that are taken together.
+    Where the default of an attribute has changed, so has its meaning: ``axis`` of Softmax, which up to
+    version 11 was the first of the axes that are taken together.
     """
     newest = onnx.defs.get_schema(schema.name, schema.domain).attributes
     pairs = [(own, newest[name]) for name, own in schema.attributes.items() if name in newest]
