@@ -57,9 +57,7 @@ def _check(
 ) -> None:
     schema = onnx.defs.get_schema(node.op_type, versions.get(node.domain, 1), node.domain)
     if not _means_the_same(schema):
-        raise ValueError(
-            f"{node.op_type} of version {schema.since_version} is another operator than today's"
-        )
+        raise ValueError(f"{node.op_type} of version {schema.since_version} is another operator than today's")
     types = {name: _info(name, array).type for name, array in given.items()}
     data = {n: onnx.numpy_helper.from_array(a, n) for n, a in given.items() if a.size <= _SHOWN}
     found = onnx.shape_inference.infer_node_outputs(schema, node, types, data, None, list(opsets))
