@@ -114,7 +114,7 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
 
 
 def check_loops(proto: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError for a Loop that is sure to run for days, or one that no single number steers, or an If."""
+    """Raise ModelError for a Loop that is sure to run for days, or a Loop or If that no single number steers."""
     for graph in _graphs(proto):
         known = _constants(graph)
         for node in graph.node:
@@ -122,8 +122,8 @@ def check_loops(proto: onnx.ModelProto, where: str) -> None:
             for name in node.input[:steering]:
                 if name in known and math.prod(known[name].dims) != 1:
                     raise ModelError(
-                        f"{where} is broken: {name!r}, which steers node {node.name!r} ({node.op_type}), is no "
-                        "single number; export it again"
+                        f"{where} is broken: {name!r}, which steers node {node.name!r} ({node.op_type}), is "
+                        "no single number; export it again"
                     )
             if steering == 2 and _is_endless(node, known):
                 raise ModelError(
