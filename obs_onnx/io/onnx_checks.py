@@ -115,23 +115,35 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
 
 
 def check_loops(proto: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError for a Loop that is sure to run for days: nobody could run the model."""
+    """Raise ModelError for a Loop that is sure to run for days, or a Loop or If that no single number steers."""
     for graph in _graphs(proto):
-        known = {tensor.name: tensor for tensor in graph.initializer}
+        known = _constants(graph)
         for node in graph.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if attribute.HasField("t"):
-                    known[node.output[0]] = attribute.t
-                elif attribute.name == "value_int":
-                    known[node.output[0]] = onnx.helper.make_tensor(
-                        "n", onnx.TensorProto.INT64, [], [attribute.i]
+            steering = {"Loop": 2, "If": 1}.get(node.op_type, 0) if not node.domain else 0
+            for name in node.input[:steering]:
+                if name in known and math.prod(known[name].dims) != 1:
+                    raise ModelError(
+                        f"{where} is broken: {name!r}, which steers node {node.name!r} ({node.op_type}), is "
+                        "no single number; export it again"
                     )
-        for node in graph.node:
-            if node.op_type == "Loop" and not node.domain and _is_endless(node, known):
+            if steering == 2 and _is_endless(node, known):
                 raise ModelError(
                     f"{where} cannot be run: node {node.name!r} (Loop) ends only after more than "
                     f"{_MOST_ROUNDS} rounds"
                 )
+
+
+def _constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Initializers, and what Constant nodes hold as a tensor or an integer, by name."""
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        for attribute in node.attribute if node.op_type == "Constant" else ():
+            if attribute.HasField("t"):
+                known[node.output[0]] = attribute.t
+            elif attribute.name == "value_int":
+                kind = onnx.TensorProto.INT64
+                known[node.output[0]] = onnx.helper.make_tensor("n", kind, [], [attribute.i])
+    return known
 
 
 def _is_endless(node: onnx.NodeProto, known: Mapping[str, onnx.TensorProto]) -> bool:

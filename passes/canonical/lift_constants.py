@@ -65,9 +65,11 @@ def _tensor_of(node: ir.Node) -> ir.TensorProtocol | None:
     if kind == "value":
         return named(attribute.as_tensor(), name)
     if kind in ("value_float", "value_floats"):
-        return ir.Tensor(np.array(value, dtype=np.float32), name=name)
+        numbers = attribute.as_float() if kind == "value_float" else attribute.as_floats()
+        return ir.Tensor(np.array(numbers, dtype=np.float32), name=name)
     if kind in ("value_int", "value_ints"):
-        return ir.Tensor(np.array(value, dtype=np.int64), name=name)
+        counts = attribute.as_int() if kind == "value_int" else attribute.as_ints()
+        return ir.Tensor(np.array(counts, dtype=np.int64), name=name)
     if kind in ("value_string", "value_strings"):
         texts = [value] if kind == "value_string" else list(value)
         data = [text.encode() if isinstance(text, str) else bytes(text) for text in texts]

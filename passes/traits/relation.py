@@ -80,7 +80,7 @@ class Graph:
             shape = self.concrete.shapes.get(value)
             if shape is None:
                 return None
-            constant = self.concrete.holds(value) and not value.is_graph_output()
+            constant = self.concrete.holds(value) and not value.is_graph_output() and 0 not in shape
             self.labels[value] = [self.atoms.fresh(n) if constant else fixed(n) for n in shape]
         return self.labels[value]
 

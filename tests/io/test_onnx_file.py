@@ -336,3 +336,11 @@ def test_an_output_without_a_type_gets_the_one_that_follows(proto, tmp_path):
     model = load_model(store(proto, tmp_path))
     assert model.graph.outputs[0].dtype == ir.DataType.FLOAT
     onnx.checker.check_model(ir.to_proto(model))
+
+
+@pytest.mark.parametrize("name", ["n", "c"])
+def test_loops_are_steered_by_single_numbers(make_proto, tmp_path, name):
+    body = (LOOP % (3, "n", "c", "k2 = Identity(k)")).replace(f"{name} = Constant", "unused = Constant")
+    path = store(make_proto(body, {name: np.ones(0, np.int64 if name == "n" else bool)}), tmp_path)
+    with pytest.raises(ModelError, match=f"'{name}', which steers node '' .Loop., is no single number"):
+        load_model(path)

@@ -147,3 +147,10 @@ def test_what_makes_no_sense_is_not_written_out(make_model, body: str, operator:
     model = make_model(f"g (float[2,4,5,5] x) => (y) {{ {body} }}", arrays)
     Decompose().call(model)
     assert operator in operators(model)
+
+
+def test_a_constant_of_another_type_is_no_constant(make_model) -> None:
+    model = make_model("g () => (int64 y) { n = Constant<value_int=3>()  y = Neg(n) }")
+    model.graph[0].attributes["value_int"] = ir.AttrFloat32("value_int", 3.0)
+    with pytest.raises(ModelError, match=r"node '.*' .Constant. is not what its operator expects"):
+        canonicalize(model)

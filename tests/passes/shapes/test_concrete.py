@@ -177,3 +177,11 @@ def test_absurd_sizes_are_not_known(make_model) -> None:
     model = make_model("g (float[9223372036854775807,3] x) => (y) { y = Relu(x) }")
     assert not concretize(model).shapes
     couple(canonicalize(model))
+
+
+def test_an_axis_of_a_tensor_without_elements_is_no_channel(make_model) -> None:
+    w = np.zeros((2**28, 0), np.float32)
+    tracemalloc.start()
+    assert not couple(make_model("g (float[N,0] x) => (y) { y = Gemm<transB=1>(x, w) }", {"w": w})).groups
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
