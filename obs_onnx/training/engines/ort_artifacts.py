@@ -225,6 +225,7 @@ def _quiet() -> Iterator[None]:
 def _reason(error: BaseException) -> str:
     """The message without the place in the package's sources."""
     line = first_line(error)
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]  # the place alone may be long
     tail = re.sub(r"^/\S+:\d+ .*?(was false\.|\[ONNXRuntimeError\] : \d+ : \w+ :) *", "", line)
     return tail or "a node lacks an input that the gradient needs"
 
