@@ -28,7 +28,7 @@ from obs_onnx.passes.autodiff.optimizers import FOOF, SGD, Adam, AdamW, Optimize
 from obs_onnx.passes.canonical.elementary import Elementary
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
-from obs_onnx.runtimes.onnxruntime import OrtRuntime, first_line, import_onnxruntime
+from obs_onnx.runtimes.onnxruntime import OrtRuntime, import_onnxruntime
 from obs_onnx.training.engines.registry import TRAINERS
 
 __all__ = [
@@ -224,7 +224,6 @@ def _quiet() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """The message without the place in the package's sources."""
-    line = first_line(error)
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]  # the place alone may be long
     tail = re.sub(r"^/\S+:\d+ .*?(was false\.|\[ONNXRuntimeError\] : \d+ : \w+ :) *", "", line)
     return tail or "a node lacks an input that the gradient needs"
