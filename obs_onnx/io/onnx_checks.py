@@ -115,7 +115,7 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
 
 
 def check_loops(proto: onnx.ModelProto, where: str) -> None:
-    """Raise ModelError for a Loop that is sure to run for days, or one (or an If) without a number to steer it."""
+    """Raise ModelError for a Loop that is sure to run for days, or one or an If that no number steers."""
     for graph in _graphs(proto):
         known = _constants(graph)
         for node in graph.node:
