@@ -30,6 +30,8 @@ _SKIPS = {
     "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
 }
 
+_SKIP_EPSILON = 1e-12  # where the node says none
+
 _KINDS = ir.DataType
 _WIDER = {
     **dict.fromkeys((_KINDS.BOOL, _KINDS.INT8, _KINDS.INT16, _KINDS.UINT16), _KINDS.INT32),
@@ -85,7 +87,8 @@ def _unfuse(names: Names, node: ir.Node) -> None:
     total = write.op("Add", [x, skip])
     if bias and bias[0] is not None:
         total = write.op("Add", [total, bias[0]])
-    attributes = [ir.AttrInt64("axis", -1), *(a for a in node.attributes.values() if a.name == "epsilon")]
+    epsilon = node_facts.float_attribute(node, "epsilon", _SKIP_EPSILON)
+    attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)]
     take_over(names, node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
     if len(node.outputs) > 3:
         take_over(names, node.outputs[3], total)

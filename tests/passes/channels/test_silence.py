@@ -148,3 +148,24 @@ def test_statistics_of_a_normalization_are_those_of_what_stays(index: int) -> No
     mean, deviation = t.mean(-1, keepdims=True), np.sqrt(t.var(-1, keepdims=True) + 0.5)
     expected = (t - mean) / deviation @ v[KEEP] * (mean if index == 1 else 1 / deviation)
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("epsilon", [None, 0.3])
+def test_skip_normalization_has_an_epsilon_of_its_own(epsilon: float | None) -> None:
+    """Where the node says none, it is 1e-12, not that of other normalizations."""
+    nodes = [node("MatMul", "x w", "h"), node("SkipLayerNormalization", "h h scale shift", "n")]
+    nodes[1].domain = "com.microsoft"
+    if epsilon is not None:
+        nodes[1].attribute.append(onnx.helper.make_attribute("epsilon", epsilon))
+    v, scale = normal(5, 2), normal(5)
+    w = normal(4, 5) * np.float32(1e-3)  # so small that epsilon counts
+    weights = {"w": w, "scale": scale, "shift": np.zeros(5, np.float32), "v": v}
+    proto = model([*nodes, node("MatMul", "n v", "y")], weights, x=("N", 4))
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    coupling = found(proto)
+    (group,) = (group for group in coupling.groups if group.n == 5)
+    x = normal(3, 4)
+    t = 2 * (x @ w)[:, KEEP].astype(np.float64)
+    n = (t - t.mean(-1, keepdims=True)) / np.sqrt(t.var(-1, keepdims=True) + (epsilon or 1e-12))
+    y = run(silence(coupling.model, {group.id: KEEP}, coupling), x)
+    np.testing.assert_allclose(y, n * scale[KEEP] @ v[KEEP], rtol=1e-3, atol=1e-4)
