@@ -104,6 +104,8 @@ def _fix_open(done: Relation, said: Relation, before: tuple[int, int]) -> None:
     for slot in done.asked:
         for labels, own in zip(done.axes(slot), said.axes(slot), strict=True):
             atoms = graph.atoms.resolve(own)
+            if not atoms.shape[1]:  # of any length
+                continue
             read[atoms] = True
             if not (right := known[atoms].all(1)).all():
                 done.fix(labels[~right], f"nothing is known about what {key(node)} does along this axis")

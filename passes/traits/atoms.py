@@ -21,7 +21,7 @@ __all__ = ["Atoms", "Labels", "fixed", "is_joined", "is_repeated", "joined", "pr
 
 Labels = NDArray[np.int32]
 
-_MOST = 1 << 25  # elements of an axis that is merged from others
+_MOST = 1 << 25  # atoms of a model, and elements of an axis that is merged from others
 
 
 def fixed(n: int) -> Labels:
@@ -93,8 +93,8 @@ class Atoms:
         self._families = 0
 
     def fresh(self, n: int) -> Labels:
-        """``n`` elements that may die independently; a single element never dies."""
-        if n <= 1:
+        """``n`` elements that may die independently; a single one never dies, nor do too many to be told."""
+        if n <= 1 or self.count + n > _MOST:
             return fixed(n)
         first, self.count = self.count, self.count + n
         while self.count > len(self.family):

@@ -153,8 +153,10 @@ class Relation:
 
         In an axis of varying size nothing may lie before what can go: other sizes would move it.
         """
+        if not self.dynamic(slot, axis):
+            return True
         free = np.flatnonzero((self.atoms.resolve(self.axes(slot)[axis]) != 0).any(1))
-        return not self.dynamic(slot, axis) or np.array_equal(free, np.arange(len(free)))
+        return np.array_equal(free, np.arange(len(free)))
 
     def constant(self, slot: int) -> Array | None:
         """The array of input ``slot`` when it is the same in every run, else None."""

@@ -135,3 +135,10 @@ class TestVaryingSizes:
         assert not is_joined(product([tokens, channels]))
         assert not is_joined(joined([channels, channels, tokens]))
         assert not is_joined(channels)
+
+
+def test_more_elements_than_can_be_told_apart_never_die() -> None:
+    atoms = Atoms()
+    assert atoms.fresh(2**45).shape == (2**45, 0)
+    assert atoms.count == 1
+    assert atoms.fresh(3).shape == (3, 1)
