@@ -326,14 +326,15 @@ class TestOtherCommands:
 
 
 @pytest.mark.parametrize("arguments", [[], *([name] for name in main.commands)])
-def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
     code = (
         "import sys, obs_onnx.cli\n"
         f"try: obs_onnx.cli.main([*{arguments}, '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "print([m for m in ('numpy', 'scipy', 'onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
     if not arguments:
         for command in ("prune", "inspect", "bench", "eval"):

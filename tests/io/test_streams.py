@@ -75,5 +75,6 @@ def test_what_the_output_goes_to_gets_more(tmp_path: Path, place: str) -> None:
         subprocess.run([sys.executable, "-c", code], cwd=tmp_path, stdout=out, check=True)
     assert listed(tmp_path) == {"out": "first\nsecond\nthird\n"}
     if place != "out":
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code]
+        found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
         assert found.stdout == "first\nsecond\nthird\n"

@@ -33,7 +33,8 @@ def test_its_files_can_be_imported_where_the_project_is_missing(tmp_path) -> Non
 def test_a_copy_is_a_worker(tmp_path) -> None:
     copy = tmp_path / "worker.py"
     command = [sys.executable, "-m", "obs_onnx.runtimes.command"]
-    copy.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    written = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+    copy.write_text(written)
     assert copy.read_text() == bundle()
     model, feed = nets.mlp().SerializeToString(), {"x": nets.data(0, 3, 12)}
     with open_runtime(f"command:{shlex.join([sys.executable, str(copy)])}", threads=1) as there:
