@@ -124,6 +124,7 @@ EMPTY = f"{BODY.replace('y =', 'q =')}  e = Concat<axis=0>(none, some)  y = Mul(
 MASKED = f"{BODY.replace('y =', 'q =')}  y = Where(mask, q, low)"
 ODD: dict[str, Callable[[], onnx.ModelProto]] = {
     "IR 3, initializers are inputs": lambda: model(change=initializers_are_inputs, ir_version=3),
+    "IR 3, initializers are no inputs": lambda: model(ir_version=3),
     "IR 10, initializers are inputs": lambda: model(change=initializers_are_inputs),
     "batch of -1": lambda: model(change=declared(-1)),
     "fixed batch": lambda: model(change=declared(4)),

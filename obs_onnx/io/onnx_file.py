@@ -131,6 +131,8 @@ def from_proto(
             model.graph.sort()
         _undeclare(model)
         model.graph.name = model.graph.name or "model"  # which the checker wants, as it does types of outputs
+        if model.ir_version < 4:  # where every initializer is an input
+            model.graph.inputs.extend(v for v in model.graph.initializers.values() if not v.is_graph_input())
         if any(output.type is None for output in model.graph.outputs):
             InferShapes().call(model)
         for output in model.graph.outputs:
