@@ -187,9 +187,12 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
+        if inputs.front.runs:
+            models = [inputs.original, *(one.result.model for one in candidates)]
+        else:
+            models = [inputs.model, *(one.attempt.model for one in candidates)]
         feed = timing_feed(calibrated.data.held_out, calibrated.dense.session.inputs, options.batch)
-        return bench(models, inputs.target, feed=dict(feed), seconds=options.seconds)
+        return bench([*map(serialize, models)], inputs.target, feed=dict(feed), seconds=options.seconds)
 
 
 def _ranked(

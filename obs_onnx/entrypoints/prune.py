@@ -83,7 +83,7 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     int8 = None
     if options.quantize is not None:
-        int8 = Int8.of(inputs.runtime, inputs.model, plan.model, calibrated.data.fit)
+        int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
@@ -102,8 +102,8 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if destination is not None:
         with recorder.stage("write"):
             _write(proven, quantized, destination, options.custom_domains)
-    found = report(run, best, destination, quantized, recorder)
-    return Pruned(best.model, found, None if quantized is None else quantized.model)
+    found = report(run, proven.result, destination, quantized, recorder)
+    return Pruned(proven.result.model, found, None if quantized is None else quantized.complete)
 
 
 def _write(
@@ -117,4 +117,4 @@ def _write(
         if proven.result.keep is not None:
             write_json(keep_path(destination), proven.result.keep, files)
         if quantized is not None:
-            save_model(quantized.model, int8_path(destination), quantized.check_file, files)
+            save_model(quantized.complete, int8_path(destination), quantized.check_file, files)

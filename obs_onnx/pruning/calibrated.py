@@ -30,6 +30,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.front import Front
 
 __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -107,6 +108,7 @@ class Calibrated:
         data: to learn from and to measure on.
         budget: what measuring may take.
         measure: damage that allocation minimises, see :class:`obs_onnx.evaluation.output_damage.Damage`.
+        front: where the model was cut.
         stopwatch: times models where latency is wanted.
     """
 
@@ -114,6 +116,7 @@ class Calibrated:
     data: CalibrationData
     budget: Budget
     measure: str
+    front: Front
     stopwatch: Stopwatch | None = None
 
     def cost_note(self, what: str, parts: int) -> str:
@@ -156,7 +159,7 @@ def calibrate(
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
     accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
-    notes = list(data.notes)
+    notes = [*inputs.front.notes, *data.notes]
     for feed in (next(iter(data.fit)), data.first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
@@ -167,13 +170,15 @@ def calibrate(
     stopwatch, effort = None, EFFORTS[options.effort]
     if targets.timed:
         feed = timing_feed(data.held_out, session.inputs, options.batch)
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
+        whole = inputs.original if inputs.front.runs else inputs.model
+        stopwatch = Stopwatch(inputs.target, where, whole, feed, options.round_to, effort.widths)
     loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
         Budget(effort, activation_budget(options.memory)),
         choose_measure(loss, answer),
+        inputs.front,
         stopwatch,
     )
 

@@ -67,7 +67,7 @@ def measured_points(
     """The dense model and all candidates, measured."""
     dense, sample = calibrated.dense, calibrated.data.sample
     demands = [dense.cost, *(measured(dense.runtime, c.attempt.model, sample) for c in candidates)]
-    models = [inputs.model, *(c.result.model for c in candidates)]
+    models = [inputs.original, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]
     known = qualities[0] if qualities else Evaluation(0)
     itself = Evaluation(

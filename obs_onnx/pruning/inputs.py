@@ -10,6 +10,7 @@ import onnx_ir as ir
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["Inputs", "load"]
 
@@ -19,18 +20,28 @@ class Inputs:
     """A model as it came in, and where it runs.
 
     Attributes:
-        model: not changed.
+        front: the model, and what of it is pruned and measured; not changed.
         name: for people.
         path: its file, or None.
         runtime: where models are calibrated and judged.
         target: where latency counts.
     """
 
-    model: ir.Model
+    front: Front
     name: str
     path: Path | None
     runtime: Runtime
     target: Runtime
+
+    @property
+    def model(self) -> ir.Model:
+        """What is pruned and measured."""
+        return self.front.model
+
+    @property
+    def original(self) -> ir.Model:
+        """The model as it came in."""
+        return self.front.original
 
 
 def load(model: ModelLike, options: SearchOptions) -> Inputs:
@@ -39,7 +50,7 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     Raises:
         ModelError, OptionError, MissingRuntimeError: bad input.
     """
-    original, name, path = open_model(model, options.custom_domains)
+    original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
-    target = open_runtime(*given)
-    return Inputs(original, name, path, calibration_runtime(*given), target)
+    target, here = open_runtime(*given), calibration_runtime(*given)
+    return Inputs(find_front(here, original, options.cut), name, path, here, target)

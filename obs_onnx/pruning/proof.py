@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -15,7 +15,7 @@ from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.decisions import decided_outputs
-from obs_onnx.verification.written_model import check_batches, check_model
+from obs_onnx.verification.written_model import check_batches, check_model, check_rest
 
 __all__ = ["Proven", "verify"]
 
@@ -27,9 +27,9 @@ class Proven(Generic[A_co]):
     """A result that loads and runs.
 
     Attributes:
-        result: which one.
+        result: which one; its model is complete.
         calibrated: what it was checked with.
-        expected: its outputs for the first batch of held-out data.
+        expected: outputs of the part that is measured, for the first batch of held-out data.
         outputs: those of the dense model.
     """
 
@@ -40,17 +40,20 @@ class Proven(Generic[A_co]):
 
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
-        runtime, first = self.calibrated.dense.runtime, self.calibrated.data.first
+        dense, first, front = self.calibrated.dense, self.calibrated.data.first, self.calibrated.front
 
         def check(written: Path) -> None:
-            again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            check_model(runtime, again, first, self.expected, self.outputs)
+            model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
+            again = runnable(dense.runtime, front.part(model))[0]
+            check_model(dense.runtime, again, first, self.expected, self.outputs)
+            if front.runs and front.cut is not None and not self.result.copied:
+                check_rest(dense.runtime, front.cut, model, first, self.expected)
 
         return check
 
 
 def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
-    """Check that the model of a result loads, runs, and takes batches as the dense one does.
+    """Check that the model of a result loads, runs, and takes batches as the dense one does; and complete it.
 
     Raises:
         VerificationError: it does not.
@@ -61,4 +64,5 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         expected, outputs = session.run(first), dense.session.run(first)
         check_model(dense.runtime, model, first, expected, outputs)
         check_batches(dense.session, session, first, decided_outputs(model))
-    return Proven(result, calibrated, expected, outputs)
+        whole = replace(result, model=calibrated.front.complete(result.model))
+    return Proven(whole, calibrated, expected, outputs)

@@ -53,7 +53,7 @@ class Run:
     def dense_figures(self) -> Figures:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
-        return figures(inputs.model, inputs.path, dense.accuracy, dense.cost, self.plan.leaves_zeros)
+        return figures(inputs.original, inputs.path, dense.accuracy, dense.cost, self.plan.leaves_zeros)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
@@ -114,13 +114,13 @@ def report(
     timing, late = None, []
     if (run.options.latency or run.targets.timed) and not result.copied:
         with recorder.stage("latency"):
-            timing = _time(run, result.model)
+            timing = _time(run, result)
             before, after = timing.added(before, after)
             late = _late(run.targets, result, timing.ratio)
     combinations: tuple[Combination, ...] = ()
     if quantized is not None:
         with recorder.stage("compare"):
-            combinations = _combinations(run, result.model, quantized)
+            combinations = _combinations(run, result.attempt.model, quantized)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
@@ -167,13 +167,15 @@ class _Timing:
         )
 
 
-def _time(run: Run, pruned: ir.Model) -> _Timing:
+def _time(run: Run, result: Finished[Attempt]) -> _Timing:
     """Both models timed, on real data where latency is a target, else on random data."""
     runtime, batch, feed = run.inputs.target, run.options.batch, None
     if run.targets.timed:
         feed = timing_feed(run.calibrated.data.held_out, run.calibrated.dense.session.inputs, batch)
-    models = [serialize(run.inputs.model), serialize(pruned)]
-    result = bench(models, runtime, batch=batch, feed=feed, seconds=1.0)
+    models = [run.inputs.model, result.attempt.model]
+    if run.inputs.front.runs:
+        models = [run.inputs.original, result.model]
+    result = bench([*map(serialize, models)], runtime, batch=batch, feed=feed, seconds=1.0)
     noise = [f"the last measurement of latency is noisy: {'; '.join(result.noise)}"] if result.noisy else []
     before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
     return _Timing(before, after, result.ratios[1], runtime.spec, tuple(noise))

@@ -15,6 +15,7 @@ from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, n
 from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.front import Front
 from obs_onnx.verification.written_model import check_model
 
 __all__ = ["Int8", "Quantized"]
@@ -26,30 +27,32 @@ class Int8:
 
     Attributes:
         where: runtime for calibration and checks.
+        front: where the model was cut.
         source: calibration data.
         dense: the dense model, quantized.
         notes: for the report.
     """
 
     where: Runtime
+    front: Front
     source: Source
     dense: ir.Model
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, where: Runtime, original: ir.Model, dense: ir.Model, source: Source) -> Int8:
+    def of(cls, where: Runtime, front: Front, dense: ir.Model, source: Source) -> Int8:
         """Quantize the dense model, so that whatever is in the way shows before anything costly starts.
 
         Args:
             where: runtime for calibration and checks.
-            original: the model as it came in.
-            dense: the same in the form that is calibrated.
+            front: the model as it came in, and what of it is measured.
+            dense: the latter in the form that is calibrated.
             source: calibration data.
 
         Raises:
             OptionError, MissingRuntimeError, ModelError: it cannot be quantized.
         """
-        if uses_bfloat16(original):
+        if uses_bfloat16(front.original):
             raise OptionError(
                 f"{named('quantize', 'int8')} needs float32, and this model is bfloat16: "
                 "give the float32 model"
@@ -60,7 +63,7 @@ class Int8:
             raise ModelError(
                 f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
             )
-        return cls(where, source, quantized, notes)
+        return cls(where, front, source, quantized, notes)
 
     def quantize(self, model: ir.Model) -> Quantized:
         """The pruned model, quantized and checked.
@@ -74,7 +77,7 @@ class Int8:
         feed = next(iter(self.source))
         expected = self.where.session(serialize(quantized)).run(feed)
         check_model(self.where, quantized, feed, expected)
-        return Quantized(quantized, self.dense, self.notes, self.where, feed, expected)
+        return Quantized(quantized, self.dense, self.front, self.notes, self.where, feed, expected)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Quantized:
     Attributes:
         model: the pruned one, quantized.
         dense: the dense one, quantized.
+        front: where both were cut.
         notes: for the report.
         runtime: where both run.
         feed, expected: a batch of data, and the outputs of ``model``.
@@ -91,10 +95,16 @@ class Quantized:
 
     model: ir.Model
     dense: ir.Model
+    front: Front
     notes: tuple[str, ...]
     runtime: Runtime
     feed: Values
     expected: Values
+
+    @property
+    def complete(self) -> ir.Model:
+        """The pruned one, quantized, with what lies behind it."""
+        return self.front.complete(self.model)
 
     def check_file(self, written: Path) -> None:
         """Check that a written file loads, and does what the quantized model does.
@@ -102,7 +112,8 @@ class Quantized:
         Raises:
             VerificationError: it does not.
         """
-        check_model(self.runtime, load_model(written), self.feed, self.expected)
+        model = load_model(written, custom_domains=None if self.front.foreign else ())
+        check_model(self.runtime, self.front.part(model), self.feed, self.expected)
 
 
 def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:

@@ -19,7 +19,7 @@ _TABLE = {
     "Scan": _NONE,
     "SequenceMap": _NONE,
     **dict.fromkeys(_RANDOM.split(), _SOURCE),
-    "Multinomial": Op(random=True),
+    "Multinomial": Op(random=True, chooses=True),
 }
 
 TABLE = differentiable(_TABLE, {**RULES, nothing: f"{_RANDOM} Multinomial"})

@@ -42,6 +42,7 @@ class Op:
         learnt: positions of other inputs that training changes: scales, shifts, slopes, recurrent weights.
         decides: the outputs are decisions on numbers (an index, a comparison, a rounded number), which a
             difference as small as one of rounding can turn into others.
+        chooses: these decisions say which elements there are, and how many: an index, the largest ones.
         idempotent: applied to its own result with the same parameters, it changes nothing.
         view: the output is the first input in another shape, so that it needs no memory of its own.
         shape_only: the outputs depend on the shapes of the inputs alone.
@@ -61,6 +62,7 @@ class Op:
     biases: tuple[int, ...] = ()
     learnt: tuple[int, ...] = ()
     decides: bool = False
+    chooses: bool = False
     idempotent: bool = False
     view: bool = False
     shape_only: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import Stopwatch
 from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.front import Front
 
 __all__ = ["DenseCosts"]
 
@@ -21,22 +23,27 @@ __all__ = ["DenseCosts"]
 class DenseCosts:
     """The dense model as the measure of what smaller ones cost.
 
+    What counts in runs is that of the part that is measured; what counts in files is that of all of it.
+
     Attributes:
         dense: the model.
+        front: where it was cut.
         sample: that runs are counted on.
         file_bytes: size of its file.
         stopwatch: times models where latency is wanted.
     """
 
     dense: DenseModel
+    front: Front
     sample: Values
     file_bytes: int
     stopwatch: Stopwatch | None
 
-    @property
+    @cached_property
     def measured(self) -> Measured:
         """The dense model as it is."""
-        return Measured(self.dense.model, self.dense.cost, self.file_bytes, self.stopwatch)
+        whole = self.front.complete(self.dense.model)
+        return Measured(whole, self.dense.cost, self.file_bytes, self.stopwatch)
 
     def whole(self, target: Target) -> float:
         """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""
@@ -60,7 +67,8 @@ class DenseCosts:
     def of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs, as that is reckoned."""
         dense = self.measured
-        found = Measured(small, measured(self.dense.runtime, small, self.sample))
+        run, whole = measured(self.dense.runtime, small, self.sample), self.front.complete(small)
+        found = Measured(whole, run, timed=whole if self.front.runs else small)
         return {
             name: one.model_cost.measure(found) if one.additive else one.model_cost.share(found, dense)
             for name, one in costs().items()

@@ -74,7 +74,9 @@ class ChannelPlan:
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
         """What rounds of removing channels start from."""
-        costs = DenseCosts(calibrated.dense, calibrated.data.sample, self.file_bytes, calibrated.stopwatch)
+        costs = DenseCosts(
+            calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
+        )
         return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
 
     def search(
@@ -148,7 +150,7 @@ class ChannelStrategy:
         path = inputs.path
         return ChannelPlan(
             original=inputs.model,
-            file_bytes=path.stat().st_size if path else len(serialize(inputs.model)),
+            file_bytes=path.stat().st_size if path else len(serialize(inputs.original)),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),
