@@ -26,10 +26,10 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
     check_files(model, asked, json_path=json_path)
     for path in (model, asked.against):
         if path is not None:
-            io.load_model(path, custom_domains=asked.custom_domains)
+            io.load_model(path, custom_domains=None if asked.against else asked.custom_domains)
     where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
     result = obs_onnx.evaluate(
-        model, asked.data, labels_key=asked.labels, against=asked.against, runtime=where
+        model, asked.data, labels_key=asked.labels, against=asked.against, runtime=where, cut=asked.cut
     )
     report.print_evaluation(result.to_json())
     if json_path:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
+import onnx_ir as ir
+
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.passes.errors import boundary
+from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
+from obs_onnx.passes.canonical.canonicalize import plain
+from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
+from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
+
+_FILES = (bytes, str, PathLike)
 
 
 def evaluate(
@@ -22,9 +29,13 @@ def evaluate(
     against: ModelSource | Session | None = None,
     runtime: Runtime | None = None,
     batch_size: int = 32,
+    cut: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Run a model over data, and measure.
+
+    Two models are compared in front of the decisions in which the reference ends, where both have these
+    places.
 
     Args:
         model: a file, its bytes, or a session.
@@ -33,22 +44,49 @@ def evaluate(
         against: the reference for ``output_error`` and ``agreement``.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.
+        cut: values of both models at which they are compared instead; see
+            :func:`obs_onnx.verification.front.find_front`.
         progress: called with the number of batches done.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: see :mod:`obs_onnx.passes.errors`.
     """
-
-    def load(given: ModelSource | Session) -> Session:
-        nonlocal runtime
-        if not isinstance(given, (bytes, str, PathLike)):
-            return given
-        runtime = runtime or open_runtime()
-        return runtime.session(given)
-
     with boundary("the model cannot be evaluated"):
-        session = load(model)
+        if isinstance(model, _FILES) or isinstance(against, _FILES):
+            runtime = runtime or open_runtime()
+        parts: tuple[ModelSource | Session, ModelSource | Session | None] = (model, against)
+        if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
+            parts = _parts(runtime, model, against, cut)
+        elif cut:
+            raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
+        session, reference = (_open(one, runtime) for one in parts)
+        assert session is not None
         source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
-        return evaluate_sessions(
-            session, source, None if against is None else load(against), progress=progress
-        )
+        return evaluate_sessions(session, source, reference, progress=progress)
+
+
+def _open(given: ModelSource | Session | None, runtime: Runtime | None) -> Session | None:
+    if given is None or not isinstance(given, _FILES):
+        return given
+    assert runtime is not None
+    return runtime.session(given)
+
+
+def _parts(
+    runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str]
+) -> tuple[ModelSource, ModelSource]:
+    """What of both models is compared: all, or what lies in front of the reference's last decisions."""
+    small, dense = (plain(_read(one)) for one in (model, against))
+    front = find_front(runtime, dense, cut)
+    if front.cut is None or not (front.is_in(small) or cut or front.foreign):
+        return model, against
+    part = front.part(small, "the model")
+    return serialize(part), serialize(front.model)
+
+
+def _read(model: ModelSource) -> ir.Model:
+    if not isinstance(model, bytes):
+        return load_model(model, custom_domains=None)
+    if (proto := parse(model)) is None:
+        raise ModelError("the bytes of the model are no ONNX model, or truncated")
+    return from_proto(proto, custom_domains=None)

@@ -28,7 +28,7 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
     Raises:
         ModelError: see :func:`obs_onnx.io.onnx_file.load_model`.
     """
-    model = load_model(path, custom_domains=custom_domains)
+    model = load_model(path, custom_domains=None)
     with boundary(f"{path} cannot be analysed"):
         return _inspected(str(path), model)
 

@@ -37,6 +37,7 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget
+from obs_onnx.verification.front import find_front
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -152,9 +153,10 @@ class Scorer:
     """
 
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
-        original, self._name, path = open_model(model, options.custom_domains)
+        original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
-        dense, copied = runnable(where, prepare(original))
+        front = find_front(where, original, options.cut)
+        dense, copied = runnable(where, prepare(front.model))
         self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:
             raise OptionError(
@@ -186,6 +188,7 @@ class Scorer:
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (
+            *front.notes,
             *source.notes,
             *infinite,
             *(() if source.has_labels else (unlabelled,)),

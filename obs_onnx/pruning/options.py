@@ -19,9 +19,9 @@ __all__ = [
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
+    "MeasuredAt",
     "Memory",
     "ModeOptions",
-    "Places",
     "Protected",
     "Regularized",
     "RunOptions",
@@ -174,7 +174,7 @@ class Shown(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Places(Options, title="Measuring"):
+class MeasuredAt(Options, title="Measuring"):
     """Where a model is measured."""
 
     cut: Sequence[str] = option(
@@ -189,7 +189,7 @@ class Places(Options, title="Measuring"):
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     DataOptions,
-    Places,
+    MeasuredAt,
     ChoiceOptions,
     SolverOptions,
     EffortOptions,

@@ -175,10 +175,10 @@ def _time(run: Run, result: Finished[Attempt]) -> _Timing:
     models = [run.inputs.model, result.attempt.model]
     if run.inputs.front.runs:
         models = [run.inputs.original, result.model]
-    result = bench([*map(serialize, models)], runtime, batch=batch, feed=feed, seconds=1.0)
-    noise = [f"the last measurement of latency is noisy: {'; '.join(result.noise)}"] if result.noisy else []
-    before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
-    return _Timing(before, after, result.ratios[1], runtime.spec, tuple(noise))
+    timed = bench([*map(serialize, models)], runtime, batch=batch, feed=feed, seconds=1.0)
+    noise = [f"the last measurement of latency is noisy: {'; '.join(timed.noise)}"] if timed.noisy else []
+    before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in timed.latencies)
+    return _Timing(before, after, timed.ratios[1], runtime.spec, tuple(noise))
 
 
 def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:

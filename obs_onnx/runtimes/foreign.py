@@ -1,4 +1,5 @@
-"""Operators that a runtime does not have: plugins of another runtime, custom operators without their library."""
+"""Operators that a runtime does not have: plugins of another runtime, custom operators without their
+library."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.canonical.cut import Cut, cut, has_weights, learns
-from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.ops import key, lookup
@@ -60,9 +60,29 @@ class Front:
         """A form of :attr:`model` with what lies behind it."""
         return front if self.cut is None else self.cut.restored(front)
 
-    def part(self, whole: ir.Model) -> ir.Model:
-        """Of a form of the model in which the places have their names, what is pruned and measured."""
-        return whole if self.cut is None else self.cut.front_of(whole)
+    def part(self, whole: ir.Model, of: str = "the model") -> ir.Model:
+        """What of another form of the model is measured; ``of`` is what messages call it.
+
+        Raises:
+            ModelError: it has not all of the places.
+        """
+        if self.cut is None:
+            return whole
+        if missing := self._missing(whole):
+            raise ModelError(
+                f"{of} has no value {missing[0]!r}, at which the other model is measured: "
+                f"name a place that both have with {named('cut')}"
+            )
+        return self.cut.front_of(whole)
+
+    def is_in(self, model: ir.Model) -> bool:
+        """Whether another model has all of the places."""
+        return not self._missing(model)
+
+    def _missing(self, model: ir.Model) -> list[str]:
+        there = {str(value.name) for node in model.graph for value in node.outputs}
+        given = () if self.cut is None else self.cut.front.graph.outputs
+        return [name for value in given if (name := str(value.name)) not in there]
 
     def timed(self, front: ir.Model) -> ir.Model:
         """As much of :meth:`complete` as can be run."""
@@ -74,17 +94,19 @@ class Front:
         if self.cut is None:
             return ()
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
-        behind = f"behind them {_listed(self.decided)} decides" if self.decided else "the rest is put back behind"
+        by = f", on which {_listed(self.decided)} decides," if self.decided else ""
         notes = [
-            f"measured at {', '.join(measured)}: {behind}, and {_listed(self.cut.outputs)} follows; "
-            "multiply-accumulates and memory are counted up to there"
+            f"quality is measured at {', '.join(measured)}{by} and not at {_listed(self.cut.outputs)} behind;
+            " "multiply-accumulates and memory are counted up to there"
         ]
         if self.foreign:
             notes.append(
                 f"not run, and put back as it was: {_listed(self.foreign)}, which the runtime does not know"
             )
         if self.cut.layers:
-            notes.append(f"{len(self.cut.layers)} nodes with weights lie behind and stay: {_listed(self.cut.layers)}")
+            notes.append(
+                f"{len(self.cut.layers)} nodes with weights lie behind and stay: {_listed(self.cut.layers)}"
+            )
         return tuple(notes)
 
 
@@ -98,19 +120,23 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
             them; for an output of the model, at this output.
 
     Raises:
-        OptionError: no value has a name in ``at``, or it lies behind another one or behind what cannot be run.
-        ModelError: nothing in front can be pruned.
+        OptionError: no value has a name in ``at``, or it lies behind another one or behind what cannot be
+        run. ModelError: nothing in front can be pruned.
     """
     whole = plain(model)
     InferShapes().call(whole)
     foreign = foreign_operators(runtime, whole)
     strange = [node for node in whole.graph if any(key(one) in foreign for one in _with_bodies(node))]
     asked = _values(whole, at)
-    first = [*strange, *(use.node for value in asked for use in value.uses() if use.node.graph is whole.graph)]
+    first = [
+        *strange,
+        *(use.node for value in asked for use in value.uses() if use.node.graph is whole.graph),
+    ]
     settled = _behind(whole, first) | set(asked)
     if hidden := [value for value in asked if value in _behind(whole, strange)]:
         raise OptionError(
-            f"{named('cut')} {hidden[0].name}: it lies behind {_text(strange[0])}, which the runtime cannot run"
+            f"{named('cut')} {hidden[0].name}: it lies behind {_text(strange[0])}, which the runtime cannot
+            run"
         )
     decided = list(_last_decisions(whole, settled))
     if not first and not decided:
@@ -129,7 +155,9 @@ def _values(model: ir.Model, names: Iterable[str]) -> list[ir.Value]:
         if name not in made:
             near = difflib.get_close_matches(name, made, 1)
             hint = f"; is it {near[0]!r}?" if near else ""
-            raise OptionError(f"{named('cut')} {name!r}: no node of the model gives a value of this name{hint}")
+            raise OptionError(
+                f"{named('cut')} {name!r}: no node of the model gives a value of this name{hint}"
+            )
     return [made[name] for name in names]
 
 
@@ -148,7 +176,7 @@ def _last_decisions(model: ir.Model, settled: Collection[ir.Value]) -> Iterator[
     An output is chosen where it is not of a floating-point type, or where a node that chooses elements is on
     the way to it. Outputs in ``settled`` do not count.
     """
-    learnt = learns(model)
+    learnt = learns(model)[0]
     reaching = {value for value in model.graph.outputs if value not in settled}
     chosen = {value for value in reaching if not _is_float(value)}
     weighted: set[ir.Value] = set()

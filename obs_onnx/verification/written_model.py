@@ -101,7 +101,8 @@ def check_batches(dense: Session, small: Session, feed: Values, free: Collection
 
 
 def check_rest(runtime: Runtime, cut: Cut, written: ir.Model, feed: Values, front: Values) -> None:
-    """What lies behind the front of a written model gives of equal numbers what it gave before, and all of it runs.
+    """What lies behind the front of a written model gives of equal numbers what it gave before, and all of it
+    runs.
 
     Args:
         runtime: where it runs.
@@ -120,8 +121,12 @@ def check_rest(runtime: Runtime, cut: Cut, written: ir.Model, feed: Values, fron
     for name, y in expected.items():
         drawn = not _same(again[name], y, y)
         if not drawn and not _same(found[name], y, y):
-            raise VerificationError(f"output {name} does not follow from the front as it did in the dense model")
+            raise VerificationError(
+                f"output {name} does not follow from the front as it did in the dense model"
+            )
     try:
         run_feed(open_part(runtime, written.clone()), feed)
     except ModelError as error:
-        raise VerificationError(f"the pruned model does not run with all that lies behind: {error}") from error
+        raise VerificationError(
+            f"the pruned model does not run with all that lies behind: {error}"
+        ) from error

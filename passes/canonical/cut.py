@@ -1,6 +1,7 @@
 """A model in two: the front that is pruned and measured, and the rest that is put back behind it.
 
-What the rest reads of the front are its *places*: names of values that stay the same, whatever the front loses.
+What the rest reads of the front are its *places*: names of values that stay the same, whatever the front
+loses.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Cut:
 
     Attributes:
         whole: the model, without functions and Constant nodes.
-        front: its part that gives ``places`` behind those of its outputs that lie in front; it has all inputs.
+        front: its part that gives ``places`` behind those of its outputs that lie in front; it has all
+            inputs.
         places: values that the rest reads, as far as they follow from weights, in order.
         outputs: of the model that the rest gives.
         layers: weights in the rest, which stay as they are.
@@ -77,8 +79,8 @@ class Cut:
 def cut(model: ir.Model, nodes: Iterable[ir.Node], measured: Collection[str] = ()) -> Cut:
     """Cut a model in front of nodes.
 
-    What the rest needs beside its places follows from the inputs, or from outputs of the front, and is computed
-    in the rest.
+    What the rest needs beside its places follows from the inputs, or from outputs of the front, and is
+    computed in the rest.
 
     Args:
         model: without functions and Constant nodes, with types inferred; it is not changed.
@@ -94,25 +96,19 @@ def cut(model: ir.Model, nodes: Iterable[ir.Node], measured: Collection[str] = (
         if node in rest or any(value in reached for value in reads(node)):
             rest[node] = None
             reached.update(node.outputs)
-    kept = [value for value in model.graph.outputs if value not in reached]
-    asked = set(measured)
-    fresh = learns(model, [*kept, *(v for node in model.graph for v in node.outputs if v.name in asked)])
-    crossing = {value for node in rest for value in reads(node)}
-    places = [
-        value
-        for node in model.graph
-        for value in node.outputs
-        if value not in kept
-        and value not in reached
-        and ((value in crossing and value in fresh) or value.name in asked)
-    ]
+    kept = {value for value in model.graph.outputs if value not in reached}
+    asked = {value for node in model.graph for value in node.outputs if value.name in measured} - reached
+    read = {_moved_from(value, kept | asked) for node in rest for value in reads(node)} - reached
+    met = learns(model, kept | asked | read)[1] | asked
+    places = [value for node in model.graph for value in node.outputs if value in met - kept]
     if untyped := next((value for value in places if value.type is None), None):
         raise ModelError(f"the type of {untyped.name!r} is not known: no model can end there")
-    names = [str(value.name) for value in (*kept, *places)]
+    names = [str(value.name) for value in (*(y for y in model.graph.outputs if y in kept), *places)]
     if not names:
         first = next(iter(rest))
         raise ModelError(
-            f"nothing in front of node {first.name!r} ({key(first)}) follows from weights: nothing can be pruned"
+            f"nothing in front of node {first.name!r} ({key(first)}) follows from weights: nothing can be
+            pruned"
         )
     return Cut(
         model,
@@ -128,16 +124,29 @@ def has_weights(node: ir.Node) -> bool:
     return any(_is_stored(node, index) for index in lookup(node).weights)
 
 
-def learns(model: ir.Model, told: Collection[ir.Value] = ()) -> set[ir.Value]:
-    """Values that follow from what training changes, on a way around ``told``."""
-    found: set[ir.Value] = set()
+def learns(model: ir.Model, told: Collection[ir.Value] = ()) -> tuple[set[ir.Value], set[ir.Value]]:
+    """What follows from stored weights: values on a way around ``told``, and those of ``told`` that are
+    met."""
+    found, met = set[ir.Value](), set[ir.Value]()
     for node in model.graph:
         op = lookup(node)
         own = any(_is_stored(node, index) for index in (*op.weights, *op.learnt))
-        follows = any(value in found for value in reads(node)) and not op.shape_only
+        follows = not op.shape_only and any(value in found for value in reads(node))
         if own or follows or (key(node) not in TABLE and _has_numbers(node)):
-            found.update(value for value in node.outputs if value not in told)
-    return found
+            for value in node.outputs:
+                (met if value in told else found).add(value)
+    return found, met
+
+
+def _moved_from(value: ir.Value, told: Collection[ir.Value]) -> ir.Value:
+    """The value whose elements are those of ``value`` in another order or shape; not from behind ``told``."""
+    node = value.producer()
+    while value not in told and node is not None and (lookup(node).view or key(node) == "Transpose"):
+        source = node_facts.input_of(node, 0)
+        if source is None or source.producer() is None:
+            break
+        value, node = source, source.producer()
+    return value
 
 
 def _is_stored(node: ir.Node, index: int) -> bool:
@@ -156,7 +165,7 @@ def _has_numbers(node: ir.Node) -> bool:
 
 
 def _part(model: ir.Model, outputs: Collection[str]) -> ir.Model:
-    """The part that gives ``outputs``, with all inputs, the unused ones too, and all that is said of the model."""
+    """The part that gives ``outputs``, with all inputs and all that is said of the model."""
     part = extract(model, input_names(model), outputs)
     there = {str(value.name): value for value in part.graph.inputs}
     part.graph.inputs.clear()

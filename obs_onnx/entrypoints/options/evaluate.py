@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from obs_onnx.data.options import LabelName
 from obs_onnx.option import Options, about, option
+from obs_onnx.pruning.options import MeasuredAt
 from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["EvaluateOptions"]
@@ -19,7 +20,7 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Places, LabelName, RuntimeOptions, title="Data"):
+class EvaluateOptions(Places, LabelName, MeasuredAt, RuntimeOptions, title="Data"):
     """Everything that an evaluation can be told."""
 
     against: str | None = option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from obs_onnx.data.options import Labelled
 from obs_onnx.option import Options, about, option
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.pruning.options import Shown
+from obs_onnx.pruning.options import MeasuredAt, Shown
 from obs_onnx.runtimes.options import OperatorOptions
 from obs_onnx.training.options import TrainingOptions
 
@@ -36,7 +36,9 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown, title="Training"):
+class FinetuneOptions(
+    Places, Labelled, MeasuredAt, TrainingOptions, OperatorOptions, Shown, title="Training"
+):
     """Everything that training can be told.
 
     Raises:
