@@ -81,6 +81,7 @@ class Front:
 
     def _missing(self, model: ir.Model) -> list[str]:
         there = {str(value.name) for node in model.graph for value in node.outputs}
+        there |= {*model.graph.initializers, *(str(value.name) for value in model.graph.inputs)}
         given = () if self.cut is None else self.cut.front.graph.outputs
         return [name for value in given if (name := str(value.name)) not in there]
 
@@ -96,8 +97,9 @@ class Front:
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
         by = f", on which {_listed(self.decided)} decides," if self.decided else ""
         notes = [
-            f"quality is measured at {', '.join(measured)}{by} and not at {_listed(self.cut.outputs)} behind;
-            " "multiply-accumulates and memory are counted up to there"
+            f"quality is measured at {', '.join(measured)}{by} "
+            f"and not at {_listed(self.cut.outputs)} behind; "
+            "multiply-accumulates and memory are counted up to there"
         ]
         if self.foreign:
             notes.append(
@@ -135,8 +137,8 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
     settled = _behind(whole, first) | set(asked)
     if hidden := [value for value in asked if value in _behind(whole, strange)]:
         raise OptionError(
-            f"{named('cut')} {hidden[0].name}: it lies behind {_text(strange[0])}, which the runtime cannot
-            run"
+            f"{named('cut')} {hidden[0].name}: it lies behind {_text(strange[0])}, "
+            "which the runtime cannot run"
         )
     decided = list(_last_decisions(whole, settled))
     if not first and not decided:

@@ -107,8 +107,8 @@ def cut(model: ir.Model, nodes: Iterable[ir.Node], measured: Collection[str] = (
     if not names:
         first = next(iter(rest))
         raise ModelError(
-            f"nothing in front of node {first.name!r} ({key(first)}) follows from weights: nothing can be
-            pruned"
+            f"nothing in front of node {first.name!r} ({key(first)}) follows from weights: "
+            "nothing can be pruned"
         )
     return Cut(
         model,
