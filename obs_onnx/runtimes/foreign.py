@@ -9,14 +9,16 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.names import named
 from obs_onnx.passes.ops import TABLE, key
 from obs_onnx.runtimes.base import Runtime
 
 __all__ = ["foreign_operators"]
 
-_UNKNOWN = ("not a registered", "No Op registered", "not supported", "unsupported")  # as runtimes say it
+_UNKNOWN = ("not a registered", "No Op registered", "Could not find an implementation", "unsupported")
 
 
 def foreign_operators(runtime: Runtime, model: ir.Model) -> Collection[str]:
@@ -38,17 +40,31 @@ def foreign_operators(runtime: Runtime, model: ir.Model) -> Collection[str]:
 
 
 def _refused(runtime: Runtime, node: ir.Node, model: ir.Model) -> bool:
+    """Whether a model of this node alone, with its own constants, does not load."""
     copies = [
-        value and ir.Value(name=f"x{i}", type=node_facts.type_of(value), shape=value.shape)
+        value
+        and ir.Value(
+            name=f"x{i}",
+            type=node_facts.type_of(value),
+            shape=value.shape,
+            const_value=value.const_value and named(value.const_value, f"x{i}"),
+        )
         for i, value in enumerate(node.inputs)
     ]
+    given = [value for value in copies if value is not None]
     outputs = [ir.Value(name=f"y{i}", type=y.type, shape=y.shape) for i, y in enumerate(node.outputs)]
     alone = ir.Node(node.domain, node.op_type, copies, tuple(node.attributes.values()), outputs=outputs)
-    imports = {"": 1, node.domain: 1, **model.opset_imports}
-    graph = ir.Graph([x for x in copies if x is not None], outputs, nodes=[alone], opset_imports=imports)
-    graph.name = "alone"
+    graph = ir.Graph(
+        [value for value in given if value.const_value is None],
+        outputs,
+        nodes=[alone],
+        initializers=[value for value in given if value.const_value is not None],
+        opset_imports={"": 1, node.domain: 1, **model.opset_imports},
+        name="alone",
+    )
     try:
-        runtime.session(ir.to_proto(ir.Model(graph, ir_version=model.ir_version)).SerializeToString())
+        runtime.session(serialize(ir.Model(graph, ir_version=max(model.ir_version, 4))))
     except ModelError as error:
-        return any(words in str(error) for words in _UNKNOWN)
+        typed = all(value.type is not None for value in given)
+        return typed or any(words in str(error) for words in _UNKNOWN)
     return False

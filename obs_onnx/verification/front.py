@@ -103,7 +103,8 @@ class Front:
         ]
         if self.foreign:
             notes.append(
-                f"not run, and put back as it was: {_listed(self.foreign)}, which the runtime does not know"
+                f"not run, not timed and put back as it was: {_listed(self.foreign)}, "
+                "which the runtime cannot run"
             )
         if self.cut.layers:
             notes.append(
