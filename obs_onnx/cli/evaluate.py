@@ -29,7 +29,13 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
             io.load_model(path, custom_domains=None if asked.against else asked.custom_domains)
     where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
     result = obs_onnx.evaluate(
-        model, asked.data, labels_key=asked.labels, against=asked.against, runtime=where, cut=asked.cut
+        model,
+        asked.data,
+        labels_key=asked.labels,
+        against=asked.against,
+        runtime=where,
+        cut=asked.cut,
+        fix=asked.fix,
     )
     report.print_evaluation(result.to_json())
     if json_path:

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from obs_onnx.data.fixed import Fixed, all_with_fixed, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
@@ -30,6 +31,7 @@ def evaluate(
     runtime: Runtime | None = None,
     batch_size: int = 32,
     cut: Sequence[str] = (),
+    fix: Fixed = (),
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Run a model over data, and measure.
@@ -46,6 +48,8 @@ def evaluate(
         batch_size: samples per run where the model's batch is free.
         cut: values of both models at which they are compared instead; see
             :func:`obs_onnx.verification.front.find_front`.
+        fix: inputs that are set first, in those of the models that have them; see
+            :data:`obs_onnx.data.fixed.Fixed`.
         progress: called with the number of batches done.
 
     Raises:
@@ -54,34 +58,34 @@ def evaluate(
     with boundary("the model cannot be evaluated"):
         if isinstance(model, _FILES) or isinstance(against, _FILES):
             runtime = runtime or open_runtime()
-        parts: tuple[ModelSource | Session, ModelSource | Session | None] = (model, against)
         if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
-            parts = _parts(runtime, model, against, cut)
+            model, against = _parts(runtime, model, against, cut, fix)
         elif cut:
             raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
-        session, reference = (_open(one, runtime) for one in parts)
-        assert session is not None
+        elif fix and isinstance(model, _FILES):
+            model = serialize(with_fixed(_read(model), fix))
+        session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
         return evaluate_sessions(session, source, reference, progress=progress)
 
 
-def _open(given: ModelSource | Session | None, runtime: Runtime | None) -> Session | None:
-    if given is None or not isinstance(given, _FILES):
+def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
+    if not isinstance(given, _FILES):
         return given
     assert runtime is not None
     return runtime.session(given)
 
 
 def _parts(
-    runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str]
+    runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str], fix: Fixed
 ) -> tuple[ModelSource, ModelSource]:
     """What of both models is compared: all, or what lies in front of the reference's last decisions."""
-    small, dense = (plain(_read(one)) for one in (model, against))
-    front = find_front(runtime, dense, cut)
+    read = [_read(one) for one in (model, against)]
+    small, dense = all_with_fixed(read, fix) if fix else read
+    front, small = find_front(runtime, dense, cut), plain(small)
     if front.cut is None or not (front.is_in(small) or cut or front.foreign):
-        return model, against
-    part = front.part(small, "the model")
-    return serialize(part), serialize(front.model)
+        return (serialize(small), serialize(dense)) if fix else (model, against)
+    return serialize(front.part(small)), serialize(front.model)
 
 
 def _read(model: ModelSource) -> ir.Model:

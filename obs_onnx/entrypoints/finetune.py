@@ -16,6 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
+from obs_onnx.data.fixed import Fixed, with_fixed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
@@ -111,7 +112,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     original, name, _ = open_model(model, None)
     with boundary(f"{name} cannot be opened for training"):
         runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
-        front = find_front(runtime, original, options.cut)
+        front = find_front(runtime, with_fixed(original, options.fix), options.cut)
         stored = canonicalize(front.model) if options.fold else unfolded(front.model)
         lesson = _prepared(runtime, stored, front, options)
     found = retrain(
@@ -163,7 +164,7 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     session = runtime.session(serialize(student))
     source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
     fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
-    dense, name = _teacher(runtime, options.teacher, session, front)
+    dense, name = _teacher(runtime, options.teacher, session, front, options.fix)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
@@ -262,12 +263,12 @@ def _parts(
 
 
 def _teacher(
-    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, front: Front
+    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, front: Front, fix: Fixed
 ) -> tuple[Session | None, str | None]:
     if teacher is None:
         return None, None
     model, name, _ = open_model(teacher, None)
-    part = front.part(plain(model), f"the teacher {name}")
+    part = front.part(plain(with_fixed(model, fix, partly=True)), f"the teacher {name}")
     dense = runtime.session(serialize(runnable(runtime, part)[0]))
     if {spec.name for spec in dense.inputs} != {spec.name for spec in student.inputs}:
         raise DataError(f"the teacher {name} takes other inputs than the model: only the same can teach it")

@@ -11,6 +11,7 @@ from typing import cast
 
 import onnx_ir as ir
 
+from obs_onnx.data.fixed import with_fixed
 from obs_onnx.data.open_source import open_source, random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -65,6 +66,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
     with boundary(f"{source} does not fit {name}", DataError):
+        original = with_fixed(original, options.fix)
         small = without_channels(original, file)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     front = find_front(runtime, original)
@@ -76,7 +78,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
             runtime.session(serialize(front.part(load_model(written, custom_domains=None))))
 
         save_model(small, destination, check)
-    return Replayed(small, destination, (note, *front.notes[1:]))
+    return Replayed(small, destination, (note, *front.notes_behind))
 
 
 def _read(keep: object) -> tuple[KeepFile, str]:

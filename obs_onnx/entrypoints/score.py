@@ -16,6 +16,7 @@ from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, p
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.data.fixed import with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -155,7 +156,7 @@ class Scorer:
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
         original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
-        front = find_front(where, original, options.cut)
+        front = find_front(where, with_fixed(original, options.fix), options.cut)
         dense, copied = runnable(where, prepare(front.model))
         self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from obs_onnx.data.fixed import with_fixed
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
@@ -53,4 +54,4 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
     target, here = open_runtime(*given), calibration_runtime(*given)
-    return Inputs(find_front(here, original, options.cut), name, path, here, target)
+    return Inputs(find_front(here, with_fixed(original, options.fix), options.cut), name, path, here, target)

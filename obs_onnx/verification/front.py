@@ -96,20 +96,25 @@ class Front:
             return ()
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
         by = f", on which {_listed(self.decided)} decides," if self.decided else ""
-        notes = [
+        place = (
             f"quality is measured at {', '.join(measured)}{by} "
             f"and not at {_listed(self.cut.outputs)} behind; "
             "multiply-accumulates and memory are counted up to there"
-        ]
+        )
+        return (place, *self.notes_behind)
+
+    @property
+    def notes_behind(self) -> tuple[str, ...]:
+        """What lies behind and is not looked at, for people."""
+        notes = []
         if self.foreign:
             notes.append(
                 f"not run, not timed and put back as it was: {_listed(self.foreign)}, "
                 "which the runtime cannot run"
             )
-        if self.cut.layers:
-            notes.append(
-                f"{len(self.cut.layers)} nodes with weights lie behind and stay: {_listed(self.cut.layers)}"
-            )
+        if self.cut is not None and self.cut.layers:
+            count = len(self.cut.layers)
+            notes.append(f"{count} nodes with weights lie behind and stay: {_listed(self.cut.layers)}")
         return tuple(notes)
 
 

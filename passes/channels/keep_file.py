@@ -136,7 +136,7 @@ def _without(model: ir.Model, removed: Set[str]) -> ir.Model:
     model = prepare(model)
     coupling, layers = couple(model), find_layers(model)[0]
     branches = find_branches(coupling, layers).values()
-    gone = {name for branch in branches if removed.issuperset(branch.layers) for name in branch.layers}
+    gone = {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
     LeaveOut(gone)(model)
     if left := [name for name in removed if name in model.graph.initializers]:
         raise ValueError(f"{left[0]} cannot be left out of this model")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from obs_onnx.data.options import LabelName
+from obs_onnx.data.options import FixedInputs, LabelName
 from obs_onnx.option import Options, about, option
 from obs_onnx.pruning.options import MeasuredAt
 from obs_onnx.runtimes.options import RuntimeOptions
@@ -20,7 +20,7 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Places, LabelName, MeasuredAt, RuntimeOptions, title="Data"):
+class EvaluateOptions(Places, LabelName, FixedInputs, MeasuredAt, RuntimeOptions, title="Data"):
     """Everything that an evaluation can be told."""
 
     against: str | None = option(

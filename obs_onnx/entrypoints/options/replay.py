@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from obs_onnx.data.options import FixedInputs
 from obs_onnx.io.paths import destination_of
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
@@ -33,7 +34,7 @@ class Places(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayOptions(Places, RuntimeOptions, title="Data"):
+class ReplayOptions(Places, FixedInputs, RuntimeOptions, title="Data"):
     """Everything that a replay can be told."""
 
     calib: object = option(
