@@ -24,8 +24,7 @@ class FixedInputs(Options, title="Data"):
     fix: Mapping[str, object] | Sequence[str] = option(
         (),
         help="Set an input for good: a number, a list in brackets, or a .npy file.",
-        more="The input is gone, and what follows from it alone is computed: which branch of an If is "
-        "taken.",
+        more="The input is gone, and what follows from it alone is computed: which branch of an If is taken.",
         metavar="NAME=VALUE",
     )
 

@@ -133,6 +133,7 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
     """
     whole = plain(model)
     InferShapes().call(whole)
+    _read_outputs(whole)
     foreign = foreign_operators(runtime, whole)
     strange = [node for node in whole.graph if any(key(one) in foreign for one in _with_bodies(node))]
     asked = _values(whole, at)
@@ -155,6 +156,19 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
     return Front(model, found, tuple(map(_text, beginning)), tuple(map(_text, strange)))
+
+
+def _read_outputs(model: ir.Model) -> None:
+    """Let nodes read an output itself in place of the value that it repeats: then it tells all they need."""
+    for node in list(model.graph):
+        output = node.outputs[0] if node.op_type == "Identity" and node.domain == "" else None
+        source = node_facts.input_of(node, 0)
+        if output is None or not output.is_graph_output() or source is None or source.producer() is None:
+            continue
+        for use in list(source.uses()):
+            if use.node is not node and use.node.graph is model.graph:
+                use.node.replace_input_with(use.idx, output)
+    model.graph.sort()
 
 
 def _values(model: ir.Model, names: Iterable[str]) -> list[ir.Value]:

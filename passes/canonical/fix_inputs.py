@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import NameFixPass
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import add_initializer
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.ops import key, lookup
@@ -54,7 +55,7 @@ class FixInputs(ir.passes.InPlacePass):
                 waiting[:0] = _take_branch(model, node, branch)
             else:
                 known.update(_computed(model, node, known))  # 2.
-        RemoveUnusedNodesPass()(model)  # 4.
+        remove_unused_nodes(model)  # 4.
         NameFixPass()(model)
         return ir.passes.PassResult(model, modified=bool(self.arrays))
 
