@@ -67,7 +67,7 @@ def _parsed(text: str) -> tuple[str, object]:
             array: object = np.load(Path(value), allow_pickle=False)
             return name, array
     try:
-        return name, json.loads(value)
+        return name, json.loads(f"[{value}]" if "," in value and value[0] not in "[{" else value)
     except ValueError:
         return name, value  # text
 

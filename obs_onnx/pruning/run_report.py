@@ -199,7 +199,7 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
     }
     data, options = run.calibrated.data, run.options
     timed = (run.inputs.target, options.batch) if options.latency else None
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed)
+    return combine(models, run.inputs.front, run.inputs.runtime, data.held_out, data.labelled, timed)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

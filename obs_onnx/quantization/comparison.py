@@ -12,12 +12,14 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.verification.front import Front
 
 __all__ = ["combine"]
 
 
 def combine(
     models: Mapping[str, ir.Model],
+    front: Front,
     where: Runtime,
     held_out: Source,
     labelled: Source | None,
@@ -26,21 +28,24 @@ def combine(
     """Measure several models on the same data, and time them in turn.
 
     Args:
-        models: by name; errors and agreement are relative to the first.
+        models: by name, as far as they are measured; errors and agreement are relative to the first.
+        front: where they were cut; files and times are those of complete models.
         where: runtime to measure on.
         held_out: data for errors and agreement.
         labelled: data for the accuracy, if there is any.
         timed: runtime and batch for latencies, if they are wanted.
     """
-    written = {name: serialize(model) for name, model in models.items()}
-    sessions = {name: where.session(data) for name, data in written.items()}
+    sizes = {name: len(serialize(front.complete(model))) for name, model in models.items()}
+    sessions = {name: where.session(serialize(model)) for name, model in models.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:
-        found = bench(list(written.values()), timed[0], batch=timed[1], seconds=1.0).latencies
+        found = bench(
+            [serialize(front.timed(one)) for one in models.values()], timed[0], batch=timed[1], seconds=1.0
+        ).latencies
         latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
     first = next(iter(sessions.values()))
     return tuple(
-        _measured(name, len(written[name]), session, first, held_out, labelled, latency)
+        _measured(name, sizes[name], session, first, held_out, labelled, latency)
         for (name, session), latency in zip(sessions.items(), latencies, strict=True)
     )
 

@@ -147,7 +147,7 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
             f"{named('cut')} {hidden[0].name}: it lies behind {_text(strange[0])}, "
             "which the runtime cannot run"
         )
-    decided = list(_last_decisions(whole, settled))
+    decided = list(_last_decisions(whole, settled, asked))
     if not first and not decided:
         return Front(model)
     found = cut(whole, [*first, *decided], at)
@@ -192,24 +192,29 @@ def _behind(model: ir.Model, nodes: Iterable[ir.Node]) -> set[ir.Value]:
     return reached
 
 
-def _last_decisions(model: ir.Model, settled: Collection[ir.Value]) -> Iterator[ir.Node]:
+def _last_decisions(
+    model: ir.Model, settled: Collection[ir.Value], asked: Collection[ir.Value]
+) -> Iterator[ir.Node]:
     """Nodes that decide on what was learnt, without weights behind them, and of which outputs are chosen.
 
     An output is chosen where it is not of a floating-point type, or where a node that chooses elements is on
-    the way to it. Outputs in ``settled`` do not count.
+    the way to it. Outputs in ``settled`` do not count, nor do decisions in front of what is ``asked``.
     """
     learnt = learns(model)[0]
     reaching = {value for value in model.graph.outputs if value not in settled}
     chosen = {value for value in reaching if not _is_float(value)}
-    weighted: set[ir.Value] = set()
+    leading, weighted = set(asked), set[ir.Value]()
     for node in reversed(model.graph):
-        reaches, weighs = (any(y in values for y in node.outputs) for values in (reaching, weighted))
+        reaches, leads, weighs = (
+            any(y in values for y in node.outputs) for values in (reaching, leading, weighted)
+        )
         follows = any(value in chosen for value in node.outputs) or (reaches and _chooses(node))
         read = [] if lookup(node).shape_only else reads(node)
-        if follows and not weighs and _decides(node) and any(value in learnt for value in read):
+        if follows and not (weighs or leads) and _decides(node) and any(value in learnt for value in read):
             yield node
         for flagged, values in (
             (reaches, reaching),
+            (leads, leading),
             (follows, chosen),
             (weighs or has_weights(node), weighted),
         ):

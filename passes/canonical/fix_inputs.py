@@ -87,9 +87,9 @@ def _computed(model: ir.Model, node: ir.Node, known: set[ir.Value]) -> list[ir.V
         found = evaluate_nodes([ir.to_proto(node)], feeds, versions, _MOST)
     except Exception:  # the evaluator raises many kinds; the node stays as it is
         return []
-    outputs = [value for value in node.outputs if value.name]
-    model.graph.remove(node)
-    return [_set(model, value, found[str(value.name)]) for value in outputs]
+    made = [_set(model, value, found[str(value.name)]) for value in node.outputs if value.name]
+    model.graph.remove(node, safe=True)
+    return made
 
 
 def _branch(node: ir.Node, known: set[ir.Value]) -> ir.Graph | None:
@@ -123,5 +123,9 @@ def _take_branch(model: ir.Model, node: ir.Node, branch: ir.Graph) -> list[ir.No
                 model.graph.outputs[place] = made
             result = made
         output.replace_all_uses_with(result)
-    model.graph.remove(node)
+    for body in bodies(node):  # what is left reads nothing any more
+        for one in body.all_nodes():
+            for place in range(len(one.inputs)):
+                one.replace_input_with(place, None)
+    model.graph.remove(node, safe=True)
     return nodes

@@ -59,8 +59,8 @@ def drop_dead_nodes(body: ir.Graph) -> None:
 def remove_unused_nodes(model: ir.Model) -> None:
     """Remove the nodes and initializers of ``model`` on which no output of it depends.
 
-    :class:`onnx_ir.passes.common.RemoveUnusedNodesPass` also drops absent inputs at the end of a node. They are
-    put back where its operator has to have them: a Loop without a condition.
+    :class:`onnx_ir.passes.common.RemoveUnusedNodesPass` drops absent inputs at the end of a node, too. They
+    are put back where its operator has to have them: a Loop without a condition.
     """
     RemoveUnusedNodesPass()(model)
     for node in RecursiveGraphIterator(model.graph):

@@ -11,6 +11,7 @@ from obs_onnx.data.open_source import open_source
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.runtimes import open_runtime
+from obs_onnx.verification.front import Front
 
 RUNTIME = open_runtime("onnxruntime", 1)
 
@@ -26,7 +27,7 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
     inputs = RUNTIME.session(nets.mlp().SerializeToString()).inputs
     held_out = open_source({"x": x}, inputs)
     labelled = open_source({"x": x, "labels": labels}, inputs)
-    first, second = combine({"dense": dense, "other": other}, RUNTIME, held_out, labelled, None)
+    first, second = combine({"dense": dense, "other": other}, Front(dense), RUNTIME, held_out, labelled, None)
     assert (first.model, second.model) == ("dense", "other")
     assert first.file_bytes == len(ir.to_proto(dense).SerializeToString())
     assert (first.output_error, first.agreement, first.latency_ms) == (None, None, None)
@@ -39,6 +40,6 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
 def test_latencies_where_they_are_wanted() -> None:
     model = ir.from_proto(nets.mlp())
     source = open_source({"x": nets.data(0, 8, 12)}, RUNTIME.session(nets.mlp().SerializeToString()).inputs)
-    (found,) = combine({"dense": model}, RUNTIME, source, None, (RUNTIME, 3))
+    (found,) = combine({"dense": model}, Front(model), RUNTIME, source, None, (RUNTIME, 3))
     assert found.accuracy is None
     assert 0 < found.latency_ms.p10 <= found.latency_ms.median <= found.latency_ms.p90
