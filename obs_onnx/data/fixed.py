@@ -16,7 +16,7 @@ from obs_onnx.passes.canonical.fix_inputs import FixInputs
 from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.passes.graph.inputs import real_inputs
 
-__all__ = ["Fixed", "all_with_fixed", "with_fixed"]
+__all__ = ["Fixed", "all_with_fixed", "fixed_names", "with_fixed"]
 
 Fixed: TypeAlias = Mapping[str, object] | Sequence[str]
 """Values by name of the input, or texts ``NAME=VALUE``: a number, a list in brackets, or a .npy file."""
@@ -56,6 +56,11 @@ def all_with_fixed(models: Sequence[ir.Model], fix: Fixed) -> list[ir.Model]:
     if all(new is old for new, old in zip(changed, models, strict=True)):
         with_fixed(models[0], fix)
     return changed
+
+
+def fixed_names(fix: Fixed) -> list[str]:
+    """Names of the inputs that are set."""
+    return [text.partition("=")[0] for text in fix]
 
 
 def _parsed(text: str) -> tuple[str, object]:

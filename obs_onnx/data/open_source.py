@@ -9,7 +9,7 @@ first axis wants every feed whole: stacked along one more axis, or as a folder o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -51,6 +51,7 @@ def open_source(
     preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
     sizes: Mapping[str, int] | None = None,
     memory: int | None = None,
+    without: Collection[str] = (),
 ) -> Source:
     """Open any kind of data for a model.
 
@@ -67,6 +68,7 @@ def open_source(
             in their folder.
         sizes: values for named free sizes, for ``random:N``.
         memory: bytes that one sample may take; by default half of what is free.
+        without: names of arrays that are passed over, those of inputs that are set for good.
 
     Raises:
         DataError: missing, unreadable or empty data, arrays that do not fit the model, or samples that are
@@ -76,7 +78,9 @@ def open_source(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: use at least 1")
-    opener = _Opener(tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory)
+    opener = _Opener(
+        tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory, frozenset(without)
+    )
     where = str(source) if isinstance(source, str | PathLike) else f"data ({type(source).__name__})"
     with boundary(f"{where}: cannot be opened", DataError, foreign=True):
         return opener.open(source)
@@ -108,6 +112,7 @@ class _Opener:
     preprocess: Mapping[str, Any] | str | PathLike[str] | None
     sizes: Mapping[str, int]
     memory: int | None
+    without: frozenset[str]
 
     def open(self, source: Any) -> Source:
         """Dispatch on what ``source`` is."""
@@ -161,7 +166,8 @@ class _Opener:
         """The inputs and the labels (or None) of a dict that may hold both."""
         names = {spec.name for spec in self.specs}
         key = self.labels_key or "labels"
-        rest = {name: array for name, array in arrays.items() if name in names or name not in (key, "labels")}
+        passed = {key, "labels", *self.without}
+        rest = {name: array for name, array in arrays.items() if name in names or name not in passed}
         if key in names:
             return rest, None
         if self.labels_key is not None and key not in arrays:

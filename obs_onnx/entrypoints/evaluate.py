@@ -8,7 +8,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from obs_onnx.data.fixed import Fixed, all_with_fixed, with_fixed
+from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
@@ -65,7 +65,9 @@ def evaluate(
         elif fix and isinstance(model, _FILES):
             model = serialize(with_fixed(_read(model), fix))
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
-        source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
+        source = open_source(
+            data, session.inputs, batch_size=batch_size, labels_key=labels_key, without=fixed_names(fix)
+        )
         return evaluate_sessions(session, source, reference, progress=progress)
 
 

@@ -7,7 +7,7 @@ come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
-from obs_onnx.data.fixed import Fixed, with_fixed
+from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
@@ -162,8 +162,11 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     batch, labels, seed = options.batch, options.labels, options.seed
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
-    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
-    fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
+    names = fixed_names(options.fix)
+    source = open_source(
+        options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed, without=names
+    )
+    fit, judged = _parts(source, options.held_out, session, batch, labels, seed, names)
     dense, name = _teacher(runtime, options.teacher, session, front, options.fix)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
@@ -253,10 +256,19 @@ def _settings(options: FinetuneOptions) -> Settings:
 
 
 def _parts(
-    source: Source, held_out: object, session: Session, batch: int, labels: str | None, seed: int
+    source: Source,
+    held_out: object,
+    session: Session,
+    batch: int,
+    labels: str | None,
+    seed: int,
+    names: Sequence[str],
 ) -> tuple[Source, Source | None]:
     if held_out is not None:
-        return source, open_source(held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+        judged = open_source(
+            held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed, without=names
+        )
+        return source, judged
     if source.count is not None and source.count < _LEAST_HELD_OUT:
         return source, None
     return split(source, HELD_OUT, seed)

@@ -11,7 +11,7 @@ from typing import cast
 
 import onnx_ir as ir
 
-from obs_onnx.data.fixed import with_fixed
+from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source, random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -121,7 +121,7 @@ def _compared(runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, o
     try:
         feed: Values = random_feed(session.inputs)
         if options.calib is not None:
-            feed = next(iter(open_source(options.calib, session.inputs)))
+            feed = next(iter(open_source(options.calib, session.inputs, without=fixed_names(options.fix))))
         session.run(feed)
     except InputError as error:
         if options.calib is not None:

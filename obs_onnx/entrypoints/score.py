@@ -16,7 +16,7 @@ from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, p
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
-from obs_onnx.data.fixed import with_fixed
+from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -169,6 +169,7 @@ class Scorer:
             batch_size=_BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            without=fixed_names(options.fix),
         )
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(

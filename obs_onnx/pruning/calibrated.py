@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.feeds import is_float
+from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.limits import check_batch
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
@@ -214,6 +215,7 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         labels_key=options.labels,
         seed=options.seed,
         memory=options.memory,
+        without=fixed_names(options.fix),
     )
     fit, held_out = split(source, HELD_OUT, options.seed)
     labelled = held_out if held_out.has_labels else None
@@ -224,5 +226,6 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
             batch_size=BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            without=fixed_names(options.fix),
         )
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
@@ -70,7 +71,12 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
     if options.finetune_data is not None:
         inputs, labels = dense.session.inputs, options.labels
         source = open_source(
-            options.finetune_data, inputs, batch_size=BATCH, labels_key=labels, seed=options.seed
+            options.finetune_data,
+            inputs,
+            batch_size=BATCH,
+            labels_key=labels,
+            seed=options.seed,
+            without=fixed_names(options.fix),
         )
         fit, held_out = split(source, HELD_OUT, options.seed)
     found = Retraining(

@@ -47,8 +47,8 @@ def measured(proto: onnx.ModelProto, *at: str) -> list[str]:
         # weights behind: nothing in front says what they do
         ("g = Greater(br, no)  t = Mul(br, tenth)  u = Where(g, br, t)  y = Conv(u, wb)",
          "float[N,4,4,4] y", ["y"]),
-        ("i = ArgMax <axis = 1> (br)  f = Cast <to = 1> (i)  u = Add(br, f)  y = Conv(u, wb)", "float[N,4,4,4] y",
-         ["y"]),
+        ("i = ArgMax <axis = 1> (br)  f = Cast <to = 1> (i)  u = Add(br, f)  y = Conv(u, wb)",
+         "float[N,4,4,4] y", ["y"]),
         # what is decided from the inputs alone is the same in every model
         ("m = Conv(br, wb)  k = ReduceMax(x)  i = ArgMax <axis = 0> (k)  s = Squeeze(i)  y = Gather(m, s)",
          "float[4,4,4] y", ["y"]),

@@ -49,6 +49,14 @@ class DenseCosts:
         """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""
         return target.model_cost.measure(self.measured) if target.additive else 1.0
 
+    def in_front(self, target: Target, limit: float) -> float:
+        """What share of its own cost the front may have for a share of the whole model's; not additive ones."""
+        if self.front.cut is None or target.additive or target.timed:
+            return limit
+        front = Measured(self.dense.model, self.dense.cost)
+        part = target.model_cost.measure(front) / (target.model_cost.measure(self.measured) or 1)
+        return max(1 - (1 - limit) / (part or 1), 0.0)
+
     def limits(self, targets: Targets) -> dict[str, float]:
         """Limits on costs, as they are reckoned: shares of the dense model's, or in the unit of the cost."""
         return {
