@@ -17,8 +17,7 @@ from obs_onnx.cli.finetune import finetune
 from obs_onnx.cli.gradient import gradient
 from obs_onnx.cli.inspect import inspect
 from obs_onnx.cli.pareto import pareto
-from obs_onnx.cli.prune import prune
-from obs_onnx.cli.replay import replay
+from obs_onnx.cli.prune import prune, replay
 from obs_onnx.cli.score import score
 
 __all__ = ["main"]

@@ -1,4 +1,4 @@
-"""``obs-onnx prune``."""
+"""``obs-onnx prune``, and ``obs-onnx replay``, which removes what a prune has removed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_fro
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import together
 
-__all__ = ["prune"]
+__all__ = ["prune", "replay"]
 
 
 @click.command(cls=Command)
@@ -49,3 +50,15 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
     if not result.report.met and not options["dry_run"]:
         tell("a target could not be met; the report says what was reached")
         sys.exit(EXIT_TARGET)
+
+
+@click.command(cls=Command)
+@click.argument("keep")
+@click.argument("model")
+@options_from(ReplayOptions)
+def replay(keep: str, model: str, **options: Any) -> None:
+    """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted."""
+    result = obs_onnx.replay(model, keep, **options)
+    report.print_evaluation({"model": model, "output": str(result.output)})
+    for note in result.notes:
+        tell(note)

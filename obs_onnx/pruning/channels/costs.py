@@ -50,7 +50,7 @@ class DenseCosts:
         return target.model_cost.measure(self.measured) if target.additive else 1.0
 
     def in_front(self, target: Target, limit: float) -> float:
-        """What share of its own cost the front may have for a share of the whole model's; not additive ones."""
+        """What share of its own cost the front may have for a share of the whole model's."""
         if self.front.cut is None or target.additive or target.timed:
             return limit
         front = Measured(self.dense.model, self.dense.cost)
