@@ -17,7 +17,7 @@ from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
-from obs_onnx.io.paths import destination_of
+from obs_onnx.io.paths import calibration_beside, destination_of
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import KeepFile, masks
@@ -70,7 +70,8 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
         small = without_channels(original, file)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     front = find_front(runtime, original)
-    note = _compared(runtime, front, file, small, options)
+    calib = calibration_beside(path) if options.calib is None else options.calib
+    note = _compared(runtime, front, file, small, calib, options.fix)
     destination = destination_of(options.output, path)
     if destination is not None:
 
@@ -120,17 +121,17 @@ def _compared(runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, o
     session = runtime.session(serialize(coupling.model))
     try:
         feed: Values = random_feed(session.inputs)
-        if options.calib is not None:
-            feed = next(iter(open_source(options.calib, session.inputs, without=fixed_names(options.fix))))
+        if calib is not None:
+            feed = next(iter(open_source(calib, session.inputs, without=fixed_names(fix))))
         session.run(feed)
     except InputError as error:
-        if options.calib is not None:
+        if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
     found = check_removal(runtime, coupling, masks(coupling, file), front.part(small), feed)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
-    on = "a random sample" if options.calib is None else "the data"
+    on = "a random sample" if calib is None else "the data"
     return (
         f"{', '.join(found.differences)} equal those of the model with the channels silenced, on {on}: "
         f"relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"

@@ -40,7 +40,7 @@ class ReplayOptions(Places, FixedInputs, RuntimeOptions, title="Data"):
     calib: object = option(
         None,
         help="Data on which the result is compared with the model in which the same channels are silenced.",
-        otherwise="one random sample",
+        otherwise="<stem>.calib.npz beside the model, else one random sample",
         metavar="SRC",
         form="data",
         common=2,
