@@ -71,6 +71,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     front = find_front(runtime, original)
     calib = calibration_beside(path) if options.calib is None else options.calib
+    calib = calibration_beside(path) if options.calib is None else options.calib
     note = _compared(runtime, front, file, small, calib, options.fix)
     destination = destination_of(options.output, path)
     if destination is not None:
@@ -109,7 +110,9 @@ def _checked(found: object, where: str) -> KeepFile:
     return cast("KeepFile", {"schema": 1, **found})
 
 
-def _compared(runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, options: ReplayOptions) -> str:
+def _compared(
+    runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, calib: object, fix: Fixed
+) -> str:
     """Compare with the model in which the channels are silenced, and say so.
 
     Raises:
