@@ -3,8 +3,8 @@
 A layer with as many inputs as samples fits the calibration data and little else (a fully connected layer on
 two thousand images), a convolution sees every position of every image. For each candidate ``lambda`` the
 layer is refitted on one half of the samples and judged on the other, ``w^T h w - 2 c^T w``, and the candidate
-with the smallest sum of both wins (Stone 1974; Hastie et al. 2009, section 7.10). All outputs share it: of many,
-evenly spaced ones are judged.
+with the smallest sum of both wins (Stone 1974; Hastie et al. 2009, section 7.10). All outputs share it: of
+many, evenly spaced ones are judged.
 """
 
 from __future__ import annotations
