@@ -91,19 +91,19 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if cost_note is not None:
         options.progress.say(cost_note)
     if options.dry_run:
-        return Pruned(plan.model, dry_report(run, cost_note, recorder))
+        return Pruned(inputs.front.complete(plan.model), dry_report(run, cost_note, recorder))
 
-    best = plan.search(calibrated, targets, options.rounds, retraining, recorder)
-    proven = verify(best, calibrated, recorder)
+    found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+    proven = verify(found, calibrated, recorder)
     quantized = None
     if int8 is not None:
         with recorder.stage("quantize"):
-            quantized = int8.quantize(best.attempt.model)
+            quantized = int8.quantize(found.attempt.model)
     if destination is not None:
         with recorder.stage("write"):
             _write(proven, quantized, destination, options.custom_domains)
-    found = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, found, None if quantized is None else quantized.complete)
+    reported = report(run, proven.result, destination, quantized, recorder)
+    return Pruned(proven.result.model, reported, None if quantized is None else quantized.complete)
 
 
 def _write(

@@ -11,7 +11,7 @@ from typing import cast
 
 import onnx_ir as ir
 
-from obs_onnx.data.fixed import fixed_names, with_fixed
+from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source, random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes

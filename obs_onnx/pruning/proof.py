@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -53,7 +54,14 @@ class Proven(Generic[A_co]):
 
 
 def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
-    """Check that the model of a result loads, runs, and takes batches as the dense one does; and complete it.
+    """Check that the model of a result loads, runs, and takes batches as the dense one does.
+
+    What comes back holds it complete, in the form in which it is written.
+
+    Args:
+        result: what was found.
+        calibrated: the dense model and the data.
+        recorder: of the stages.
 
     Raises:
         VerificationError: it does not.
@@ -64,5 +72,5 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         expected, outputs = session.run(first), dense.session.run(first)
         check_model(dense.runtime, model, first, expected, outputs)
         check_batches(dense.session, session, first, decided_outputs(model))
-        whole = replace(result, model=calibrated.front.complete(result.model))
-    return Proven(whole, calibrated, expected, outputs)
+        whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
+    return Proven(replace(result, model=whole), calibrated, expected, outputs)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.passes.canonical.cut import Cut
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
+from obs_onnx.passes.layers.cut import Cut
 from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
 from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -104,7 +104,10 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
                 raise ValueError(
                     f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
                 )
-    return _without(model, set(file["removed"])) if "removed" in file else model
+    if "removed" in file:
+        return _without(model, set(file["removed"]))
+    ShareConstants().call(model)
+    return model
 
 
 def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
@@ -140,4 +143,5 @@ def _without(model: ir.Model, removed: Set[str]) -> ir.Model:
     LeaveOut(gone)(model)
     if left := [name for name in removed if name in model.graph.initializers]:
         raise ValueError(f"{left[0]} cannot be left out of this model")
+    ShareConstants().call(model)
     return model
