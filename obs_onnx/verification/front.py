@@ -95,7 +95,8 @@ class Front:
         if self.cut is None:
             return ()
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
-        by = f", on which {_listed(self.decided)} decides," if self.decided else ""
+        verb = "decides" if len(self.decided) == 1 else "decide"
+        by = f", on which {_listed(self.decided)} {verb}," if self.decided else ""
         place = (
             f"quality is measured at {', '.join(measured)}{by} "
             f"and not at {_listed(self.cut.outputs)} behind; "
@@ -113,8 +114,7 @@ class Front:
                 "which the runtime cannot run"
             )
         if self.cut is not None and self.cut.layers:
-            count = len(self.cut.layers)
-            notes.append(f"{count} nodes with weights lie behind and stay: {_listed(self.cut.layers)}")
+            notes.append(f"left as they are, behind: the weights of nodes {_listed(self.cut.layers)}")
         return tuple(notes)
 
 
