@@ -70,6 +70,7 @@ class CalibrationData:
         labelled: for the accuracy, or None.
         seed: of everything random.
         notes: what the user should know about the data.
+        alerts: what must not be overlooked.
     """
 
     fit: Source
@@ -77,6 +78,7 @@ class CalibrationData:
     labelled: Source | None
     seed: int
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     @cached_property
     def first(self) -> Values:
@@ -107,13 +109,15 @@ class Calibrated:
         data: to learn from and to measure on.
         budget: what measuring may take.
         measure: damage that allocation minimises, see :class:`obs_onnx.evaluation.output_damage.Damage`.
-        stopwatch: times models where latency is wanted.
+        timing: held-out samples that models are timed on, where latency is wanted at all.
+        stopwatch: times models where latency is a target.
     """
 
     dense: DenseModel
     data: CalibrationData
     budget: Budget
     measure: str
+    timing: Values | None = None
     stopwatch: Stopwatch | None = None
 
     def cost_note(self, what: str, parts: int) -> str:
@@ -164,16 +168,18 @@ def calibrate(
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
     dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
-    stopwatch, effort = None, EFFORTS[options.effort]
-    if targets.timed:
-        feed = timing_feed(data.held_out, session.inputs, options.batch)
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
+    timing, stopwatch, effort = None, None, EFFORTS[options.effort]
+    if options.latency or targets.timed:
+        timing = timing_feed(data.held_out, session.inputs, options.batch)
+    if targets.timed and timing is not None:
+        stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
     loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
         Budget(effort, activation_budget(options.memory)),
         choose_measure(loss, answer),
+        timing,
         stopwatch,
     )
 

@@ -21,7 +21,7 @@ from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.results.pruning import BoundLike, GroupResult, LayerResult
+from obs_onnx.results.pruning import Agreement, BoundLike, GroupResult, LayerResult
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -45,7 +45,8 @@ class Finished(Generic[A_co]):
         layers, groups, bound, damping: for the report.
         keep: contents of ``keep.json``, where channels were removed.
         runs: of retraining, one after each round.
-        notes: for the report.
+        proof: outputs compared with those of the dense model, where channels were removed.
+        notes, alerts: for the report.
     """
 
     attempt: A_co
@@ -59,7 +60,9 @@ class Finished(Generic[A_co]):
     damping: float | None = None
     keep: Mapping[str, object] | None = None
     runs: tuple[Trained, ...] = ()
+    proof: Agreement | None = None
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
 
 class Plan(Protocol[A_co]):

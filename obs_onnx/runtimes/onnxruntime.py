@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -19,11 +18,12 @@ from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, O
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.command.worker.models import (
     bfloat16_bits,
-    bound,
     first_line,
     ort_value,
     plain,
     session_options,
+    timed,
+    timed_plainly,
 )
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
 from obs_onnx.runtimes.registry import to_install
@@ -91,20 +91,14 @@ class OrtSession:
         return dict(zip(names, map(plain, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
-        """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
-        names = [spec.name for spec in self.outputs]
+        """Seconds of each of ``runs`` runs; the feed is bound once, and outputs stay in the runtime."""
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
-        run = self.raw.run if strings else self.raw.run_with_iobinding
-        seconds = []
         try:
-            given = (names, dict(feed)) if strings else (bound(self.raw, self._ort_values(feed)),)
-            for _ in range(runs):
-                start = time.perf_counter()
-                run(*given)
-                seconds.append(time.perf_counter() - start)
+            if strings:
+                return timed_plainly(self.raw, dict(feed), runs)
+            return timed(self.raw, self._ort_values(feed), runs)
         except Exception as error:
             raise _run_error(error) from error
-        return seconds
 
     def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Feed as onnxruntime's own values (the only way in for bfloat16)."""

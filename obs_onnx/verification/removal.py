@@ -9,47 +9,23 @@ same decision makes of equal numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
+from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, run_feed
-from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes, draws
+from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes
 from obs_onnx.verification.distance import norm, refusal, relative, tolerance_of
 from obs_onnx.verification.fed_decisions import NOISE, Compared, Kept, compare_fed
 
-__all__ = ["Agreement", "check_removal"]
+__all__ = ["check_removal"]
 
 _FROM_RUN_TO_RUN = "differs from run to run"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a model without channels agrees with the dense one in which they are silenced.
-
-    Attributes:
-        tolerance: largest relative difference that is allowed.
-        differences: of each output that was compared, relative to the dense model's (Frobenius norms); 0 of
-            integers, which are equal.
-        fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
-        left_out: outputs that could not be compared, with the reason.
-        random: nodes that draw numbers.
-    """
-
-    tolerance: float
-    differences: Mapping[str, float]
-    fed: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    random: tuple[str, ...] = ()
-
-    @property
-    def largest(self) -> float | None:
-        """Largest difference of those outputs that were compared; None where there are none."""
-        return max(self.differences.values(), default=None)
+_EMPTY = "has no elements for the data"
 
 
 def check_removal(
@@ -81,10 +57,9 @@ def check_removal(
     tolerance = max(map(tolerance_of, expected.values()))
     off = {name: relative(found[name], y, scales[name]) for name, y in expected.items()}
     nodes = deciding_nodes(forms.silenced)
-    random = tuple(str(node.name) for node in nodes if draws(node))
     wrong = [name for name, difference in off.items() if not difference <= tolerance]
     if not wrong:
-        return Agreement(tolerance, off, random=random)
+        return _agreement(tolerance, off, (), {}, expected)
     free = behind(forms.silenced, nodes)
     left_out = {name: _FROM_RUN_TO_RUN for name in wrong if name not in free}
     again = run_feed(reference, feed) if left_out else {}
@@ -100,4 +75,21 @@ def check_removal(
         if name not in sized and found[name].shape != expected[name].shape:
             raise refusal(f"output {name}", found[name], expected[name], off[name])
     same = {name: difference for name, difference in off.items() if name not in wrong}
-    return Agreement(tolerance, {**same, **fed.differences}, tuple(fed.differences), left_out, random)
+    return _agreement(tolerance, {**same, **fed.differences}, tuple(fed.differences), left_out, expected)
+
+
+def _agreement(
+    tolerance: float,
+    differences: Mapping[str, float],
+    fed: tuple[str, ...],
+    left_out: Mapping[str, str],
+    outputs: Values,
+) -> Agreement:
+    """What was compared; an output without elements compares nothing."""
+    empty = {name: _EMPTY for name in differences if not outputs[name].size}
+    return Agreement(
+        tolerance,
+        {name: difference for name, difference in differences.items() if name not in empty},
+        tuple(name for name in fed if name not in empty),
+        {**left_out, **empty},
+    )
