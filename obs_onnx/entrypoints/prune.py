@@ -95,6 +95,7 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
 
     best = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(best, calibrated, recorder)
+    best = proven.result
     quantized = None
     if int8 is not None:
         with recorder.stage("quantize"):

@@ -30,6 +30,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.checker import complaints
 
 __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -50,6 +51,7 @@ class DenseModel:
         session: of ``model``.
         cost: of one run on one sample.
         accuracy: on labelled data, if there is any.
+        complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
     """
 
     model: ir.Model
@@ -59,6 +61,7 @@ class DenseModel:
     session: Session
     cost: RunCost
     accuracy: float | None
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,10 +167,16 @@ def calibrate(
     for feed in (next(iter(data.fit)), data.first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
+    if said := complaints(model):
+        notes.append(
+            f"the ONNX checker does not pass the dense model, which {where.spec} runs: {said[0]}; "
+            "the result may have this, and nothing new"
+        )
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
-    dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
+    stages = plan_stages(model, layers)
+    dense = DenseModel(model, layers, stages, where, session, cost, accuracy, said)
     timing, stopwatch, effort = None, None, EFFORTS[options.effort]
     if options.latency or targets.timed:
         timing = timing_feed(data.held_out, session.inputs, options.batch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -44,7 +44,8 @@ class Proven(Generic[A_co]):
 
         def check(written: Path) -> None:
             again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            check_model(runtime, again, first, self.expected, self.outputs)
+            known = self.calibrated.dense.complaints
+            check_model(runtime, again, first, self.expected, self.outputs, known)
 
         return check
 
@@ -59,6 +60,10 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     with recorder.stage("verify"):
         session = dense.runtime.session(serialize(model))
         expected, outputs = session.run(first), dense.session.run(first)
-        check_model(dense.runtime, model, first, expected, outputs)
+        left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
+    if left_out:
+        names = ", ".join(left_out)
+        alert = f"not compared with what was measured: output {names}, which differs from run to run"
+        result = replace(result, alerts=(*result.alerts, alert))
     return Proven(result, calibrated, expected, outputs)

@@ -188,9 +188,7 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
         with recorder.stage("latency"):
             models = [serialize(run.inputs.model), serialize(result.model)]
             found = bench(models, runtime, batch=run.options.batch, feed=feed, seconds=1.0)
-        noise = (
-            [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
-        )
+        noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
         before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
 
