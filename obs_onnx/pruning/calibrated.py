@@ -18,6 +18,7 @@ from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
@@ -163,8 +164,10 @@ def calibrate(
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
     accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
-    notes = list(data.notes)
-    for feed in (next(iter(data.fit)), data.first):
+    first = data.first
+    rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
+    notes = [*data.notes, *varying_notes(model, rows)]
+    for feed in (next(iter(data.fit)), first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
     if said := complaints(model):

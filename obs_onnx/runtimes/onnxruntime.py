@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from copy import copy
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.passes.canonical.fixed_numbers import FixNumbers
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.command.worker.models import (
@@ -148,13 +152,26 @@ class OrtRuntime:
         self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
+        self._steady = False
         self._session_options = self.options if spinning else {"spinning": "off", **self.options}
         for library in self.custom_ops:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
 
+    def steadied(self) -> OrtRuntime:
+        """The same, where models that are given as bytes draw the same numbers in every run.
+
+        See :class:`obs_onnx.passes.canonical.fixed_numbers.FixNumbers`.
+        """
+        other = copy(self)
+        other._steady = True
+        return other
+
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
         """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""
+        if self._steady and isinstance(model, bytes):
+            fixed = FixNumbers()(ir.from_proto(onnx.load_from_string(model))).model
+            model = ir.to_proto(fixed).SerializeToString()
         if not isinstance(model, bytes):
             model = os.fspath(model)
             if not Path(model).is_file():

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from obs_onnx.passes.canonical.fixed_numbers import drops_out
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies, reads
@@ -38,7 +39,7 @@ def decides(node: ir.Node) -> bool:
 
 def draws(node: ir.Node) -> bool:
     """Whether the results are other numbers in every run."""
-    return any(lookup(one).random or _drops_out(one) for one in _with_bodies(node))
+    return any(lookup(one).random or drops_out(one) for one in _with_bodies(node))
 
 
 def deciding_nodes(model: ir.Model) -> list[ir.Node]:
@@ -148,14 +149,6 @@ def _loses_fractions(node: ir.Node) -> bool:
         (kind := node_facts.dtype(value)) is not None and kind.is_floating_point()
         for value in node_facts.data_inputs(node)
     )
-
-
-def _drops_out(node: ir.Node) -> bool:
-    """A Dropout that may be in training mode."""
-    if key(node) != "Dropout" or node_facts.input_of(node, 2) is None:
-        return False
-    mode = node_facts.array(node, 2)
-    return mode is None or bool(mode.any())
 
 
 def _is_plain(value: ir.Value) -> bool:
