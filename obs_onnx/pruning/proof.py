@@ -15,7 +15,7 @@ from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.decisions import decided_outputs
-from obs_onnx.verification.written_model import check_batches, check_model
+from obs_onnx.verification.written_model import check_batches, check_model, resized_outputs
 
 __all__ = ["Proven", "verify"]
 
@@ -62,8 +62,15 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         expected, outputs = session.run(first), dense.session.run(first)
         left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
+        resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
+    alerts = [
+        f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
+        "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
+        "those of the sizes that it chose"
+        for name, share in resized.items()
+    ]
     if left_out:
         names = ", ".join(left_out)
-        alert = f"not compared with what was measured: output {names}, which differs from run to run"
-        result = replace(result, alerts=(*result.alerts, alert))
+        alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
+    result = replace(result, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, expected, outputs)

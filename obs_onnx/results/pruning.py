@@ -160,12 +160,14 @@ class Agreement:
             integers, which are equal.
         fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
         left_out: outputs that could not be compared, with the reason.
+        random: nodes that draw numbers.
     """
 
     tolerance: float
     differences: Mapping[str, float]
     fed: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
+    random: tuple[str, ...] = ()
 
     @property
     def largest(self) -> float | None:

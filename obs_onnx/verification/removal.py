@@ -8,7 +8,7 @@ same decision makes of equal numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -18,7 +18,7 @@ from obs_onnx.passes.channels.silence import silence
 from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, run_feed
-from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes
+from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes, draws
 from obs_onnx.verification.distance import norm, refusal, relative, tolerance_of
 from obs_onnx.verification.fed_decisions import NOISE, Compared, Kept, compare_fed
 
@@ -57,9 +57,10 @@ def check_removal(
     tolerance = max(map(tolerance_of, expected.values()))
     off = {name: relative(found[name], y, scales[name]) for name, y in expected.items()}
     nodes = deciding_nodes(forms.silenced)
+    random = tuple(str(node.name) for node in nodes if draws(node))
     wrong = [name for name, difference in off.items() if not difference <= tolerance]
     if not wrong:
-        return _agreement(tolerance, off, (), {}, expected)
+        return _compared(Agreement(tolerance, off, random=random), expected)
     free = behind(forms.silenced, nodes)
     left_out = {name: _FROM_RUN_TO_RUN for name in wrong if name not in free}
     again = run_feed(reference, feed) if left_out else {}
@@ -75,21 +76,16 @@ def check_removal(
         if name not in sized and found[name].shape != expected[name].shape:
             raise refusal(f"output {name}", found[name], expected[name], off[name])
     same = {name: difference for name, difference in off.items() if name not in wrong}
-    return _agreement(tolerance, {**same, **fed.differences}, tuple(fed.differences), left_out, expected)
+    differences = {**same, **fed.differences}
+    return _compared(Agreement(tolerance, differences, tuple(fed.differences), left_out, random), expected)
 
 
-def _agreement(
-    tolerance: float,
-    differences: Mapping[str, float],
-    fed: tuple[str, ...],
-    left_out: Mapping[str, str],
-    outputs: Values,
-) -> Agreement:
-    """What was compared; an output without elements compares nothing."""
-    empty = {name: _EMPTY for name in differences if not outputs[name].size}
-    return Agreement(
-        tolerance,
-        {name: difference for name, difference in differences.items() if name not in empty},
-        tuple(name for name in fed if name not in empty),
-        {**left_out, **empty},
+def _compared(found: Agreement, outputs: Values) -> Agreement:
+    """The same, where an output without elements compares nothing."""
+    empty = {name: _EMPTY for name in found.differences if not outputs[name].size}
+    return replace(
+        found,
+        differences={name: off for name, off in found.differences.items() if name not in empty},
+        fed=tuple(name for name in found.fed if name not in empty),
+        left_out={**found.left_out, **empty},
     )

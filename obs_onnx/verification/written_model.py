@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 from obs_onnx.verification.checker import complaints, new_complaints
 
-__all__ = ["check_batches", "check_model"]
+__all__ = ["check_batches", "check_model", "resized_outputs"]
 
 
 def check_model(
@@ -106,3 +107,21 @@ def check_batches(dense: Session, small: Session, feed: Values, free: Collection
                 raise VerificationError(
                     f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
                 )
+
+
+def resized_outputs(
+    dense: Session, small: Session, feeds: Iterable[Values], free: Collection[str]
+) -> dict[str, float]:
+    """Outputs that have other sizes than the dense model's, and in which share of the runs.
+
+    Args:
+        dense, small: the models.
+        feeds: of the runs.
+        free: outputs whose sizes may follow from the data.
+    """
+    counts, runs = Counter[str](), 0
+    for feed in feeds if free else ():
+        runs += 1
+        expected, found = dense.run(feed), run_feed(small, feed)
+        counts.update(name for name in sorted(free) if found[name].shape != expected[name].shape)
+    return {name: count / runs for name, count in counts.items()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -22,8 +20,7 @@ class InferShapes(ir.passes.InPlacePass):
     """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
 
     1. Inference runs strictly, on a copy without the data of large constants.
-    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ. Those of
-       its outputs stay declared; runtimes run such models.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
@@ -82,23 +79,13 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
     try:
         return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
-        del proto.graph.value_info[:]  # 2.
-        for declared in (proto, _undeclared(proto)):
-            with suppress(Exception):
-                return infer(declared, check_type=True, strict_mode=True, data_prop=data)
-        if unknown:  # 3.
-            return infer(proto, check_type=False, strict_mode=False, data_prop=data)
+        try:
+            del proto.graph.value_info[:]  # 2.
+            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
+        except Exception:
+            if unknown:  # 3.
+                return infer(proto, check_type=False, strict_mode=False, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
-
-
-def _undeclared(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose outputs have types and no shapes."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for output in copy.graph.output:
-        if output.type.HasField("tensor_type"):
-            output.type.tensor_type.ClearField("shape")
-    return copy
 
 
 def _longest(proto: onnx.ModelProto) -> int:

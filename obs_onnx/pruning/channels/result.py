@@ -14,7 +14,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.strategy import Finished
+from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.removal import check_removal
@@ -80,6 +80,7 @@ def finish_channels(
         notes=(
             *notes,
             *_proof(agreement, silenced),
+            *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
         ),
         alerts=tuple(_unproven(agreement)),
