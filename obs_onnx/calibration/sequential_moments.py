@@ -177,7 +177,7 @@ class SequentialMoments:
             moments.update(pruned[use.x], use.geometry, target)
 
     def _other_lengths(self, layers: Iterable[Layer]) -> set[str]:
-        """Names of layers of one use whose inputs are not as long as the dense one's, for some of the data."""
+        """Names of layers of one use that get other lengths than in the dense model for some of the data."""
         if self._pruned is None:
             return set()
         cut = cache(lambda name, shape: self._cut(name, np.broadcast_to(np.int8(0), shape)).shape)

@@ -18,6 +18,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.traits.lipschitz import independent
 
 __all__ = [
     "Decision",
@@ -27,6 +28,7 @@ __all__ = [
     "decided_outputs",
     "decides",
     "deciding_nodes",
+    "drawn_outputs",
     "draws",
     "in_all",
 ]
@@ -68,6 +70,23 @@ def decided_outputs(model: ir.Model) -> set[str]:
     """Outputs that follow from a decision taken on numbers: an index, a comparison, a rounded number."""
     reached = behind(model, [node for node in deciding_nodes(model) if decides(node)])
     return {str(value.name) for value in model.graph.outputs} & reached
+
+
+def drawn_outputs(model: ir.Model) -> dict[str, str]:
+    """Outputs in which nothing but drawn numbers follows from the inputs, and a reason that says so."""
+    sources = [node for node in model.graph if lookup(node).random and lookup(node).lipschitz is independent]
+    if not sources:
+        return {}
+    varies: set[ir.Value] = set(real_inputs(model))
+    for node in model.graph:
+        if node not in sources and not lookup(node).shape_only and any(x in varies for x in reads(node)):
+            varies.update(node.outputs)
+    fixed = {str(value.name) for value in model.graph.outputs if value not in varies}
+    reasons: dict[str, str] = {}
+    for node in sources:
+        for name in sorted(fixed & behind(model, [node])):
+            reasons.setdefault(name, f"is drawn at random by node {node.name} ({key(node)})")
+    return reasons
 
 
 class Forms(NamedTuple):

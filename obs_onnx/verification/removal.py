@@ -18,7 +18,14 @@ from obs_onnx.passes.channels.silence import silence
 from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, run_feed
-from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes, draws
+from obs_onnx.verification.decisions import (
+    Forms,
+    behind,
+    decided_outputs,
+    deciding_nodes,
+    drawn_outputs,
+    draws,
+)
 from obs_onnx.verification.distance import norm, refusal, relative, tolerance_of
 from obs_onnx.verification.fed_decisions import NOISE, Compared, Kept, compare_fed
 
@@ -60,7 +67,7 @@ def check_removal(
     random = tuple(str(node.name) for node in nodes if draws(node))
     wrong = [name for name, difference in off.items() if not difference <= tolerance]
     if not wrong:
-        return _compared(Agreement(tolerance, off, random=random), expected)
+        return _compared(Agreement(tolerance, off, random=random), forms.silenced, expected)
     free = behind(forms.silenced, nodes)
     left_out = {name: _FROM_RUN_TO_RUN for name in wrong if name not in free}
     again = run_feed(reference, feed) if left_out else {}
@@ -77,15 +84,17 @@ def check_removal(
             raise refusal(f"output {name}", found[name], expected[name], off[name])
     same = {name: difference for name, difference in off.items() if name not in wrong}
     differences = {**same, **fed.differences}
-    return _compared(Agreement(tolerance, differences, tuple(fed.differences), left_out, random), expected)
+    agreement = Agreement(tolerance, differences, tuple(fed.differences), left_out, random)
+    return _compared(agreement, forms.silenced, expected)
 
 
-def _compared(found: Agreement, outputs: Values) -> Agreement:
-    """The same, where an output without elements compares nothing."""
-    empty = {name: _EMPTY for name in found.differences if not outputs[name].size}
+def _compared(found: Agreement, model: ir.Model, outputs: Values) -> Agreement:
+    """The same, where outputs without elements, or of nothing but drawn numbers, compare nothing."""
+    void = {name: _EMPTY for name, y in outputs.items() if not y.size} | drawn_outputs(model)
+    void = {name: reason for name, reason in void.items() if name in found.differences}
     return replace(
         found,
-        differences={name: off for name, off in found.differences.items() if name not in empty},
-        fed=tuple(name for name in found.fed if name not in empty),
-        left_out={**found.left_out, **empty},
+        differences={name: off for name, off in found.differences.items() if name not in void},
+        fed=tuple(name for name in found.fed if name not in void),
+        left_out={**found.left_out, **void},
     )

@@ -38,7 +38,7 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
         (OptionError(f"{named('round_to')} is off"), 2, "obs-onnx: --round is off\n"),
         (OptionError(f"give {named('other_one', '3')}"), 2, "obs-onnx: give --other-one 3\n"),
         (VerificationError("broken"), 1, "obs-onnx: broken; nothing was written\n"),
-        (KeyboardInterrupt(), 130, "obs-onnx: interrupted; no file is incomplete\n"),
+        (KeyboardInterrupt(), 130, "obs-onnx: interrupted; nothing was written\n"),
         (click.UsageError("no\nway"), 2, "obs-onnx: no way\n"),
         (DataError("\x1b[2J\nall targets met\u202e"), 2, "obs-onnx: \\x1b[2J\\nall targets met\\u202e\n"),
         (VerificationError("\x07"), 1, "obs-onnx: \\x07; nothing was written\n"),
