@@ -59,7 +59,7 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    proven = verify(finished, task.calibrated, task.recorder)
+    proven = verify(finished, plan.original, task.calibrated, task.recorder)
     return Candidate(proven, notes, proven.result.alerts)
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import onnx_ir as ir
+
 from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -50,8 +53,18 @@ class Proven(Generic[A_co]):
         return check
 
 
-def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
+def verify(
+    result: Finished[A_co], original: ir.Model, calibrated: Calibrated, recorder: Recorder
+) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
+
+    What comes back holds it in the form in which it is written.
+
+    Args:
+        result: what was found.
+        original: the model as it came in.
+        calibrated: the dense model and the data.
+        recorder: of the stages.
 
     Raises:
         VerificationError: it does not.
@@ -72,5 +85,6 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     if left_out:
         names = ", ".join(left_out)
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
-    result = replace(result, alerts=(*result.alerts, *alerts))
+    whole = finished(result.model, original)
+    result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, expected, outputs)
