@@ -12,9 +12,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.canonicalize import plain
-from obs_onnx.passes.canonical.fix_inputs import FixInputs
 from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.passes.graph.inputs import real_inputs
+from obs_onnx.passes.interface.fix_inputs import FixInputs
 
 __all__ = ["Fixed", "all_with_fixed", "fixed_names", "with_fixed"]
 

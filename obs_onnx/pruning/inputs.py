@@ -9,8 +9,10 @@ import onnx_ir as ir
 
 from obs_onnx.data.fixed import with_fixed
 from obs_onnx.io.onnx_file import ModelLike, open_model
+from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["Inputs", "load"]
@@ -24,7 +26,7 @@ class Inputs:
         front: the model, and what of it is pruned and measured; not changed.
         name: for people.
         path: its file, or None.
-        runtime: where models are calibrated and judged.
+        runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
@@ -53,5 +55,9 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     """
     original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
-    target, here = open_runtime(*given), calibration_runtime(*given)
-    return Inputs(find_front(here, with_fixed(original, options.fix), options.cut), name, path, here, target)
+    target = open_runtime(*given)
+    runtime = calibration_runtime(*given)
+    fixed = with_fixed(original, options.fix)
+    if isinstance(runtime, OrtRuntime) and any(random_nodes(fixed)):
+        runtime = runtime.steadied()
+    return Inputs(find_front(runtime, fixed, options.cut), name, path, runtime, target)

@@ -16,7 +16,7 @@ from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.decisions import decided_outputs
-from obs_onnx.verification.written_model import check_batches, check_model, check_rest
+from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 
 __all__ = ["Proven", "verify"]
 
@@ -46,7 +46,7 @@ class Proven(Generic[A_co]):
         def check(written: Path) -> None:
             model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
             again = runnable(dense.runtime, front.part(model))[0]
-            check_model(dense.runtime, again, first, self.expected, self.outputs)
+            check_model(dense.runtime, again, first, self.expected, self.outputs, dense.complaints)
             if front.runs and front.cut is not None and not self.result.copied:
                 check_rest(dense.runtime, front.cut, model, first, self.expected)
 
@@ -70,7 +70,18 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     with recorder.stage("verify"):
         session = dense.runtime.session(serialize(model))
         expected, outputs = session.run(first), dense.session.run(first)
-        check_model(dense.runtime, model, first, expected, outputs)
+        left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
-        whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
-    return Proven(replace(result, model=whole), calibrated, expected, outputs)
+        resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
+    alerts = [
+        f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
+        "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
+        "those of the sizes that it chose"
+        for name, share in resized.items()
+    ]
+    if left_out:
+        names = ", ".join(left_out)
+        alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
+    whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
+    result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
+    return Proven(result, calibrated, expected, outputs)

@@ -18,7 +18,7 @@ from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import bodies, reads
-from obs_onnx.passes.layers.cut import Cut, cut, has_weights, learns
+from obs_onnx.passes.interface.cut import Cut, cut, has_weights, learns
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.runtimes.base import Runtime

@@ -1,8 +1,7 @@
 """Layers: a constant weight and every node that multiplies by it, whatever the operator.
 
 In: a canonical model. Out: :class:`Layer` objects with weight, bias, input and output, and the stages in
-which they can be solved; a model cut in front of nodes that no layer follows, and put together again.
-Next: :mod:`obs_onnx.calibration` measures their inputs.
+which they can be solved. Next: :mod:`obs_onnx.calibration` measures their inputs.
 """
 
 from obs_onnx.passes.layers.find_layers import find_layers

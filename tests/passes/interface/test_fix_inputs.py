@@ -9,7 +9,7 @@ import pytest
 from nets import run_proto
 
 from obs_onnx.passes.canonical.canonicalize import plain
-from obs_onnx.passes.canonical.fix_inputs import FixInputs
+from obs_onnx.passes.interface.fix_inputs import FixInputs
 from obs_onnx.passes.layers.find_layers import find_layers
 
 RNG = np.random.default_rng(0)

@@ -14,7 +14,7 @@ from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.errors import ModelError
-from obs_onnx.passes.layers.cut import Cut, cut
+from obs_onnx.passes.interface.cut import Cut, cut
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 
