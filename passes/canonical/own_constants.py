@@ -81,7 +81,9 @@ class ShareConstants(ir.passes.InPlacePass):
             if tensor is None or value.is_graph_input() or value.is_graph_output():
                 continue
             family = str(value.meta.get(COPY_OF, value.name))
-            one = first.setdefault((family, str(tensor.dtype), tensor.shape.numpy(), tensor.tobytes()), value)
+            one = first.setdefault(
+                (family, str(tensor.dtype), tuple(tensor.shape.numpy()), tensor.tobytes()), value
+            )
             if one is not value and COPY_OF in value.meta:
                 value.replace_all_uses_with(one)
                 shared.append(value)
