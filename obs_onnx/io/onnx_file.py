@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.io.atomic_files import Together, check_writable, part_of
+from obs_onnx.io.external_data import data_file, folders_of
 from obs_onnx.io.onnx_checks import (
     check_counts,
     check_graph,
@@ -74,9 +75,7 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
             raise ModelError(
                 f"{where} is not an ONNX model, or it is truncated; export or download it again"
             ) from error
-        return from_proto(
-            proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains
-        )
+        return from_proto(proto, where=where, folders=folders_of(file), custom_domains=custom_domains)
 
 
 def _read(file: Path, where: str) -> bytes:
@@ -102,7 +101,7 @@ def from_proto(
     proto: onnx.ModelProto,
     *,
     where: str = "the model",
-    folder: str = ".",
+    folders: Sequence[str] = (".",),
     custom_domains: Collection[str] = (),
 ) -> ir.Model:
     """A checked model from a protobuf message; sparse initializers become dense.
@@ -110,7 +109,7 @@ def from_proto(
     Args:
         proto: the message; it must not be changed afterwards.
         where: what error messages call the model.
-        folder: where external data lies.
+        folders: where external data lies; :func:`obs_onnx.io.external_data.folders_of`.
         custom_domains: domains of operators whose library the caller has registered.
 
     Raises:
@@ -122,7 +121,7 @@ def from_proto(
         check_opset(proto, where)
         check_operators(proto, where, custom_domains)
         check_counts(proto, where)
-        check_tensors(proto, where, folder)
+        check_tensors(proto, where, folders)
         check_loops(proto, where)
         proto, sparse = _densified(proto, where)
         model = ir.from_proto(proto)
@@ -140,9 +139,7 @@ def from_proto(
                 raise ModelError(f"{where}: its output {output.name!r} has no type; export it again")
     with boundary(f"{where} is broken: a body reads a value that does not exist"):
         model.clone()
-    graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    for graph in graphs:
-        ir.external_data.set_base_dir(graph, os.path.realpath(folder))
+    _replace_tensors(model, lambda tensor: _at_home(tensor, folders, where))
     for name in sparse:
         model.graph.initializers[name].meta[SPARSE] = True
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
@@ -240,23 +237,49 @@ def _size(model: ir.Model) -> int:
     return sum(tensor.nbytes for tensor in tensors(model))
 
 
-def _in_memory(model: ir.Model) -> ir.Model:
-    """A copy whose tensors refer to no external file; their data stays mapped."""
-    copy = model.clone()
-    for graph in copy.graphs():
+def _replace_tensors(model: ir.Model, change: Callable[[ir.TensorProtocol], ir.TensorProtocol]) -> None:
+    """Put ``change`` of every tensor in its place."""
+    for graph in model.graphs():
         for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _mapped(value.const_value)
-            elif isinstance(value.const_value, ir.Tensor):
-                value.const_value = _in_order(value.const_value)
-    for node in _nodes(copy):
+            if value.const_value is not None:
+                value.const_value = change(value.const_value)
+    for node in _nodes(model):
         for name, attribute in list(node.attributes.items()):
             if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
                 continue
             tensor = attribute.as_tensor()
-            if isinstance(tensor, ir.ExternalTensor):
-                node.attributes[name] = ir.AttrTensor(name, _mapped(tensor))
+            if (changed := change(tensor)) is not tensor:
+                node.attributes[name] = ir.AttrTensor(name, changed)
+
+
+def _at_home(tensor: ir.TensorProtocol, folders: Sequence[str], where: str) -> ir.TensorProtocol:
+    """The tensor with the real path of its file, which has been checked, in place of a name."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    location = os.fspath(tensor.location)
+    return ir.ExternalTensor(
+        data_file(location, folders, f"the external data {location!r} in {where}"),
+        tensor.offset,
+        tensor.length,
+        tensor.dtype,
+        shape=tensor.shape,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=dict(tensor.metadata_props),
+    )
+
+
+def _in_memory(model: ir.Model) -> ir.Model:
+    """A copy whose tensors refer to no external file; their data stays mapped."""
+    copy = model.clone()
+    _replace_tensors(copy, _held)
     return copy
+
+
+def _held(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    if isinstance(tensor, ir.ExternalTensor):
+        return _mapped(tensor)
+    return _in_order(tensor) if isinstance(tensor, ir.Tensor) else tensor
 
 
 def _mapped(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
@@ -279,11 +302,12 @@ def _in_order(tensor: ir.Tensor[Any]) -> ir.TensorProtocol:
 
 def _unmap(model: ir.Model, side: Path) -> None:
     """Let tensors that read from ``side`` hold on to the data that is about to be replaced."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == str(side):
-                value.const_value = _mapped(tensor)
+
+    def unmapped(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        reads = isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == str(side)
+        return _mapped(tensor) if isinstance(tensor, ir.ExternalTensor) and reads else tensor
+
+    _replace_tensors(model, unmapped)
 
 
 def _densified(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:
