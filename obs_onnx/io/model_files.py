@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from obs_onnx.io.external_data import folders_of, location_of, possible_files
 from obs_onnx.io.onnx_checks import tensors_of
-from obs_onnx.io.onnx_file import ModelLike, parse, tensors
+from obs_onnx.io.onnx_file import ModelLike, parse
+from obs_onnx.io.tensors import tensors
 
 __all__ = ["files_of"]
 

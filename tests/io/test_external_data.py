@@ -181,5 +181,5 @@ def test_possible_files() -> None:
 
 
 def test_data_file_names_its_subject(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="^the weights is missing"):
+    with pytest.raises(ModelError, match=r"^the weights is missing"):
         data_file("none", (str(tmp_path),), "the weights")

@@ -69,6 +69,7 @@ def model_parts(model: ModelSource, external_data: str | PathLike[str] | None = 
     Raises:
         ModelError: a file is missing, unreadable or outside of the folder, or all are too large to send.
     """
+    folders: Sequence[str]
     if isinstance(model, bytes):
         data, folders = model, () if external_data is None else (os.fspath(external_data),)
     else:
