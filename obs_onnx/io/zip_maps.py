@@ -124,8 +124,8 @@ def check_scores(model: ir.Model, nodes: tuple[ZipMap, ...], where: str) -> None
     for one in nodes:
         if types[one.output] != ir.DataType.FLOAT:
             raise ModelError(
-                f"{where} is broken: node {one.name!r} (ZipMap) reads {types[one.output]}, which ONNX does not "
-                "allow; export it for inputs in single precision"
+                f"{where} is broken: node {one.name!r} (ZipMap) reads {types[one.output]}, which ONNX does "
+                "not allow; export it for inputs in single precision"
             )
 
 

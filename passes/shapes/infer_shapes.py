@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -23,8 +25,8 @@ class InferShapes(ir.passes.InPlacePass):
     """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
 
     1. Inference runs strictly, on a copy without the data of large constants.
-    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ; so do
-       those of outputs, if nothing else makes sense of the model.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ. Those
+       of its outputs stay declared; runtimes run such models.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
@@ -49,7 +51,7 @@ class InferShapes(ir.passes.InPlacePass):
                 continue
             fresh = ir.Value(name=value.name)
             ir.serde.deserialize_value_info_proto(info, fresh)
-            if value.is_graph_output() and value.shape is not None and not _differ(value.shape, fresh.shape):
+            if value.is_graph_output() and value.shape is not None:
                 value.meta[INFERRED] = fresh.shape  # 4.
                 continue
             if value.is_graph_output():
@@ -85,23 +87,23 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
     try:
         return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
-        try:
-            del proto.graph.value_info[:]  # 2.
-            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
-        except Exception:
-            _undeclare_outputs(proto.graph)
-        try:
-            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
-        except Exception:
-            if unknown:  # 3.
-                return infer(proto, check_type=False, strict_mode=False, data_prop=data)
+        del proto.graph.value_info[:]  # 2.
+        for declared in (proto, _undeclared(proto)):
+            with suppress(Exception):
+                return infer(declared, check_type=True, strict_mode=True, data_prop=data)
+        if unknown:  # 3.
+            return infer(proto, check_type=False, strict_mode=False, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
 
 
-def _undeclare_outputs(graph: onnx.GraphProto) -> None:
-    for output in graph.output:
+def _undeclared(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs have types and no shapes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for output in copy.graph.output:
         if output.type.HasField("tensor_type"):
             output.type.tensor_type.ClearField("shape")
+    return copy
 
 
 def _named_by_the_model(shape: ir.Shape | None) -> ir.Shape | None:
@@ -109,16 +111,6 @@ def _named_by_the_model(shape: ir.Shape | None) -> ir.Shape | None:
     if shape is None:
         return None
     return ir.Shape([None if str(getattr(n, "value", "")).startswith(MADE_UP) else n for n in shape])
-
-
-def _differ(declared: ir.Shape, found: ir.Shape | None) -> bool:
-    """Whether an output cannot have the shape that it is declared with."""
-    return found is not None and (
-        len(declared) != len(found)
-        or any(
-            isinstance(n, int) and isinstance(m, int) and n != m for n, m in zip(declared, found, strict=True)
-        )
-    )
 
 
 def _longest(proto: onnx.ModelProto) -> int:
