@@ -7,12 +7,13 @@ name.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph.names import Names
 
 __all__ = ["check_scores", "check_types", "declare_maps", "set_aside", "unzip", "zip_again"]
 
@@ -99,7 +100,9 @@ def zip_again(model: ir.Model) -> tuple[ZipMap, ...]:
         copy = value.producer()
         spare = copy is not None and copy.op_type == "Identity" and not copy.domain and not value.uses()
         if not spare:
-            value.name = f"{one.output}_scores"
+            names = Names(model)
+            value.name = names.fresh(f"{one.output}_scores")
+            one = replace(one, name=names.fresh(one.name))
         node = one.node(copy.inputs[0] if copy is not None and spare else value)
         graph.append(node)
         graph.outputs[places[one.output]] = node.outputs[0]
