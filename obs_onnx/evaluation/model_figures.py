@@ -22,6 +22,7 @@ def figures(
     model: ir.Model,
     path: Path | None,
     accuracy: float | None,
+    metric: float | None,
     demand: RunCost | None,
     compressed: bool = True,
 ) -> Figures:
@@ -39,6 +40,7 @@ def figures(
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
         compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,
+        metric=metric,
     )
 
 

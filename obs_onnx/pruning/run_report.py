@@ -9,7 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.evaluation.metric import ACCURACY, Metric
 from obs_onnx.evaluation.model_figures import figures
+from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
@@ -30,6 +33,13 @@ from obs_onnx.results.pruning import Combination, Figures, Latency, Report
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Run", "dry_report", "report"]
+
+
+def _shown(labelled: Evaluation | None, metric: Metric) -> tuple[float | None, float | None]:
+    """Accuracy, and the metric where it is another one."""
+    if labelled is None:
+        return None, None
+    return labelled.accuracy, None if metric is ACCURACY else labelled.figure(metric)
 
 
 @dataclass(frozen=True)
@@ -53,17 +63,19 @@ class Run:
     def dense_figures(self) -> Figures:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
-        return figures(inputs.model, inputs.path, dense.accuracy, dense.cost, self.plan.leaves_zeros)
+        accuracy, metric = _shown(dense.labelled, dense.metric)
+        return figures(inputs.model, inputs.path, accuracy, metric, dense.cost, self.plan.leaves_zeros)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
-        dense, drop = self.calibrated.dense, result.attempt.drop
-        accuracy = None if dense.accuracy is None or drop is None else dense.accuracy - drop
+        dense = self.calibrated.dense
+        accuracy, metric = _shown(result.attempt.labelled, dense.metric)
         cost = measured(dense.runtime, result.attempt.model, self.calibrated.data.sample)
-        return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros)
+        return figures(result.model, path, accuracy, metric, cost, self.plan.leaves_zeros)
 
     def report(self, before: Figures, after: Figures) -> Report:
         """What is known before anything is pruned."""
+        dense = self.calibrated.dense
         return Report(
             model=self.inputs.name,
             output=None,
@@ -76,6 +88,8 @@ class Run:
             frozen=self.plan.frozen,
             pattern=self.options.pattern,
             seed=self.options.seed,
+            task=None if dense.yardstick.task == AUTO else dense.yardstick.task,
+            metric=None if dense.figure is None else dense.metric.name,
             options=asked(self.options),
         )
 
@@ -127,7 +141,9 @@ def report(
         output=None if path is None else str(path),
         met=result.met and not late,
         output_error=quality.output_error,
+        parts=quality.parts,
         agreement=quality.agreement,
+        measures=quality.measures,
         bound=result.bound,
         layers=result.layers,
         groups=result.groups,
@@ -195,9 +211,10 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
         "pruned": pruned,
         "pruned int8": quantized.model,
     }
-    data, options = run.calibrated.data, run.options
+    dense, data, options = run.calibrated.dense, run.calibrated.data, run.options
     timed = (run.inputs.target, options.batch) if options.latency else None
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed)
+    measured_by = (dense.yardstick, dense.metric)
+    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

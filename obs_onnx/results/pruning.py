@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from obs_onnx.io.json_file import jsonable
 
 if TYPE_CHECKING:
+    from obs_onnx.evaluation.parts import PartError
     from obs_onnx.passes.layers.layer import Frozen
 
 __all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
@@ -59,6 +60,7 @@ class Figures:
         compressed_bytes: of the same files after deflate (zip).
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
+        metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
     """
 
     parameters: int
@@ -69,6 +71,7 @@ class Figures:
     latency_ms: Latency | None = None
     runtime: str | None = None
     accuracy: float | None = None
+    metric: float | None = None
     peak_activation_bytes: int | None = None
 
 
@@ -80,6 +83,7 @@ class Combination:
         model: which one.
         file_bytes: of its file.
         accuracy: top-1 share on labelled evaluation data.
+        metric: of the user's, on the same data.
         output_error, agreement: against the dense float model, on held-out calibration data.
         latency_ms: of one run.
     """
@@ -89,6 +93,7 @@ class Combination:
     accuracy: float | None = None
     output_error: float | None = None
     agreement: float | None = None
+    metric: float | None = None
     latency_ms: Latency | None = None
 
 
@@ -147,8 +152,12 @@ class Report:
     Attributes:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
-        output_error: relative error of the model's outputs on held-out calibration data.
-        agreement: share of held-out samples with the same top-1 class.
+        output_error: largest error of a part of the outputs on held-out calibration data, times its weight.
+        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.parts`.
+        task: what the outputs were taken for; None where nothing said it.
+        agreement: share of held-out samples (or pixels, or tokens) with the same top-1 class.
+        measures: others of the task, by name, on held-out calibration data.
+        metric: name of the figure on labelled data that stands in ``before`` and ``after``.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
@@ -167,7 +176,11 @@ class Report:
     before: Figures
     after: Figures
     output_error: float | None = None
+    parts: tuple[PartError, ...] = ()
+    task: str | None = None
     agreement: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
     bound: BoundLike | None = None
     layers: tuple[LayerResult, ...] = ()
     groups: tuple[GroupResult, ...] = ()

@@ -81,6 +81,7 @@ def attempt_removal(
         expected,
         task.costs.of(small),
         selection.left_out,
+        labelled=judged.labelled,
     )
 
 
@@ -158,6 +159,7 @@ def retrain_attempt(
         attempt,
         quality=found.judged.quality,
         drop=found.judged.drop,
+        labelled=found.judged.labelled,
         model=found.model,
         tensors=tensors,
         training=found.training,
