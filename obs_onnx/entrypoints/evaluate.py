@@ -42,8 +42,8 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
-        against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for the
-            spread of its outputs.
+        against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
+            the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
             :class:`obs_onnx.evaluation.options.MeasureOptions`.
         custom_domains: of operators that are known to the runtime alone.
@@ -71,7 +71,12 @@ def evaluate(
         reference = None if against is None else load(against)
         dense, given = (session, model) if reference is None else (reference, against)
         yardstick = read_outputs(
-            dense, source, model=_graph(given, custom_domains), task=asked.task, weights=asked.weight, spreads=reference is not None
+            dense,
+            source,
+            model=_graph(given, custom_domains),
+            task=asked.task,
+            weights=asked.weight,
+            spreads=reference is not None,
         )
         return evaluate_sessions(
             session,

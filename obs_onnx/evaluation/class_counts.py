@@ -3,9 +3,10 @@
 With ``p`` and ``q`` the class probabilities of the reference and of the model, over all rows of scores:
 
     kl                        mean of sum_c p_c log(p_c / q_c)
-    miou                      mean over classes of |both say c| / |any says c|, classes that none says left out
+    miou                      mean over classes of |both say c| / |any says c|, without those that none says
     perplexity                exp(mean of -log q_label)
-    perplexity_to_reference   exp(mean of -sum_c p_c log q_c), at least perplexity_of_reference, which has p for q
+    perplexity_to_reference   exp(mean of -sum_c p_c log q_c)
+    perplexity_of_reference   the same with p for q, which is the least there can be
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array
 from obs_onnx.evaluation.class_scores import classes_of
-from obs_onnx.evaluation.output_damage import divergence
 from obs_onnx.evaluation.options import LANGUAGE, SEGMENTATION
+from obs_onnx.evaluation.output_damage import divergence
 from obs_onnx.evaluation.yardstick import Yardstick
 from obs_onnx.passes.errors import DataError
 
@@ -85,11 +86,11 @@ class ClassCounts:
         if scores is not None and rows_NC is not None:
             self._classes = rows_NC.shape[1]
             if not scores.single:
-                there = labels < self._classes  # 255 and the like: positions that nobody labelled
+                there = (labels >= 0) & (labels < self._classes)  # -100, 255: nobody labelled these
             elif labels.max() >= self._classes:
                 raise DataError(
-                    f"labels go up to {labels.max()}, the model has {self._classes} classes (counted from 0): "
-                    "give the labels the model was trained with"
+                    f"labels go up to {labels.max()}, the model has {self._classes} classes (counted from "
+                    "0): give the labels the model was trained with"
                 )
         labels, classes = labels[there], classes[there]
         self._labelled += len(labels)

@@ -103,7 +103,8 @@ class Collected:
 
 
 def open_metric(given: str | Callable[..., Any] | None, lower_is_better: bool, task: str) -> Metric:
-    """The metric that the user names as ``module:function`` or gives as a function; without one, that of a task.
+    """The metric that the user names as ``module:function`` or gives as a function; without one, that of a
+    task.
 
     Raises:
         DataError: no such function.

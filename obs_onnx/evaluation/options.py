@@ -10,7 +10,8 @@ embedding               cosine of the vectors
 detection, regression   nothing: boxes, scores and values each have their error
 ======================  ==============================================================================
 
-``auto`` goes by what :mod:`obs_onnx.evaluation.class_scores` finds, and claims nothing where it finds nothing.
+``auto`` goes by what :mod:`obs_onnx.evaluation.class_scores` finds, and claims nothing where it finds
+nothing.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class MeasureOptions(TaskOption, title="Measuring"):
 
     weight: Mapping[str, float] | None = option(
         None,
-        help="Factor of the error of a part of an output: y, y[4:84] as reports name it, or the node it is from.",
+        help="Factor of the error of a part of an output: y, y[4:84] as reports name it, or its node.",
         more="A part of weight 0 is not measured.",
         metavar="NAME=VALUE",
     )

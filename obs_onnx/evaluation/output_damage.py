@@ -64,7 +64,8 @@ class Damage:
 
 
 def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[float, float]:
-    """Kullback-Leibler divergence of class probabilities in nats, summed over rows, and how many rows they are.
+    """Kullback-Leibler divergence of class probabilities in nats, summed over rows, and how many rows they
+    are.
 
     The logarithms are at hand, so they are subtracted; :func:`scipy.special.rel_entr` takes probabilities,
     which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.

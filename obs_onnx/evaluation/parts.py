@@ -32,9 +32,10 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, is_float
 from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
-from obs_onnx.passes.errors import DataError, OptionError, named
+from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.results.pruning import PartError
 
-__all__ = ["ErrorSums", "Part", "PartError", "Spreads", "weighted"]
+__all__ = ["ErrorSums", "Part", "Spreads", "weighted"]
 
 _ALIKE = 2.0  # largest ratio of spreads in one part
 _STILL = 1e-6  # a spread below this share of the level is rounding
@@ -79,33 +80,10 @@ class Part:
         return np.take(y, self.elements, axis=self.axis)
 
 
-@dataclass(frozen=True)
-class PartError:
-    """The error of a part.
-
-    Attributes:
-        name, output, node, spread, weight: see :class:`Part`.
-        error: relative to its spread; see the module.
-        norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight included.
-    """
-
-    name: str
-    output: str
-    node: str
-    spread: float
-    weight: float
-    error: float
-    norm: float
-
-    @property
-    def weighted(self) -> float:
-        """What targets limit."""
-        return 0.0 if self.weight == 0 else self.weight * self.error
-
-
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared distances from it of each element along an axis, finite numbers alone."""
+    """Count, mean and sum of squared distances from it of each element along an axis, finite numbers
+    alone."""
 
     axis: int | None
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -251,18 +229,18 @@ def weighted(parts: Sequence[Part], weights: Mapping[str, float]) -> tuple[Part,
     Raises:
         OptionError: a name that fits nothing.
     """
-    used: set[str] = set()
-    found = []
+    found, used = [], set()
     for part in parts:
         names = [name for name in (part.name, part.node, part.output) if name]
-        tests = [lambda a, b: a == b, fnmatchcase]
-        hits = (key for test in tests for name in names for key in weights if test(name, key))
-        key = next(hits, None)
-        used.update(k for k in weights for name in names if k == name or fnmatchcase(name, k))
-        found.append(part if key is None else replace(part, weight=float(weights[key])))
+        hits = [key for name in names for key in weights if name == key]
+        hits += [key for name in names for key in weights if fnmatchcase(name, key)]
+        used.update(hits)
+        found.append(replace(part, weight=float(weights[hits[0]])) if hits else part)
     if unknown := [name for name in weights if name not in used]:
-        listed = ", ".join(dict.fromkeys(part.name for part in parts))
+        listed = ", ".join(f"{part.name} from {part.node}" if part.node else part.name for part in parts)
         raise OptionError(f"{named('weight')} {unknown[0]!r} fits no part of an output: there are {listed}")
+    if parts and not any(part.weight for part in found):
+        raise OptionError(f"{named('weight')} 0 for all parts of the outputs leaves nothing to measure")
     return tuple(found)
 
 
@@ -306,7 +284,8 @@ class ErrorSums:
 
 
 def _squares(y: Array, z: Array) -> tuple[float, float]:
-    """Sum of squared differences and how many numbers they are; equal infinities (masked scores) are equal."""
+    """Sum of squared differences and how many numbers they are; equal infinities (masked scores) are
+    equal."""
     y, z = y.astype(np.float64), z.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
         total = float(np.sum(np.square(np.subtract(z, y, out=np.zeros_like(y), where=z != y))))
@@ -323,16 +302,3 @@ def _ratio(error: float, scale: float) -> float:
     if error == 0:
         return 0.0
     return error / scale if scale > 0 else math.inf
-
-
-def check_shapes(output: str, y: Array, z: Array) -> None:
-    """Refuse outputs that cannot be compared.
-
-    Raises:
-        DataError: their shapes differ.
-    """
-    if y.shape != z.shape:
-        raise DataError(
-            f"output {output!r} has shape {z.shape}, the other model's {y.shape}: "
-            "only models with the same outputs can be compared"
-        )

@@ -3,9 +3,9 @@
     output_error   = largest error among the parts of all outputs, times its weight
     agreement      = share of rows of class scores whose largest one is that of the same class
 
-See :mod:`obs_onnx.evaluation.parts` for parts and their errors, :mod:`obs_onnx.evaluation.class_scores` for what
-are class scores, and :mod:`obs_onnx.evaluation.class_counts` and :mod:`obs_onnx.evaluation.options` for the
-measures of a task.
+See :mod:`obs_onnx.evaluation.parts` for parts and their errors, :mod:`obs_onnx.evaluation.class_scores` for
+what are class scores, and :mod:`obs_onnx.evaluation.class_counts` and :mod:`obs_onnx.evaluation.options` for
+the measures of a task.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from obs_onnx.data.open_source import Source
 from obs_onnx.evaluation.class_counts import ClassCounts
 from obs_onnx.evaluation.class_scores import classes_of
 from obs_onnx.evaluation.metric import MIOU, Collected, Metric
-from obs_onnx.evaluation.parts import ErrorSums, PartError
 from obs_onnx.evaluation.options import AUTO, EMBEDDING
+from obs_onnx.evaluation.parts import ErrorSums
 from obs_onnx.evaluation.yardstick import Yardstick, read_outputs
 from obs_onnx.passes.errors import DataError
+from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session
 
 __all__ = ["Evaluation", "Tally", "evaluate_sessions"]
@@ -171,7 +172,8 @@ def _check(name: str, output: Array, reference: Array, free: bool) -> None:
 
 
 def _cosines(y: Array, z: Array) -> list[float]:
-    """Cosine of each vector, along the second axis of two and the last one of more; 0 for what is no vector."""
+    """Cosine of each vector, along the second axis of two and the last one of more; 0 for what is no
+    vector."""
     if y.shape != z.shape or y.ndim < 2:
         return []
     y, z = (one.reshape(-1, one.shape[-1]).astype(np.float64) for one in (y, z))
@@ -198,7 +200,8 @@ def evaluate_sessions(
         session: the model.
         source: the data.
         reference: what it is compared with.
-        yardstick: how its outputs are measured; without one, the data and the reference (or the model) say it.
+        yardstick: how its outputs are measured; without one, the data and the reference (or the model) say
+            it.
         metric: of the user's.
         progress: called with the number of batches done.
 
@@ -223,8 +226,12 @@ def evaluate_sessions(
             collected.add(outputs, labels, feed if metric.reads_inputs else None)
         if progress is not None:
             progress(number)
-    own = metric is not None and metric.function is not None
-    return tally.result(metric.value(collected) if own and metric is not None else None)
+    own = None if metric is None or metric.function is None else metric.value(collected)
+    found = tally.result(own)
+    counted = source.unit == "samples" and source.count is not None
+    return replace(found, samples=source.count) if counted and source.count is not None else found
+
+
 def _paired(session: Session, reference: Session) -> dict[str, str]:
     """Output of the model -> output of the reference: by name, or by position if the names differ."""
     if {spec.name for spec in session.inputs} != {spec.name for spec in reference.inputs}:
@@ -255,10 +262,9 @@ def _free(session: Session, reference: Session) -> set[str]:
     }
 
 
-
-
 def _renamed(yardstick: Yardstick, pairs: Mapping[str, str]) -> Yardstick:
-    """The yardstick of a reference in the names of a model; ``pairs`` are names of the model -> the reference."""
+    """The yardstick of a reference in the names of a model; ``pairs`` are names of the model -> the
+    reference."""
     mine = {other: name for name, other in pairs.items()}
     if all(other == name for other, name in mine.items()):
         return yardstick

@@ -1,4 +1,5 @@
-"""What a model's outputs are taken for and measured by: decided once, of the dense model, for all that asks."""
+"""What a model's outputs are taken for and measured by: decided once, of the dense model, for all that
+asks."""
 
 from __future__ import annotations
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Array, is_float
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.class_scores import ClassScores, find_class_numbers, find_class_scores
-from obs_onnx.evaluation.parts import Part, Spreads, weighted
 from obs_onnx.evaluation.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
+from obs_onnx.evaluation.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.runtimes import Session
@@ -28,6 +29,7 @@ _WANTED = {
     SEGMENTATION: "with class scores for each position, such as (samples, classes, height, width)",
     LANGUAGE: "with class scores (samples, tokens, classes)",
 }
+_SHOWN = 3  # names in a note
 _FEEDS = 16  # that are looked at for class scores
 
 
@@ -36,7 +38,8 @@ class Yardstick:
     """How outputs are measured.
 
     Attributes:
-        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`; auto where nothing says it.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`; auto where nothing says
+            it.
         scores: where its class scores are, if it gives any.
         numbers: the output that holds class numbers, of a model without class scores.
         parts: of its outputs of a floating-point type.
@@ -48,6 +51,26 @@ class Yardstick:
     numbers: str | None = None
     parts: tuple[Part, ...] = ()
     measure: str = ERROR
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader of an error has to know about parts that do not vary or are not compared."""
+        idle = [part.name for part in self.parts if part.weight == 0]
+        still = [part.name for part in self.parts if part.still and part.weight]
+        found = []
+        if idle:
+            found.append(f"not compared, as their weight is 0: {', '.join(idle)}")
+        if still:
+            found.append(
+                f"{_listed(still)} of the outputs does not vary on the calibration data: its error is relative "
+                "to its level"
+            )
+        return tuple(found)
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def yardstick_of(
@@ -127,8 +150,8 @@ def choose_measure(asked: str, yardstick: Yardstick, outputs: Mapping[str, Array
     alone = yardstick.scores is not None and yardstick.scores.alone
     if asked == KL and not alone:
         raise OptionError(
-            f"loss {KL} needs a model with one output of class scores, and something that says so (a softmax, "
-            f"labels, or a task): use {ERROR}"
+            f"loss {KL} needs a model with one output of class scores (a softmax, labels or "
+            f"{named('task')} say that it is one): use {ERROR}"
         )
     if not any(is_float(y.dtype) for y in outputs.values()):
         return CHANGED

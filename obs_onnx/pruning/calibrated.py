@@ -176,6 +176,7 @@ def calibrate(
         notes += check_outputs(where, model, feed, answer)
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
     yardstick = _yardstick(session, model, data, targets, options)
+    data = replace(data, notes=(*data.notes, *yardstick.notes))
     metric = open_metric(options.metric, options.metric_lower_is_better, yardstick.task)
     labelled = None
     if data.labelled is not None:
@@ -194,7 +195,8 @@ def calibrate(
 def _yardstick(
     session: Session, model: ir.Model, data: CalibrationData, targets: Targets, options: SearchOptions
 ) -> Yardstick:
-    """How the outputs are measured, from what the dense model gives for data to learn from and held-out data."""
+    """How the outputs are measured, from what the dense model gives for data to learn from and held-out
+    data."""
     feed, labels = next((data.labelled or data.held_out).batches())
     samples = EFFORTS[options.effort].samples
     feeds = chain([feed], data.held_out, data.fit.limit(samples))

@@ -45,14 +45,14 @@ def combine(
         found = bench(list(written.values()), timed[0], batch=timed[1], seconds=1.0).latencies
         latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
     first = next(iter(sessions.values()))
-    found = []
+    made: list[Combination] = []
     for (name, session), latency in zip(sessions.items(), latencies, strict=True):
         quality = judged = None
         if session is not first:
             quality = evaluate_sessions(session, held_out, first, yardstick=yardstick)
         if labelled is not None:
             judged = evaluate_sessions(session, labelled, yardstick=yardstick, metric=metric)
-        found.append(
+        made.append(
             Combination(
                 model=name,
                 file_bytes=len(written[name]),
@@ -63,4 +63,4 @@ def combine(
                 latency_ms=latency,
             )
         )
-    return tuple(found)
+    return tuple(made)

@@ -14,10 +14,19 @@ from typing import TYPE_CHECKING, Protocol
 from obs_onnx.io.json_file import jsonable
 
 if TYPE_CHECKING:
-    from obs_onnx.evaluation.parts import PartError
     from obs_onnx.passes.layers.layer import Frozen
 
-__all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
+__all__ = [
+    "SCHEMA",
+    "BoundLike",
+    "Combination",
+    "Figures",
+    "GroupResult",
+    "Latency",
+    "LayerResult",
+    "PartError",
+    "Report",
+]
 
 SCHEMA = 1
 
@@ -95,6 +104,31 @@ class Combination:
     agreement: float | None = None
     metric: float | None = None
     latency_ms: Latency | None = None
+
+
+@dataclass(frozen=True)
+class PartError:
+    """The error of a part.
+
+    Attributes:
+        name, output, node, spread, weight: see :class:`obs_onnx.evaluation.parts.Part`.
+        error: relative to its spread, see :mod:`obs_onnx.evaluation.parts`.
+        norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
+            included.
+    """
+
+    name: str
+    output: str
+    node: str
+    spread: float
+    weight: float
+    error: float
+    norm: float
+
+    @property
+    def weighted(self) -> float:
+        """What targets limit."""
+        return 0.0 if self.weight == 0 else self.weight * self.error
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ topological order:
    does one that draws random numbers.
 
 Spectral norms are valid in place of Frobenius norms, and never larger. The bounds of the outputs are put
-together as :mod:`obs_onnx.evaluation.quality` does with what is measured: all of an output's change may lie in
-one of its parts. No measured error may be larger.
+together as :mod:`obs_onnx.evaluation.quality` does with what is measured: all of an output's change may lie
+in one of its parts. No measured error may be larger.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ class Bound:
 
     Attributes:
         frobenius, spectral: of the largest error among the parts of the outputs (see
-            :mod:`obs_onnx.evaluation.parts`), with Frobenius and with spectral norms; None where there is none.
+            :mod:`obs_onnx.evaluation.parts`), with Frobenius and with spectral norms; None where there is
+            none.
         blocked_by: (node, op_type) of every operator without a Lipschitz constant on a path from a changed
             layer to an output, in topological order.
     """

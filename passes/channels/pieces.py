@@ -1,4 +1,5 @@
-"""Which elements of an output's axes come from where: pieces that a Concat puts together, channels of a layer.
+"""Which elements of an output's axes come from where: pieces that a Concat puts together, channels of a
+layer.
 
 Every operator's table says how it carries labels from axis to axis (:mod:`obs_onnx.passes.traits.relation`),
 through Reshape, Transpose, Slice and arithmetic. A layer gives its channels labels of their own; here each
@@ -51,7 +52,8 @@ class ChannelAxis:
 
 
 def channel_axes(model: ir.Model) -> dict[str, tuple[ChannelAxis, ...]]:
-    """Axes of the outputs of ``model`` along which channels stand; outputs of which nothing is known have none.
+    """Axes of the outputs of ``model`` along which channels stand; outputs of which nothing is known have
+    none.
 
     Args:
         model: functions inlined, constants lifted; stays as it is.

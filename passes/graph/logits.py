@@ -22,9 +22,11 @@ def logits_of(output: ir.Value) -> ir.Value:
 
 
 def softmax_axis(output: ir.Value) -> int | None:
-    """The axis of ``output`` along which a softmax (or its logarithm) at the model's end runs, if one does."""
+    """The axis of an output along which a softmax (or its logarithm) at the model's end runs, if one does."""
     node, order = output.producer(), None
-    while node is not None and node.op_type in ("Identity", "Cast", "Transpose") and node.inputs[0] is not None:
+    while (
+        node is not None and node.op_type in ("Identity", "Cast", "Transpose") and node.inputs[0] is not None
+    ):
         if node.op_type == "Transpose":
             given = node.attributes.get("perm")
             rank = len(node_facts.dims(output) or node_facts.dims(node.inputs[0]) or ())
@@ -46,7 +48,8 @@ def holds_class_numbers(output: ir.Value) -> bool:
 
 
 def _axis(node: ir.Node, output: ir.Value) -> int | None:
-    """The one axis that a softmax runs along; None where it is another operator, over several, or not known."""
+    """The one axis that a softmax runs along; None where it is another operator, over several, or not
+    known."""
     dims = node_facts.dims(output)
     if node.domain != "" or dims is None:
         return None

@@ -37,7 +37,9 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Places, Labelled, TaskOption, TrainingOptions, OperatorOptions, Shown, title="Training"):
+class FinetuneOptions(
+    Places, Labelled, TaskOption, TrainingOptions, OperatorOptions, Shown, title="Training"
+):
     """Everything that training can be told.
 
     Raises:
