@@ -57,7 +57,7 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[Batch]:
-        """Feed and labels (int64, one per sample, or all positions of all samples; None without) of every batch."""
+        """Feed and labels of every batch: int64, one per sample or position; None without labels."""
 
     @abstractmethod
     def limit(self, count: int) -> Source:

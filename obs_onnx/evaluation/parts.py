@@ -5,7 +5,7 @@ graph and by what the dense model gives for the data:
 
 1. Inputs of a Concat in front of the output are parts, along the axis they are joined on
    (:mod:`obs_onnx.passes.channels.pieces`); everything else counts samples.
-2. Where there is none, channels whose spreads lie within a factor of two of the largest among them are one
+2. Where there is none, channels whose spreads lie within a factor of three of the largest among them are one
    part. Without a graph these are the columns of an output (samples, features).
 3. Class scores of whole samples, which only say something together, and whatever has no axis of channels, are
    one part.
@@ -37,7 +37,7 @@ from obs_onnx.results.pruning import PartError
 
 __all__ = ["ErrorSums", "Part", "Spreads", "weighted"]
 
-_ALIKE = 2.0  # largest ratio of spreads in one part
+_ALIKE = 3.0  # largest ratio of spreads in one part
 _STILL = 1e-6  # a spread below this share of the level is rounding
 _SHOWN = 4  # stretches of elements in a name
 
@@ -196,13 +196,15 @@ class Spreads:
                 elif len(pieces) == 1:
                     pieces = tuple(moments.alike(pieces[0]))
                 choices.append([moments.part(name, piece) for piece in pieces])
-        return max(reversed(choices), key=lambda parts: (len(parts) > 1, _contrast(parts)))
+        return max(reversed(choices), key=_contrast)
 
 
 def _contrast(parts: Sequence[Part]) -> float:
-    """Largest ratio of their spreads."""
+    """Largest ratio of their spreads; 0 for a single one."""
+    if len(parts) == 1:
+        return 0.0
     spreads = [part.spread for part in parts if not part.still]
-    return max(spreads) / min(spreads) if spreads else 0.0
+    return max(spreads) / min(spreads) if spreads else 1.0
 
 
 def _scaled(parts: Sequence[Part]) -> list[Part]:

@@ -62,8 +62,8 @@ class Yardstick:
             found.append(f"not compared, as their weight is 0: {', '.join(idle)}")
         if still:
             found.append(
-                f"{_listed(still)} of the outputs does not vary on the calibration data: its error is relative "
-                "to its level"
+                f"no variation on the calibration data in {_listed(still)} of the outputs: its error is "
+                "relative to the level"
             )
         return tuple(found)
 
