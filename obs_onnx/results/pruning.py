@@ -92,9 +92,9 @@ class Combination:
         model: which one.
         file_bytes: of its file.
         accuracy: top-1 share on labelled evaluation data.
-        metric: of the user's, on the same data.
         output_error, agreement: against the dense float model, on held-out calibration data.
         latency_ms: of one run.
+        metric: what :attr:`Report.metric` names, on the same data as the accuracy, where it is not it.
     """
 
     model: str
@@ -102,8 +102,8 @@ class Combination:
     accuracy: float | None = None
     output_error: float | None = None
     agreement: float | None = None
-    metric: float | None = None
     latency_ms: Latency | None = None
+    metric: float | None = None
 
 
 @dataclass(frozen=True)

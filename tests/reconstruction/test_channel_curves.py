@@ -12,6 +12,7 @@ from nets import run_proto
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import RemovalDamage, ranking
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
@@ -24,8 +25,8 @@ BUDGET = 1 << 28
 
 
 def squared(dense: np.ndarray, other: np.ndarray) -> float:
-    """Squared relative error."""
-    return float(np.sum((other - dense) ** 2) / np.sum(dense**2))
+    """Squared error of class scores, relative to their spread."""
+    return float(np.sum((other - dense) ** 2) / np.sum((dense - dense.mean(0)) ** 2))
 
 
 def curves(evidence: ChannelStatistics, plan: Plan, x: np.ndarray, **options: object) -> dict[int, Ranked]:
@@ -43,7 +44,7 @@ def curves(evidence: ChannelStatistics, plan: Plan, x: np.ndarray, **options: ob
         open_runtime("onnxruntime", 1),
         evidence,
         plan,
-        Reference(feeds, outputs, "error"),
+        Reference(feeds, outputs, yardstick_of(outputs, task="classification")),
         **defaults | options,
     )
 
