@@ -102,7 +102,9 @@ def yardstick_of(
     numbers = None if scores is not None else find_class_numbers(first, labels, task, model)
     if task in _WANTED and scores is None and numbers is None:
         raise OptionError(f"{named('task')} {task} needs an output {_WANTED[task]}: give another task")
-    task = _task(task, scores)
+    if task == AUTO and (scores is not None or numbers is not None):
+        single = _is_one_each(first[str(numbers)]) if scores is None else scores.single
+        task = CLASSIFICATION if single else SEGMENTATION
     whole = {scores.name: scores.axis} if scores is not None and task != SEGMENTATION else {}
     spreads = Spreads(_channel_axes(model), whole)
     for outputs in seen:
@@ -158,11 +160,9 @@ def choose_measure(asked: str, yardstick: Yardstick, outputs: Mapping[str, Array
     return KL if alone and asked != ERROR else ERROR
 
 
-def _task(asked: str, scores: ClassScores | None) -> str:
-    """What a model is for; without class scores nothing says it."""
-    if asked != AUTO or scores is None:
-        return asked
-    return CLASSIFICATION if scores.single else SEGMENTATION
+def _is_one_each(numbers: Array) -> bool:
+    """Whether there is one for each sample."""
+    return numbers.ndim == 0 or numbers.size == len(numbers)
 
 
 def _channel_axes(model: ir.Model | None) -> Mapping[str, Sequence[ChannelAxis]]:

@@ -91,7 +91,7 @@ class TestCurves:
             open_runtime("onnxruntime", 1),
             evidence,
             plan,
-            Reference(feeds, shifted, "error"),
+            Reference(feeds, shifted, yardstick_of(shifted, task="classification")),
             rank=ranking("magnitude", evidence),
             levels=(0.75,),
             compensate=False,
