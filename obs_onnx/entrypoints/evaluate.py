@@ -11,7 +11,7 @@ import onnx_ir as ir
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.metric import open_metric
 from obs_onnx.evaluation.options import AUTO, MeasureOptions
-from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
+from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
 from obs_onnx.evaluation.yardstick import read_outputs
 from obs_onnx.io.onnx_file import from_proto, load_model, parse
 from obs_onnx.passes.canonical.canonicalize import plain
@@ -69,6 +69,8 @@ def evaluate(
         session = load(model)
         source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
         reference = None if against is None else load(against)
+        if reference is not None:
+            paired(session, reference)
         dense, given = (session, model) if reference is None else (reference, against)
         yardstick = read_outputs(
             dense,

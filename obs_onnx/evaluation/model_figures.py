@@ -22,11 +22,19 @@ def figures(
     model: ir.Model,
     path: Path | None,
     accuracy: float | None,
-    metric: float | None,
     demand: RunCost | None,
     compressed: bool = True,
+    metric: float | None = None,
 ) -> Figures:
-    """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
+    """Sizes of a model and of its files.
+
+    Args:
+        model: to be measured.
+        path: its file, or None.
+        accuracy, metric: what is known of its quality.
+        demand: what one run takes.
+        compressed: also the size of the files as a zip would hold them.
+    """
     parameters = nonzero = 0
     for tensor in float_tensors(model):
         parameters += tensor.size

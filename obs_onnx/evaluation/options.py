@@ -54,7 +54,6 @@ class TaskOption(Options, title="Measuring"):
         help="What the outputs are, and so what is measured of them.",
         more="auto: class scores where a softmax or labels say so, else numbers with an error.",
         choices=TASKS,
-        common=4,
     )
 
 

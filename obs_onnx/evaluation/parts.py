@@ -15,8 +15,9 @@ With outputs ``y`` of the dense model and ``z`` of another one, over all element
     spread = sqrt(mean (y - mean of its channel)^2)        on the data it was divided by
     error  = sqrt(mean (z - y)^2) / spread
 
-so that a level that never changes hides nothing. A part that does not vary is measured against its level,
-one that is zero everywhere against the spread of its output.
+so that a level that never changes hides nothing. Class scores are measured against their level (the root mean
+square), which decides the class of a sample as much as what varies does. So is a part that does not vary; one
+that is zero everywhere is measured against the spread of its output.
 """
 
 from __future__ import annotations
@@ -35,7 +36,10 @@ from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.results.pruning import PartError
 
-__all__ = ["ErrorSums", "Part", "Spreads", "weighted"]
+__all__ = ["LEVEL", "SPREAD", "ErrorSums", "Part", "Spreads", "weighted"]
+
+SPREAD, LEVEL = "spread", "level"
+"""What errors are relative to."""
 
 _ALIKE = 3.0  # largest ratio of spreads in one part
 _STILL = 1e-6  # a spread below this share of the level is rounding
@@ -55,6 +59,7 @@ class Part:
         spread: root mean square distance of its numbers from the mean of their channel, on the data.
         level: root mean square of its numbers.
         scale: what its error is divided by.
+        basis: what that is: its spread or its level.
         weight: of its error among those of the others.
     """
 
@@ -66,6 +71,7 @@ class Part:
     spread: float = 0.0
     level: float = 0.0
     scale: float = 0.0
+    basis: str = SPREAD
     weight: float = 1.0
 
     @property
@@ -82,8 +88,7 @@ class Part:
 
 @dataclass
 class _Moments:
-    """Count, mean and sum of squared distances from it of each element along an axis, finite numbers
-    alone."""
+    """Count, mean and squared distances from it of each element along an axis, of finite numbers."""
 
     axis: int | None
     count: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
@@ -171,7 +176,11 @@ class Spreads:
 
     def parts(self) -> tuple[Part, ...]:
         """Of all outputs of a float type that were seen."""
-        return tuple(part for name, found in self._moments.items() for part in _scaled(self._of(name, found)))
+        return tuple(
+            part
+            for name, found in self._moments.items()
+            for part in _scaled(self._of(name, found), name in self._whole)
+        )
 
     def _candidates(self, name: str, y: Array) -> list[int]:
         if name in self._whole:
@@ -207,11 +216,15 @@ def _contrast(parts: Sequence[Part]) -> float:
     return max(spreads) / min(spreads) if spreads else 1.0
 
 
-def _scaled(parts: Sequence[Part]) -> list[Part]:
-    """Parts of one output with what their errors are divided by."""
+def _scaled(parts: Sequence[Part], scores: bool) -> list[Part]:
+    """Parts of one output with what their errors are divided by; ``scores``: it holds class scores."""
     largest = max(part.spread for part in parts)
-    scales = [part.spread if not part.still else part.level or largest for part in parts]
-    return [replace(part, scale=scale) for part, scale in zip(parts, scales, strict=True)]
+    return [
+        replace(part, scale=part.level, basis=LEVEL)
+        if part.level and (scores or part.still)
+        else replace(part, scale=part.spread or largest)
+        for part in parts
+    ]
 
 
 def _stretches(elements: Sequence[int]) -> str:
@@ -275,7 +288,8 @@ class ErrorSums:
                 part.name,
                 part.output,
                 part.node,
-                part.spread,
+                part.basis,
+                part.scale,
                 part.weight,
                 _ratio(math.sqrt(squares / count) if math.isfinite(squares) else math.inf, part.scale),
                 part.scale * math.sqrt(count) / part.weight,
@@ -286,8 +300,7 @@ class ErrorSums:
 
 
 def _squares(y: Array, z: Array) -> tuple[float, float]:
-    """Sum of squared differences and how many numbers they are; equal infinities (masked scores) are
-    equal."""
+    """Sum of squared differences, and of how many numbers; equal infinities (masked scores) are equal."""
     y, z = y.astype(np.float64), z.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
         total = float(np.sum(np.square(np.subtract(z, y, out=np.zeros_like(y), where=z != y))))

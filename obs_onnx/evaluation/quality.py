@@ -29,7 +29,7 @@ from obs_onnx.passes.errors import DataError
 from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session
 
-__all__ = ["Evaluation", "Tally", "evaluate_sessions"]
+__all__ = ["Evaluation", "Tally", "evaluate_sessions", "paired"]
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,7 @@ def _check(name: str, output: Array, reference: Array, free: bool) -> None:
 
 
 def _cosines(y: Array, z: Array) -> list[float]:
-    """Cosine of each vector, along the second axis of two and the last one of more; 0 for what is no
-    vector."""
+    """Cosine of each vector along the last axis; 0 where one of the two has no direction."""
     if y.shape != z.shape or y.ndim < 2:
         return []
     y, z = (one.reshape(-1, one.shape[-1]).astype(np.float64) for one in (y, z))
@@ -208,7 +207,7 @@ def evaluate_sessions(
     Raises:
         DataError: data that does not fit, or a reference with other inputs or outputs.
     """
-    pairs = _paired(session, reference) if reference is not None else {}
+    pairs = paired(session, reference) if reference is not None else {}
     if yardstick is None:
         dense = session if reference is None else reference
         yardstick = read_outputs(dense, source, spreads=reference is not None)
@@ -232,8 +231,12 @@ def evaluate_sessions(
     return replace(found, samples=source.count) if counted and source.count is not None else found
 
 
-def _paired(session: Session, reference: Session) -> dict[str, str]:
-    """Output of the model -> output of the reference: by name, or by position if the names differ."""
+def paired(session: Session, reference: Session) -> dict[str, str]:
+    """Output of the model -> output of the reference: by name, or by position if the names differ.
+
+    Raises:
+        DataError: the models take or give other things.
+    """
     if {spec.name for spec in session.inputs} != {spec.name for spec in reference.inputs}:
         raise DataError(
             f"the models take different inputs ({', '.join(spec.name for spec in session.inputs)} and "
@@ -263,8 +266,7 @@ def _free(session: Session, reference: Session) -> set[str]:
 
 
 def _renamed(yardstick: Yardstick, pairs: Mapping[str, str]) -> Yardstick:
-    """The yardstick of a reference in the names of a model; ``pairs`` are names of the model -> the
-    reference."""
+    """The yardstick of a reference in the names of a model; ``pairs``: those of the model -> the reference."""
     mine = {other: name for name, other in pairs.items()}
     if all(other == name for other, name in mine.items()):
         return yardstick

@@ -78,17 +78,17 @@ def yardstick_of(
     *,
     model: ir.Model | None = None,
     task: str = AUTO,
-    labels: NDArray[np.int64] | None = None,
+    labelled: tuple[Mapping[str, Array], NDArray[np.int64]] | None = None,
     weights: Mapping[str, float] | None = None,
     loss: str = ERROR,
 ) -> Yardstick:
     """The yardstick for a model.
 
     Args:
-        answers: its outputs for one batch after the other; those of the first go with ``labels``.
+        answers: its outputs for one batch after the other.
         model: with these outputs, where it can be looked at: functions inlined, constants lifted.
         task: what was asked for.
-        labels: (rows,) of the first batch, if there are any.
+        labelled: its outputs for a batch with labels, and these, (rows,), if there are any.
         weights: of parts, see :func:`obs_onnx.evaluation.parts.weighted`.
         loss: damage that is asked for, see :func:`choose_measure`.
 
@@ -97,8 +97,8 @@ def yardstick_of(
     """
     rest = iter(answers)
     seen = list(islice(rest, _FEEDS))
-    first = seen[0]
-    scores = find_class_scores(first, labels, task, model, seen[1:])
+    first, labels = (seen[0], None) if labelled is None else labelled
+    scores = find_class_scores(first, labels, task, model, seen if labelled else seen[1:])
     numbers = None if scores is not None else find_class_numbers(first, labels, task, model)
     if task in _WANTED and scores is None and numbers is None:
         raise OptionError(f"{named('task')} {task} needs an output {_WANTED[task]}: give another task")
@@ -133,10 +133,11 @@ def read_outputs(
         model, task, weights: as there.
         spreads: whether errors are to be measured.
     """
-    labels = next(iter(source.batches()))[1]
+    feed, labels = next(iter(source.batches()))
+    labelled = None if labels is None else (session.run(feed), labels)
     answers = (session.run(feed) for feed in source)
     looked_at = answers if spreads else islice(answers, _FEEDS)
-    return yardstick_of(looked_at, model=model, task=task, labels=labels, weights=weights)
+    return yardstick_of(looked_at, model=model, task=task, labelled=labelled, weights=weights)
 
 
 def choose_measure(asked: str, yardstick: Yardstick, outputs: Mapping[str, Array]) -> str:
@@ -166,4 +167,7 @@ def _is_one_each(numbers: Array) -> bool:
 
 
 def _channel_axes(model: ir.Model | None) -> Mapping[str, Sequence[ChannelAxis]]:
-    return {} if model is None else channel_axes(model)
+    try:
+        return {} if model is None else channel_axes(model)
+    except Exception:  # what cannot be read off a graph is not known
+        return {}

@@ -195,16 +195,14 @@ def calibrate(
 def _yardstick(
     session: Session, model: ir.Model, data: CalibrationData, targets: Targets, options: SearchOptions
 ) -> Yardstick:
-    """How the outputs are measured, from what the dense model gives for data to learn from and held-out
-    data."""
+    """How the outputs are measured, from what the dense model gives for calibration data."""
     feed, labels = next((data.labelled or data.held_out).batches())
     samples = EFFORTS[options.effort].samples
-    feeds = chain([feed], data.held_out, data.fit.limit(samples))
     return yardstick_of(
-        (session.run(one) for one in feeds),
+        (session.run(one) for one in chain(data.held_out, data.fit.limit(samples))),
         model=model,
         task=options.task,
-        labels=labels,
+        labelled=None if labels is None else (session.run(feed), labels),
         weights=options.weight,
         loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
     )

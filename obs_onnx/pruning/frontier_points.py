@@ -82,7 +82,7 @@ def measured_points(
     found, plain = [], dense.metric is ACCURACY
     rows = zip(demands, models, [itself, *qualities], labelled, own, strict=True)
     for i, (demand, one, quality, judged, notes) in enumerate(rows):
-        size = figures(one, None, None, None, demand)
+        size = figures(one, None, None, demand)
         times = None if timing is None else timing.latencies[i]
         ratio = None if timing is None else timing.ratios[i]
         found.append(

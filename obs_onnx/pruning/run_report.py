@@ -64,14 +64,14 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.model, inputs.path, accuracy, metric, dense.cost, self.plan.leaves_zeros)
+        return figures(inputs.model, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
         dense = self.calibrated.dense
         accuracy, metric = _shown(result.attempt.labelled, dense.metric)
         cost = measured(dense.runtime, result.attempt.model, self.calibrated.data.sample)
-        return figures(result.model, path, accuracy, metric, cost, self.plan.leaves_zeros)
+        return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros, metric)
 
     def report(self, before: Figures, after: Figures) -> Report:
         """What is known before anything is pruned."""

@@ -9,7 +9,7 @@ from obs_onnx.results.pruning import PartError, Report
 
 __all__ = ["PARTS", "measure_lines", "measured_as", "part_rows", "quality_lines"]
 
-PARTS = ("part of the outputs", "from", "spread", "weight", "error")
+PARTS = ("part of the outputs", "from", "relative to", "weight", "error")
 
 _WHERE = "on held-out calibration data"
 _SAME = {
@@ -65,13 +65,13 @@ def measure_lines(task: str | None, measures: Mapping[str, float]) -> list[str]:
 def _basis(parts: Sequence[PartError]) -> str:
     """What the error is of, and relative to."""
     if len(parts) < 2:
-        return f"relative to the spread of the output, {_WHERE}"
+        basis = parts[0].basis if parts else "size"
+        return f"relative to the {basis} of the output, {_WHERE}"
     worst = parts[0]
     origin = f" from {worst.node}" if worst.node else ""
     factor = "" if worst.weight == 1 else f", times its weight {worst.weight:g}"
-    return (
-        f"of {worst.name}{origin}, the worst of {len(parts)} parts, relative to its spread{factor}, {_WHERE}"
-    )
+    which = f"of {worst.name}{origin}, the worst of {len(parts)} parts"
+    return f"{which}, relative to its {worst.basis}{factor}, {_WHERE}"
 
 
 def part_rows(parts: Sequence[PartError]) -> list[tuple[str, ...]]:
@@ -79,7 +79,13 @@ def part_rows(parts: Sequence[PartError]) -> list[tuple[str, ...]]:
     if len(parts) < 2:
         return []
     return [
-        (part.name, part.node or fmt.DASH, fmt.error(part.spread), f"{part.weight:g}", fmt.error(part.error))
+        (
+            part.name,
+            part.node or fmt.DASH,
+            f"{part.basis} {fmt.error(part.scale)}",
+            f"{part.weight:g}",
+            fmt.error(part.error),
+        )
         for part in parts
     ]
 

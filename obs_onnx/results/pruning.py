@@ -111,8 +111,8 @@ class PartError:
     """The error of a part.
 
     Attributes:
-        name, output, node, spread, weight: see :class:`obs_onnx.evaluation.parts.Part`.
-        error: relative to its spread, see :mod:`obs_onnx.evaluation.parts`.
+        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.parts.Part`.
+        error: relative to its scale, see :mod:`obs_onnx.evaluation.parts`.
         norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
             included.
     """
@@ -120,7 +120,8 @@ class PartError:
     name: str
     output: str
     node: str
-    spread: float
+    basis: str
+    scale: float
     weight: float
     error: float
     norm: float

@@ -150,7 +150,7 @@ def test_classes() -> None:
 def test_everything_that_asks_hears_the_same(shape) -> None:
     other = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.2, 0.7]])).astype(np.float32)
     dense, changed = {"y": Z.reshape(shape)}, {"y": other.reshape(shape)}
-    yardstick = yardstick_of([dense], labels=TWO, loss="auto")
+    yardstick = yardstick_of([dense], labelled=(dense, TWO), loss="auto")
     assert yardstick.measure == choose_measure("kl", yardstick, dense) == "kl"
     damage = Damage(yardstick, ["y"])
     damage.update(dense, changed)

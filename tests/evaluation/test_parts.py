@@ -91,6 +91,7 @@ def test_class_scores_are_one_part_and_so_is_what_has_no_channels() -> None:
     (scores,) = parts_of(y, whole={"y": 1})
     assert (scores.name, scores.axis) == ("y", 1)
     assert scores.spread == pytest.approx(np.sqrt(np.mean((y - y.mean(0)) ** 2)))
+    assert (scores.basis, scores.scale) == ("level", pytest.approx(np.sqrt(np.mean(y**2))))
     track = RANDOM.standard_normal((1, 70))
     (whole,) = parts_of(track, track[:, :50], axes={"y": []})
     assert whole.axis is None

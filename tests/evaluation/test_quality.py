@@ -72,12 +72,13 @@ def test_numbers_that_are_not_finite():
 def test_scores_with_trailing_ones_and_class_outputs():
     y = scores(6, 3)
     for output in (y[:, :, None, None], y.argmax(1), y.argmax(1)[:, None]):
-        tally = Tally(yardstick_of([{"y": output}], labels=y.argmax(1)))
+        tally = Tally(yardstick_of([{"y": output}], labelled=({"y": output}, y.argmax(1))))
         tally.add({"y": output}, y.argmax(1))
         result = tally.result()
         assert (result.samples, result.accuracy, result.output_error) == (6, 1.0, None)
-    tally = Tally(yardstick_of([{"map": np.zeros((6, 3, 2, 2), np.float32)}], labels=np.zeros(6, np.int64)))
-    tally.add({"map": np.zeros((6, 3, 2, 2), np.float32)}, np.zeros(6, np.int64))
+    maps = {"map": np.zeros((6, 3, 2, 2), np.float32)}
+    tally = Tally(yardstick_of([maps], labelled=(maps, np.zeros(6, np.int64))))
+    tally.add(maps, np.zeros(6, np.int64))
     assert tally.result() == Evaluation(samples=1)
 
 

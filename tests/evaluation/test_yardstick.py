@@ -41,7 +41,7 @@ def test_the_measure_of_damage() -> None:
     assert chosen("auto", {"y": P}) == "kl"
     assert chosen("auto", logits) == chosen("auto", image) == "error"
     assert chosen("auto", logits, task="classification") == "kl"
-    assert chosen("auto", logits, labels=np.zeros(10, np.int64)) == "kl"
+    assert chosen("auto", logits, labelled=(logits, np.zeros(10, np.int64))) == "kl"
     assert chosen("auto", {"y": P, "z": normal(0, 10, 5)}) == "error"
     assert chosen("auto", {"y": P, "i": np.arange(3)}) == "kl"
     assert chosen("error", {"y": P}) == "error"

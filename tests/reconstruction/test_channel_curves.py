@@ -25,8 +25,8 @@ BUDGET = 1 << 28
 
 
 def squared(dense: np.ndarray, other: np.ndarray) -> float:
-    """Squared error of class scores, relative to their spread."""
-    return float(np.sum((other - dense) ** 2) / np.sum((dense - dense.mean(0)) ** 2))
+    """Squared relative error."""
+    return float(np.sum((other - dense) ** 2) / np.sum(dense**2))
 
 
 def curves(evidence: ChannelStatistics, plan: Plan, x: np.ndarray, **options: object) -> dict[int, Ranked]:

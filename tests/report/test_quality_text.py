@@ -9,8 +9,8 @@ from sample_reports import a_report
 from obs_onnx.report.quality_text import PARTS, measure_lines, measured_as, part_rows, quality_lines
 from obs_onnx.results.pruning import PartError
 
-BOXES = PartError("y[0:4]", "y", "", 54.9, 1.0, 0.01, 100.0)
-SCORES = PartError("y[4:84]", "y", "/model.22/Sigmoid", 0.115, 2.0, 0.02, 1.0)
+BOXES = PartError("y[0:4]", "y", "", "spread", 54.9, 1.0, 0.01, 100.0)
+SCORES = PartError("y[4:84]", "y", "/model.22/Sigmoid", "spread", 0.115, 2.0, 0.02, 1.0)
 
 
 def test_the_worst_part_is_named() -> None:
@@ -22,8 +22,8 @@ def test_the_worst_part_is_named() -> None:
     )
     rows = part_rows(report.parts)
     assert rows == [
-        ("y[4:84]", "/model.22/Sigmoid", "0.115", "2", "0.02"),
-        ("y[0:4]", "-", "54.9", "1", "0.01"),
+        ("y[4:84]", "/model.22/Sigmoid", "spread 0.115", "2", "0.02"),
+        ("y[0:4]", "-", "spread 54.9", "1", "0.01"),
     ]
     assert {len(row) for row in rows} == {len(PARTS)}
 
