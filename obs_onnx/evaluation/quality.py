@@ -266,7 +266,7 @@ def _free(session: Session, reference: Session) -> set[str]:
 
 
 def _renamed(yardstick: Yardstick, pairs: Mapping[str, str]) -> Yardstick:
-    """The yardstick of a reference in the names of a model; ``pairs``: those of the model -> the reference."""
+    """The yardstick of a reference in the names of a model; ``pairs``: its names -> the reference's."""
     mine = {other: name for name, other in pairs.items()}
     if all(other == name for other, name in mine.items()):
         return yardstick

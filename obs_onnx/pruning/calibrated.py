@@ -20,6 +20,7 @@ from obs_onnx.evaluation.metric import ACCURACY, Metric, open_metric
 from obs_onnx.evaluation.options import AUTO
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.evaluation.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import calibration_of
@@ -33,6 +34,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.checker import complaints
 
 __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -55,6 +57,7 @@ class DenseModel:
         yardstick: how its outputs are measured.
         metric: what its quality on labelled data is measured by.
         labelled: how it does on such data, if there is any.
+        complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
     """
 
     model: ir.Model
@@ -66,6 +69,7 @@ class DenseModel:
     yardstick: Yardstick
     metric: Metric = ACCURACY
     labelled: Evaluation | None = None
+    complaints: tuple[str, ...] = ()
 
     @property
     def figure(self) -> float | None:
@@ -82,6 +86,7 @@ class CalibrationData:
         labelled: for the metric, or None.
         seed: of everything random.
         notes: what the user should know about the data.
+        alerts: what must not be overlooked.
     """
 
     fit: Source
@@ -89,6 +94,7 @@ class CalibrationData:
     labelled: Source | None
     seed: int
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     @cached_property
     def first(self) -> Values:
@@ -118,12 +124,14 @@ class Calibrated:
         dense: the model.
         data: to learn from and to measure on.
         budget: what measuring may take.
-        stopwatch: times models where latency is wanted.
+        timing: held-out samples that models are timed on, where latency is wanted at all.
+        stopwatch: times models where latency is a target.
     """
 
     dense: DenseModel
     data: CalibrationData
     budget: Budget
+    timing: Values | None = None
     stopwatch: Stopwatch | None = None
 
     @property
@@ -170,10 +178,17 @@ def calibrate(
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
-    notes = list(data.notes)
-    for feed in (next(iter(data.fit)), data.first):
+    first = data.first
+    rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
+    notes = [*data.notes, *varying_notes(model, rows)]
+    for feed in (next(iter(data.fit)), first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
+    if said := complaints(model):
+        notes.append(
+            f"the ONNX checker does not pass the dense model, which {where.spec} runs: {said[0]}; "
+            "the result may have this, and nothing new"
+        )
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
     yardstick = _yardstick(session, model, data, targets, options)
     data = replace(data, notes=(*data.notes, *yardstick.notes))
@@ -183,13 +198,14 @@ def calibrate(
         labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
     cost = measured(where, model, data.sample)
     stages = plan_stages(model, layers)
-    dense = DenseModel(model, layers, stages, where, session, cost, yardstick, metric, labelled)
+    dense = DenseModel(model, layers, stages, where, session, cost, yardstick, metric, labelled, said)
     _check_measurable(targets, answer, dense)
-    stopwatch, effort = None, EFFORTS[options.effort]
-    if targets.timed:
-        feed = timing_feed(data.held_out, session.inputs, options.batch)
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
-    return Calibrated(dense, data, Budget(effort, activation_budget(options.memory)), stopwatch)
+    timing, stopwatch, effort = None, None, EFFORTS[options.effort]
+    if options.latency or targets.timed:
+        timing = timing_feed(data.held_out, session.inputs, options.batch)
+    if targets.timed and timing is not None:
+        stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
+    return Calibrated(dense, data, Budget(effort, activation_budget(options.memory)), timing, stopwatch)
 
 
 def _yardstick(

@@ -14,6 +14,7 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime
+from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["combine"]
 
@@ -23,7 +24,7 @@ def combine(
     where: Runtime,
     held_out: Source,
     labelled: Source | None,
-    timed: tuple[Runtime, int] | None,
+    timed: tuple[Runtime, Values] | None,
     yardstick: Yardstick | None = None,
     metric: Metric = ACCURACY,
 ) -> tuple[Combination, ...]:
@@ -34,7 +35,7 @@ def combine(
         where: runtime to measure on.
         held_out: data for errors and agreement.
         labelled: data for the accuracy, if there is any.
-        timed: runtime and batch for latencies, if they are wanted.
+        timed: runtime and feed for latencies, if they are wanted.
         yardstick: how outputs are measured; without one, the first model's outputs say it.
         metric: on labelled data.
     """
@@ -42,7 +43,7 @@ def combine(
     sessions = {name: where.session(data) for name, data in written.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:
-        found = bench(list(written.values()), timed[0], batch=timed[1], seconds=1.0).latencies
+        found = bench(list(written.values()), timed[0], feed=timed[1], seconds=1.0).latencies
         latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
     first = next(iter(sessions.values()))
     made: list[Combination] = []

@@ -79,6 +79,8 @@ class Frontier:
         task: what the outputs were taken for; None where nothing said it.
         metric: name of the figure on labelled data.
         lower_is_better: whether less of it is better.
+        alerts: what must not be overlooked.
+        failures: what failed once the models were found, each with its reason.
     """
 
     model: str
@@ -97,6 +99,8 @@ class Frontier:
     task: str | None = None
     metric: str | None = None
     lower_is_better: bool = False
+    alerts: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
     schema: int = 1
 
     @property
