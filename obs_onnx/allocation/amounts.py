@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Amount", "Unit", "parse_bytes", "share", "share_or_bytes", "share_or_time"]
+__all__ = ["Amount", "Unit", "parse_bytes", "positive", "share", "share_or_bytes", "share_or_time"]
 
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -53,6 +54,24 @@ def share(name: str, text: str) -> Amount:
         raise OptionError(f"target {name}={text}: {text!r} is not a number") from None
     if not 0 < value < 1:
         raise OptionError(f"target {name}={text}: give a share between 0 and 1, or a percentage")
+    return Amount(value)
+
+
+def positive(name: str, text: str) -> Amount:
+    """``0.5``, ``50%`` or ``3.2``, in whatever unit it is about; arguments as for :func:`share`.
+
+    Raises:
+        OptionError: no finite number above 0, or more than 100%.
+    """
+    try:
+        return share(name, text)
+    except OptionError:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise
     return Amount(value)
 
 

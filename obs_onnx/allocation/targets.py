@@ -8,11 +8,11 @@ share of its weights that are not zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
-from obs_onnx.allocation.amounts import Amount, Unit, share, share_or_bytes, share_or_time
+from obs_onnx.allocation.amounts import Amount, Unit, positive, share, share_or_bytes, share_or_time
 from obs_onnx.passes.errors import OptionError, named
 
 if TYPE_CHECKING:  # names of targets are read where no arrays are loaded
@@ -23,6 +23,7 @@ __all__ = [
     "ERROR",
     "LATENCY",
     "MACS",
+    "METRIC",
     "PARAMS",
     "RAM",
     "SIZE",
@@ -173,11 +174,11 @@ ERROR = Target(
     loss=lambda judged: judged.quality.output_error,
     floats=True,
 )
-"""Relative output error on held-out calibration data."""
+"""Error of every part of the outputs on held-out calibration data, relative to its spread."""
 
 DROP = Target(
     "drop",
-    share,
+    positive,
     "accuracy",
     "top-1 accuracy in %",
     ("accuracy",),
@@ -186,7 +187,7 @@ DROP = Target(
     loss=lambda judged: judged.drop,
     labels=True,
 )
-"""Loss of accuracy on labelled data, as a share (0.005 is half a point)."""
+"""Loss of accuracy on labelled data, as a share (0.005 is half a point), or of a metric in its own unit."""
 
 SIZE = Target(
     "size",
@@ -228,6 +229,9 @@ LATENCY = Target(
 )
 """Of a run on the target runtime."""
 
+METRIC = replace(DROP, name="metric", label="metric", axis="metric", figures=("metric",), scale=1.0)
+"""The same where it is not the accuracy that is lost: mIoU, or a function of the user's, in its own unit."""
+
 TARGETS: Mapping[str, Target] = {
     one.name: one
     for one in (
@@ -243,7 +247,7 @@ TARGETS: Mapping[str, Target] = {
 }
 """Name of a target -> the target."""
 
-TRADED: Mapping[str, Target] = {"error": ERROR, "accuracy": DROP}
+TRADED: Mapping[str, Target] = {"error": ERROR, "accuracy": DROP, "metric": METRIC}
 """What a frontier trades for a cost -> the target that limits its loss."""
 
 

@@ -179,6 +179,7 @@ class Scorer:
             budget=activation_budget(options.memory),
             damping=options.damping,
             seed=options.seed,
+            task=options.task,
         )
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         feed = next(iter(source))

@@ -22,11 +22,13 @@ class Judged:
 
     Attributes:
         quality: against the dense model, on held-out data.
-        drop: loss of accuracy as a share, if there are labels.
+        drop: how much worse the metric is, in its own unit (of the accuracy: a share), if there are labels.
+        labelled: on labelled data, if there is any.
     """
 
     quality: Evaluation
     drop: float | None
+    labelled: Evaluation | None = field(default=None, kw_only=True)
 
     def strain(self, targets: Targets) -> float:
         """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
@@ -50,9 +52,11 @@ def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: R
     """Measure a pruned model on held-out (and labelled) data."""
     session = dense.runtime.session(serialize(model))
     with recorder.stage("evaluate"):
-        quality = evaluate_sessions(session, data.held_out, dense.session)
-        drop = None
-        if data.labelled is not None and dense.accuracy is not None:
-            accuracy = evaluate_sessions(session, data.labelled).accuracy
-            drop = None if accuracy is None else dense.accuracy - accuracy
-    return Judged(quality, drop)
+        yardstick, metric = dense.yardstick, dense.metric
+        quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)
+        labelled = drop = None
+        if data.labelled is not None and dense.figure is not None:
+            labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+            figure = labelled.figure(metric)
+            drop = None if figure is None else metric.lost(dense.figure, figure)
+    return Judged(quality, drop, labelled=labelled)

@@ -9,7 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.evaluation.metric import ACCURACY, Metric
 from obs_onnx.evaluation.model_figures import figures
+from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
@@ -30,6 +33,13 @@ from obs_onnx.results.pruning import Combination, Figures, Latency, Report
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Run", "dry_report", "report"]
+
+
+def _shown(labelled: Evaluation | None, metric: Metric) -> tuple[float | None, float | None]:
+    """Accuracy, and the metric where it is another one."""
+    if labelled is None:
+        return None, None
+    return labelled.accuracy, None if metric is ACCURACY else labelled.figure(metric)
 
 
 @dataclass(frozen=True)
@@ -53,12 +63,15 @@ class Run:
     def dense_figures(self) -> Figures:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
-        return figures(inputs.model, inputs.path, dense.accuracy, dense.cost, self.plan.leaves_zeros)
+        accuracy, metric = _shown(dense.labelled, dense.metric)
+        return figures(inputs.model, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
-        cost = measured(self.calibrated.dense.runtime, result.attempt.model, self.calibrated.data.sample)
-        return figures(result.model, path, self._accuracy(result), cost, self.plan.leaves_zeros)
+        dense = self.calibrated.dense
+        accuracy, metric = _shown(result.attempt.labelled, dense.metric)
+        cost = measured(dense.runtime, result.attempt.model, self.calibrated.data.sample)
+        return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros, metric)
 
     def sizes(self, result: Finished[Attempt], path: Path | None) -> tuple[Figures, Figures]:
         """The model as it came in, and a result that lies in a file."""
@@ -67,15 +80,17 @@ class Run:
     def bare_sizes(self, result: Finished[Attempt]) -> tuple[Figures, Figures]:
         """The same as far as it takes no files and no runs."""
         dense = self.calibrated.dense
-        before = figures(self.inputs.model, None, dense.accuracy, dense.cost)
-        return before, figures(result.model, None, self._accuracy(result), None)
-
-    def _accuracy(self, result: Finished[Attempt]) -> float | None:
-        dense, drop = self.calibrated.dense.accuracy, result.attempt.drop
-        return None if dense is None or drop is None else dense - drop
+        known = [_shown(one, dense.metric) for one in (dense.labelled, result.attempt.labelled)]
+        models = ((self.inputs.model, dense.cost), (result.model, None))
+        before, after = (
+            figures(model, None, accuracy, cost, metric=metric)
+            for (model, cost), (accuracy, metric) in zip(models, known, strict=True)
+        )
+        return before, after
 
     def report(self, before: Figures, after: Figures) -> Report:
         """What is known before anything is pruned."""
+        dense = self.calibrated.dense
         return Report(
             model=self.inputs.name,
             output=None,
@@ -88,6 +103,8 @@ class Run:
             frozen=self.plan.frozen,
             pattern=self.options.pattern,
             seed=self.options.seed,
+            task=None if dense.yardstick.task == AUTO else dense.yardstick.task,
+            metric=None if dense.figure is None else dense.metric.name,
             options=asked(self.options),
         )
 
@@ -135,7 +152,9 @@ def report(
         output=None if path is None else str(path),
         met=result.met and not late and not (run.targets.timed and timing.failures),
         output_error=quality.output_error,
+        parts=quality.parts,
         agreement=quality.agreement,
+        measures=quality.measures,
         bound=result.bound,
         layers=result.layers,
         groups=result.groups,
@@ -225,9 +244,10 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
         "pruned": pruned,
         "pruned int8": quantized.model,
     }
-    data, timing = run.calibrated.data, run.calibrated.timing
+    dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed)
+    measured_by = (dense.yardstick, dense.metric)
+    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

@@ -15,6 +15,7 @@ from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.yardstick import Yardstick
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing
@@ -38,7 +39,7 @@ class Reference:
 
     feeds: Sequence[Values]
     outputs: Iterable[Values]
-    measure: str
+    yardstick: Yardstick
 
 
 def compensated(
@@ -102,7 +103,7 @@ class _Probe:
         return self._damage(self._testing.part(self._model, self._plan.outputs), {})
 
     def _damage(self, run: Callable[[Values], Values], values: Values) -> float:
-        damage = Damage(self._reference.measure, self._plan.outputs)
+        damage = Damage(self._reference.yardstick, self._plan.outputs)
         for number, expected in enumerate(self._reference.outputs):
             damage.update(expected, run({**self._testing[number], **values}))
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too

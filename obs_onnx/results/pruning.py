@@ -25,6 +25,7 @@ __all__ = [
     "GroupResult",
     "Latency",
     "LayerResult",
+    "PartError",
     "Report",
 ]
 
@@ -69,6 +70,7 @@ class Figures:
         compressed_bytes: of the same files after deflate (zip).
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
+        metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
     """
 
     parameters: int
@@ -79,6 +81,7 @@ class Figures:
     latency_ms: Latency | None = None
     runtime: str | None = None
     accuracy: float | None = None
+    metric: float | None = None
     peak_activation_bytes: int | None = None
 
 
@@ -92,6 +95,7 @@ class Combination:
         accuracy: top-1 share on labelled evaluation data.
         output_error, agreement: against the dense float model, on held-out calibration data.
         latency_ms: of one run.
+        metric: what :attr:`Report.metric` names, on the same data as the accuracy, where it is not it.
     """
 
     model: str
@@ -100,6 +104,33 @@ class Combination:
     output_error: float | None = None
     agreement: float | None = None
     latency_ms: Latency | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class PartError:
+    """The error of a part.
+
+    Attributes:
+        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.parts.Part`.
+        error: relative to its scale, see :mod:`obs_onnx.evaluation.parts`.
+        norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
+            included.
+    """
+
+    name: str
+    output: str
+    node: str
+    basis: str
+    scale: float
+    weight: float
+    error: float
+    norm: float
+
+    @property
+    def weighted(self) -> float:
+        """What targets limit."""
+        return 0.0 if self.weight == 0 else self.weight * self.error
 
 
 @dataclass(frozen=True)
@@ -182,8 +213,12 @@ class Report:
     Attributes:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
-        output_error: relative error of the model's outputs on held-out calibration data.
-        agreement: share of held-out samples with the same top-1 class.
+        output_error: largest error of a part of the outputs on held-out calibration data, times its weight.
+        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.parts`.
+        task: what the outputs were taken for; None where nothing said it.
+        agreement: share of held-out samples (or pixels, or tokens) with the same top-1 class.
+        measures: others of the task, by name, on held-out calibration data.
+        metric: name of the figure on labelled data that stands in ``before`` and ``after``.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
@@ -205,7 +240,11 @@ class Report:
     before: Figures
     after: Figures
     output_error: float | None = None
+    parts: tuple[PartError, ...] = ()
+    task: str | None = None
     agreement: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
     bound: BoundLike | None = None
     layers: tuple[LayerResult, ...] = ()
     groups: tuple[GroupResult, ...] = ()

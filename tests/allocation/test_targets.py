@@ -273,7 +273,8 @@ def test_a_new_limit_on_quality_is_a_record(monkeypatch):
     monkeypatch.setitem(TARGETS, "disagreement", record)
     dense, x = nets.mlp(), nets.data(0, 400, 12)
     found = [
-        prune(dense, calib=x, targets={"disagreement": limit}, round_to=1, **FAST) for limit in (0.05, 0.3)
+        prune(dense, calib=x, targets={"disagreement": limit}, round_to=1, task="classification", **FAST)
+        for limit in (0.05, 0.3)
     ]
     for limit, result in zip((0.05, 0.3), found, strict=True):
         assert result.report.met

@@ -64,7 +64,7 @@ def measured_curves(
             dense.runtime,
             evidence,
             stages,
-            Reference(feeds, outputs, task.calibrated.measure),
+            Reference(feeds, outputs, task.calibrated.yardstick),
             rank=ranking(task.options.criterion, evidence),
             levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
             compensate=task.options.compensate,
@@ -113,7 +113,7 @@ class _RefitProbe:
             empty=selection.empty,
         ).model
         session = dense.runtime.session(serialize(small))
-        found = Damage(task.calibrated.measure, dense.stages.outputs)
+        found = Damage(task.calibrated.yardstick, dense.stages.outputs)
         for feed, outputs in zip(self.feeds, self.outputs, strict=True):
             found.update(outputs, session.run(feed))
         return found.value

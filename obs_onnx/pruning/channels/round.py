@@ -120,6 +120,7 @@ class Round:
             budget=task.calibrated.budget.memory,
             damping=task.options.damping,
             seed=data.seed,
+            task=task.calibrated.yardstick.task,
         )
         table = _latencies(task, coupling)
         if table is None:

@@ -80,6 +80,7 @@ def attempt_removal(
         task.costs.of(found.model),
         selection.left_out,
         found.alone,
+        labelled=judged.labelled,
     )
 
 
@@ -157,6 +158,7 @@ def retrain_attempt(
         attempt,
         quality=found.judged.quality,
         drop=found.judged.drop,
+        labelled=found.judged.labelled,
         model=found.model,
         tensors=tensors,
         training=found.training,

@@ -52,7 +52,10 @@ def finish_weights(
     bound = None
     if not best.renormalised:
         errors, norms, changes = measured.isolated_errors, measured.output_norms, measured.output_changes
-        bound = network_bound(best.model, dense.layers, errors, {}, norms, changes)
+        scales: dict[str, float] = {}
+        for part in best.quality.parts:
+            scales[part.output] = min(part.norm, scales.get(part.output, math.inf))
+        bound = network_bound(best.model, dense.layers, errors, {}, norms, changes, scales)
     reached = 1 - sum(layer.size - counts[layer.name] for layer in pruned) / task.prunable
     return Finished(
         attempt=best,
