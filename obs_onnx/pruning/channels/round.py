@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from obs_onnx.allocation.aligned import allocate_aligned
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
 from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
@@ -20,6 +21,7 @@ from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory
 from obs_onnx.passes.costs.model_costs import Cost
+from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
@@ -50,13 +52,11 @@ class _Tried:
         return True, max(self.strains.values(), default=0.0)
 
 
-def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
-    """What the kept count of each group is a multiple of.
+def quanta(coupling: Coupling, largest_quantum: int) -> dict[int, int]:
+    """What the kept count of each group is a multiple of, if nothing else is wanted.
 
-    By default the largest power of two, up to that of the runtime, that leaves a group at least eight counts.
+    The largest power of two, up to that of the runtime, that leaves a group at least eight counts.
     """
-    if wanted is not None:
-        return {group.id: wanted for group in coupling.groups}
     return {
         group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
         for group in coupling.groups
@@ -75,6 +75,7 @@ class Round:
         ranked: groups with their curves.
         predicted: what the model pruned so far costs, as functions of kept counts.
         quantum: multiples of kept counts, by group.
+        widths: what makes the widths of layers the multiples that were asked for.
         dense: the same of the dense model.
         reached: what the model pruned so far costs, measured; nothing for the dense one.
         start: weights of the dense model by now, where they were trained.
@@ -87,6 +88,7 @@ class Round:
     ranked: dict[int, Ranked]
     predicted: Predicted
     quantum: dict[int, Quantum]
+    widths: Widths | None
     dense: Predicted
     reached: Mapping[str, float]
     start: Tensors | None = None
@@ -121,11 +123,13 @@ class Round:
             damping=task.options.damping,
             seed=data.seed,
         )
-        table = _latencies(task, coupling)
-        if table is None:
-            quantum = dict[int, Quantum](quanta(coupling, task.options.round_to, dense.runtime.quantum))
-        else:
+        table, wanted = _latencies(task, coupling), task.options.round_to
+        widths = None if wanted is None else widths_of(coupling, wanted)
+        quantum: dict[int, Quantum]
+        if table is not None:
             quantum = dict(table.counts)
+        else:
+            quantum = dict(quanta(coupling, dense.runtime.quantum) if widths is None else widths.steps)
         if damage:
             branches = channels.branches if last and before is None and table is not None else {}
             ranked = measured_curves(task, evidence, stages, test, before is not None, branches)
@@ -147,6 +151,7 @@ class Round:
             ranked,
             predicted,
             quantum,
+            widths,
             whole,
             {} if before is None else before.costs,
             None if before is None or before.training is None else before.tensors,
@@ -172,7 +177,7 @@ class Round:
             (peaks if isinstance(cost, Memory) else sums).extend(at_most(cost, most))
         share = threshold_channels if self.task.by_threshold else allocate_channels
         curves = {group: one.curve for group, one in self.ranked.items()}
-        return share(curves, [*sums, *peaks], self.quantum)
+        return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
