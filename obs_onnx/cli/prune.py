@@ -47,5 +47,6 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
         if html_path:
             report.write_html(html_path, result.report, files=files)
     if not result.report.met and not options["dry_run"]:
-        tell("a target could not be met; the report says what was reached")
+        for one in result.report.missed:
+            tell(f"target {one}")
         sys.exit(EXIT_TARGET)

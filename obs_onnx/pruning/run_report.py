@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
@@ -26,10 +26,12 @@ from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Run", "dry_report", "report"]
+
+_SLOWER = 1.01  # of the dense model's time, that is more than noise
 
 
 @dataclass(frozen=True)
@@ -111,12 +113,12 @@ def report(
     """
     file = None if path is None or is_stream(path) else path
     before, after = run.dense_figures(), run.pruned_figures(result, file)
-    timing, late = None, []
+    timing, missed = None, result.missed
     if (run.options.latency or run.targets.timed) and not result.copied:
         with recorder.stage("latency"):
             timing = _time(run, result.model)
             before, after = timing.added(before, after)
-            late = _late(run.targets, result, timing.ratio)
+            missed = (*missed, *_late(run.targets, result, timing.ratio))
     combinations: tuple[Combination, ...] = ()
     if quantized is not None:
         with recorder.stage("compare"):
@@ -125,7 +127,8 @@ def report(
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
-        met=result.met and not late,
+        met=not missed,
+        missed=missed,
         output_error=quality.output_error,
         agreement=quality.agreement,
         bound=result.bound,
@@ -143,7 +146,7 @@ def report(
             *result.notes,
             *(() if quantized is None else quantized.notes),
             *(() if timing is None else timing.notes),
-            *late,
+            *([] if timing is None else _slower(run, timing.ratio)),
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
     )
@@ -179,12 +182,24 @@ def _time(run: Run, pruned: ir.Model) -> _Timing:
     return _Timing(before, after, result.ratios[1], runtime.spec, tuple(noise))
 
 
-def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:
-    """A note where the latency measured at last is over the limit."""
+def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:
+    """The latency, where that measured at last is over the limit."""
     limit = 1.0 if result.latency_limit is None else result.latency_limit
-    if not targets.timed or ratio.low <= limit:
+    if not targets.timed or ratio.low <= limit or any(one.target == LATENCY.name for one in result.missed):
         return []
-    return [f"the latency measured at last is {ratio.value:.3f} of the dense model's"]
+    return [
+        Missed(LATENCY.name, limit, ratio.value, advice="this is the latency measured at last, as a share")
+    ]
+
+
+def _slower(run: Run, ratio: Ratio) -> list[str]:
+    """A note where fewer channels surely take more time, and time was not asked for."""
+    if run.targets.timed or run.plan.leaves_zeros or ratio.low <= _SLOWER:
+        return []
+    return [
+        f"the smaller model is slower: it takes {ratio.value:.3f} of the dense model's time; the target "
+        f"{LATENCY.name}=0.9 looks for a faster one"
+    ]
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:

@@ -7,6 +7,7 @@ sizes are bytes. A figure that was not measured is None, and so is one that is n
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -16,7 +17,18 @@ from obs_onnx.io.json_file import jsonable
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
 
-__all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
+__all__ = [
+    "SCHEMA",
+    "BoundLike",
+    "Combination",
+    "Figures",
+    "GroupResult",
+    "Latency",
+    "LayerResult",
+    "Missed",
+    "Report",
+    "plain",
+]
 
 SCHEMA = 1
 
@@ -141,12 +153,46 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A target that does not hold; amounts are in the unit that it was given in.
+
+    Attributes:
+        target: its name.
+        wanted, reached: amounts.
+        possible: the best amount that was found possible under all that was asked for, if that is known.
+        advice: what else to ask for.
+    """
+
+    target: str
+    wanted: float | str
+    reached: float | str
+    possible: float | str | None = None
+    advice: str = ""
+
+    def __str__(self) -> str:
+        best = "" if self.possible is None else f", the least possible is {plain(self.possible)}"
+        told = f"{self.target}={plain(self.wanted)} is missed: {plain(self.reached)} was reached{best}"
+        return f"{told}; {self.advice}" if self.advice else told
+
+
+def plain(amount: float | str) -> str:
+    """An amount; shares to four digits, rounded up so that they may be asked for."""
+    if isinstance(amount, str):
+        return amount
+    if not 0 < amount < 1:
+        return f"{amount:.10g}"
+    digit = 10.0 ** (math.floor(math.log10(amount)) - 3)
+    return f"{math.ceil(amount / digit * (1 - 1e-9)) * digit:.4g}"
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run did and measured.
 
     Attributes:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
+        missed: targets that do not hold, with what was reached and what is possible.
         output_error: relative error of the model's outputs on held-out calibration data.
         agreement: share of held-out samples with the same top-1 class.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
@@ -182,6 +228,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    missed: tuple[Missed, ...] = ()
     notes: tuple[str, ...] = ()
     schema: int = SCHEMA
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +24,7 @@ from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
-from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
+from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
 from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
@@ -207,6 +207,17 @@ class Round:
             for group, one in self.ranked.items()
         }
         return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start)
+
+    def least(self, names: Collection[str]) -> dict[str, Least]:
+        """The least that costs can be, if nothing else counts; nothing for what has to be timed."""
+        names = [name for name in names if not TARGETS[name].timed]
+        if not names:
+            return {}
+        real = self._tried(dict.fromkeys(names, 0.0), {}).real
+        ones = {group.id: 1 for group in self.coupling.groups}
+        costs = {name: TARGETS[name].model_cost.predict(self.predicted).value(ones) for name in names}
+        wholes = {name: 1.0 if TARGETS[name].additive else self.whole(TARGETS[name]) for name in names}
+        return {name: Least(real[name], costs[name] / (wholes[name] or 1.0)) for name in names}
 
     def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> _Tried:
         """Kept counts under ``tight`` limits, and what they really cost."""

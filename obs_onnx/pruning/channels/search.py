@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from obs_onnx.allocation.search import largest
 from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
@@ -53,7 +54,8 @@ def search_channels(
         else:
             best = min(best, found, key=lambda attempt: _rank(attempt, targets))
     assert best is not None
-    return best, tuple(runs)
+    assert part is not None
+    return replace(best, least=part.least(best.over(limits))), tuple(runs)
 
 
 def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
