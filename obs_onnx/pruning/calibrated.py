@@ -36,6 +36,7 @@ __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "
 BATCH = 128
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
+_ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Calibrated:
         budget: what measuring may take.
         measure: damage that allocation minimises, see :class:`obs_onnx.evaluation.output_damage.Damage`.
         stopwatch: times models where latency is wanted.
+        rounding: relative difference that rounding may make of the outputs.
     """
 
     dense: DenseModel
@@ -115,6 +117,7 @@ class Calibrated:
     budget: Budget
     measure: str
     stopwatch: Stopwatch | None = None
+    rounding: float = 1e-5
 
     def cost_note(self, what: str, parts: int) -> str:
         """What measuring so many parts of the model will cost, from one timed batch."""
@@ -175,6 +178,7 @@ def calibrate(
         Budget(effort, activation_budget(options.memory)),
         choose_measure(loss, answer),
         stopwatch,
+        _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
     )
 
 

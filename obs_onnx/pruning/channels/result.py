@@ -14,8 +14,8 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.strategy import Finished
 from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.strategy import Finished
 from obs_onnx.results.pruning import GroupResult, LayerResult, Missed, plain
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.removal import Agreement, check_removal

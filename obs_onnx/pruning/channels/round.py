@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx_ir as ir
 
 from obs_onnx.allocation.aligned import allocate_aligned
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
@@ -16,6 +17,7 @@ from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
@@ -23,15 +25,17 @@ from obs_onnx.passes.costs.memory import Memory
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.layers.stages import plan_stages
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
 from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
+from obs_onnx.pruning.channels.lossless import redundant_in
+from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
 __all__ = ["Round"]
 
-_MULTIPLES = 8
 _CORRECTIONS = 6
 _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
@@ -52,17 +56,6 @@ class _Tried:
         return True, max(self.strains.values(), default=0.0)
 
 
-def quanta(coupling: Coupling, largest_quantum: int) -> dict[int, int]:
-    """What the kept count of each group is a multiple of, if nothing else is wanted.
-
-    The largest power of two, up to that of the runtime, that leaves a group at least eight counts.
-    """
-    return {
-        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
-        for group in coupling.groups
-    }
-
-
 @dataclass(frozen=True)
 class Round:
     """Groups of the model pruned so far, in order of removal and with their curves.
@@ -78,7 +71,7 @@ class Round:
         widths: what makes the widths of layers the multiples that were asked for.
         dense: the same of the dense model.
         reached: what the model pruned so far costs, measured; nothing for the dense one.
-        start: weights of the dense model by now, where they were trained.
+        start: weights of the dense model by now, where they were trained or others added to them.
     """
 
     task: ChannelTask
@@ -91,7 +84,7 @@ class Round:
     widths: Widths | None
     dense: Predicted
     reached: Mapping[str, float]
-    start: Tensors | None = None
+    start: Tensors = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -112,17 +105,11 @@ class Round:
         stages = dense.stages if before is None else plan_stages(model, layers)
         damage = task.options.allocation == DAMAGE
         fit, test = data.for_damage() if damage else (data.fit, data.fit)
-        evidence = ChannelStatistics(
-            dense.runtime,
-            model,
-            coupling,
-            layers,
-            stages,
-            fit,
-            budget=task.calibrated.budget.memory,
-            damping=task.options.damping,
-            seed=data.seed,
-        )
+        evidence = _statistics(task, model, coupling, layers, stages, fit)
+        if dense_evidence is None and before is not None:
+            dense_evidence = _statistics(
+                task, dense.model, channels.coupling, dense.layers, dense.stages, fit
+            )
         table, wanted = _latencies(task, coupling), task.options.round_to
         widths = None if wanted is None else widths_of(coupling, wanted)
         quantum: dict[int, Quantum]
@@ -132,7 +119,10 @@ class Round:
             quantum = dict(quanta(coupling, dense.runtime.quantum) if widths is None else widths.steps)
         if damage:
             branches = channels.branches if last and before is None and table is not None else {}
-            ranked = measured_curves(task, evidence, stages, test, before is not None, branches)
+            free = redundant_in(dense.runtime, coupling, layers, data.first).channels if task.start else {}
+            ranked = measured_curves(
+                task, evidence, stages, test, damaged=before is not None, branches=branches, free=free
+            )
             if before is None and table is not None:
                 ranked = mended_curves(task, ranked, evidence, fit, test, branches)
         else:
@@ -154,7 +144,7 @@ class Round:
             widths,
             whole,
             {} if before is None else before.costs,
-            None if before is None or before.training is None else before.tensors,
+            task.start if before is None or before.training is None else before.tensors,
         )
 
     def whole(self, target: Target) -> float:
@@ -244,6 +234,28 @@ class Round:
                 axes[axis] = before[here.get(name, {}).get(axis, range(len(before)))].tolist()
             together[name] = axes
         return dense.keep_from(together)
+
+
+def _statistics(
+    task: ChannelTask,
+    model: ir.Model,
+    coupling: Coupling,
+    layers: Sequence[Layer],
+    stages: Plan,
+    fit: Source,
+) -> ChannelStatistics:
+    """What criteria see of a model; nothing is computed before it is asked for."""
+    return ChannelStatistics(
+        task.calibrated.dense.runtime,
+        model,
+        coupling,
+        layers,
+        stages,
+        fit,
+        budget=task.calibrated.budget.memory,
+        damping=task.options.damping,
+        seed=task.calibrated.data.seed,
+    )
 
 
 def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:

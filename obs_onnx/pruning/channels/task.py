@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
@@ -38,6 +38,7 @@ class ChannelTask:
         calibrated: the dense model and the data.
         costs: that limits and smaller models are measured by.
         recorder: of the stages.
+        start: initializers that every attempt starts from in place of the dense ones.
     """
 
     channels: Channels
@@ -45,6 +46,7 @@ class ChannelTask:
     calibrated: Calibrated
     costs: DenseCosts
     recorder: Recorder
+    start: Tensors = field(default_factory=dict)
 
     @property
     def by_threshold(self) -> bool:
