@@ -162,19 +162,18 @@ class _Measuring:
         free, scores = self.free.get(group.id, np.zeros(0, np.int64)), self.rank(group, alone)
         scores = np.asarray(scores, np.float64)
         order = np.argsort(np.where(np.isin(np.arange(group.n), free), -np.inf, scores), kind="stable")
-        counts = {min(max(round(level * group.n), 1), group.n - 1) for level in self.levels}
+        wanted = {min(max(round(level * group.n), 1), group.n - 1) for level in self.levels}
         if scores.min() <= _NOTHING * scores.max():
-            counts.add(1)
-        points = _to_the_edge({count: damage(count) for count in sorted(counts)}, damage, group.n - 1)
-        counts, damages = points.keys(), points.values()
+            wanted.add(1)
+        points = _to_the_edge({count: damage(count) for count in sorted(wanted)}, damage, group.n - 1)
         gone = None
         if group.id in self.branches:
             last = np.zeros(group.n, bool)
             last[order[-1]] = True
             layers = self.branches[group.id].layers
             gone = max(probe(last, emptied(self.evidence.model, self.evidence.layers, layers)) - base, 0.0)
-        shares = tuple(count / group.n for count in counts)
-        return Ranked(order, Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone))
+        shares = tuple(count / group.n for count in points)
+        return Ranked(order, Curve(group.n, shares, tuple(points.values()), (0.0,) * len(points), gone=gone))
 
 
 def _to_the_edge(points: dict[int, float], damage: Callable[[int], float], most: int) -> dict[int, float]:

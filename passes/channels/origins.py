@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -136,18 +136,27 @@ class Origins:
     def _contracting(self, group: Group) -> set[ir.Node]:
         return {mix.node for mix in combining(self._coupling, group)}
 
-    def fixed(self, group: Group, idle: Mapping[str, Mask], zeros: Mapping[str, Mask]) -> Mapping[str, Mask]:
+    def fixed(
+        self,
+        group: Group,
+        idle: Mapping[str, Mask],
+        zeros: Mapping[str, Mask],
+        is_zero: Callable[[str], Mask],
+    ) -> Mapping[str, Mask]:
         """Channels that do not depend on the input, by the name of each value that holds them.
 
         Args:
             group: of channels.
             idle: channels that a weight makes of nothing, by its name.
             zeros: channels for which a constant holds zeros, by its name.
+            is_zero: name of an activation -> channels of it that are zero for some input.
         """
         found: dict[str, Mask] = {}
         summed = self._contracting(group)
         for node in self._nodes(group):
-            mask = self._fixed_by(group, node, found, idle, zeros, contracts=node in summed)
+            mask = self._fixed_by(group, node, found, idle, contracts=node in summed)
+            if node not in summed:
+                mask = mask | self._annihilated(group, node, found, zeros, is_zero)
             found.update((str(value.name), mask) for value in node.outputs if self._stands(group, value))
         return found
 
@@ -157,7 +166,6 @@ class Origins:
         node: ir.Node,
         known: Mapping[str, Mask],
         idle: Mapping[str, Mask],
-        zeros: Mapping[str, Mask],
         *,
         contracts: bool,
     ) -> Mask:
@@ -177,10 +185,26 @@ class Origins:
             rows = np.all([idle.get(name, nothing) for name in weights], axis=0)
             lone = [value for _, value in given if value in self._varying]
             return np.asarray(fixed | (rows & (len(lone) < 2)))
-        for slot, value in inputs:
-            if slot in lookup(node).annihilates and concrete.holds(value):
-                fixed = fixed | zeros.get(str(value.name), nothing)
         return np.asarray(fixed)
+
+    def _annihilated(
+        self,
+        group: Group,
+        node: ir.Node,
+        known: Mapping[str, Mask],
+        zeros: Mapping[str, Mask],
+        is_zero: Callable[[str], Mask],
+    ) -> Mask:
+        """Channels that a factor makes zero, or another constant, whatever else goes in."""
+        found = np.zeros(group.n, bool)
+        for slot in lookup(node).annihilates:
+            value = node.inputs[slot] if slot < len(node.inputs) else None
+            name = "" if value is None else str(value.name)
+            if name in zeros:
+                found |= zeros[name]
+            elif name in known and (known[name] & ~found).any():
+                found |= known[name] & is_zero(name)
+        return found
 
     def number(self, group: Group, name: str, array: NDArray[np.generic]) -> NDArray[np.float64]:
         """The number that each channel is everywhere in a value; not a number where it is several."""

@@ -191,7 +191,12 @@ class _Search:
         found = np.full((len(readings), group.n), np.nan)
         idle = {site.initializer: self._empty(group, site) for site in self.origins.produced(group)}
         zeros = {site.initializer: self._empty(group, site) for site in self.origins.own(group)}
-        fixed = self.origins.fixed(group, idle, zeros)
+
+        def is_zero(name: str) -> Mask:
+            found = self.origins.number(group, name, self.values([name], self.changed)[name])
+            return np.asarray(found == 0)
+
+        fixed = self.origins.fixed(group, idle, zeros, is_zero)
         for added, reading in zip(found, readings, strict=True):
             if reading.site is not None:
                 added[self._empty(group, reading.site)] = 0

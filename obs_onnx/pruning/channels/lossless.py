@@ -50,7 +50,7 @@ class Lossless:
 def redundant_in(runtime: Runtime, coupling: Coupling, layers: Sequence[Layer], feed: Values) -> Redundant:
     """Channels of a model that change nothing, with the constants of one run."""
 
-    def values(names: Sequence[str], changed: Tensors) -> dict[str, NDArray[np.generic]]:
+    def values(names: Sequence[str], changed: Mapping[str, NDArray[np.float64]]) -> Values:
         model = SetWeights(changed)(coupling.model.clone()).model
         return run_feed(open_part(runtime, extract(model, input_names(model), names), feed), feed)
 
@@ -70,7 +70,7 @@ def lossless(task: ChannelTask, rounding: float) -> Lossless:
         whole = {group.id: np.ones(group.n, bool) for group in channels.coupling.groups}
         if not found.channels:
             return Lossless(_attempt(task, whole, {}))
-        attempt = _attempt(task, _aligned(task, found), found.tensors)
+        attempt = _attempt(task, _aligned(task, found), dict(found.tensors))
     error = attempt.quality.output_error
     if error is not None and not error <= rounding:
         note = (
@@ -109,8 +109,8 @@ def _aligned(task: ChannelTask, found: Redundant) -> Keeps:
         counts[group.id] = int(allowed[allowed >= group.n - len(found.channels.get(group.id, ()))][0])
     _unbroken(widths, counts, {group.id: group.n for group in coupling.groups})
     keep = {group.id: np.ones(group.n, bool) for group in coupling.groups}
-    for group, mask in keep.items():
-        mask[found.channels.get(group, np.zeros(0, np.int64))[: len(mask) - counts[group]]] = False
+    for number, channels in found.channels.items():
+        keep[number][channels[: len(keep[number]) - counts[number]]] = False
     return keep
 
 
