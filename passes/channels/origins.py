@@ -173,18 +173,14 @@ class Origins:
         concrete, nothing = self._coupling.graph.concrete, np.zeros(group.n, bool)
         if lookup(node).random or any(bodies(node)):
             return nothing
-        inputs = [(slot, value) for slot, value in enumerate(node.inputs) if value is not None]
-        given = [(slot, value) for slot, value in inputs if not concrete.holds(value)]
-        weights = [str(v.name) for _, v in inputs if concrete.holds(v) and str(v.name) in self._weights]
-        each = [
-            np.ones(group.n, bool) if value not in self._varying else known.get(str(value.name), nothing)
-            for _, value in given
-        ]
+        inputs = [value for value in node.inputs if value is not None]
+        given = [value for value in inputs if value in self._varying]
+        weights = [str(v.name) for v in inputs if concrete.holds(v) and str(v.name) in self._weights]
+        meeting = [v for v in given if not lookup(node).joins or self._stands(group, v)]
+        each = [known.get(str(value.name), nothing) for value in meeting]
         fixed = nothing if contracts or node in self._mixing else np.all([~nothing, *each], axis=0)
-        if weights:
-            rows = np.all([idle.get(name, nothing) for name in weights], axis=0)
-            lone = [value for _, value in given if value in self._varying]
-            return np.asarray(fixed | (rows & (len(lone) < 2)))
+        if weights and len(given) < 2:
+            fixed = fixed | np.all([idle.get(name, nothing) for name in weights], axis=0)
         return np.asarray(fixed)
 
     def _annihilated(

@@ -185,7 +185,7 @@ _KNOWN = related(
         "ReverseSequence": _ONE,
         "SplitToSequence": _ONE,
         "SequenceAt": _ONE,
-        "Concat": replace(_ALL_ONE, additive=True),
+        "Concat": replace(_ALL_ONE, additive=True, joins=True),
         "SequenceConstruct": _ALL_ONE,
         "ConcatFromSequence": _ONE,
         # the outputs do not depend on the values of the inputs

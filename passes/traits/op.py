@@ -47,6 +47,7 @@ class Op:
             the other inputs (a factor).
         additive: the output is linear in all inputs together, in the same way for all elements (a sum, a mean
             over places).
+        joins: the output is the inputs in a row, which do not meet.
         view: the output is the first input in another shape, so that it needs no memory of its own.
         shape_only: the outputs depend on the shapes of the inputs alone.
         random: the outputs are drawn anew in every run.
@@ -68,6 +69,7 @@ class Op:
     idempotent: bool = False
     annihilates: tuple[int, ...] = ()
     additive: bool = False
+    joins: bool = False
     view: bool = False
     shape_only: bool = False
     random: bool = False
