@@ -50,7 +50,7 @@ def largest(
     Returns:
         The best trial that held, or None if none did.
     """
-    low, high = lower, upper
+    low, high = min(lower, upper), upper
     log_low = log_high = 0.0
     best: Found[T] | None = None
     correction, failed = 1.0, False

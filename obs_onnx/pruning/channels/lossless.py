@@ -24,7 +24,7 @@ from obs_onnx.pruning.judgement import judge
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
-__all__ = ["Lossless", "lossless", "redundant_in"]
+__all__ = ["Lossless", "lossless", "redundant_in", "unchanged"]
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,14 @@ class Lossless:
     """A model without channels that change nothing.
 
     Attributes:
-        attempt: it; with all channels where there are none that may go.
-        kinds: how many channels change nothing, by kind.
+        attempt: it; None where no channel may go.
+        tensors: of the dense model, in which what channels that change nothing gave has moved to others.
         note: for the reader.
     """
 
-    attempt: ChannelAttempt
-    kinds: Mapping[str, int] = field(default_factory=dict)
+    attempt: ChannelAttempt | None = None
+    tensors: Tensors = field(default_factory=dict)
     note: str = ""
-
-    @property
-    def removed(self) -> int:
-        """Channels that are gone."""
-        return sum(int((~mask).sum()) for mask in self.attempt.keep.values())
 
 
 def redundant_in(runtime: Runtime, coupling: Coupling, layers: Sequence[Layer], feed: Values) -> Redundant:
@@ -57,33 +52,37 @@ def redundant_in(runtime: Runtime, coupling: Coupling, layers: Sequence[Layer], 
     return find_redundant(coupling, layers, values)
 
 
-def lossless(task: ChannelTask, rounding: float) -> Lossless:
+def lossless(task: ChannelTask) -> Lossless:
     """Remove what changes nothing, and nothing else, and compare the outputs.
 
     Args:
         task: the dense model and its data.
-        rounding: relative difference of the outputs that counts as none.
     """
-    dense, channels = task.calibrated.dense, task.channels
+    calibrated = task.calibrated
+    dense, coupling, rounding = calibrated.dense, task.channels.coupling, calibrated.rounding
     with task.recorder.stage("find redundant channels"):
-        found = redundant_in(dense.runtime, channels.coupling, dense.layers, task.calibrated.data.first)
-        whole = {group.id: np.ones(group.n, bool) for group in channels.coupling.groups}
+        found = redundant_in(dense.runtime, coupling, dense.layers, calibrated.data.first)
         if not found.channels:
-            return Lossless(_attempt(task, whole, {}))
+            return Lossless()
         attempt = _attempt(task, _aligned(task, found), dict(found.tensors))
     error = attempt.quality.output_error
     if error is not None and not error <= rounding:
         note = (
             f"channels that seemed to change nothing change the outputs by {error:.1e}: they count as others"
         )
-        return Lossless(_attempt(task, whole, {}), note=note)
-    kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
+        return Lossless(note=note)
     gone = sum(int((~mask).sum()) for mask in attempt.keep.values())
-    compared = "" if error is None else f": without them the outputs differ by {error:.1e} on held-out data"
+    kinds = ", ".join(f"{number} {kind}" for kind, number in found.kinds.items())
+    compared = "" if error is None else f"; without them the outputs differ by {error:.1e} on held-out data"
     note = (
         f"{sum(found.kinds.values())} channels change nothing ({kinds}), {gone} of them went first{compared}"
     )
-    return Lossless(attempt, found.kinds, note)
+    return Lossless(attempt if gone else None, attempt.tensors, note)
+
+
+def unchanged(task: ChannelTask) -> ChannelAttempt:
+    """The dense model itself."""
+    return _attempt(task, {group.id: np.ones(group.n, bool) for group in task.channels.coupling.groups}, {})
 
 
 def _attempt(task: ChannelTask, keep: Keeps, tensors: Tensors) -> ChannelAttempt:

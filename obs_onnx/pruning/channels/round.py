@@ -189,7 +189,7 @@ class Round:
             tight = corrected
         best = min(tried, key=_Tried.rank)
         slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
-        if slower:  # than the dense model: then rather that one
+        if slower and all(TARGETS[name].timed for name in limits):  # than the dense model: then rather that
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
         expected = {

@@ -5,19 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from obs_onnx.allocation.search import largest
 from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
-from obs_onnx.pruning.channels.lossless import lossless
+from obs_onnx.pruning.channels.lossless import lossless, unchanged
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
 __all__ = ["search_channels"]
-
-_NO_LIMIT = 2.0  # a share of the dense model's cost that it is far below, however it is measured
 
 
 def search_channels(
@@ -36,12 +35,14 @@ def search_channels(
         The model, what retraining did after each round, and notes for the reader.
     """
     limits = task.costs.limits(targets)
-    first = lossless(task, targets.rounding)
+    first = lossless(task)
     notes = (first.note,) if first.note else ()
-    if targets.lossless or (first.removed and _enough(first.attempt, targets, limits)):
-        return first.attempt, (), notes
-    task = replace(task, start=first.attempt.tensors)
-    best = first.attempt if first.removed else None
+    best = first.attempt
+    if targets.lossless:
+        return best or unchanged(task), (), notes
+    if best is not None and retraining is None and _enough(best, targets, limits):
+        return best, (), notes
+    task = replace(task, start=first.tensors)
     part: Round | None = None
     runs: list[Trained] = []
     for number in range(1, rounds + 1):
@@ -56,10 +57,7 @@ def search_channels(
         if retraining is not None:
             found, training = retrain_attempt(task, found, retraining, runs, targets, last)
             runs.append(training)
-        if limits or best is None:
-            best = found
-        else:
-            best = min(best, found, key=lambda attempt: _rank(attempt, targets))
+        best = found if limits or best is None else min(best, found, key=partial(_rank, targets=targets))
     assert best is not None
     assert part is not None
     return replace(best, least=part.least(best.over(limits))), tuple(runs), notes
@@ -91,12 +89,11 @@ def _cheapest(part: Round, targets: Targets, before: ChannelAttempt | None) -> C
     found = largest(trial, predict, tolerance=0.01, trials=trials, lower=least)
     if found is not None:
         return found.result
-    tried += [] if before is None else [before]
-    tried.append(part.reach({cost: _NO_LIMIT}))  # nothing goes: that holds, unless refitting breaks it
-    return min(tried, key=lambda attempt: attempt.strain(targets))
+    nothing_more = unchanged(part.task) if before is None else before  # that holds, without any refit
+    return min([*tried, nothing_more], key=lambda attempt: attempt.strain(targets))
 
 
 def _rank(attempt: ChannelAttempt, targets: Targets) -> tuple[bool, float]:
     """Sorts attempts: those that hold by their costs, then the others by their strain."""
     strain = attempt.strain(targets)
-    return (True, strain) if strain > 1 else (False, attempt.costs[MACS.name])
+    return (True, strain) if strain > 1 else (False, attempt.costs[(targets.least or MACS).name])
