@@ -268,7 +268,7 @@ def _combinations(s_CP: NDArray[np.generic], left: Mask) -> dict[int, dict[int, 
     if not sizes.all():
         return {}
     unit_CP = s_CP / sizes[:, None]
-    if np.linalg.eigvalsh(unit_CP @ unit_CP.T)[0] > _DEPENDENT:
+    if _is_definite(unit_CP @ unit_CP.T - _DEPENDENT * np.eye(len(there))):
         return {}
     r_PC, pivots = qr(unit_CP.T, mode="r", pivoting=True)
     rank = int((np.abs(np.diag(r_PC)) > _DEPENDENT).sum())
@@ -280,3 +280,11 @@ def _combinations(s_CP: NDArray[np.generic], left: Mask) -> dict[int, dict[int, 
         scaled = column * sizes[place] / sizes[pivots[:rank]]
         found[int(there[place])] = dict(zip(base, scaled.tolist(), strict=True))
     return found
+
+
+def _is_definite(a: Float) -> bool:
+    try:
+        np.linalg.cholesky(a)
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.allocation.targets import ERROR, LATENCY, Targets
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -135,7 +135,8 @@ def _missed_costs(
         if target.name not in over:
             continue
         reached = task.costs.amount(target, amount.unit, best.costs[target.name])
-        least, possible, advice = best.least.get(target.name), None, ""
+        least, possible = best.least.get(target.name), None
+        advice = f"{ERROR.name}=0 lets no more go: allow an error" if targets.lossless else ""
         if least is not None:
             possible = task.costs.amount(target, amount.unit, min(least.rounded, best.costs[target.name]))
             advice = "one channel of each group and what is left alone take more than that"
