@@ -89,6 +89,7 @@ class _Search:
         self.layers = {layer.name: layer for layer in layers}
         self.changed: dict[str, Float] = {}
         self.gone: dict[int, dict[int, None]] = {group.id: {} for group in coupling.groups}
+        self.spent: set[int] = set()
         self.kinds: dict[str, int] = {}
         self.origins = Origins(coupling)
         self._elements: dict[tuple[int, Site], Int] = {}
@@ -132,12 +133,15 @@ class _Search:
         return any(found)
 
     def _take(self, group: Group, left: Mask, channel: int, kind: str) -> bool:
-        """Note a channel, unless it is the last one of its group."""
+        """Note a channel, if that is new; the last one of its group stays, without effect."""
         if left.sum() < 2:
-            return False
-        left[channel] = False
-        self.gone[group.id][channel] = None
-        self.kinds[kind] = self.kinds.get(kind, 0) + 1
+            if group.id in self.spent:
+                return False
+            self.spent.add(group.id)
+        else:
+            left[channel] = False
+            self.gone[group.id][channel] = None
+            self.kinds[kind] = self.kinds.get(kind, 0) + 1
         for site in self.origins.produced(group):  # what nobody needs depends on nothing
             self._clear(group, site, channel)
         return True
