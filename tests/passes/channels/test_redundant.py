@@ -137,8 +137,7 @@ class TestDead:
         assert gone(changed(nets.mlp(), fc1__bias=first(9, -30.0)), [12])[0] == {}
 
     def test_in_a_residual_stream_all_parts_count(self) -> None:
-        stream = {"stem.bn": 12, "a2.bn": 12}
-        names = [f"{name}.{part}".replace(".", "__") for name in stream for part in ("scale", "shift")]
+        names = [f"{name}__bn__{part}" for name in ("stem", "a2") for part in ("scale", "shift")]
         assert gone(changed(nets.residual(), **{name: first(3) for name in names}), [3, 8, 8])[1] == {
             "dead": 3
         }
@@ -237,8 +236,8 @@ def test_recurrent_units(kind: str, gates: int, what: str) -> None:
         net.weight("r", 1, gates * units, units),
         net.weight("b", 1, 2 * gates * units, fan_in=100),
     ]
-    outputs = helper_outputs(net, kind, [x, *names], units)
-    y = net.op("Squeeze", outputs, net.constant("axes", [1], np.int64))
+    states = net.op(kind, x, *names, hidden_size=units)
+    y = net.op("Squeeze", states, net.constant("axes", [1], np.int64))
     y = net.op("Transpose", y, perm=[1, 0, 2])
     y = net.op("Add", net.op("MatMul", y, net.weight("d", units, 3)), net.weight("e", 3, fan_in=100))
     net.op("Identity", y, name="y")
@@ -250,8 +249,3 @@ def test_recurrent_units(kind: str, gates: int, what: str) -> None:
 
     proto = changed(net.proto({"x": [6, 5]}, {"y": [6, 3]}), w=change, r=change, b=change)
     assert gone(proto, [6, 5])[1] == {what: 2}
-
-
-def helper_outputs(net: nets.Net, kind: str, inputs: list[str], units: int) -> str:
-    """The states of all steps."""
-    return net.op(kind, *inputs, hidden_size=units)
