@@ -22,6 +22,8 @@ from obs_onnx.verification.removal import Agreement, check_removal
 
 __all__ = ["finish_channels"]
 
+_NO_FASTER = "no removal of channels makes the model faster: it stays as it is"
+
 
 def finish_channels(
     task: ChannelTask,
@@ -145,7 +147,7 @@ def _missed_costs(
                 advice = f"without multiples of channel counts (round-to 1) it could be {plain(fewer)}"
         elif target.timed:
             gone = any(not mask.all() for mask in best.keep.values()) or best.left_out
-            advice = "no faster model was found" if gone else "no removal of channels makes the model faster"
+            advice = "no faster model was found" if gone else _NO_FASTER
         missed.append(Missed(target.name, amount.plain, reached, possible, advice))
     return missed
 
