@@ -41,9 +41,9 @@ def allocate_aligned(
 ) -> Allocation:
     """Kept counts under which all sums of widths hold.
 
-    Where a sum does not, its groups are made to keep multiples of their steps, or if that does not help, to
-    stay whole, until all hold. Leaving all groups of broken sums whole is tried as well, and the allocation
-    that meets the limits with less damage is taken.
+    Where a sum does not, groups that are no multiples of their steps are made to keep some, or if that does
+    not help, to stay whole, and in the end all groups of the sum are, until all hold. Leaving them whole at
+    once is tried as well, and the allocation that meets the limits with less damage is taken.
 
     Args:
         share: how counts are chosen.
@@ -73,13 +73,14 @@ def _repaired(
         broken = [one for one in widths.sums if not one.holds(found.kept, widths.multiple)]
         if not broken:
             return found
-        for one in broken:
-            odd = _odd(one, found, curves, widths) - reduced if smaller else set()
-            if odd:
-                reduced |= odd
-            else:
-                reduced -= set(one.groups)
-                quantum |= dict.fromkeys(one.groups, ())
+        odd = [_odd(one, found, curves, widths) - reduced if smaller else set() for one in broken]
+        reduced.update(*odd)
+        for one, several in zip(broken, odd, strict=True):
+            if not several:
+                uneven = {g for g in one.groups if g in curves and curves[g].size % widths.steps[g]}
+                whole = {g for g in uneven if quantum[g] != ()} or set(one.groups)
+                reduced -= whole
+                quantum |= dict.fromkeys(whole, ())
 
 
 def _odd(one: Sum, found: Allocation, curves: Mapping[int, Curve], widths: Widths) -> set[int]:

@@ -75,8 +75,23 @@ def test_neighbours_of_what_cannot_change_stay() -> None:
     curves = {0: curve(12, 1e-3), 1: curve(4, 1.0), 2: curve(24, 1.0)}
     found = allocate_aligned(allocate_channels, curves, [(cost, 70)], widths.steps, widths)
     assert (found.kept, found.met) == ({0: 12, 1: 4, 2: 16}, True)
+    cost, widths = problem([12, 4, 24], [(0, 1, 2)], 8)
+    one = allocate_aligned(allocate_channels, curves, [(cost, 70)], widths.steps, widths)
+    assert (one.kept, one.met) == ({0: 12, 1: 4, 2: 16}, True)
     far = allocate_aligned(allocate_channels, curves, [(cost, 30)], widths.steps, widths)
     assert (far.kept, far.met) == ({0: 12, 1: 4, 2: 8}, False)
+
+
+def test_sums_inside_of_one_another() -> None:
+    """24 and three times 12, as in a dense block: all go to multiples together."""
+    cost, widths = problem([24, 12, 12, 12], [(0, 1), (0, 1, 2), (0, 1, 2, 3)], 8)
+    curves = {g: curve(n, 1.0 + g) for g, n in enumerate([24, 12, 12, 12])}
+    least = cost.value(dict.fromkeys(range(4), 8))
+    for share in np.linspace(0.95, least / cost.value({}), 12):
+        limit = float(share) * cost.value({}) + 1e-9
+        found = allocate_aligned(allocate_channels, curves, [(cost, limit)], widths.steps, widths)
+        assert found.met
+        assert all(one.holds(found.kept, 8) for one in widths.sums)
 
 
 def test_scores_under_one_threshold() -> None:
