@@ -78,7 +78,7 @@ def _repaired(
         for one, several in zip(broken, odd, strict=True):
             if not several:
                 uneven = {g for g in one.groups if g in curves and curves[g].size % widths.steps[g]}
-                whole = {g for g in uneven if quantum[g] != ()} or set(one.groups)
+                whole = {g for g in uneven if quantum.get(g) != ()} or set(one.groups)
                 reduced -= whole
                 quantum |= dict.fromkeys(whole, ())
 

@@ -11,6 +11,7 @@ from nets import run_proto
 from onnx import numpy_helper
 
 from obs_onnx import Pruned, pareto, prune
+from obs_onnx.passes.errors import OptionError
 
 FAST = {"effort": "quick", "threads": 1, "latency": False}
 X = nets.data(0, 96, 12)
@@ -74,6 +75,11 @@ def test_nothing_goes_where_everything_counts() -> None:
     assert kept(pruned(never, {"error": 0})) == [32, 24]
     some = pruned(never, {"error": 1e-5}, round_to=1)
     assert kept(some) == [24, 24]
+
+
+def test_single_weights_are_not_judged_by_data_alone() -> None:
+    with pytest.raises(OptionError, match=r"target error=0 is about channels .* use mode='channels'"):
+        pruned(nets.mlp(), {"error": 0}, mode="weights")
 
 
 def test_counts_stay_multiples() -> None:
