@@ -139,10 +139,8 @@ class WeightStrategy:
         pattern = parse_pattern(options.pattern)
         targets.check_mode(WeightPlan.mode)
         if targets.lossless:
-            raise OptionError(
-                f"target {ERROR.name}=0 is about channels that change nothing: use {named('mode',
-                'channels')}"
-            )
+            channels = named("mode", "channels")
+            raise OptionError(f"target {ERROR.name}=0 is about channels that change nothing: use {channels}")
         if options.criterion not in criteria():
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(criteria())}"
