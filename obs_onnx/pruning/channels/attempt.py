@@ -44,6 +44,8 @@ class ChannelAttempt(Attempt):
         costs: reached, as shares of the dense model's, or in the unit of a cost that is additive, by target.
         least: what costs could be if nothing but they counted, where they are over their limits.
         left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
+        alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
+            their inputs follow from the data.
     """
 
     keep: Mapping[int, NDArray[np.bool_]]
@@ -51,6 +53,7 @@ class ChannelAttempt(Attempt):
     expected: Mapping[int, float]
     costs: Mapping[str, float]
     left_out: frozenset[int] = frozenset()
+    alone: frozenset[str] = frozenset()
     least: Mapping[str, Least] = field(default_factory=dict)
 
     def kept(self, group: Group) -> int:
