@@ -32,6 +32,7 @@ from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.frontier_points import (
@@ -183,8 +184,12 @@ def _search(
 ) -> FrontierSearch:
     """The search for models that nothing dominates, done."""
     task = plan.task(calibrated, recorder)
-    first = Round.of(task, None, None)
-    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
+    first = lossless(task)
+    task = replace(task, start=first.tensors)
+    part = Round.of(task, first.attempt, None)
+    search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
+    if first.attempt is not None:
+        search.add(first.attempt)
     with options.progress.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search

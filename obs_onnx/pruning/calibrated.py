@@ -41,6 +41,7 @@ __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "
 BATCH = 128
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
+_ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ class Calibrated:
         budget: what measuring may take.
         timing: held-out samples that models are timed on, where latency is wanted at all.
         stopwatch: times models where latency is a target.
+        rounding: relative difference that rounding may make of the outputs.
     """
 
     dense: DenseModel
@@ -133,6 +135,7 @@ class Calibrated:
     budget: Budget
     timing: Values | None = None
     stopwatch: Stopwatch | None = None
+    rounding: float = 1e-5
 
     @property
     def yardstick(self) -> Yardstick:
@@ -205,7 +208,14 @@ def calibrate(
         timing = timing_feed(data.held_out, session.inputs, options.batch)
     if targets.timed and timing is not None:
         stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
-    return Calibrated(dense, data, Budget(effort, activation_budget(options.memory)), timing, stopwatch)
+    return Calibrated(
+        dense,
+        data,
+        Budget(effort, activation_budget(options.memory)),
+        timing,
+        stopwatch,
+        _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+    )
 
 
 def _yardstick(

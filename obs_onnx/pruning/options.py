@@ -63,7 +63,7 @@ class ChoiceOptions(Protected, title="Choice"):
     )
     round_to: int | None = option(
         None,
-        help="Kept channel counts are multiples of it.",
+        help="Widths are multiples of it, or stay as they are.",
         otherwise="a power of two up to what suits the runtime, smaller in groups of few channels",
         least=1,
         metavar="N",

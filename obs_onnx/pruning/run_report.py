@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.evaluation.metric import ACCURACY, Metric
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.options import AUTO
@@ -29,10 +29,12 @@ from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Run", "dry_report", "report"]
+
+_SLOWER = 1.01  # of the dense model's time, that is more than noise
 
 
 def _shown(labelled: Evaluation | None, metric: Metric) -> tuple[float | None, float | None]:
@@ -142,15 +144,17 @@ def report(
     sizes = tried("the result was not measured", lambda: run.sizes(result, file), run.bare_sizes(result))
     timing, combined = _timed(run, result, recorder), _compared(run, result, quantized, recorder)
     before, after = sizes.value
-    late: list[str] = []
+    missed, slower = result.missed, list[str]()
     if timing.value is not None:
         before, after = timing.value.added(before, after)
-        late = _late(run.targets, result, timing.value.ratio)
+        missed = (*missed, *_late(run.targets, result, timing.value.ratio))
+        slower = _slower(run, timing.value.ratio)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
-        met=result.met and not late and not (run.targets.timed and timing.failures),
+        met=not missed and not (run.targets.timed and timing.failures),
+        missed=missed,
         output_error=quality.output_error,
         parts=quality.parts,
         agreement=quality.agreement,
@@ -171,7 +175,7 @@ def report(
             *result.notes,
             *(() if quantized is None else quantized.notes),
             *(() if timing.value is None else timing.value.notes),
-            *late,
+            *slower,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
         alerts=(*run.calibrated.data.alerts, *result.alerts),
@@ -228,12 +232,24 @@ def _compared(
     return tried("the quantized models were not compared", work, ())
 
 
-def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:
-    """A note where the latency measured at last is over the limit."""
+def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:
+    """The latency, where that measured at last is over the limit."""
     limit = 1.0 if result.latency_limit is None else result.latency_limit
-    if not targets.timed or ratio.low <= limit:
+    if not targets.timed or ratio.low <= limit or any(one.target == LATENCY.name for one in result.missed):
         return []
-    return [f"the latency measured at last is {ratio.value:.3f} of the dense model's"]
+    return [
+        Missed(LATENCY.name, limit, ratio.value, advice="this is the latency measured at last, as a share")
+    ]
+
+
+def _slower(run: Run, ratio: Ratio) -> list[str]:
+    """A note where fewer channels surely take more time, and time was not asked for."""
+    if run.targets.timed or run.plan.leaves_zeros or ratio.low <= _SLOWER:
+        return []
+    return [
+        f"the smaller model is slower: it takes {ratio.value:.3f} of the dense model's time; the target "
+        f"{LATENCY.name}=0.9 looks for a faster one"
+    ]
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:

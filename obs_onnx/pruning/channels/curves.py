@@ -39,8 +39,10 @@ def measured_curves(
     evidence: ChannelStatistics,
     stages: Plan,
     test: Source,
+    *,
     damaged: bool,
     branches: Mapping[int, Branch],
+    free: Mapping[int, NDArray[np.int64]],
 ) -> dict[int, Ranked]:
     """Groups with curves of measured damage.
 
@@ -50,6 +52,7 @@ def measured_curves(
         test: data for it.
         damaged: it was pruned before.
         branches: groups that may go altogether.
+        free: channels that change nothing, by group.
     """
     model, groups = evidence.model, evidence.coupling.groups
     dense, budget = task.calibrated.dense, task.calibrated.budget
@@ -72,6 +75,7 @@ def measured_curves(
             advance=advance,
             damaged=damaged,
             branches=branches,
+            free=free,
         )
 
 
