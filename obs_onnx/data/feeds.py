@@ -169,32 +169,36 @@ def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
     return result
 
 
+def _is_one_hot(labels: Array) -> bool:
+    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
 def conform_labels(labels: Any, count: int | None, where: str, key: str = "labels") -> NDArray[np.int64]:
-    """Class labels as int64 of shape (count,).
+    """Class labels as int64: (count,), or (count, ...) with one for each position (pixel, token).
+
+    Negative ones mean that nobody labelled a position.
 
     Raises:
-        DataError: not one whole, non-negative number per sample.
+        DataError: no whole numbers, not as many as there are samples, or a sample without a label.
     """
     labels = np.asarray(labels)
     shape = format_shape(labels.shape)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim == 2:
+    if labels.ndim == 2 and labels.size and _is_one_hot(labels):
         raise DataError(
             f"{where}: {key!r} has shape {shape}, labels are class numbers of shape (samples,): "
             "for one-hot rows store their argmax"
         )
-    if labels.ndim != 1:
-        raise DataError(
-            f"{where}: {key!r} has shape {format_shape(labels.shape)}, labels have shape (samples,)"
-        )
+    if labels.ndim == 0:
+        raise DataError(f"{where}: {key!r} has shape (), labels have shape (samples,) or (samples, ...)")
     if labels.dtype.kind not in "iu":
         raise DataError(f"{where}: {key!r} is {labels.dtype}, labels are whole numbers: store them as int64")
     if count is not None and len(labels) != count:
         raise DataError(
             f"{where}: {key!r} has {len(labels)} entries for {count} samples: one label per sample"
         )
-    if len(labels) and labels.min() < 0:
+    if labels.ndim == 1 and len(labels) and labels.min() < 0:
         index = int(np.argmin(labels))
         raise DataError(
             f"{where}: {key!r} has the negative value {labels[index]} at {index}: classes count from 0"

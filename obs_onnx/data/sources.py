@@ -57,7 +57,7 @@ class Source(ABC):
 
     @abstractmethod
     def batches(self) -> Iterator[Batch]:
-        """Feed and labels (int64, one per sample; None without labels) of every batch."""
+        """Feed and labels of every batch: int64, one per sample or position; None without labels."""
 
     @abstractmethod
     def limit(self, count: int) -> Source:
@@ -219,7 +219,8 @@ class FeedSource(Source):
             items = transform(items)
         empty = True
         for feed, labels in self._collected(items) if self.single else self._checked(items):
-            yield from self._cut(feed, labels)
+            for one, theirs in self._cut(feed, labels):
+                yield one, None if theirs is None else theirs.reshape(-1)
             empty = False
         if empty:
             raise DataError(f"{self.where}: gave no data")
@@ -288,9 +289,7 @@ class FeedSource(Source):
                 raise DataError(f"{where}: samples of different shapes: {error}") from error
             labels = None
             if self.labelled:
-                labels = conform_labels(
-                    np.array([label for _, label in chunk]).reshape(-1), len(chunk), where
-                )
+                labels = conform_labels(np.array([label for _, label in chunk]), len(chunk), where)
             yield conform_feed(feed, self.specs, where), labels
             first += len(chunk)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -10,7 +10,10 @@ import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
+from obs_onnx.evaluation.metric import open_metric
+from obs_onnx.evaluation.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
+from obs_onnx.evaluation.yardstick import read_outputs
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
@@ -28,6 +31,11 @@ def evaluate(
     *,
     labels_key: str | None = None,
     against: ModelSource | Session | None = None,
+    task: str = AUTO,
+    weight: Mapping[str, float] | None = None,
+    metric: str | Callable[..., Any] | None = None,
+    metric_lower_is_better: bool = False,
+    custom_domains: Sequence[str] = (),
     runtime: Runtime | None = None,
     batch_size: int = 32,
     cut: Sequence[str] = (),
@@ -43,7 +51,11 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
-        against: the reference for ``output_error`` and ``agreement``.
+        against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
+            the spread of its outputs.
+        task, weight, metric, metric_lower_is_better: see
+            :class:`obs_onnx.evaluation.options.MeasureOptions`.
+        custom_domains: of operators that are known to the runtime alone.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.
         cut: values of both models at which they are compared instead; see
@@ -56,19 +68,35 @@ def evaluate(
         ModelError, DataError, OptionError, MissingRuntimeError: see :mod:`obs_onnx.passes.errors`.
     """
     with boundary("the model cannot be evaluated"):
+        asked = MeasureOptions(
+            task=task, weight=weight, metric=metric, metric_lower_is_better=metric_lower_is_better
+        )
         if isinstance(model, _FILES) or isinstance(against, _FILES):
             runtime = runtime or open_runtime()
-        if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
-            model, against = _parts(runtime, model, against, cut, fix)
-        elif cut:
-            raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
-        elif fix and isinstance(model, _FILES):
-            model = serialize(with_fixed(_read(model), fix))
+        model, against = _compared(runtime, model, against, cut, fix)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
             data, session.inputs, batch_size=batch_size, labels_key=labels_key, without=fixed_names(fix)
         )
-        return evaluate_sessions(session, source, reference, progress=progress)
+        if reference is not None:
+            paired(session, reference)
+        dense, given = (session, model) if reference is None else (reference, against)
+        yardstick = read_outputs(
+            dense,
+            source,
+            model=_graph(given, custom_domains),
+            task=asked.task,
+            weights=asked.weight,
+            spreads=reference is not None,
+        )
+        return evaluate_sessions(
+            session,
+            source,
+            reference,
+            yardstick=yardstick,
+            metric=open_metric(asked.metric, asked.metric_lower_is_better, yardstick.task),
+            progress=progress,
+        )
 
 
 def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
@@ -78,10 +106,26 @@ def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
     return runtime.session(given)
 
 
+def _compared(
+    runtime: Runtime | None,
+    model: ModelSource | Session,
+    against: ModelSource | Session | None,
+    cut: Sequence[str],
+    fix: Fixed,
+) -> tuple[ModelSource | Session, ModelSource | Session | None]:
+    """What is measured of the models: of two, what lies in front of the reference's last decisions."""
+    if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
+        return _parts(runtime, model, against, cut, fix)
+    if cut:
+        raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
+    if fix and isinstance(model, _FILES):
+        return serialize(with_fixed(_read(model), fix)), against
+    return model, against
+
+
 def _parts(
     runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str], fix: Fixed
 ) -> tuple[ModelSource, ModelSource]:
-    """What of both models is compared: all, or what lies in front of the reference's last decisions."""
     read = [_read(one) for one in (model, against)]
     small, dense = all_with_fixed(read, fix) if fix else read
     front, small = find_front(runtime, dense, cut), plain(small)
@@ -96,3 +140,16 @@ def _read(model: ModelSource) -> ir.Model:
     if (proto := parse(model)) is None:
         raise ModelError("the bytes of the model are no ONNX model, or truncated")
     return from_proto(proto, custom_domains=None)
+
+
+def _graph(given: ModelSource | Session | None, custom_domains: Sequence[str]) -> ir.Model | None:
+    """A model in a form that can be looked at; None for one that only runs."""
+    try:
+        if isinstance(given, bytes):
+            proto = parse(given)
+            return None if proto is None else plain(from_proto(proto, custom_domains=custom_domains))
+        if isinstance(given, (str, PathLike)):
+            return plain(load_model(given, custom_domains=custom_domains))
+    except ModelError:  # the runtime takes it all the same
+        pass
+    return None

@@ -171,13 +171,21 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    feed = next(iter(fit))
+    feed, given = next(iter(fit.batches()))
     answer = session.run(feed)
     check_outputs(runtime, student, feed, answer)
     if dense is not None:
         answer = dense.run(feed)
         check_outputs(runtime, None, feed, answer, f"the teacher {name}")
-    objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=options.mix)
+    objective = choose_objective(
+        student,
+        answer,
+        labels=labelled,
+        teacher=dense is not None,
+        mix=options.mix,
+        task=options.task,
+        given=given,
+    )
     notes = [*front.notes, *source.notes]
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")

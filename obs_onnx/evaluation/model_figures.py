@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.evaluation.run_cost import RunCost
-from obs_onnx.io.paths import side_path
+from obs_onnx.io import files_of
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.results.pruning import Figures
 
@@ -24,13 +24,22 @@ def figures(
     accuracy: float | None,
     demand: RunCost | None,
     compressed: bool = True,
+    metric: float | None = None,
 ) -> Figures:
-    """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
+    """Sizes of a model and of its files.
+
+    Args:
+        model: to be measured.
+        path: its file, or None.
+        accuracy, metric: what is known of its quality.
+        demand: what one run takes.
+        compressed: also the size of the files as a zip would hold them.
+    """
     parameters = nonzero = 0
     for tensor in float_tensors(model):
         parameters += tensor.size
         nonzero += int(np.count_nonzero(tensor.numpy()))
-    files = [] if path is None else [path, *(side for side in [side_path(path)] if side.exists())]
+    files = [] if path is None else files_of(path)
     return Figures(
         parameters=parameters,
         nonzero=nonzero,
@@ -39,6 +48,7 @@ def figures(
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
         compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,
+        metric=metric,
     )
 
 

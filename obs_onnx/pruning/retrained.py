@@ -87,6 +87,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         settings,
         options.labels is not None and fit.has_labels,
         options.mix,
+        calibrated.yardstick.task,
         options.finetune,
         rounds,
         options.progress,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -10,7 +12,10 @@ from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
 
-__all__ = ["InferShapes"]
+__all__ = ["MADE_UP", "InferShapes"]
+
+MADE_UP = "unk__"
+"""How a name begins that the ``onnx`` package gives to a size that it does not know."""
 
 _LONGEST = 1 << 20  # elements of a vector
 _KEPT_BYTES = 1024  # constants up to this size may hold shapes and axes; larger ones are weights
@@ -20,7 +25,8 @@ class InferShapes(ir.passes.InPlacePass):
     """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
 
     1. Inference runs strictly, on a copy without the data of large constants.
-    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ. Those
+       of its outputs stay declared; runtimes run such models.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
@@ -48,6 +54,8 @@ class InferShapes(ir.passes.InPlacePass):
             if value.is_graph_output() and value.shape is not None:
                 value.meta[INFERRED] = fresh.shape  # 4.
                 continue
+            if value.is_graph_output():
+                fresh.shape = _named_by_the_model(fresh.shape)
             if fresh.shape is not None and fresh.shape != value.shape:
                 value.shape, modified = fresh.shape, True
             if fresh.type is not None and fresh.type != value.type:
@@ -79,13 +87,30 @@ def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
     try:
         return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
-        try:
-            del proto.graph.value_info[:]  # 2.
-            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
-        except Exception:
-            if unknown:  # 3.
-                return infer(proto, check_type=False, strict_mode=False, data_prop=data)
+        del proto.graph.value_info[:]  # 2.
+        for declared in (proto, _undeclared(proto)):
+            with suppress(Exception):
+                return infer(declared, check_type=True, strict_mode=True, data_prop=data)
+        if unknown:  # 3.
+            return infer(proto, check_type=False, strict_mode=False, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
+
+
+def _undeclared(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose outputs have types and no shapes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for output in copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return copy
+
+
+def _named_by_the_model(shape: ir.Shape | None) -> ir.Shape | None:
+    """The shape without names of sizes that inference made up."""
+    if shape is None:
+        return None
+    return ir.Shape([None if str(getattr(n, "value", "")).startswith(MADE_UP) else n for n in shape])
 
 
 def _longest(proto: onnx.ModelProto) -> int:

@@ -229,7 +229,11 @@ def test_random_feed():
         ({"x": samples(), "labels": np.arange(10) - 1}, FREE, r"'labels' has the negative value -1 at 0"),
         ({"x": samples(), "labels": np.arange(10.0)}, FREE, r"'labels' is float64, labels are whole numbers"),
         ({"x": samples(), "labels": np.eye(10, dtype=int)}, FREE, r"'labels' has shape \(10, 10\).*argmax"),
-        ({"x": samples(), "labels": np.zeros((10, 1, 1), int)}, FREE, r"'labels' has shape \(10, 1, 1\)"),
+        (
+            {"x": samples(), "labels": np.zeros((9, 4, 4), int)},
+            FREE,
+            r"'labels' has 9 entries for 10 samples",
+        ),
         ({"x": samples(), "labels": np.int64(3)}, FREE, r"'labels' has shape \(\)"),
         (
             {"x": samples(5), "scale": np.float32([1, 2])},

@@ -11,11 +11,12 @@ import onnx_ir as ir
 from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
+from obs_onnx.io import files_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
@@ -89,11 +90,16 @@ class ChannelPlan:
     ) -> Finished[ChannelAttempt]:
         """The best model within the targets, checked."""
         task = self.task(calibrated, recorder)
-        best, runs = search_channels(task, targets, rounds, retraining)
-        return self.finish(task, best, targets, runs)
+        best, runs, notes = search_channels(task, targets, rounds, retraining)
+        return self.finish(task, best, targets, runs, notes)
 
     def finish(
-        self, task: ChannelTask, best: ChannelAttempt, targets: Targets, runs: tuple[Trained, ...] = ()
+        self,
+        task: ChannelTask,
+        best: ChannelAttempt,
+        targets: Targets,
+        runs: tuple[Trained, ...] = (),
+        notes: Sequence[str] = (),
     ) -> Finished[ChannelAttempt]:
         """An attempt with its promises checked.
 
@@ -107,7 +113,7 @@ class ChannelPlan:
                 targets,
                 original=self.original,
                 stored=self.stored,
-                notes=allocation_notes(self.options),
+                notes=[*allocation_notes(self.options), *notes],
                 runs=runs,
             )
 
@@ -143,6 +149,7 @@ class ChannelStrategy:
                 )
         coupling = couple(model, options.protect)
         if not coupling.groups:
+            check_any(model, inputs.name)
             raise OptionError(
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
@@ -150,7 +157,9 @@ class ChannelStrategy:
         path = inputs.path
         return ChannelPlan(
             original=inputs.model,
-            file_bytes=path.stat().st_size if path else len(serialize(inputs.original)),
+            file_bytes=sum(one.stat().st_size for one in files_of(path))
+            if path
+            else len(serialize(inputs.original)),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),
