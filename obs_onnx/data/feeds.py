@@ -95,7 +95,7 @@ def conform(array: Any, spec: TensorSpec, where: str, *, first_axis: bool = True
     array = np.asarray(array)
     check_shape(array.shape, spec, where, first_axis=first_axis)
     check_type(array.dtype, spec, where)
-    result: Array = np.ascontiguousarray(_cast(array, spec, where)).reshape(array.shape)
+    result: Array = np.asarray(_cast(array, spec, where), order="C")
     return result
 
 
