@@ -20,7 +20,7 @@ from typing import NoReturn
 from obs_onnx.data.feeds import TensorSpec, check_shape
 from obs_onnx.passes.errors import DataError
 
-__all__ = ["BatchAxes", "Role", "Shape", "batch_axes", "common_rows"]
+__all__ = ["BatchAxes", "Role", "Shape", "batch_axes", "common_rows", "fits"]
 
 Shape = tuple[int, ...]
 _BATCH_NAMES = ("n", "b", "bs", "batch", "samples")
@@ -159,6 +159,11 @@ def batch_axes(specs: Sequence[TensorSpec], shapes: Mapping[str, Shape], where: 
     if found is None or (not stacked and group is None and _may_belong_to_one(arrays, found)):
         return _one_feed(arrays, where)
     return found
+
+
+def fits(spec: TensorSpec, shape: Shape) -> bool:
+    """Whether an array of a shape is something to an input."""
+    return bool(_Array(spec, shape).roles)
 
 
 def common_rows(shapes: Mapping[str, Shape], where: str) -> int:

@@ -144,7 +144,7 @@ def check_type(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
 
 
 def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
-    """``array`` as ``spec.dtype``; the values must survive it and be finite."""
+    """``array`` as ``spec.dtype``; the values must survive it, and be finite or a mask of -inf."""
     want = spec.dtype
     if array.dtype.kind == "V" and want == bfloat16:
         return array.view(bfloat16)
@@ -153,7 +153,7 @@ def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
     if is_float(want):
         with np.errstate(over="ignore", invalid="ignore"):
             result = array.astype(want, copy=False)
-        if not np.isfinite(result).all():
+        if not np.isfinite(result).all() and not _is_mask(array):
             finite_before = np.isfinite(array).all()
             what = f"values too large for {want}" if finite_before else "NaN or infinite values"
             first = np.argwhere(~np.isfinite(result))[0].tolist()
@@ -167,6 +167,11 @@ def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
         low, high = array.min(), array.max()
         raise DataError(f"{where}: array {spec.name!r} has values from {low} to {high}, too wide for {want}")
     return result
+
+
+def _is_mask(array: Array) -> bool:
+    """Whether numbers are added to scores to rule some out: none above 0, and -inf for what is ruled out."""
+    return bool(np.isneginf(array).any() and (array <= 0).all())
 
 
 def conform_labels(labels: Any, count: int | None, where: str, key: str = "labels") -> NDArray[np.int64]:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from obs_onnx.data.array_files import open_npy, open_npz
-from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows
+from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
 from obs_onnx.data.feeds import Array, Feed, TensorSpec, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
 from obs_onnx.data.limits import check_batch, check_room
@@ -43,7 +43,7 @@ def open_source(
     batch_size: int = 32,
     labels_key: str | None = None,
     seed: int = 0,
-    preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
+    preprocess: object = None,
     sizes: Mapping[str, int] | None = None,
     memory: int | None = None,
 ) -> Source:
@@ -58,8 +58,8 @@ def open_source(
         batch_size: samples per feed where the model's batch is free.
         labels_key: name of the array of labels; by default ``labels`` if there is one.
         seed: of ``random:N``.
-        preprocess: how images become arrays (see :mod:`obs_onnx.data.images`); by default ``preprocess.json``
-            in their folder.
+        preprocess: how images become arrays (a name, a dict or a JSON file, see
+            :mod:`obs_onnx.data.images.preprocess`); by default ``preprocess.json`` in their folder.
         sizes: values for named free sizes, for ``random:N``.
         memory: bytes that one sample may take; by default half of what is free.
 
@@ -100,7 +100,7 @@ class _Opener:
     batch_size: int
     labels_key: str | None
     seed: int
-    preprocess: Mapping[str, Any] | str | PathLike[str] | None
+    preprocess: object
     sizes: Mapping[str, int]
     memory: int | None
 
@@ -250,7 +250,7 @@ class _Opener:
             if not own:
                 raise DataError(f"{folder}: no npy files for input {spec.name!r}: put them into {subfolder}")
             parts[spec.name] = own
-        if labels is None and len({len(own) for own in parts.values()}) == 1 and _vary(parts):
+        if labels is None and len({len(own) for own in parts.values()}) == 1 and _vary(parts, self.specs):
             feeds = [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
             return self._feeds(
                 lambda: ({k: open_npy(p) for k, p in one.items()} for one in feeds), str(folder)
@@ -335,10 +335,11 @@ def _is_one(axes: BatchAxes, name: str, rows: Rows, specs: Sequence[TensorSpec])
     return role is Role.SHARED or (role is Role.REPEATED and len(rows.shape) != rank)
 
 
-def _vary(parts: Mapping[str, Sequence[Path]]) -> bool:
-    """Whether the files of an input differ in more than the number of their rows."""
-    shapes = {name: [open_npy(path).shape for path in own] for name, own in parts.items()}
-    return any(len({(len(shape), *shape[1:]) for shape in own}) > 1 for own in shapes.values())
+def _vary(parts: Mapping[str, Sequence[Path]], specs: Sequence[TensorSpec]) -> bool:
+    """Whether the files of an input differ in sizes that are free, and not in the number of rows alone."""
+    shapes = {spec.name: [open_npy(path).shape for path in parts[spec.name]] for spec in specs}
+    differ = any(len({(len(shape), *shape[1:]) for shape in own}) > 1 for own in shapes.values())
+    return differ and all(fits(spec, shape) for spec in specs for shape in shapes[spec.name])
 
 
 def free_sizes(specs: Sequence[TensorSpec], sizes: Mapping[str, int], batch: int = 1) -> dict[str, int]:

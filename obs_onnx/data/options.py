@@ -27,6 +27,14 @@ class LabelName(Options, title="Data"):
         metavar="KEY",
         common=3,
     )
+    preprocess: object = option(
+        None,
+        help="How pixels of images become numbers: imagenet, 0..1, -1..1, 0..255 or a JSON file.",
+        more="In Python a dict, too. See docs/images.md.",
+        otherwise="preprocess.json in their folder",
+        metavar="NAME|FILE",
+        form="data",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ def evaluate(
     data: Any,
     *,
     labels_key: str | None = None,
+    preprocess: object = None,
     against: ModelSource | Session | None = None,
     runtime: Runtime | None = None,
     batch_size: int = 32,
@@ -30,6 +31,7 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
+        preprocess: how images become arrays, see docs/images.md; by default ``preprocess.json`` beside them.
         against: the reference for ``output_error`` and ``agreement``.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.
@@ -48,7 +50,9 @@ def evaluate(
 
     with boundary("the model cannot be evaluated"):
         session = load(model)
-        source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
+        source = open_source(
+            data, session.inputs, batch_size=batch_size, labels_key=labels_key, preprocess=preprocess
+        )
         return evaluate_sessions(
             session, source, None if against is None else load(against), progress=progress
         )

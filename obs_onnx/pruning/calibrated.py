@@ -208,6 +208,7 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         batch_size=BATCH,
         labels_key=options.labels,
         seed=options.seed,
+        preprocess=options.preprocess,
         memory=options.memory,
     )
     fit, held_out = split(source, HELD_OUT, options.seed)
@@ -219,5 +220,6 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
             batch_size=BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
         )
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

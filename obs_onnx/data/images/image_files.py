@@ -83,7 +83,7 @@ class ImageRows:
 def open_images(
     folder: Path,
     spec: TensorSpec,
-    preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
+    preprocess: object = None,
     memory: int | None = None,
 ) -> ImageRows:
     """The images of a folder (and its class folders) as samples for input ``spec``.
@@ -108,14 +108,14 @@ def open_images(
     return ImageRows(images, how, spec.dtype, _labels(folder, images), memory)
 
 
-def _preprocess(
-    folder: Path, spec: TensorSpec, given: Mapping[str, Any] | str | PathLike[str] | None
-) -> tuple[Mapping[str, Any], str]:
+def _preprocess(folder: Path, spec: TensorSpec, given: object) -> tuple[Mapping[str, Any], str]:
     """The JSON object and where it is from."""
     if isinstance(given, Mapping):
         return given, "preprocessing"
     if isinstance(given, str) and given in PRESETS:
         return {"preset": given}, "preprocessing"
+    if given is not None and not isinstance(given, str | PathLike):
+        raise DataError(f"preprocessing is a name, a dict or a file, not a {type(given).__name__}")
     path = folder / PREPROCESSING if given is None else Path(given)
     if not path.exists():
         if given is None and not is_float(spec.dtype):
