@@ -232,7 +232,7 @@ class _Opener:
         images = open_images(folder, self.specs[0], self.preprocess, self.memory)
         return self._rows({self.specs[0].name: images}, images.labels, str(folder))
 
-    def _npy_folder(self, folder: Path, files: list[Path]) -> SampleSource:
+    def _npy_folder(self, folder: Path, files: list[Path]) -> Source:
         key = self.labels_key or "labels"
         names = [spec.name for spec in self.specs]
         labels = next((open_npy(path) for path in files if path.stem == key and key not in names), None)

@@ -14,9 +14,11 @@ from obs_onnx.data.feeds import is_float
 from obs_onnx.data.limits import check_batch
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.class_scores import find_class_scores, rows_of
+from obs_onnx.evaluation.data_checks import check_samples, differences, guesses, look, saturation
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
-from obs_onnx.evaluation.quality import evaluate_sessions
+from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import calibration_of
@@ -70,6 +72,7 @@ class CalibrationData:
         labelled: for the accuracy, or None.
         seed: of everything random.
         notes: what the user should know about the data.
+        alerts: what must not be overlooked.
     """
 
     fit: Source
@@ -77,6 +80,7 @@ class CalibrationData:
     labelled: Source | None
     seed: int
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     @cached_property
     def first(self) -> Values:
@@ -155,12 +159,16 @@ def calibrate(
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
-    accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
+    quality = None if data.labelled is None else evaluate_sessions(session, data.labelled)
+    accuracy = None if quality is None else quality.accuracy
     notes = list(data.notes)
     for feed in (next(iter(data.fit)), data.first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
-    data = replace(data, notes=tuple(dict.fromkeys(notes)))
+    alerts = _doubts(data, answer, quality)
+    for alert in alerts:
+        options.progress.say(f"warning: {alert}")
+    data = replace(data, notes=tuple(dict.fromkeys(notes)), alerts=alerts)
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
     dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
@@ -199,6 +207,29 @@ def _check_measurable(targets: Targets, answer: Values, *, labelled: bool) -> No
             raise OptionError(
                 f"no output of the model is of a float type, so it has no {target.name}: give another target"
             )
+
+
+def _doubts(data: CalibrationData, answer: Values, quality: Evaluation | None) -> tuple[str, ...]:
+    """What makes any result on the data doubtful.
+
+    Args:
+        data: for calibration, and with labels.
+        answer: outputs of the dense model for the first held-out batch.
+        quality: of the dense model on data with labels.
+
+    Raises:
+        DataError: all samples are the same.
+    """
+    seen = look(data.fit, data.held_out)
+    found = check_samples(seen)
+    if data.labelled is not None and data.labelled is not data.held_out:
+        found += differences(seen, look(data.labelled))
+    scores = find_class_scores(answer)
+    rows = None if scores is None else rows_of(answer[scores.name])
+    found += saturation(seen, answer, rows)
+    if quality is not None and rows is not None:
+        found += guesses(quality.accuracy, quality.samples, rows.shape[1])
+    return tuple(found)
 
 
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:

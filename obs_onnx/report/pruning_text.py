@@ -55,6 +55,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
         out.line()
     for note in report.notes:
         out.line(f"note: {note}", style="yellow")
+    for alert in report.alerts:
+        out.line(f"warning: {alert}", style="bold red")
     if report.seconds:
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
         out.line()

@@ -156,6 +156,7 @@ class Report:
         seconds: wall-clock time of every stage.
         options: what was asked for, where it is not the default.
         notes: advice for the reader.
+        alerts: what a reader must not overlook.
     """
 
     model: str
@@ -183,6 +184,7 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, object]:

@@ -17,7 +17,7 @@ it is 1/255.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -202,7 +202,12 @@ def _checked(given: Mapping[str, Any], where: str) -> dict[str, Any]:
         if key not in known:
             raise DataError(f"{where}: unknown key {key!r} (there are {', '.join(known)})")
     values: dict[str, Any] = dict(given)
-    words = {"interpolation": _FILTERS, "order": _MODES, "layout": _LAYOUTS, "preset": PRESETS}
+    words: dict[str, Collection[str]] = {
+        "interpolation": _FILTERS,
+        "order": _MODES,
+        "layout": _LAYOUTS,
+        "preset": PRESETS,
+    }
     for name, options in words.items():
         if name in values and (not isinstance(values[name], str) or values[name] not in options):
             raise DataError(f"preprocessing: {name} {values[name]!r} is none of {', '.join(options)}")
