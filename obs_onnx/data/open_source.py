@@ -21,17 +21,17 @@ import numpy as np
 
 from obs_onnx.data.array_files import open_npy, open_npz
 from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
-from obs_onnx.data.feeds import Array, Feed, TensorSpec, check_names, check_type, conform_labels
+from obs_onnx.data.feeds import Array, TensorSpec, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
-from obs_onnx.data.limits import check_batch, check_room
-from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural
+from obs_onnx.data.limits import check_room
+from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, concrete_shape, free_sizes, natural
 from obs_onnx.data.sources import Labels, SampleSource, Source
 from obs_onnx.data.streams import FeedSource, Item, joined, kept, peek, same, take_labels, unpacked
 from obs_onnx.data.user_function import load_function
 from obs_onnx.passes.errors import DataError, OptionError, boundary
 from obs_onnx.passes.printable import one_line
 
-__all__ = ["FeedSource", "SampleSource", "Source", "concrete_shape", "open_source", "random_feed", "split"]
+__all__ = ["FeedSource", "SampleSource", "Source", "open_source", "split"]
 
 _MOST_RANDOM = 1_000_000  # samples; more say nothing that fewer do not
 
@@ -340,63 +340,6 @@ def _vary(parts: Mapping[str, Sequence[Path]], specs: Sequence[TensorSpec]) -> b
     shapes = {spec.name: [open_npy(path).shape for path in parts[spec.name]] for spec in specs}
     differ = any(len({(len(shape), *shape[1:]) for shape in own}) > 1 for own in shapes.values())
     return differ and all(fits(spec, shape) for spec in specs for shape in shapes[spec.name])
-
-
-def free_sizes(specs: Sequence[TensorSpec], sizes: Mapping[str, int], batch: int = 1) -> dict[str, int]:
-    """A size for every named axis, the same wherever the name stands.
-
-    ``sizes`` come first; the name of a first axis counts ``batch`` samples; other names are 32 where only
-    inputs of four axes or more have them, and 16 otherwise.
-    """
-    found: dict[str, int] = {}
-    for spec in specs:
-        for size in (spec.shape or ())[1:]:
-            if isinstance(size, str):
-                found[size] = min(found.get(size, 32), _guess(spec))
-    firsts = {spec.shape[0]: batch for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
-    return {**found, **firsts, **sizes}
-
-
-def _guess(spec: TensorSpec) -> int:
-    return 32 if len(spec.shape or ()) >= 4 else 16
-
-
-def concrete_shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int = 1) -> tuple[int, ...]:
-    """The input's shape with every free size filled in.
-
-    The first axis becomes ``batch``, named ones what ``sizes`` says, else 32 for images and 16 otherwise.
-
-    Raises:
-        DataError: an input of unknown rank.
-    """
-    if spec.shape is None:
-        raise DataError(f"input {spec.name!r} has no rank in the model: give data instead of random:N")
-    return tuple(
-        size if isinstance(size, int) else sizes.get(size or "", batch if axis == 0 else _guess(spec))
-        for axis, size in enumerate(spec.shape)
-    )
-
-
-def random_feed(
-    specs: Sequence[TensorSpec], batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
-) -> Feed:
-    """One complete random feed with ``batch`` samples where the batch is free.
-
-    Args:
-        specs: the model's inputs.
-        batch: size of a free first axis.
-        sizes: values of named free sizes.
-        seed: the same seed gives the same feed.
-
-    Raises:
-        DataError: an input of unknown rank, or of strings.
-    """
-    check_batch(specs, batch)
-    known = free_sizes(specs, sizes or {}, batch)
-    shapes = {spec.name: concrete_shape(spec, known, batch) for spec in specs}
-    return {
-        spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0, ...] for spec in specs
-    }
 
 
 def _read(reader: Any) -> Iterator[Mapping[str, Array]]:

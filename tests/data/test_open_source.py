@@ -9,7 +9,8 @@ import pytest
 from ten_samples import F32, FREE, WHOLE, samples, seen, sizes
 
 from obs_onnx.data.feeds import TensorSpec
-from obs_onnx.data.open_source import concrete_shape, open_source, random_feed, split
+from obs_onnx.data.open_source import open_source, split
+from obs_onnx.data.rows import concrete_shape, random_feed
 from obs_onnx.passes.errors import DataError, OptionError
 
 I64 = np.dtype(np.int64)
