@@ -105,11 +105,14 @@ def check_shape(
     """Raise DataError unless ``shape`` fits; ``samples`` only changes the message (first axis is free)."""
     if spec.shape is None:
         return
-    wanted = ("samples", *spec.shape[1:]) if samples else spec.shape
+    wanted = ("samples", *spec.shape[1:]) if samples and spec.shape else spec.shape
     if len(shape) != len(spec.shape):
+        do = f"reshape it to {len(spec.shape)} axes"
+        if not spec.shape:
+            do = "give one number, or one number for each feed: shape (feeds,)"
         raise DataError(
             f"{where}: array {spec.name!r} has shape {format_shape(shape)}, the model wants "
-            f"{format_shape(wanted)}: reshape it to {len(spec.shape)} axes"
+            f"{format_shape(wanted)}: {do}"
         )
     for axis, (size, want) in enumerate(zip(shape, spec.shape, strict=True)):
         if isinstance(want, int) and size != want and (axis > 0 or first_axis):

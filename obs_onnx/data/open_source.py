@@ -338,7 +338,13 @@ def _is_one(axes: BatchAxes, name: str, rows: Rows, specs: Sequence[TensorSpec])
 def _vary(parts: Mapping[str, Sequence[Path]], specs: Sequence[TensorSpec]) -> bool:
     """Whether the files of an input differ in sizes that are free, and not in the number of rows alone."""
     shapes = {spec.name: [open_npy(path).shape for path in parts[spec.name]] for spec in specs}
-    differ = any(len({(len(shape), *shape[1:]) for shape in own}) > 1 for own in shapes.values())
+    rows = {
+        spec.name: [
+            s[1:] if spec.shape is None or len(s) >= max(len(spec.shape), 1) else s for s in shapes[spec.name]
+        ]
+        for spec in specs
+    }
+    differ = any(len(set(own)) > 1 for own in rows.values())
     return differ and all(fits(spec, shape) for spec in specs for shape in shapes[spec.name])
 
 

@@ -1,7 +1,8 @@
 """Whether data can be what a model was made for: what cannot be right is refused, what looks wrong is told.
 
 An error that is measured on wrong data is small and means nothing: a network that gets pixels of 0 to 255
-where it was trained on 0 to 1, or noise, or the same picture again and again, hardly uses what pruning takes away.
+where it was trained on 0 to 1, or noise, or the same picture again and again, hardly uses what pruning takes
+away.
 :data:`SAMPLES` samples of each source are looked at.
 """
 

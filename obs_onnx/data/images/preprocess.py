@@ -67,7 +67,7 @@ def layout_of(
             f"input {spec.name!r} of shape {format_shape(shape)} takes no images: give arrays (an npz file)"
         )
     first, *middle, last = sizes[-3:]
-    counts = (3, 1, 4) if len(sizes) == 4 else (3, 4)
+    counts = (3, 1, 4) if len(sizes) == 4 else (3,)
     if layout is None:
         for count in counts if channels is None else (channels,):
             if count in (first, last) and layout is None:
@@ -132,7 +132,7 @@ class Preprocess:
         said = _LAYOUTS[values["layout"]] if "layout" in values else None
         values["layout"], size, channels = layout_of(spec, said, _CHANNELS.get(values.get("order", "")))
         values.setdefault("order", {1: "L", 4: "RGBA"}.get(channels or 3, "RGB"))
-        if not is_float(spec.dtype):
+        if not is_float(spec.dtype) and preset is None:
             values.setdefault("scale", 1.0)
         for key, value in (PRESETS[preset] if preset else {}).items():
             values.setdefault(key, _per_channel(key, value, values["order"]))
