@@ -31,7 +31,7 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
-        preprocess: how images become arrays, see docs/images.md; by default ``preprocess.json`` beside them.
+        preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
         against: the reference for ``output_error`` and ``agreement``.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.

@@ -128,6 +128,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
             *(() if timing is None else _noise(timing)),
             *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
         ),
+        alerts=calibrated.data.alerts,
     )
     if folder is not None:
         _write(folder, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)

@@ -168,6 +168,8 @@ def print_frontier(frontier: Frontier, console: Console | None = None) -> None:
         out.line()
     for note in frontier.notes:
         out.line(f"note: {note}", style="yellow")
+    for alert in frontier.alerts:
+        out.line(f"warning: {alert}", style="bold red")
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in frontier.seconds.items())
     out.line()
     out.line(f"time: {stages}", style="dim")

@@ -70,6 +70,7 @@ class Frontier:
         environment: machine and versions.
         options: what was asked for, where it is not the default.
         notes: for people.
+        alerts: what a reader must not overlook.
     """
 
     model: str
@@ -85,6 +86,7 @@ class Frontier:
     environment: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
     schema: int = 1
 
     @property

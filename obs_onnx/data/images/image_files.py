@@ -123,7 +123,7 @@ def _preprocess(folder: Path, spec: TensorSpec, given: object) -> tuple[Mapping[
         names = ", ".join(PRESETS)
         raise DataError(
             f"{path}: missing; say how pixels become numbers as in training: {named('preprocess')} with "
-            f'one of {names}, or a file like {{"preset": "imagenet", "resize": 256}} (docs/images.md)'
+            f'one of {names}, or a file like {{"preset": "imagenet", "resize": 256}} (docs/data.md)'
         )
     with boundary(f"{path}: cannot be read", DataError):
         text = path.read_text(encoding="utf-8")
