@@ -223,10 +223,21 @@ def _is_called_batch(symbol: str) -> bool:
 
 
 def _may_belong_to_one(arrays: Sequence[_Array], found: BatchAxes) -> bool:
-    """A shared array of a size of its own (the edges of a graph), and no axis that is called a batch."""
+    """Whether the arrays are one graph or sequence rather than samples.
+
+    Some array is shared and of a size of its own (the edges of a graph), and no axis is called a batch; or what
+    would count the samples is the size of another axis, too (a matrix of neighbours).
+    """
     own = [one for one in arrays if found.roles[one.spec.name] is Role.SHARED and not one.is_constant]
     called = any(_is_called_batch(str(one.symbol)) for one in arrays if one.free)
-    return bool(own) and not called
+    symbols = {one.symbol for one in arrays if found.roles[one.spec.name] is Role.SAMPLES} - {None}
+    others = [
+        have == found.count
+        for one in arrays
+        for name, have in zip((one.spec.shape or ())[1:], one.shape[1:], strict=False)
+        if name in symbols and isinstance(name, str)
+    ]
+    return (bool(own) and not called) or (bool(others) and all(others))
 
 
 def _one_feed(arrays: Sequence[_Array], where: str) -> BatchAxes:

@@ -51,6 +51,8 @@ def specs(*shapes: tuple) -> list[TensorSpec]:
         ([("nodes", 8), (2, "edges")], [(30, 8), (2, 70)], [SHARED, SHARED], 1, 1, True),
         ([("nodes", 8), ("edges", 2)], [(30, 8), (70, 2)], [SHARED, SHARED], 1, 1, True),
         ([("nodes", 8), (2, "edges")], [(5, 30, 8), (5, 2, 70)], [F, F], 5, 1, True),
+        ([("n", 8), ("n", "n")], [(30, 8), (30, 30)], [SHARED, SHARED], 1, 1, True),
+        ([("?", 3, "?", "?")], [(64, 3, 32, 32)], [S], 64, 1, False),  # one name for all that is free
         ([()], [()], [SHARED], 1, 1, True),
     ],
 )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ten_samples import FREE, samples
 
-from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.feeds import TensorSpec, conform
 from obs_onnx.data.open_source import open_source
 from obs_onnx.passes.errors import DataError
 
