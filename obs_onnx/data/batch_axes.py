@@ -225,8 +225,8 @@ def _is_called_batch(symbol: str) -> bool:
 def _may_belong_to_one(arrays: Sequence[_Array], found: BatchAxes) -> bool:
     """Whether the arrays are one graph or sequence rather than samples.
 
-    Some array is shared and of a size of its own (the edges of a graph), and no axis is called a batch; or what
-    would count the samples is the size of another axis, too (a matrix of neighbours).
+    Some array is shared and of a size of its own (the edges of a graph), and no axis is called a batch; or
+    what would count the samples is the size of another axis, too (a matrix of neighbours).
     """
     own = [one for one in arrays if found.roles[one.spec.name] is Role.SHARED and not one.is_constant]
     called = any(_is_called_batch(str(one.symbol)) for one in arrays if one.free)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,13 +81,17 @@ def look(source: Source, *others: Source) -> Seen:
     seen, count = set(), 0
     sums: dict[str, list[NDArray[np.float64]]] = {}
     names = None if source.axes.whole or not source.axes.samples else source.axes.samples
-    for feed in chain.from_iterable(one.limit(SAMPLES) for one in (source, *others)):
-        parts = [feed] if names is None else _samples(feed, names)
-        seen |= {_digest(part) for part in parts}
-        count += len(parts)
-        for name, x in feed.items():
-            if x.dtype.kind in "biuf" or is_float(x.dtype):
-                sums.setdefault(name, []).append(_sums(x))
+    for one in (source, *others):
+        most = count + SAMPLES
+        for feed in one.limit(SAMPLES):
+            parts = [feed] if names is None else _samples(feed, names)
+            seen |= {_digest(part) for part in parts}
+            count += len(parts)
+            for name, x in feed.items():
+                if x.dtype.kind in "biuf" or is_float(x.dtype):
+                    sums.setdefault(name, []).append(_sums(x))
+            if count >= most:  # a stream is limited by feeds, which may hold many samples
+                break
     random = isinstance(source, SampleSource) and any(isinstance(r, RandomRows) for r in source.rows.values())
     ranges = {name: _range(np.array(rows)) for name, rows in sums.items()}
     return Seen(source.where, count, len(seen), ranges, random)
@@ -163,7 +166,9 @@ def guesses(accuracy: float | None, samples: int, classes: int) -> list[str]:
     if accuracy is None or classes < 2 or samples < 1:
         return []
     right, chance = round(accuracy * samples), 1 / classes
-    if accuracy >= (1 + chance) / 2 or binomtest(right, samples, chance, alternative="greater").pvalue < 0.05:
+    guessed = binomtest(right, samples, chance, alternative="greater").pvalue > 1 - _CONFIDENCE
+    poor = binomtest(right, samples, (1 + chance) / 2, alternative="less").pvalue < 1 - _CONFIDENCE
+    if not (guessed and poor):
         return []
     return [
         f"the dense model is right for {right} of {samples} labelled samples, as often as by guessing one of "

@@ -86,6 +86,29 @@ def test_tensors_of_pytorch() -> None:
     assert open_source(grown, FREE).count == 4
 
 
+class Tensor:
+    """As a tensor of PyTorch that carries gradients: an array only once it is detached and in memory."""
+
+    def __init__(self, array: np.ndarray, ready: bool = False) -> None:
+        self.array, self.ready, self.shape = array, ready, array.shape
+
+    def detach(self) -> Tensor:
+        return self
+
+    def cpu(self) -> Tensor:
+        return Tensor(self.array, True)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        assert self.ready
+        return self.array
+
+
+def test_tensors_that_carry_gradients() -> None:
+    source = open_source(Loader(lambda x, y: [Tensor(x), Tensor(y)]), FREE)
+    assert source.has_labels
+    assert seen(source) == list(range(100))
+
+
 def test_a_data_set_with_an_index() -> None:
     source = open_source(Dataset(), FREE)
     assert [labels.tolist() for _, labels in source.batches()] == [list(range(10))]

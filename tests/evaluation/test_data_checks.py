@@ -154,7 +154,8 @@ class TestSaturation:
         (0.5, 40, 2, True),
         (0.99, 1000, 10, False),
         (0.2, 1000, 10, False),  # poor, but no guess
-        (1.0, 4, 2, False),  # few samples say little against a good model
+        (1.0, 4, 2, False),
+        (1 / 3, 3, 5, False),  # so few samples say little
         (None, 100, 10, False),
         (0.5, 100, 1, False),
     ],
