@@ -8,8 +8,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import ModelLike, open_model
+from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 __all__ = ["Inputs", "load"]
 
@@ -22,7 +24,7 @@ class Inputs:
         model: not changed.
         name: for people.
         path: its file, or None.
-        runtime: where models are calibrated and judged.
+        runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
@@ -42,4 +44,7 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     original, name, path = open_model(model, options.custom_domains)
     given = options.runtime, options.threads, options.custom_ops
     target = open_runtime(*given)
-    return Inputs(original, name, path, calibration_runtime(*given), target)
+    runtime = calibration_runtime(*given)
+    if isinstance(runtime, OrtRuntime) and any(random_nodes(original)):
+        runtime = runtime.steadied()
+    return Inputs(original, name, path, runtime, target)
