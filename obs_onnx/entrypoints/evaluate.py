@@ -26,6 +26,7 @@ def evaluate(
     data: Any,
     *,
     labels_key: str | None = None,
+    preprocess: object = None,
     against: ModelSource | Session | None = None,
     task: str = AUTO,
     weight: Mapping[str, float] | None = None,
@@ -42,6 +43,7 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
+        preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
@@ -67,7 +69,9 @@ def evaluate(
             task=task, weight=weight, metric=metric, metric_lower_is_better=metric_lower_is_better
         )
         session = load(model)
-        source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
+        source = open_source(
+            data, session.inputs, batch_size=batch_size, labels_key=labels_key, preprocess=preprocess
+        )
         reference = None if against is None else load(against)
         if reference is not None:
             paired(session, reference)

@@ -167,6 +167,7 @@ class Scorer:
             batch_size=_BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
         )
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(

@@ -15,6 +15,7 @@ from obs_onnx.data.feeds import is_float
 from obs_onnx.data.limits import check_batch
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.data_checks import check_samples, differences, guesses, look, saturation
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.metric import ACCURACY, Metric, open_metric
 from obs_onnx.evaluation.options import AUTO
@@ -199,6 +200,10 @@ def calibrate(
     labelled = None
     if data.labelled is not None:
         labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+    alerts = _doubts(data, answer, yardstick, labelled)
+    for alert in alerts:
+        options.progress.say(f"warning: {alert}")
+    data = replace(data, alerts=alerts)
     cost = measured(where, model, data.sample)
     stages = plan_stages(model, layers)
     dense = DenseModel(model, layers, stages, where, session, cost, yardstick, metric, labelled, said)
@@ -259,6 +264,31 @@ def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> No
             )
 
 
+def _doubts(
+    data: CalibrationData, answer: Values, yardstick: Yardstick, labelled: Evaluation | None
+) -> tuple[str, ...]:
+    """What makes any result on the data doubtful.
+
+    Args:
+        data: for calibration, and with labels.
+        answer: outputs of the dense model for the first held-out batch.
+        yardstick: how outputs are measured.
+        labelled: quality of the dense model on data with labels.
+
+    Raises:
+        DataError: all samples are the same.
+    """
+    seen = look(data.fit, data.held_out)
+    found = check_samples(seen)
+    if data.labelled is not None and data.labelled is not data.held_out:
+        found += differences(seen, look(data.labelled))
+    rows = None if yardstick.scores is None else yardstick.scores.rows(answer)
+    found += saturation(seen, answer, rows)
+    if labelled is not None and rows is not None:
+        found += guesses(labelled.accuracy, labelled.samples, rows.shape[1])
+    return tuple(found)
+
+
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
     source = open_source(
         calibration_of(options.calib, inputs.path),
@@ -266,6 +296,7 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         batch_size=BATCH,
         labels_key=options.labels,
         seed=options.seed,
+        preprocess=options.preprocess,
         memory=options.memory,
     )
     fit, held_out = split(source, HELD_OUT, options.seed)
@@ -277,5 +308,6 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
             batch_size=BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
         )
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

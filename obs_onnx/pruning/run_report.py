@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.metric import ACCURACY, Metric
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.options import AUTO
@@ -125,6 +126,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
         run.report(size, size),
         seconds=recorder.seconds,
         notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        alerts=run.calibrated.data.alerts,
     )
 
 
@@ -178,8 +180,19 @@ def report(
             *slower,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
-        alerts=(*run.calibrated.data.alerts, *result.alerts),
+        alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
         failures=(*sizes.failures, *timing.failures, *combined.failures),
+    )
+
+
+def _contradictions(run: Run, result: Finished[Attempt]) -> list[str]:
+    """Where the accuracy says other things than the calibration data."""
+    data, quality = run.calibrated.data, result.attempt.quality
+    if data.labelled is None or data.labelled is data.held_out:
+        return []
+    labelled = data.labelled.count or quality.samples
+    return contradiction(
+        result.attempt.drop, labelled, quality.agreement, quality.samples, quality.output_error
     )
 
 
