@@ -8,8 +8,9 @@ then needs no symbols at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -23,7 +24,7 @@ from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
-__all__ = ["Concrete", "Sizes", "Walk", "concretize", "fold", "optional_inputs"]
+__all__ = ["Concrete", "Sizes", "Walk", "concretize", "fitting_sizes", "optional_inputs"]
 
 _MOST_ELEMENTS = 1 << 48
 
@@ -111,18 +112,8 @@ _TRIES = [  # sizes that a model may insist on come later; each with others to c
 
 def concretize(model: ir.Model) -> Concrete:
     """Concrete shapes of the main graph of ``model`` (functions inlined, constants lifted)."""
-    declared = [dim for value in model.graph.inputs for dim in value.shape or ()]
-    symbolic = any(not isinstance(dim, int) or dim < 0 for dim in declared)
-    best: tuple[Concrete, Sizes, list[Sizes]] | None = None
-    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
-        found = _run(model, sizes)
-        if best is None or len(found.unknown) < len(best[0].unknown):
-            best = found, sizes, others
-        if not found.unknown:
-            break
-    assert best is not None
-    found, sizes, others = best
-    runs = [_run(model, one) for one in others] if symbolic else []
+    found, _, others = _first(model)
+    runs = [_run(model, one) for one in others]
     fewest = min((len(run.unknown) for run in runs), default=0)
     elsewhere = [run for run in runs if len(run.unknown) == fewest]
     for value, shape in found.shapes.items():
@@ -131,8 +122,28 @@ def concretize(model: ir.Model) -> Concrete:
             any(len(one) != len(shape) or one[axis] != n for one in there) for axis, n in enumerate(shape)
         )
     for node in model.graph:
-        fold(node, found)
+        _fold(node, found)
     return found
+
+
+def fitting_sizes(model: ir.Model) -> Sizes:
+    """Numbers for the symbolic dimensions with which most nodes of ``model`` have shapes."""
+    return _first(model)[1]
+
+
+def _first(model: ir.Model) -> tuple[Concrete, Sizes, Sequence[Sizes]]:
+    """The shapes with the first sizes that suit the model, and sizes to compare with: none without symbols."""
+    declared = [dim for value in model.graph.inputs for dim in value.shape or ()]
+    symbolic = any(not isinstance(dim, int) or dim < 0 for dim in declared)
+    best: tuple[Concrete, Sizes, Sequence[Sizes]] | None = None
+    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
+        found = _run(model, sizes)
+        if best is None or len(found.unknown) < len(best[0].unknown):
+            best = found, sizes, others if symbolic else ()
+        if not found.unknown:
+            break
+    assert best is not None
+    return best
 
 
 def _run(model: ir.Model, sizes: Sizes) -> Concrete:
@@ -176,9 +187,9 @@ class Walk:
         found = self.found
         found.unknown.pop(node, None)
         for value in node.outputs:
-            for known in (found.shapes, found.values, found.marks, self._types):
+            for known in self._known():
                 known.pop(value, None)
-        fold(node, found)
+        _fold(node, found)
         output = node.outputs[0] if node.outputs else None
         if output is not None and (folded := found.values.get(output)) is not None:
             found.shapes[output] = folded.shape
@@ -186,6 +197,20 @@ class Walk:
             self._types[output] = onnx.helper.make_tensor_type_proto(kind, folded.shape)
         else:
             self._infer.node(node)
+
+    def take(self, node: ir.Node, other: Walk) -> None:
+        """The same for a node of which ``other`` found out what is true here as well."""
+        for mine, its in zip(self._known(), other._known(), strict=True):
+            for value in node.outputs:
+                mine.pop(value, None)
+                if value in its:
+                    mine[value] = its[value]
+        self.found.unknown.pop(node, None)
+        if node in other.found.unknown:
+            self.found.unknown[node] = other.found.unknown[node]
+
+    def _known(self) -> tuple[dict[ir.Value, Any], ...]:
+        return self.found.shapes, self.found.values, self.found.marks, self._types
 
     def finished(self) -> Concrete:
         """All that was found, with nothing said to depend on the symbols."""
@@ -212,7 +237,7 @@ class Walk:
         return tuple(dims)
 
 
-def fold(node: ir.Node, found: Concrete) -> None:
+def _fold(node: ir.Node, found: Concrete) -> None:
     """Value and marks of the output of ``node``, where they follow from shapes and constants."""
     if len(node.outputs) != 1 or node.domain != "":
         return
