@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import TRADED
+from obs_onnx.data.merged import fitted
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -187,8 +188,10 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
+        models = [serialize(one) for one in (inputs.given, *(c.result.model for c in candidates))]
         feed = timing_feed(calibrated.data.held_out, calibrated.dense.session.inputs, options.batch)
+        if inputs.batch is not None:
+            feed = fitted(feed, inputs.batch.inputs, inputs.batch.size)
         return bench(models, inputs.target, feed=dict(feed), seconds=options.seconds)
 
 

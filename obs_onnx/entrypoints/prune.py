@@ -101,9 +101,14 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
             quantized = int8.quantize(best.attempt.model)
     if destination is not None:
         with recorder.stage("write"):
-            _write(proven, quantized, destination, options.custom_domains)
-    found = report(run, best, destination, quantized, recorder)
-    return Pruned(best.model, found, None if quantized is None else quantized.model)
+            _write(
+                proven,
+                None if quantized is None else quantized.put_back(inputs.batch),
+                destination,
+                options.custom_domains,
+            )
+    found = report(run, proven.result, destination, quantized, recorder)
+    return Pruned(proven.result.model, found, None if quantized is None else inputs.put_back(quantized.model))
 
 
 def _write(

@@ -6,34 +6,35 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.data.feeds import is_float
+from obs_onnx.data.feeds import TensorSpec, is_float
 from obs_onnx.data.limits import check_batch
-from obs_onnx.data.open_source import open_source, split
+from obs_onnx.data.open_source import split
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.finite_outputs import check_outputs
+from obs_onnx.evaluation.free_batch import freed_source
 from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
+from obs_onnx.passes.canonical.free_batch import FreeBatch
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Budget
-from obs_onnx.pruning.inputs import Inputs
+from obs_onnx.pruning.inputs import BATCH, Inputs, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
 
-__all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
+__all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
-BATCH = 128
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
 
@@ -50,6 +51,7 @@ class DenseModel:
         session: of ``model``.
         cost: of one run on one sample.
         accuracy: on labelled data, if there is any.
+        batch: how ``model`` was made to take any number of samples, if it was.
     """
 
     model: ir.Model
@@ -59,6 +61,7 @@ class DenseModel:
     session: Session
     cost: RunCost
     accuracy: float | None
+    batch: FreeBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,9 @@ def calibrate(
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
-    dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
+    dense = DenseModel(
+        model, layers, plan_stages(model, layers), where, session, cost, accuracy, inputs.batch
+    )
     stopwatch, effort = None, EFFORTS[options.effort]
     if targets.timed:
         feed = timing_feed(data.held_out, session.inputs, options.batch)
@@ -202,22 +207,15 @@ def _check_measurable(targets: Targets, answer: Values, *, labelled: bool) -> No
 
 
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
-    source = open_source(
-        calibration_of(options.calib, inputs.path),
-        session.inputs,
-        batch_size=BATCH,
-        labels_key=options.labels,
-        seed=options.seed,
-        memory=options.memory,
-    )
+    def opened(what: Any) -> Source:
+        def read(specs: Sequence[TensorSpec]) -> Source:
+            return open_calibration(specs, inputs.path, replace(options, calib=what))
+
+        return freed_source(inputs.batch, session.inputs, BATCH, read)
+
+    source = opened(options.calib)
     fit, held_out = split(source, HELD_OUT, options.seed)
     labelled = held_out if held_out.has_labels else None
     if options.evaluation is not None:
-        labelled = open_source(
-            options.evaluation,
-            session.inputs,
-            batch_size=BATCH,
-            labels_key=options.labels,
-            seed=options.seed,
-        )
+        labelled = opened(options.evaluation)
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

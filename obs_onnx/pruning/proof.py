@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from obs_onnx.data.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
@@ -27,30 +28,34 @@ class Proven(Generic[A_co]):
     """A result that loads and runs.
 
     Attributes:
-        result: which one.
+        result: which one; its model takes the batch of the one that came in.
         calibrated: what it was checked with.
-        expected: its outputs for the first batch of held-out data.
+        feed: held-out data, as many samples as the model takes.
+        expected: its outputs for them.
         outputs: those of the dense model.
     """
 
     result: Finished[A_co]
     calibrated: Calibrated
+    feed: Values
     expected: Values
     outputs: Values
 
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
-        runtime, first = self.calibrated.dense.runtime, self.calibrated.data.first
+        runtime = self.calibrated.dense.runtime
 
         def check(written: Path) -> None:
             again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            check_model(runtime, again, first, self.expected, self.outputs)
+            check_model(runtime, again, self.feed, self.expected, self.outputs)
 
         return check
 
 
 def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
+
+    Where the batch was fixed, it is put back, and the result is compared with itself on so many samples.
 
     Raises:
         VerificationError: it does not.
@@ -61,4 +66,9 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         expected, outputs = session.run(first), dense.session.run(first)
         check_model(dense.runtime, model, first, expected, outputs)
         check_batches(dense.session, session, first, decided_outputs(model))
-    return Proven(result, calibrated, expected, outputs)
+        if (batch := dense.batch) is not None:
+            first, given = fitted(first, batch.inputs, batch.size), runnable(dense.runtime, batch.given)[0]
+            expected, outputs = session.run(first), dense.runtime.session(serialize(given)).run(first)
+            check_model(dense.runtime, batch.put_back(model), first, expected, outputs)
+            result = replace(result, model=batch.put_back(result.model))
+    return Proven(result, calibrated, first, expected, outputs)

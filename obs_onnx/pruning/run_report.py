@@ -9,6 +9,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.data.merged import fitted
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
@@ -120,7 +121,7 @@ def report(
     combinations: tuple[Combination, ...] = ()
     if quantized is not None:
         with recorder.stage("compare"):
-            combinations = _combinations(run, result.model, quantized)
+            combinations = _combinations(run, result, quantized)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
@@ -172,10 +173,12 @@ def _time(run: Run, pruned: ir.Model) -> _Timing:
     runtime, batch, feed = run.inputs.target, run.options.batch, None
     if run.targets.timed:
         feed = timing_feed(run.calibrated.data.held_out, run.calibrated.dense.session.inputs, batch)
-    models = [serialize(run.inputs.model), serialize(pruned)]
+        if (own := run.inputs.batch) is not None:
+            feed = fitted(feed, own.inputs, own.size)
+    models = [serialize(run.inputs.given), serialize(pruned)]
     result = bench(models, runtime, batch=batch, feed=feed, seconds=1.0)
     noise = [f"the last measurement of latency is noisy: {'; '.join(result.noise)}"] if result.noisy else []
-    before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
+    before, after = (Latency.of(one, run.inputs.samples) for one in result.latencies)
     return _Timing(before, after, result.ratios[1], runtime.spec, tuple(noise))
 
 
@@ -187,12 +190,12 @@ def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str
     return [f"the latency measured at last is {ratio.value:.3f} of the dense model's"]
 
 
-def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
+def _combinations(run: Run, result: Finished[Attempt], quantized: Quantized) -> tuple[Combination, ...]:
     """Dense and pruned model, in float and in integers of 8 bits."""
     models = {
         "dense": run.inputs.model,
         "dense int8": quantized.dense,
-        "pruned": pruned,
+        "pruned": result.model if run.inputs.batch is None else result.attempt.model,
         "pruned int8": quantized.model,
     }
     data, options = run.calibrated.data, run.options

@@ -16,6 +16,8 @@ from obs_onnx.io.json_file import jsonable
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
 
+from obs_onnx.results import benchmark
+
 __all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
 
 SCHEMA = 1
@@ -45,6 +47,11 @@ class Latency:
     p10: float
     p90: float
     runs: int
+
+    @classmethod
+    def of(cls, timed: benchmark.Latency, samples: int = 1) -> Latency:
+        """What was timed, for each of the samples of a run."""
+        return cls(timed.median / samples, timed.p10 / samples, timed.p90 / samples, timed.runs)
 
 
 @dataclass(frozen=True)

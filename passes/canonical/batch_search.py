@@ -251,7 +251,9 @@ class BatchSearch:
         if self._emitter.opset < OLDEST or x is None or (before % after and after % before):
             return None
         start = len(self._model.graph)
-        size = self._emitter.op("Gather", self._emitter.op("Shape", x), self._emitter.ints([self.axes[x].axis]), axis=0)
+        size = self._emitter.op(
+            "Gather", self._emitter.op("Shape", x), self._emitter.ints([self.axes[x].axis]), axis=0
+        )
         if after > before:
             size = self._emitter.mul(size, after // before)
         elif before > after:

@@ -38,7 +38,7 @@ class FreeBatch:
         given: the model as it came in.
         model: the same for any number of samples, without functions and Constant nodes.
         size: samples that ``given`` takes.
-        inputs: batch axis of each input that has one.
+        inputs: batch axis of each input that has one; of none where ``model`` takes one sample at a time.
         outputs: where the samples lie in each output that depends on them.
         repeats: names of nodes that repeat what is the same for all samples.
     """
@@ -75,7 +75,8 @@ class FreeBatch:
 def free_batches(model: ir.Model) -> Iterator[FreeBatch]:
     """All readings of ``model`` as one for any number of samples, the likeliest first; it is not changed.
 
-    There are none where the batch is free and nothing keeps the graph from taking it.
+    There are none where the batch is free and nothing keeps the graph from taking it. Where the batch is said
+    to be free and the graph contradicts it, the last one is the model for one sample at a time.
     """
     try:
         base = plain(model)
@@ -100,7 +101,9 @@ def _readings(model: ir.Model) -> list[tuple[int, Axes]]:
         size = first[leading] if leading < len(first) - leading else None
         if not isinstance(size, int) or size < 1:
             continue
-        axes = {name: axis for name, shape in shapes.items() if (axis := _axis(shape, size, leading)) is not None}
+        axes = {
+            name: axis for name, shape in shapes.items() if (axis := _axis(shape, size, leading)) is not None
+        }
         wide = {name: axis for name, axis in axes.items() if len(shapes[name]) > 1}
         for reading in (axes, wide, dict(islice(axes.items(), 1))):
             if reading and (size, reading) not in found:
@@ -136,6 +139,21 @@ def _freed(given: ir.Model, base: ir.Model, size: int, axes: Axes) -> Iterator[F
             {str(y.name): found[str(y.name)] for y in copy.graph.outputs if y.name in found},
             frozenset(search.repeats),
         )
+    if declared:
+        yield FreeBatch(given, _of_one(base, axes), size, {}, {}, frozenset())
+
+
+def _of_one(model: ir.Model, axes: Axes) -> ir.Model:
+    """A copy that takes one sample at a time."""
+    result = model.clone()
+    for value in real_inputs(result):
+        if (axis := axes.get(str(value.name))) is not None:
+            value.shape = ir.Shape([1 if k == axis else dim for k, dim in enumerate(value.shape or ())])
+    for node in result.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    return result
 
 
 def _at(value: ir.Value, axes: Axes) -> list[int | ir.SymbolicDim]:
@@ -157,7 +175,7 @@ def _symbol(model: ir.Model, axes: Axes) -> str:
 
 
 def _open(model: ir.Model, axes: Mapping[str, BatchAxis], symbol: str, idle: Collection[str]) -> ir.Model:
-    """A copy in which no shape says a fixed batch any more, without constants that are unused but ``idle``."""
+    """A copy in which no shape says a fixed batch, without constants that nothing uses but ``idle`` ones."""
     model.graph.sort()
     result = model.clone()
     for node in result.graph:

@@ -132,7 +132,7 @@ def fitting_sizes(model: ir.Model) -> Sizes:
 
 
 def _first(model: ir.Model) -> tuple[Concrete, Sizes, Sequence[Sizes]]:
-    """The shapes with the first sizes that suit the model, and sizes to compare with: none without symbols."""
+    """The shapes with the first sizes that suit the model, and sizes to compare with, if there are symbols."""
     declared = [dim for value in model.graph.inputs for dim in value.shape or ()]
     symbolic = any(not isinstance(dim, int) or dim < 0 for dim in declared)
     best: tuple[Concrete, Sizes, Sequence[Sizes]] | None = None
@@ -216,9 +216,7 @@ class Walk:
         """All that was found, with nothing said to depend on the symbols."""
         found = self.found
         found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
-        found.dtypes = {
-            value: ir.DataType(kind.tensor_type.elem_type) for value, kind in self._types.items()
-        }
+        found.dtypes = {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in self._types.items()}
         return found
 
     def _declare(self, value: ir.Value) -> tuple[int, ...] | None:
