@@ -1,7 +1,7 @@
 """Which way of letting a model take any number of samples is right: the one that gives the same outputs.
 
-A reading of a model (see :mod:`obs_onnx.passes.canonical.free_batch`) is taken if its outputs for several feeds
-at once are those that the model gives for each of them, on the user's own data.
+A reading of a model (see :mod:`obs_onnx.passes.canonical.free_batch`) is taken if its outputs for several
+feeds at once are those that the model gives for each of them, on the user's own data.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def _gives_the_same(runtime: Runtime, given: Session, one: FreeBatch, feeds: Seq
 
 
 def _parts(y: Array, where: BatchAxis | None, count: int) -> list[Array]:
-    """An output of ``count`` equal parts of a batch, cut apart; an output without samples is the same for all."""
+    """An output of ``count`` equal parts of a batch, cut apart; an output without samples is the same for
+    all."""
     if where is None:
         return [y] * count
     axis = where.axis

@@ -1,4 +1,5 @@
-"""Where the samples of a batch lie in every value of a graph, and what keeps a graph from taking more of them.
+"""Where the samples of a batch lie in every value of a graph, and what keeps a graph from taking more of
+them.
 
 A graph that was traced with a fixed batch says its size in many places: targets of Reshape, what is expanded,
 first states of recurrent layers, a class token beside the patches. Two walks, one with the size that the
@@ -42,8 +43,8 @@ class BatchAxis:
 
     Attributes:
         axis: of the value.
-        before: how often the samples of the batch follow each other along the axis; 1 where each sample is one
-            run of elements.
+        before: how often the samples of the batch follow each other along the axis; 1 where each sample is
+            one run of elements.
     """
 
     axis: int
@@ -63,12 +64,15 @@ class BatchSearch:
     Attributes:
         axes: where the samples lie, for values that depend on them.
         repeats: names of the nodes that repeat something for every sample.
+        targets: by the name of a Reshape with another constant target: the axis of its samples, and the name
+            of the target it had.
         mended: how many nodes are not as they were.
     """
 
     def __init__(self, model: ir.Model, symbol: str, size: int, sizes: Sizes) -> None:
         self.axes: dict[ir.Value, BatchAxis] = {}
         self.repeats: set[str] = set()
+        self.targets: dict[str, tuple[int, str]] = {}
         self.mended = 0
         self._model, self._size = model, size
         self._other = next(prime for prime in _PRIMES if prime != size)
@@ -80,6 +84,7 @@ class BatchSearch:
         )
         self._emitter = Emitter(model, Names(model), "batch")
         self._touched: set[ir.Value] = set()
+        self._targets: dict[tuple[ir.Value, tuple[int, ...]], ir.Value] = {}
         for value in real_inputs(model):
             for axis, dim in enumerate(value.shape or ()):
                 if isinstance(dim, ir.SymbolicDim) and dim.value == symbol:
@@ -215,6 +220,7 @@ class BatchSearch:
                 self._note(node, {node.outputs[0]: way})
                 yield
             node.replace_input_with(1, target)
+            self.targets.pop(str(node.name), None)
             self._drop(added)
             self.mended -= 1
             for walk in self._walks:
@@ -240,7 +246,8 @@ class BatchSearch:
                 numbers[open_axes[0]], numbers[axis] = after[open_axes[0]], -1
             else:
                 return self._computed(node, axis, before[own], after[axis])
-            node.replace_input_with(1, self._constant(np.array(numbers)))
+            node.replace_input_with(1, self._other_target(target, tuple(numbers)))
+            self.targets[str(node.name)] = axis, str(target.name)
             return []
         return self._computed(node, axis, before[own], after[axis])
 
@@ -315,6 +322,15 @@ class BatchSearch:
             if not self._follows(node):
                 self._note(node, {})
         return added
+
+    def _other_target(self, target: ir.Value, numbers: tuple[int, ...]) -> ir.Value:
+        """A constant beside ``target``; the same for all nodes that shared that one and want the same."""
+        if (target, numbers) not in self._targets:
+            tensor = ir.Tensor(np.array(numbers, np.int64))
+            self._targets[target, numbers] = self._emitter.names.initializer(str(target.name), tensor)
+            for walk in self._walks:
+                walk.add(self._targets[target, numbers])
+        return self._targets[target, numbers]
 
     def _constant(self, array: Array) -> ir.Value:
         value = self._emitter.constant(array)

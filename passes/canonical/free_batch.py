@@ -8,17 +8,19 @@ finds out which one gives the same outputs.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
+import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.canonical.batch_search import BatchAxis, BatchSearch
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
-from obs_onnx.passes.graph.names import remove_if_unused
+from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.concrete import fitting_sizes
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
@@ -41,6 +43,7 @@ class FreeBatch:
         inputs: batch axis of each input that has one; of none where ``model`` takes one sample at a time.
         outputs: where the samples lie in each output that depends on them.
         repeats: names of nodes that repeat what is the same for all samples.
+        targets: axis of the samples in the constant target of each Reshape that has another one, by name.
     """
 
     given: ir.Model
@@ -48,10 +51,11 @@ class FreeBatch:
     size: int
     inputs: Axes
     outputs: Mapping[str, BatchAxis]
-    repeats: frozenset[str]
+    repeats: frozenset[str] = frozenset()
+    targets: Axes = field(default_factory=dict)
 
     def put_back(self, model: ir.Model) -> ir.Model:
-        """A copy of ``model``, made from :attr:`model`, with the inputs and outputs of :attr:`given`."""
+        """A copy of ``model``, made from :attr:`model`, that says its batch where :attr:`given` did."""
         result = model.clone()
         for node in list(result.graph):
             if node.name in self.repeats:
@@ -64,12 +68,31 @@ class FreeBatch:
         shapes = {str(value.name): value.shape for value in ends}
         for value in (*result.graph.inputs, *result.graph.outputs):
             value.shape = shapes.get(str(value.name), value.shape)
-        for node in result.graph:
-            for value in node.outputs:
-                if not value.is_graph_output():
-                    value.shape = None
+        sized = _with_batch(result, self.inputs, self.size)
+        InferShapes().call(sized)
+        self._name_targets(result, sized)
+        _forget_shapes(result)
         InferShapes().call(result)
         return result
+
+    def _name_targets(self, model: ir.Model, sized: ir.Model) -> None:
+        """Let targets of Reshape say the size of the batch again, which ``sized`` knows."""
+        known = {node.name: node.outputs[0] for node in sized.graph if node.name in self.targets}
+        names = Names(model)
+        for node in model.graph:
+            dims = node_facts.dims(known.get(node.name))
+            numbers = node_facts.array(node, 1) if dims is not None else None
+            if dims is None or numbers is None or len(numbers) != len(dims):
+                continue
+            size = dims[self.targets[str(node.name)]]
+            if size is not None and numbers[self.targets[str(node.name)]] != size:
+                target = node.inputs[1]
+                assert target is not None
+                said = np.where(np.arange(len(dims)) == self.targets[str(node.name)], size, numbers)
+                name = str(target.name)
+                node.replace_input_with(1, names.initializer(name, ir.Tensor(said.astype(np.int64))))
+                remove_if_unused(model, target)
+                _rename(model, node.inputs[1], name)
 
 
 def free_batches(model: ir.Model) -> Iterator[FreeBatch]:
@@ -112,7 +135,7 @@ def _readings(model: ir.Model) -> list[tuple[int, Axes]]:
 
 
 def _axis(shape: tuple[int | ir.SymbolicDim, ...], size: int, leading: int) -> int | None:
-    """The first axis of ``size`` among the first two (the second one for sequences only), ``leading`` first."""
+    """The axis of ``size`` among the first two (the second one of sequences only), ``leading`` first."""
     axes = [axis for axis in (leading, 1 - leading) if axis < len(shape) - axis and shape[axis] == size]
     return axes[0] if axes else None
 
@@ -133,27 +156,39 @@ def _freed(given: ir.Model, base: ir.Model, size: int, axes: Axes) -> Iterator[F
         found = {str(value.name): axis for value, axis in search.axes.items()}
         yield FreeBatch(
             given,
-            _open(copy, found, symbol, idle),
+            _open(copy, found, symbol, idle, search.targets),
             size,
             axes,
             {str(y.name): found[str(y.name)] for y in copy.graph.outputs if y.name in found},
             frozenset(search.repeats),
+            {name: axis for name, (axis, _) in search.targets.items()},
         )
     if declared:
-        yield FreeBatch(given, _of_one(base, axes), size, {}, {}, frozenset())
+        yield FreeBatch(given, _with_batch(base, axes, 1), size, {}, {})
 
 
-def _of_one(model: ir.Model, axes: Axes) -> ir.Model:
-    """A copy that takes one sample at a time."""
+def _with_batch(model: ir.Model, axes: Axes, size: int) -> ir.Model:
+    """A copy that takes so many samples."""
     result = model.clone()
     for value in real_inputs(result):
         if (axis := axes.get(str(value.name))) is not None:
-            value.shape = ir.Shape([1 if k == axis else dim for k, dim in enumerate(value.shape or ())])
-    for node in result.graph:
+            value.shape = ir.Shape([size if k == axis else dim for k, dim in enumerate(value.shape or ())])
+    _forget_shapes(result)
+    return result
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Of all that is computed and no output."""
+    for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
                 value.shape = None
-    return result
+
+
+def _rename(model: ir.Model, value: ir.Value | None, name: str) -> None:
+    """Give an initializer a name that nothing has any more."""
+    if value is not None and name not in model.graph.initializers:
+        value.name = name
 
 
 def _at(value: ir.Value, axes: Axes) -> list[int | ir.SymbolicDim]:
@@ -174,7 +209,13 @@ def _symbol(model: ir.Model, axes: Axes) -> str:
     return name
 
 
-def _open(model: ir.Model, axes: Mapping[str, BatchAxis], symbol: str, idle: Collection[str]) -> ir.Model:
+def _open(
+    model: ir.Model,
+    axes: Mapping[str, BatchAxis],
+    symbol: str,
+    idle: Collection[str],
+    targets: Mapping[str, tuple[int, str]],
+) -> ir.Model:
     """A copy in which no shape says a fixed batch, without constants that nothing uses but ``idle`` ones."""
     model.graph.sort()
     result = model.clone()
@@ -193,4 +234,7 @@ def _open(model: ir.Model, axes: Mapping[str, BatchAxis], symbol: str, idle: Col
     for name, value in list(result.graph.initializers.items()):
         if name not in idle:
             remove_if_unused(result, value)
+    for node in result.graph:
+        if node.name in targets:
+            _rename(result, node.inputs[1], targets[node.name][1])
     return result

@@ -132,7 +132,8 @@ def fitting_sizes(model: ir.Model) -> Sizes:
 
 
 def _first(model: ir.Model) -> tuple[Concrete, Sizes, Sequence[Sizes]]:
-    """The shapes with the first sizes that suit the model, and sizes to compare with, if there are symbols."""
+    """The shapes with the first sizes that suit the model, and sizes to compare with, if there are
+    symbols."""
     declared = [dim for value in model.graph.inputs for dim in value.shape or ()]
     symbolic = any(not isinstance(dim, int) or dim < 0 for dim in declared)
     best: tuple[Concrete, Sizes, Sequence[Sizes]] | None = None
