@@ -236,5 +236,5 @@ def _open(
             remove_if_unused(result, value)
     for node in result.graph:
         if node.name in targets:
-            _rename(result, node.inputs[1], targets[node.name][1])
+            _rename(result, node.inputs[1], targets[str(node.name)][1])
     return result
