@@ -93,22 +93,19 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if options.dry_run:
         return Pruned(plan.model, dry_report(run, cost_note, recorder))
 
-    best = plan.search(calibrated, targets, options.rounds, retraining, recorder)
-    proven = verify(best, calibrated, recorder)
+    found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+    proven = verify(found, inputs.model, calibrated, recorder)
     quantized = None
     if int8 is not None:
         with recorder.stage("quantize"):
-            quantized = int8.quantize(best.attempt.model)
+            quantized = int8.quantize(found.attempt.model)
     if destination is not None:
         with recorder.stage("write"):
-            _write(
-                proven,
-                None if quantized is None else quantized.put_back(inputs.batch),
-                destination,
-                options.custom_domains,
-            )
-    found = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, found, None if quantized is None else inputs.put_back(quantized.model))
+            kept = None if quantized is None else quantized.put_back(inputs.batch)
+            _write(proven, kept, destination, options.custom_domains)
+    reported = report(run, proven.result, destination, quantized, recorder)
+    small = None if quantized is None else inputs.put_back(quantized.model)
+    return Pruned(proven.result.model, reported, small)
 
 
 def _write(

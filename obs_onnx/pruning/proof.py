@@ -7,8 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import onnx_ir as ir
+
 from obs_onnx.data.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -52,10 +55,19 @@ class Proven(Generic[A_co]):
         return check
 
 
-def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
+def verify(
+    result: Finished[A_co], original: ir.Model, calibrated: Calibrated, recorder: Recorder
+) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
 
-    Where the batch was fixed, it is put back, and the result is compared with itself on so many samples.
+    What comes back holds it in the form in which it is written. Where the batch was fixed, it is put back, and
+    the result is compared with itself on so many samples.
+
+    Args:
+        result: what was found.
+        original: the model as it came in, or what takes any number of samples in its place.
+        calibrated: the dense model and the data.
+        recorder: of the stages.
 
     Raises:
         VerificationError: it does not.
@@ -70,5 +82,6 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
             first, given = fitted(first, batch.inputs, batch.size), runnable(dense.runtime, batch.given)[0]
             expected, outputs = session.run(first), dense.runtime.session(serialize(given)).run(first)
             check_model(dense.runtime, batch.put_back(model), first, expected, outputs)
-            result = replace(result, model=batch.put_back(result.model))
-    return Proven(result, calibrated, first, expected, outputs)
+            result, original = replace(result, model=batch.put_back(result.model)), batch.given
+    written = replace(result, model=finished(result.model, original))
+    return Proven(written, calibrated, first, expected, outputs)
