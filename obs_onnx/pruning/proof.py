@@ -60,7 +60,7 @@ def verify(
 ) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
 
-    What comes back holds it in the form in which it is written. Where the batch was fixed, it is put back, and
+    What comes back holds it in the form in which it is written. Where the batch was fixed it is put back, and
     the result is compared with itself on so many samples.
 
     Args:
