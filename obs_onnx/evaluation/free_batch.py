@@ -1,6 +1,6 @@
 """Which way of letting a model take any number of samples is right: the one that gives the same outputs.
 
-A reading of a model (see :mod:`obs_onnx.passes.canonical.free_batch`) is taken if its outputs for several
+A reading of a model (see :mod:`obs_onnx.passes.batch.free_batch`) is taken if its outputs for several
 feeds at once are those that the model gives for each of them, on the user's own data.
 """
 
@@ -17,8 +17,8 @@ from obs_onnx.data.feeds import Array, Feed, TensorSpec
 from obs_onnx.data.merged import MergedSource, joined, rows_of, take_rows, together
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.passes.canonical.batch_search import BatchAxis
-from obs_onnx.passes.canonical.free_batch import FreeBatch, free_batches
+from obs_onnx.passes.batch.batch_search import BatchAxis
+from obs_onnx.passes.batch.free_batch import FreeBatch, free_batches
 from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.bfloat16 import runnable
@@ -72,7 +72,7 @@ def freed_source(batch: FreeBatch | None, specs: Sequence[TensorSpec], size: int
         specs = [_fixed(spec, batch) for spec in specs]
         return MergedSource.of(open_data(specs), batch.inputs, size)
     source = open_data(specs)
-    return source if source.unit == "samples" else MergedSource.of(source, batch.inputs, size)
+    return source.rebatch(size) if source.unit == "samples" else MergedSource.of(source, batch.inputs, size)
 
 
 def _fixed(spec: TensorSpec, batch: FreeBatch) -> TensorSpec:

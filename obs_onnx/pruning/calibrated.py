@@ -22,7 +22,7 @@ from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch, timing_feed
-from obs_onnx.passes.canonical.free_batch import FreeBatch
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages

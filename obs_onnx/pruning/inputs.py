@@ -15,7 +15,7 @@ from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
-from obs_onnx.passes.canonical.free_batch import FreeBatch
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 

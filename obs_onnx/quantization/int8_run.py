@@ -11,7 +11,7 @@ import onnx_ir as ir
 from obs_onnx.data.merged import fitted
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import load_model, serialize
-from obs_onnx.passes.canonical.free_batch import FreeBatch
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.quantization.int8 import check_quantizable, quantize

@@ -1,7 +1,7 @@
 """Models with a fixed batch, which take any number of samples at a time after this, and their own way back.
 
 Which axes hold the samples is not said in a model. So there are several readings; each of them has been
-followed through the whole graph (see :mod:`obs_onnx.passes.canonical.batch_search`), and whoever has data
+followed through the whole graph (see :mod:`obs_onnx.passes.batch.batch_search`), and whoever has data
 finds out which one gives the same outputs.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from obs_onnx.passes.canonical.batch_search import BatchAxis, BatchSearch
+from obs_onnx.passes.batch.batch_search import BatchAxis, BatchSearch
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph import node_facts
