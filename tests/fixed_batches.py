@@ -62,12 +62,14 @@ def recurrent(n: int) -> Built:
     """An LSTM over (time, n, features) with first states of its own."""
     text = f"""g (float[6,{n},4] x) => (float[6,{n},3] y, float[1,{n},5] last) {{
         o, last, c = LSTM <hidden_size = 5> (x, W, R, B, , h0, c0)
-        s = Squeeze(o, one)  f = Reshape(s, to)  y = MatMul(f, w) }}"""
+        s = Squeeze(o, one)  f = Reshape(s, to)
+        a = MatMul(f, w1)  r = Relu(a)  y = MatMul(r, w) }}"""
     weights = {
         "W": _normal(0, 1, 20, 4),
         "R": _normal(1, 1, 20, 5),
         "B": _normal(2, 1, 40),
-        "w": _normal(3, 5, 3),
+        "w1": _normal(3, 5, 7),
+        "w": _normal(6, 7, 3),
     }
     states = {name: np.repeat(_normal(seed, 1, 1, 5), n, 1) for seed, name in enumerate(("h0", "c0"), 4)}
     return text, {**weights, **states, "one": np.array([1]), "to": np.array([6, n, 5])}
