@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.data.feeds import Array, Feed, TensorSpec
-from obs_onnx.data.merged import MergedSource, joined, rows_of, take_rows, together
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.merged import MergedSource, joined, rows_of, take_rows, together
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.batch.batch_search import BatchAxis
 from obs_onnx.passes.batch.free_batch import FreeBatch, free_batches

@@ -16,8 +16,10 @@ from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.passes.batch.free_batch import FreeBatch
+from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 __all__ = ["BATCH", "Inputs", "load", "open_calibration"]
 
@@ -34,7 +36,7 @@ class Inputs:
         batch: how the one was made of the other, if it was.
         name: for people.
         path: its file, or None.
-        runtime: where models are calibrated and judged.
+        runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
@@ -65,6 +67,8 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     original, name, path = open_model(model, options.custom_domains)
     given = options.runtime, options.threads, options.custom_ops
     target, here = open_runtime(*given), calibration_runtime(*given)
+    if isinstance(here, OrtRuntime) and any(random_nodes(original)):
+        here = here.steadied()
     batch = find_free_batch(here, original, partial(open_calibration, path=path, options=options))
     return Inputs(
         model=original if batch is None else batch.model,

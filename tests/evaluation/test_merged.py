@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from obs_onnx.data.feeds import TensorSpec
-from obs_onnx.data.merged import MergedSource, fitted
 from obs_onnx.data.open_source import open_source
+from obs_onnx.evaluation.merged import MergedSource, fitted
 
 F32 = np.dtype(np.float32)
 SPECS = (TensorSpec("x", (3, 2, 4), F32), TensorSpec("table", (2,), F32))
