@@ -206,9 +206,9 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
+        models = [serialize(one) for one in (inputs.given, *(c.result.model for c in candidates))]
         return bench(
-            models, inputs.target, batch=options.batch, feed=calibrated.timing, seconds=options.seconds
+            models, inputs.target, batch=options.batch, feed=calibrated.file_timing, seconds=options.seconds
         )
 
 

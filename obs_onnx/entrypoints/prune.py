@@ -102,9 +102,11 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
             quantized = int8.quantize(found.attempt.model)
     if destination is not None:
         with recorder.stage("write"):
-            _write(proven, quantized, destination, options.custom_domains)
+            kept = None if quantized is None else quantized.put_back(inputs.batch)
+            _write(proven, kept, destination, options.custom_domains)
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if quantized is None else quantized.model)
+    small = None if quantized is None else inputs.put_back(quantized.model)
+    return Pruned(proven.result.model, reported, small)
 
 
 def _write(

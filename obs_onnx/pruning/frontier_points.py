@@ -85,12 +85,12 @@ def measured_points(
     rows = zip(demands, models, [itself, *qualities], labelled, own, strict=True)
     for i, (demand, one, quality, judged, notes) in enumerate(rows):
         size = figures(one, None, None, demand)
-        times = None if timing is None else timing.latencies[i]
+        times = None if timing is None else Latency.of(timing.latencies[i], inputs.samples)
         ratio = None if timing is None else timing.ratios[i]
         found.append(
             Point(
                 latency_ms=None if times is None else times.median,
-                latency=None if times is None else Latency(times.median, times.p10, times.p90, times.runs),
+                latency=times,
                 ratio=None if ratio is None else ratio.value,
                 ratio_interval=None if ratio is None else (ratio.low, ratio.high),
                 macs=size.macs,

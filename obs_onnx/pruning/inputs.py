@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx_ir as ir
 
+from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.open_source import open_source
+from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.io.onnx_file import ModelLike, open_model
+from obs_onnx.io.paths import calibration_of
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
-__all__ = ["Inputs", "load"]
+__all__ = ["BATCH", "Inputs", "load", "open_calibration"]
+
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -21,7 +31,9 @@ class Inputs:
     """A model as it came in, and where it runs.
 
     Attributes:
-        model: not changed.
+        model: what is pruned and measured: it takes any number of samples, where that is possible.
+        given: the model as it came in; not changed.
+        batch: how the one was made of the other, if it was.
         name: for people.
         path: its file, or None.
         runtime: where models are calibrated and judged, with the same random numbers in every run.
@@ -29,22 +41,63 @@ class Inputs:
     """
 
     model: ir.Model
+    given: ir.Model
+    batch: FreeBatch | None
     name: str
     path: Path | None
     runtime: Runtime
     target: Runtime
+
+    @property
+    def samples(self) -> int:
+        """In one run of the model as it came in, where that is fixed and another form of it is measured."""
+        return 1 if self.batch is None else self.batch.size
+
+    def put_back(self, model: ir.Model) -> ir.Model:
+        """A model made from :attr:`model`, with the batch of the one that came in."""
+        return model if self.batch is None else self.batch.put_back(model)
 
 
 def load(model: ModelLike, options: SearchOptions) -> Inputs:
     """Open a model and the runtimes that ``options`` name.
 
     Raises:
-        ModelError, OptionError, MissingRuntimeError: bad input.
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input.
     """
     original, name, path = open_model(model, options.custom_domains)
     given = options.runtime, options.threads, options.custom_ops
-    target = open_runtime(*given)
-    runtime = calibration_runtime(*given)
-    if isinstance(runtime, OrtRuntime) and any(random_nodes(original)):
-        runtime = runtime.steadied()
-    return Inputs(original, name, path, runtime, target)
+    target, here = open_runtime(*given), calibration_runtime(*given)
+    if isinstance(here, OrtRuntime) and any(random_nodes(original)):
+        here = here.steadied()
+    batch = find_free_batch(here, original, partial(open_calibration, path=path, options=options))
+    return Inputs(
+        model=original if batch is None else batch.model,
+        given=original,
+        batch=batch,
+        name=name,
+        path=path,
+        runtime=here,
+        target=target,
+    )
+
+
+def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: SearchOptions) -> Source:
+    """The calibration data.
+
+    Args:
+        specs: inputs that it is for.
+        path: of the model.
+        options: about data.
+
+    Raises:
+        DataError, OptionError: there is none, or it does not fit.
+    """
+    return open_source(
+        calibration_of(options.calib, path),
+        specs,
+        batch_size=BATCH,
+        labels_key=options.labels,
+        seed=options.seed,
+        preprocess=options.preprocess,
+        memory=options.memory,
+    )

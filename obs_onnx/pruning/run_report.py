@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import onnx_ir as ir
-
 from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.metric import ACCURACY, Metric
@@ -216,16 +214,16 @@ class _Timing:
 
 def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Timing | None]:
     """Both models timed on the user's own samples, where that is wanted."""
-    feed, runtime = run.calibrated.timing, run.inputs.target
+    feed, runtime = run.calibrated.file_timing, run.inputs.target
     if feed is None or result.copied:
         return Tried(None)
 
     def work() -> _Timing:
         with recorder.stage("latency"):
-            models = [serialize(run.inputs.model), serialize(result.model)]
+            models = [serialize(run.inputs.given), serialize(result.model)]
             found = bench(models, runtime, batch=run.options.batch, feed=feed, seconds=1.0)
         noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
-        before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in found.latencies)
+        before, after = (Latency.of(one, run.inputs.samples) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
 
     return tried("latency was not measured", work, None)
@@ -240,7 +238,7 @@ def _compared(
 
     def work() -> tuple[Combination, ...]:
         with recorder.stage("compare"):
-            return _combinations(run, result.model, quantized)
+            return _combinations(run, result, quantized)
 
     return tried("the quantized models were not compared", work, ())
 
@@ -265,12 +263,12 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
     ]
 
 
-def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
+def _combinations(run: Run, result: Finished[Attempt], quantized: Quantized) -> tuple[Combination, ...]:
     """Dense and pruned model, in float and in integers of 8 bits."""
     models = {
         "dense": run.inputs.model,
         "dense int8": quantized.dense,
-        "pruned": pruned,
+        "pruned": result.model if run.inputs.batch is None else result.attempt.model,
         "pruned int8": quantized.model,
     }
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing

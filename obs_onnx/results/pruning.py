@@ -17,6 +17,8 @@ from obs_onnx.io.json_file import jsonable
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
 
+from obs_onnx.results import benchmark
+
 __all__ = [
     "SCHEMA",
     "Agreement",
@@ -59,6 +61,11 @@ class Latency:
     p10: float
     p90: float
     runs: int
+
+    @classmethod
+    def of(cls, timed: benchmark.Latency, samples: int = 1) -> Latency:
+        """What was timed, for each of the samples of a run."""
+        return cls(timed.median / samples, timed.p10 / samples, timed.p90 / samples, timed.runs)
 
 
 @dataclass(frozen=True)
