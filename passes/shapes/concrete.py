@@ -21,6 +21,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
+from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
 __all__ = ["Concrete", "concretize", "optional_inputs"]
@@ -303,7 +304,9 @@ class _Inference:
                 known = value.const_value.numpy() if value.const_value.size <= 64 else None
             if known is not None and known.ndim <= 1:
                 data[str(value.name)] = onnx.numpy_helper.from_array(np.array(known, order="C"))
-        schema = onnx.defs.get_schema(op_type, self.versions.get(domain, 1), domain)
+        schema = schema_of(domain, op_type, self.versions.get(domain, 1))
+        if schema is None:
+            raise ValueError(f"{name} is not known")
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
     def _contributed(

@@ -35,7 +35,7 @@ class InferShapes(ir.passes.InPlacePass):
             skeleton = ir.to_proto(_without_data(model))
         except ir.serde.SerdeError as error:
             raise ModelError(f"the model is broken: {reason(_first_cause(error))}") from error
-        inferred = _infer(skeleton, unknown=_unknown_operators(model))
+        inferred = _infer(skeleton, _of_unknown(model))
         modified = False
         infos = _value_infos(inferred.graph)
         values = [output for node in RecursiveGraphIterator(model.graph) for output in node.outputs]
@@ -64,7 +64,7 @@ def _without_data(model: ir.Model) -> ir.Model:
             tensor = value.const_value
             if tensor is None or tensor.nbytes <= _KEPT_BYTES:
                 continue
-            value.shape, value.dtype = ir.Shape(tensor.shape.numpy()), tensor.dtype
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
             del graph.initializers[name]
             value.const_value = None
             if graph is not copy.graph:
@@ -74,18 +74,35 @@ def _without_data(model: ir.Model) -> ir.Model:
     return copy
 
 
-def _infer(proto: onnx.ModelProto, unknown: bool) -> onnx.ModelProto:
+def _infer(proto: onnx.ModelProto, unknown: frozenset[str]) -> onnx.ModelProto:
+    """Infer all shapes.
+
+    Args:
+        proto: the model; what it declares inside may get lost.
+        unknown: outputs of operators that ONNX does not know, of which nothing else says the shapes.
+    """
     infer, data = onnx.shape_inference.infer_shapes, _longest(proto) <= _LONGEST  # 5.
     try:
         return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
         try:
-            del proto.graph.value_info[:]  # 2.
+            _undeclare(proto.graph, unknown)  # 2.
             return infer(proto, check_type=True, strict_mode=True, data_prop=data)
         except Exception:
             if unknown:  # 3.
                 return infer(proto, check_type=False, strict_mode=False, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
+
+
+def _undeclare(graph: onnx.GraphProto, kept: frozenset[str]) -> None:
+    """Forget what is declared inside ``graph`` and its bodies, of all values but those ``kept``."""
+    infos = [info for info in graph.value_info if info.name in kept]
+    del graph.value_info[:]
+    graph.value_info.extend(infos)
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (attribute.g, *attribute.graphs):
+                _undeclare(body, kept)
 
 
 def _longest(proto: onnx.ModelProto) -> int:
@@ -104,12 +121,14 @@ def _first_cause(error: BaseException) -> BaseException:
     return error if error.__cause__ is None else _first_cause(error.__cause__)
 
 
-def _unknown_operators(model: ir.Model) -> bool:
-    for node in RecursiveGraphIterator(model.graph):
-        version = model.opset_imports.get(node.domain, 1)
-        if not onnx.defs.has(node.op_type, node.domain) or version is None:
-            return True
-    return False
+def _of_unknown(model: ir.Model) -> frozenset[str]:
+    """Outputs of operators that ONNX does not know, or not in the opset of the model."""
+    return frozenset(
+        str(output.name)
+        for node in RecursiveGraphIterator(model.graph)
+        if not onnx.defs.has(node.op_type, model.opset_imports.get(node.domain, 1), node.domain)
+        for output in node.outputs
+    )
 
 
 def _value_infos(graph: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
