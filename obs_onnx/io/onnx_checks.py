@@ -110,9 +110,9 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
     for node in (node for body in bodies for node in _nodes(body)):
         if node.domain in _OF_ONE_MACHINE:
             raise ModelError(
-                f"{where} was saved by onnxruntime with weights laid out for one machine (node {node.name!r} is "
-                f"{node.domain}::{node.op_type}): give the model from before its optimizer, or save it at the "
-                "optimization level 'extended' in place of 'all'"
+                f"{where} was saved by onnxruntime with weights laid out for one machine (node "
+                f"{node.name!r} is {node.domain}::{node.op_type}): give the model from before its optimizer, "
+                "or save it at the optimization level 'extended' in place of 'all'"
             )
         known = node.domain in _BUILT_IN_DOMAINS or node.domain in custom_domains
         if not known and (node.domain, node.op_type) not in functions:

@@ -272,7 +272,8 @@ class _Inference:
         """What was inferred; then what the model declares; then one number for all that depends on data."""
         declared = None if value.shape is None else [_declared(dim, self.symbols) for dim in value.shape]
         if info is None or not info.tensor_type.HasField("shape"):
-            return None if declared is None or None in declared else tuple(dim or 0 for dim in declared)
+            missing = self.missing
+            return None if declared is None else tuple(missing if dim is None else dim for dim in declared)
         dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in info.tensor_type.shape.dim]
         if declared is not None and len(declared) == len(dims):
             dims = [there if here is None else here for here, there in zip(dims, declared, strict=True)]
