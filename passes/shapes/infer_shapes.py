@@ -9,6 +9,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
+from obs_onnx.passes.shapes.schemas import schema_of
 
 __all__ = ["InferShapes"]
 
@@ -33,6 +34,7 @@ class InferShapes(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         try:
             skeleton = ir.to_proto(_without_data(model))
+            _set_defaults(skeleton)
         except ir.serde.SerdeError as error:
             raise ModelError(f"the model is broken: {reason(_first_cause(error))}") from error
         inferred = _infer(skeleton, _of_unknown(model))
@@ -72,6 +74,21 @@ def _without_data(model: ir.Model) -> ir.Model:
             if not value.is_graph_input():
                 copy.graph.inputs.append(value)
     return copy
+
+
+def _set_defaults(proto: onnx.ModelProto) -> None:
+    """Attributes that operators leave out get their defaults where ONNX infers through a function.
+
+    It passes on what is there, and fails at what the function's nodes then lack.
+    """
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    for node in proto.graph.node:
+        schema = schema_of(node.domain, node.op_type, versions.get(node.domain, 1))
+        if schema is None or not schema.has_function:
+            continue
+        given = {attribute.name for attribute in node.attribute}
+        lacking = [a.default_value for name, a in schema.attributes.items() if name not in given]
+        node.attribute.extend(value for value in lacking if value.name)
 
 
 def _infer(proto: onnx.ModelProto, unknown: frozenset[str]) -> onnx.ModelProto:
