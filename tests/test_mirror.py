@@ -38,6 +38,7 @@ WITHOUT_MODULE = {
     "test_models.py": "the models that are shipped",
     "test_damaged.py": "damaged models, data and command lines",
     "test_odd_models.py": "whole runs on models that are odd but right",
+    "test_saved_models.py": "whole runs on models that other tools have saved",
     "cli/test_files.py": "what all commands read and write",
     "cli/test_folder.py": "commands over a folder, and runs that are killed",
     "test_rooms.py": "sizes and faces of all rooms",

@@ -20,6 +20,8 @@ from obs_onnx.calibration.unfold import ALL, Array, Axis, Slice, take
 
 __all__ = ["Lag", "cell_product", "lag_plan", "moved"]
 
+_LINE = 256  # positions from which a product runs at full speed
+
 
 @dataclass(frozen=True)
 class Lag:
@@ -76,9 +78,14 @@ def moved(cell: Sequence[Slice], shift: Sequence[int]) -> tuple[Slice, ...]:
     return tuple(slice(c.start + s, c.stop + s, c.step) for c, s in zip(cell, shift, strict=True))
 
 
-def _lines(cell: Sequence[Slice]) -> Iterator[tuple[int, ...]]:
-    """Indices of a cell along all axes but the last."""
-    return itertools.product(*(range(c.start, c.stop, c.step or 1) for c in cell[:-1]))
+def _lines(cell: Sequence[Slice], samples: int) -> Iterator[tuple[int | Slice, ...]]:
+    """Indices of the lines of a cell: as many of its last axes at once as make a product worth its call."""
+    whole, positions = len(cell), samples
+    while whole > 0 and (positions < _LINE or whole == len(cell)):
+        whole -= 1
+        positions *= len(range(cell[whole].start, cell[whole].stop, cell[whole].step or 1))
+    for at in itertools.product(*(range(c.start, c.stop, c.step or 1) for c in cell[:whole])):
+        yield *at, *cell[whole:]
 
 
 def cell_product(a: Array, b: Array, a_cell: Sequence[Slice], b_cell: Sequence[Slice]) -> NDArray[np.float64]:
@@ -90,9 +97,10 @@ def cell_product(a: Array, b: Array, a_cell: Sequence[Slice], b_cell: Sequence[S
         line = np.einsum(f"a{letters}n,a{letters}n->ab", a_view, b_view)
         return np.asarray(line.sum(axis=1, dtype=np.float64).reshape(groups, 1, 1))
     total = np.zeros((groups, rows, columns))
-    for a_line, b_line in zip(_lines(a_cell), _lines(b_cell), strict=True):
-        left = take(a, (ALL, ALL, *a_line, a_cell[-1])).reshape(groups, rows, -1)
-        right = take(b, (ALL, ALL, *b_line, b_cell[-1])).reshape(groups, columns, -1)
+    samples = a.shape[-1]
+    for a_line, b_line in zip(_lines(a_cell, samples), _lines(b_cell, samples), strict=True):
+        left = take(a, (ALL, ALL, *a_line)).reshape(groups, rows, -1)
+        right = take(b, (ALL, ALL, *b_line)).reshape(groups, columns, -1)
         if groups == 1:
             total[0] += left[0] @ right[0].T
         else:

@@ -93,17 +93,17 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if options.dry_run:
         return Pruned(plan.model, dry_report(run, cost_note, recorder))
 
-    best = plan.search(calibrated, targets, options.rounds, retraining, recorder)
-    proven = verify(best, calibrated, recorder)
+    found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+    proven = verify(found, inputs.model, calibrated, recorder)
     quantized = None
     if int8 is not None:
         with recorder.stage("quantize"):
-            quantized = int8.quantize(best.attempt.model)
+            quantized = int8.quantize(found.attempt.model)
     if destination is not None:
         with recorder.stage("write"):
             _write(proven, quantized, destination, options.custom_domains)
-    found = report(run, best, destination, quantized, recorder)
-    return Pruned(best.model, found, None if quantized is None else quantized.model)
+    reported = report(run, proven.result, destination, quantized, recorder)
+    return Pruned(proven.result.model, reported, None if quantized is None else quantized.model)
 
 
 def _write(

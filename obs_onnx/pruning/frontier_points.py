@@ -58,7 +58,7 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    return Candidate(verify(finished, task.calibrated, task.recorder), notes)
+    return Candidate(verify(finished, plan.original, task.calibrated, task.recorder), notes)
 
 
 def measured_points(

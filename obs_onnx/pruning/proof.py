@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import onnx_ir as ir
+
 from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -49,8 +52,18 @@ class Proven(Generic[A_co]):
         return check
 
 
-def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
+def verify(
+    result: Finished[A_co], original: ir.Model, calibrated: Calibrated, recorder: Recorder
+) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
+
+    What comes back holds it in the form in which it is written.
+
+    Args:
+        result: what was found.
+        original: the model as it came in.
+        calibrated: the dense model and the data.
+        recorder: of the stages.
 
     Raises:
         VerificationError: it does not.
@@ -61,4 +74,4 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         expected, outputs = session.run(first), dense.session.run(first)
         check_model(dense.runtime, model, first, expected, outputs)
         check_batches(dense.session, session, first, decided_outputs(model))
-    return Proven(result, calibrated, expected, outputs)
+    return Proven(replace(result, model=finished(result.model, original)), calibrated, expected, outputs)

@@ -12,7 +12,7 @@ from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.concrete import optional_inputs
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
-__all__ = ["COPY_OF", "OwnConstants", "prepare"]
+__all__ = ["COPY_OF", "OwnConstants", "ShareConstants", "prepare"]
 
 COPY_OF = "obs_onnx.copy_of"  # in the meta of a copied initializer: name of the one it was copied from
 
@@ -67,3 +67,24 @@ class OwnConstants(ir.passes.InPlacePass):
                 node.replace_input_with(index, own)
                 modified = True
         return ir.passes.PassResult(model, modified)
+
+
+class ShareConstants(ir.passes.InPlacePass):
+    """Undo :class:`OwnConstants` where the copies still hold the same, so that the file holds it once."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """Run the pass on ``model``."""
+        first: dict[tuple[str, str, tuple[int, ...], bytes], ir.Value] = {}
+        shared = []
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or value.is_graph_input() or value.is_graph_output():
+                continue
+            family = str(value.meta.get(COPY_OF, value.name))
+            one = first.setdefault((family, str(tensor.dtype), tensor.shape.numpy(), tensor.tobytes()), value)
+            if one is not value and COPY_OF in value.meta:
+                value.replace_all_uses_with(one)
+                shared.append(value)
+        for value in shared:
+            del model.graph.initializers[str(value.name)]
+        return ir.passes.PassResult(model, bool(shared))

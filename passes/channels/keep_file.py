@@ -7,7 +7,7 @@ from typing import TypedDict, cast
 
 import onnx_ir as ir
 
-from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph import node_facts
@@ -101,4 +101,5 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
                 raise ValueError(f"{name} is no input of the node with the output {use['output']}")
             kept[str(value.name)] = use["kept"]
     RemoveChannels(coupling.keep_from(kept), coupling).call(model)
+    ShareConstants().call(model)
     return model

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.passes.canonical.own_constants import COPY_OF, OwnConstants, prepare
+from obs_onnx.passes.canonical.own_constants import COPY_OF, OwnConstants, ShareConstants, prepare
 
 TWICE = "g (float[N,8] x) => (float[N,8] y) { a = Mul(x, v)  b = Add(a, v)  y = Sub(b, v) }"
 
@@ -79,3 +79,20 @@ def test_a_prepared_model_computes_the_same_and_the_original_stays(
     assert model.graph.initializers["k_1"].meta[COPY_OF] == "k"
     x = rng.normal(size=(2, 3, 4)).astype(np.float32)
     np.testing.assert_allclose(run_model(model, {"x": x})["y"], run_model(proto, {"x": x})["y"], rtol=1e-6)
+
+
+def test_copies_that_still_hold_the_same_are_one_again(make_model) -> None:
+    model = make_model(TWICE, {"v": np.arange(8, dtype=np.float32)})
+    OwnConstants().call(model)
+    model.graph.initializers["v_2"].const_value = ir.Tensor(np.ones(8, np.float32), name="v_2")
+    assert ShareConstants().call(model).modified
+    assert [node.inputs[1].name for node in model.graph] == ["v", "v", "v_2"]
+    assert list(model.graph.initializers) == ["v", "v_2"]
+    assert not ShareConstants().call(model).modified
+
+
+def test_equal_constants_that_were_two_before_stay_two(make_model) -> None:
+    text = "g (float[N,8] x) => (float[N,8] y) { a = Mul(x, v)  y = Add(a, w) }"
+    model = make_model(text, {"v": np.ones(8, np.float32), "w": np.ones(8, np.float32)})
+    OwnConstants().call(model)
+    assert not ShareConstants().call(model).modified

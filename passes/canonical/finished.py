@@ -1,0 +1,34 @@
+"""The form in which a model is written: what was only there to work with it is gone."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from obs_onnx.passes.canonical.own_constants import ShareConstants
+
+__all__ = ["finished"]
+
+
+def finished(model: ir.Model, original: ir.Model) -> ir.Model:
+    """A copy of ``model`` to be written.
+
+    1. Copies of a constant that still hold the same are one initializer again.
+    2. Types and shapes inside the graph are declared if ``original`` declared any.
+
+    Args:
+        model: made from ``original``.
+        original: as it was read.
+    """
+    copy = model.clone()
+    ShareConstants().call(copy)  # 1.
+    if not any(_declared(value) for node in original.graph for value in node.outputs):  # 2.
+        made = [value for node in copy.graph.all_nodes() for value in node.outputs]
+        held = [value for value in copy.graph.initializers.values() if not value.is_graph_input()]
+        for value in filter(_declared, (*made, *held)):
+            value.type = None
+            value.shape = None
+    return copy
+
+
+def _declared(value: ir.Value) -> bool:
+    return (value.type is not None or value.shape is not None) and not value.is_graph_output()
