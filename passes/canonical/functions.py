@@ -6,8 +6,7 @@ no rule for such an operator, they may have rules for those that it is made of.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol, cast
+from collections.abc import Mapping
 
 import onnx
 import onnx_ir as ir
@@ -18,26 +17,13 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
-from obs_onnx.passes.shapes.schemas import schema_of
+from obs_onnx.passes.shapes.schemas import functional, schema_of
 
 __all__ = ["ExpandOperators", "inline"]
 
 _MOST_NODES = 500_000  # functions may call each other many times: nodes are counted before any is written
 _DEEPEST = 8  # operators that are functions of operators that are functions
 _DOMAIN = "obs_onnx.functions"
-
-
-class _Functional(Protocol):
-    """What the types of ``onnx`` leave out of its ``OpSchema``."""
-
-    function_opset_versions: Sequence[int]
-    context_dependent_function_opset_versions: Sequence[int]
-
-    def get_function_with_opset_version(self, version: int, /) -> bytes: ...
-
-    def get_context_dependent_function_with_opset_version(
-        self, version: int, node: bytes, types: Sequence[bytes], /
-    ) -> bytes: ...
 
 
 def inline(model: ir.Model) -> None:
@@ -125,19 +111,19 @@ def _versions(node: ir.Node) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
     Those of one function for all cases, then those of functions that depend on attributes and types.
     """
-    schema, opset = _schema(node), node_facts.version(node) or 1
+    schema, opset = functional(_schema(node)), node_facts.version(node) or 1
     if schema is None:
         return (), ()
-    known = cast("_Functional", schema)
     return (
-        tuple(v for v in known.function_opset_versions if v <= opset),
-        tuple(v for v in known.context_dependent_function_opset_versions if v <= opset),
+        tuple(v for v in schema.function_opset_versions if v <= opset),
+        tuple(v for v in schema.context_dependent_function_opset_versions if v <= opset),
     )
 
 
 def _function(node: ir.Node, name: str) -> ir.Function | None:
     """The function that ``node`` calls, under a name of its own; None where ONNX has none for this case."""
-    schema, proto = cast("_Functional", _schema(node)), onnx.FunctionProto()
+    schema, proto = functional(_schema(node)), onnx.FunctionProto()
+    assert schema is not None
     fixed, in_context = _versions(node)
     if fixed:
         proto.ParseFromString(schema.get_function_with_opset_version(max(fixed)))

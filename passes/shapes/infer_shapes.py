@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -9,7 +11,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
-from obs_onnx.passes.shapes.schemas import schema_of
+from obs_onnx.passes.shapes.schemas import functional, schema_of
 
 __all__ = ["InferShapes"]
 
@@ -22,6 +24,7 @@ class InferShapes(ir.passes.InPlacePass):
 
     1. Inference runs strictly, on a copy without the data of large constants.
     2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
+       Those of its outputs stay declared; runtimes run such models.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
@@ -84,7 +87,8 @@ def _set_defaults(proto: onnx.ModelProto) -> None:
     versions = {entry.domain: entry.version for entry in proto.opset_import}
     for node in proto.graph.node:
         schema = schema_of(node.domain, node.op_type, versions.get(node.domain, 1))
-        if schema is None or not schema.has_function:
+        known = functional(schema)
+        if schema is None or known is None or not known.function_opset_versions:
             continue
         given = {attribute.name for attribute in node.attribute}
         lacking = [a.default_value for name, a in schema.attributes.items() if name not in given]
@@ -95,20 +99,36 @@ def _infer(proto: onnx.ModelProto, unknown: frozenset[str]) -> onnx.ModelProto:
     """Infer all shapes.
 
     Args:
-        proto: the model; what it declares inside may get lost.
+        proto: the model.
         unknown: outputs of operators that ONNX does not know, of which nothing else says the shapes.
     """
     infer, data = onnx.shape_inference.infer_shapes, _longest(proto) <= _LONGEST  # 5.
+    if unknown:  # 3.
+        bare = _undeclared(proto, unknown)
+        found = _value_infos(infer(bare, check_type=False, strict_mode=False, data_prop=data).graph)
+        lost = {name for name in _value_infos(proto.graph) if name not in found}
+        return infer(_undeclared(proto, unknown | lost), check_type=False, strict_mode=False, data_prop=data)
     try:
         return infer(proto, check_type=True, strict_mode=True, data_prop=data)
     except Exception as first:  # the C++ side raises several kinds
-        try:
-            _undeclare(proto.graph, unknown)  # 2.
-            return infer(proto, check_type=True, strict_mode=True, data_prop=data)
-        except Exception:
-            if unknown:  # 3.
-                return infer(proto, check_type=False, strict_mode=False, data_prop=data)
+        for outputs in (True, False):
+            with suppress(Exception):
+                declared = _undeclared(proto, outputs=outputs)  # 2.
+                return infer(declared, check_type=True, strict_mode=True, data_prop=data)
         raise ModelError(f"the shapes of the model contradict each other: {reason(first)}") from first
+
+
+def _undeclared(
+    proto: onnx.ModelProto, kept: frozenset[str] = frozenset(), *, outputs: bool = True
+) -> onnx.ModelProto:
+    """A copy that declares nothing inside, of values but those ``kept``, and shapes of outputs if wanted."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    _undeclare(copy.graph, kept)
+    for output in () if outputs else copy.graph.output:
+        if output.type.HasField("tensor_type"):
+            output.type.tensor_type.ClearField("shape")
+    return copy
 
 
 def _undeclare(graph: onnx.GraphProto, kept: frozenset[str]) -> None:

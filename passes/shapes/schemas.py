@@ -2,11 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Protocol, cast
 
 import onnx
 
-__all__ = ["schema_of"]
+__all__ = ["functional", "schema_of"]
+
+
+class _Functional(Protocol):
+    """What the types of ``onnx`` leave out of its ``OpSchema``: the functions that stand for an operator.
+
+    Attributes:
+        function_opset_versions: opsets that one function for all cases was written for.
+        context_dependent_function_opset_versions: opsets of functions that depend on attributes and types.
+    """
+
+    function_opset_versions: Sequence[int]
+    context_dependent_function_opset_versions: Sequence[int]
+
+    def get_function_with_opset_version(self, version: int, /) -> bytes:
+        """The function as a serialized message."""
+
+    def get_context_dependent_function_with_opset_version(
+        self, version: int, node: bytes, types: Sequence[bytes], /
+    ) -> bytes:
+        """The same for a serialized node and the types of its inputs."""
+
+
+def functional(schema: onnx.defs.OpSchema | None) -> _Functional | None:
+    """``schema`` with what it says about functions."""
+    return cast("_Functional | None", schema)
 
 
 @lru_cache(maxsize=4096)
