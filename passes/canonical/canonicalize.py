@@ -18,10 +18,10 @@ from onnx_ir.passes.common import NameFixPass
 
 from obs_onnx.passes.canonical.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.canonical.fold_weight_expressions import FoldWeightExpressions
-from obs_onnx.passes.canonical.functions import ExpandOperators, inline
 from obs_onnx.passes.canonical.lift_constants import FoldConstantViews, LiftConstants
 from obs_onnx.passes.canonical.own_biases import OwnBiases
-from obs_onnx.passes.canonical.unfuse import Unfuse
+from obs_onnx.passes.canonical.plainer.functions import ExpandOperators, inline
+from obs_onnx.passes.canonical.plainer.unfuse import Unfuse
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 

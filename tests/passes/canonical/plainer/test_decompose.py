@@ -10,7 +10,7 @@ from nets import run_proto
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 

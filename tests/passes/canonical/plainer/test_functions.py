@@ -10,8 +10,8 @@ from canonical_forms import operators
 from onnx import helper
 
 from obs_onnx.passes.canonical.canonicalize import plain
-from obs_onnx.passes.canonical.functions import ExpandOperators
 from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.plainer.functions import ExpandOperators
 from obs_onnx.passes.channels.coupling import couple
 
 NEWEST = onnx.defs.onnx_opset_version()
