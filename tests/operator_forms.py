@@ -61,7 +61,7 @@ def _of_case(case: OperatorCase) -> tuple[Verdict, str]:
     if dense is None:
         return "left out", "no runtime here gives the expected outputs"
     proto = ir.to_proto(model)
-    if any(_gives(run, proto, case) for run in _RUNS):
+    if _gives(dense, proto, case):
         return "equal", ""
     try:
         return "wrong", str(dense(proto, case.feeds))

@@ -56,4 +56,4 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
         return next(iter(open_source(calib, specs, batch_size=_SAMPLE, labels_key=options.labels)))
 
     again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
-    return Inputs(declare_shapes(here, original, sample if again else None), name, path, here, target)
+    return Inputs(declare_shapes(lambda: here, original, sample if again else None), name, path, here, target)

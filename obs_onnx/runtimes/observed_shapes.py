@@ -39,7 +39,9 @@ class _Observed:
 
 
 def declare_shapes(
-    runtime: Runtime, model: ir.Model, data: Callable[[Sequence[TensorSpec]], Feed] | None = None
+    runtime: Callable[[], Runtime],
+    model: ir.Model,
+    data: Callable[[Sequence[TensorSpec]], Feed] | None = None,
 ) -> ir.Model:
     """``model``, or a copy that declares the shapes of values that neither ONNX nor the tables can infer.
 
@@ -48,7 +50,7 @@ def declare_shapes(
     unknown. Without an operator that nothing is known about, nothing is run.
 
     Args:
-        runtime: where the model runs; if it does not, the model stays as it is.
+        runtime: opens what the model runs on, if that is needed; where it does not run it stays as it is.
         model: not changed.
         data: what gives a feed for the inputs, where the model does not run on random numbers.
     """
@@ -58,7 +60,7 @@ def declare_shapes(
     copy = model.clone()
     _name_free_sizes(copy)
     try:
-        session = open_part(runtime, extract(copy, input_names(copy), missing))
+        session = open_part(runtime(), extract(copy, input_names(copy), missing))
     except ObsOnnxError:
         return model
     types = {

@@ -42,7 +42,7 @@ def shape_of(model: ir.Model, name: str) -> list[int | str | None] | None:
 def test_what_lies_behind_an_unknown_operator_is_free(make_model, operator: str, more) -> None:
     model = net(make_model, operator, **more)
     assert couple(prepare(model)).groups == []  # nothing can be said of what lies behind
-    found = declare_shapes(OrtRuntime(), model)
+    found = declare_shapes(OrtRuntime, model)
     assert shape_of(found, "u") == ["N", "T", 8]
     assert shape_of(model, "u") is None
     coupling = couple(prepare(found))
@@ -57,27 +57,27 @@ def test_sizes_that_are_not_those_of_inputs_stay_unknown(make_model) -> None:
         pads=np.array([0, 1, 0, 0, 1, 0]),
         zero=np.float32(0),
     )
-    assert shape_of(declare_shapes(OrtRuntime(), model), "u") == ["N", None, 8]
+    assert shape_of(declare_shapes(OrtRuntime, model), "u") == ["N", None, 8]
 
 
 def test_free_sizes_without_names(make_model) -> None:
-    found = declare_shapes(OrtRuntime(), net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4"))
+    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4"))
     unnamed = net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4")
     unnamed.graph.inputs[0].shape = ir.Shape([None, None, 4])
     unnamed.graph.outputs[0].shape = ir.Shape([None, None, 2])
-    assert len(couple(prepare(declare_shapes(OrtRuntime(), unnamed))).groups) == 1
+    assert len(couple(prepare(declare_shapes(OrtRuntime, unnamed))).groups) == 1
     assert len(couple(prepare(found)).groups) == 1
 
 
 @pytest.mark.parametrize("operator", ["u = Relu(h)", "u = com.microsoft.FastGelu(h)"])
 def test_nothing_runs_where_all_is_known(make_model, operator: str) -> None:
     model = net(make_model, operator)
-    assert declare_shapes(OrtRuntime(), model) is model
+    assert declare_shapes(OrtRuntime, model) is model
 
 
 def test_an_operator_that_the_runtime_lacks_leaves_the_model_as_it_is(make_model) -> None:
     model = net(make_model, "u = com.microsoft.NoSuchThing(h)")
-    assert declare_shapes(OrtRuntime(), model) is model
+    assert declare_shapes(OrtRuntime, model) is model
 
 
 def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
@@ -93,6 +93,6 @@ def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
         asked.append([spec.name for spec in specs])
         return {"ids": np.full((4, 5), 900)}
 
-    found = declare_shapes(OrtRuntime(), model, sample)
+    found = declare_shapes(OrtRuntime, model, sample)
     assert shape_of(found, "u") == ["N", "T", 8]
     assert len(couple(prepare(found)).groups) == 1
