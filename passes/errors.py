@@ -13,7 +13,8 @@ A message names an option by :func:`named`; it is spelled where the message is r
 keyword of Python, the command line its own flag.
 
 What users give is opened inside of :func:`boundary`: whatever fails there is an error of what they gave, and
-says where. Which exceptions libraries raise for a broken file needs no list.
+says where. Which exceptions libraries raise for a broken file needs no list. What is done once a result lies
+in its file is :func:`tried`: whatever fails there is told, and takes nothing back.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from obs_onnx.passes.printable import one_line, printable
 
@@ -32,13 +35,17 @@ __all__ = [
     "ModelError",
     "ObsOnnxError",
     "OptionError",
+    "Tried",
     "VerificationError",
     "boundary",
     "keyword",
     "named",
     "reason",
     "spelled",
+    "tried",
 ]
+
+T = TypeVar("T")
 
 _NAMED = re.compile("\x02([^\x1f]*)\x1f([^\x03]*)\x03")
 
@@ -128,3 +135,32 @@ def boundary(where: str, kind: type[InputError] = ModelError, *, foreign: bool =
         if not foreign:
             raise
         raise kind(f"{where}: it ended the program (SystemExit {error.code})") from error
+
+
+@dataclass(frozen=True)
+class Tried(Generic[T]):
+    """What came of a piece of work.
+
+    Attributes:
+        value: its result, or what is taken instead.
+        failures: that it failed, and why.
+    """
+
+    value: T
+    failures: tuple[str, ...] = ()
+
+
+def tried(what: str, work: Callable[[], T], otherwise: T) -> Tried[T]:
+    """Do ``work``; any exception but an interruption is told as a failure.
+
+    Args:
+        what: is not done where it fails.
+        work: gives the value.
+        otherwise: the value where it fails.
+    """
+    try:
+        return Tried(work())
+    except BrokenPipeError:
+        raise  # nobody listens any more
+    except Exception as error:
+        return Tried(otherwise, (f"{what}: {reason(error)}",))

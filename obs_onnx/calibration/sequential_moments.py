@@ -3,11 +3,16 @@
 A layer sees what the already pruned layers before it really give (``x'``) and is refitted to what the dense
 model would have put out (``t``). Where its output is added to skip connections, the target includes their
 error: ``t = y + (skip - skip')``.
+
+Where the data decides how long a value is (a duration, a detection), the pruned model may give other lengths
+than the dense one. No row of ``x'`` then belongs to a row of ``t``, and such a layer is posed alone: on what
+the dense model gives to it, as far as the pruned one still has it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -57,6 +62,9 @@ class SequentialMoments:
         paired: follow a pruned model too, whose layers get dense targets.
         cut: the part of a dense value that the pruned model still has.
         start: the pruned model, where it differs from the dense one before the first stage.
+
+    Attributes:
+        alone: names of the layers so far that got other lengths in the pruned model.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class SequentialMoments:
         cut: Cut = _uncut,
         start: ir.Model | None = None,
     ) -> None:
+        self.alone: set[str] = set()
         self._dense, self._cut = dense, cut
         self._walk = StagedRun(runtime, plan, fit, budget // 2 if paired else budget)
         self._walk.step(dense)
@@ -115,6 +124,7 @@ class SequentialMoments:
     def _gather(self, stage: Stage, layers: list[Layer], parts: int) -> list[dict[str, Moments]]:
         """Moments of every ``parts``-th batch, from each of the first ``parts`` ones on."""
         targeted = self._pruned is not None
+        self.alone.update(self._other_lengths(layers))
         moments = [
             {
                 layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
@@ -153,13 +163,33 @@ class SequentialMoments:
                 moments.update(self._cut(each.x, tapped[each.x]), each.geometry)
         elif pruned is None:
             moments.update(before[use.x], use.geometry)
+        elif layer.name in self.alone:
+            target = self._cut(use.y, tapped[use.y])
+            moments.update(self._cut(use.x, before[use.x]), use.geometry, target)
         else:
             dense = tapped[use.y]
             target = self._cut(use.y, dense)
             for skip in stage.skips[use.y]:
-                if before[skip].shape == dense.shape and skip in pruned:
-                    target = target + (self._cut(skip, before[skip]) - pruned[skip])
+                if before[skip].shape != dense.shape or skip not in pruned:
+                    continue
+                if (kept := self._cut(skip, before[skip])).shape == pruned[skip].shape:
+                    target = target + (kept - pruned[skip])
             moments.update(pruned[use.x], use.geometry, target)
+
+    def _other_lengths(self, layers: Iterable[Layer]) -> set[str]:
+        """Names of layers of one use that get other lengths than in the dense model for some of the data."""
+        if self._pruned is None:
+            return set()
+        cut = cache(lambda name, shape: self._cut(name, np.broadcast_to(np.int8(0), shape)).shape)
+        inputs = {layer.name: layer.uses[0].x for layer in layers if len(layer.uses) == 1}
+        return {
+            layer
+            for layer, x in inputs.items()
+            if any(
+                cut(x, dense[x].shape) != pruned[x].shape
+                for dense, pruned in zip(self._walk, self._pruned, strict=True)
+            )
+        }
 
     def skip(self, to: int, pruned: ir.Model) -> None:
         """Let both walks go on to the boundary before stage number ``to``; nothing on the way is observed."""

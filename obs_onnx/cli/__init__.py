@@ -1,7 +1,7 @@
 """The command ``obs-onnx``: parse, call the API, print. What is heavy is imported when it is called.
 
 In: the command line. Out: text on the terminal and an exit code (0 done, 2 bad input, 3 a target was not
-met). Next: :mod:`obs_onnx.entrypoints` does the work.
+met, 4 something behind a written result failed). Next: :mod:`obs_onnx.entrypoints` does the work.
 """
 
 from __future__ import annotations

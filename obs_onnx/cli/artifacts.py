@@ -8,7 +8,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import after_result
+from obs_onnx.cli.errors import Behind
 from obs_onnx.cli.options import JSON, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
@@ -28,17 +28,17 @@ def artifacts(model: str, output: str, json_path: str | None, **options: Any) ->
     """
     check_files(model, ArtifactsOptions(output, **options), json_path=json_path)
     result = obs_onnx.artifacts(model, output, **options)
-    report.print_evaluation(
-        {
-            "model": output,
-            "files": ", ".join(result.files),
-            "bytes": result.bytes,
-            "inputs": ", ".join(result.inputs),
-            "trained": len(result.trained),
-            "zeros": result.masked,
-            "gradient_error": result.gradient_error,
-        }
-    )
+    behind = Behind(output)
     if json_path:
-        with after_result(output):
-            report.write_json(json_path, result.to_json())
+        behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, result.to_json()))
+    shown = {
+        "model": output,
+        "files": ", ".join(result.files),
+        "bytes": result.bytes,
+        "inputs": ", ".join(result.inputs),
+        "trained": len(result.trained),
+        "zeros": result.masked,
+        "gradient_error": result.gradient_error,
+    }
+    behind.run("the result was not shown", lambda: report.print_evaluation(shown))
+    behind.end()

@@ -6,22 +6,23 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import click
 
-from obs_onnx.passes.errors import InputError, OptionError, VerificationError, reason
+from obs_onnx.io.atomic_files import journal
+from obs_onnx.passes.errors import InputError, VerificationError, reason, tried
 from obs_onnx.passes.printable import printable
 
 __all__ = [
+    "EXIT_BEHIND",
     "EXIT_INPUT",
     "EXIT_INTERRUPTED",
     "EXIT_PROMISE",
     "EXIT_TARGET",
+    "Behind",
     "Program",
-    "after_result",
     "be_verbose",
     "speller",
     "tell",
@@ -29,7 +30,7 @@ __all__ = [
 
 _VERBOSE = "obs_onnx.verbose"  # in what the contexts of a command line share
 
-EXIT_PROMISE, EXIT_INPUT, EXIT_TARGET, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_PROMISE, EXIT_INPUT, EXIT_TARGET, EXIT_BEHIND, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def speller(flags: Mapping[str, str]) -> Callable[[str, str], str]:
@@ -41,17 +42,28 @@ def speller(flags: Mapping[str, str]) -> Callable[[str, str], str]:
     return spell
 
 
-@contextmanager
-def after_result(output: str | None) -> Iterator[None]:
-    """What fails here fails after the result was written, which the message says.
+class Behind:
+    """What comes behind a result: other files, and showing it. What fails is told and takes nothing back.
 
-    Raises:
-        OptionError: a file could not be written.
+    Args:
+        output: the result, which is written; None for one that is only shown.
+        failures: what failed already.
     """
-    try:
-        yield
-    except OptionError as error:
-        raise OptionError(f"{error}; {output} is written" if output else str(error)) from error
+
+    def __init__(self, output: str | None, failures: Iterable[str] = ()) -> None:
+        self._output, self._failures = output, list(failures)
+
+    def run(self, what: str, work: Callable[[], None]) -> None:
+        """Do ``work``; ``what`` says what is not done where it fails."""
+        self._failures += tried(what, work, None).failures
+
+    def end(self, code: int | None = None) -> None:
+        """Tell what failed, and end the program if anything did, or with ``code`` where that is given."""
+        left = f"; {self._output} is complete and written" if self._output else ""
+        for failure in self._failures:
+            tell(f"failed: {failure}{left}")
+        if code is not None or self._failures:
+            sys.exit(EXIT_BEHIND if code is None else code)
 
 
 class Program(click.Group):
@@ -72,29 +84,40 @@ class Program(click.Group):
         except click.ClickException as error:
             _end(" ".join(error.format_message().split()), EXIT_INPUT)
         except click.Abort:
-            _end("interrupted; no file is incomplete", EXIT_INTERRUPTED)
+            _end("interrupted", EXIT_INTERRUPTED)
         if standalone_mode:
             sys.exit(result if isinstance(result, int) else 0)
         return result
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for; errors name options by its flags."""
-        try:
-            return super().invoke(ctx)
-        except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
-            raise  # what the library makes of the command line
-        except InputError as error:
-            command = self.get_command(ctx, ctx.invoked_subcommand or "")
-            flags = {str(one.name): max(one.opts, key=len) for one in command.params} if command else {}
-            _explain(ctx, error)
-            _end(error.spelled(speller(flags)), EXIT_INPUT)
-        except VerificationError as error:
-            _explain(ctx, error)
-            _end(f"{error}; nothing was written", EXIT_PROMISE)
-        except Exception as error:
-            _explain(ctx, error)
-            how = "" if ctx.meta.get(_VERBOSE) else "; --verbose shows the traceback"
-            _end(f"internal error, please report it: {reason(error)}{how}", EXIT_PROMISE)
+        """Run the command that was asked for; errors name options by its flags, and what was written."""
+        with journal() as written:
+            try:
+                return super().invoke(ctx)
+            except (click.ClickException, click.Abort, click.exceptions.Exit, BrokenPipeError):
+                raise  # what the library makes of the command line
+            except KeyboardInterrupt:
+                click.echo(err=True)  # behind what the terminal shows of the key
+                _end(f"interrupted; {_left(written)}", EXIT_INTERRUPTED)
+            except InputError as error:
+                command = self.get_command(ctx, ctx.invoked_subcommand or "")
+                flags = {str(one.name): max(one.opts, key=len) for one in command.params} if command else {}
+                _explain(ctx, error)
+                left = f"; {_left(written)}" if written else ""
+                _end(f"{error.spelled(speller(flags))}{left}", EXIT_INPUT)
+            except VerificationError as error:
+                _explain(ctx, error)
+                _end(f"{error}; {_left(written)}", EXIT_PROMISE)
+            except Exception as error:
+                _explain(ctx, error)
+                left = f"; {_left(written)}" if written else ""
+                how = "" if ctx.meta.get(_VERBOSE) else "; --verbose shows the traceback"
+                _end(f"internal error, please report it: {reason(error)}{left}{how}", EXIT_PROMISE)
+
+
+def _left(written: Collection[str]) -> str:
+    """What a command that ends early leaves behind; no file is ever incomplete."""
+    return f"complete and written: {', '.join(written)}" if written else "nothing was written"
 
 
 def be_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, after_result, tell
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -26,15 +25,16 @@ def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> N
     """Write the frontier of smaller models of MODEL: latency against output error or accuracy.
 
     One calibration serves all. FOLDER gets the models that no other one dominates, pareto.json and
-    pareto.svg. Exit code 0: done; 2: bad input or usage; 3: nothing was found that costs less.
+    pareto.svg. Exit code 0: done; 2: bad input or usage; 3: nothing was found that costs less; 4: what is
+    written is right, yet something behind it failed.
     """
     check_files(model, ParetoOptions(**options), json_path=json_path)
     progress = report.terminal_progress(silent=silent)
     frontier = obs_onnx.pareto(model, progress=progress, **options).frontier
-    report.print_frontier(frontier)
+    behind = Behind(frontier.output, frontier.failures)
     if json_path:
-        with after_result(frontier.output):
-            report.write_json(json_path, frontier.to_json())
+        behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, frontier.to_json()))
+    behind.run("the frontier was not shown", lambda: report.print_frontier(frontier))
     if not frontier.kept:
         tell("nothing was found that costs less and is not dominated")
-        sys.exit(EXIT_TARGET)
+    behind.end(None if frontier.kept else EXIT_TARGET)

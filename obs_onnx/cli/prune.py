@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, after_result, tell
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell
 from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
-from obs_onnx.io.atomic_files import together
 
 __all__ = ["prune"]
 
@@ -36,16 +34,19 @@ __all__ = ["prune"]
 def prune(model: str, json_path: str | None, html_path: str | None, silent: bool, **options: Any) -> None:
     """Prune MODEL and write a smaller one.
 
-    Exit code 0: done; 2: bad input or usage; 3: a target could not be met.
+    Exit code 0: done; 2: bad input or usage; 3: a target could not be met; 4: OUT is written and right, yet
+    something behind it failed, which the report names.
     """
     check_files(model, PruneOptions(**options), json_path=json_path, html_path=html_path)
     result = obs_onnx.prune(model, progress=report.terminal_progress(silent=silent), **options)
-    report.print_report(result.report)
-    with after_result(result.report.output), together() as files:
-        if json_path:
-            report.write_json(json_path, result.report.to_json(), files)
-        if html_path:
-            report.write_html(html_path, result.report, files=files)
-    if not result.report.met and not options["dry_run"]:
+    found = result.report
+    behind = Behind(found.output, found.failures)
+    if json_path:
+        behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))
+    if html_path:
+        behind.run(f"{html_path} was not written", lambda: report.write_html(html_path, found))
+    behind.run("the report was not shown", lambda: report.print_report(found))
+    missed = not found.met and not options["dry_run"]
+    if missed:
         tell("a target could not be met; the report says what was reached")
-        sys.exit(EXIT_TARGET)
+    behind.end(EXIT_TARGET if missed else None)

@@ -24,11 +24,10 @@ from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
 from obs_onnx.io.paths import frontier_folder, keep_path
-from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
-from obs_onnx.passes.errors import DataError, OptionError, boundary, named
+from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
@@ -39,6 +38,7 @@ from obs_onnx.pruning.frontier_points import (
     costs_of,
     loss_of,
     measured_points,
+    shared_alerts,
     shared_notes,
 )
 from obs_onnx.pruning.frontier_search import FrontierSearch, target
@@ -105,7 +105,10 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         options.progress.say(note)
 
     search = _search(plan, calibrated, by, options, recorder)
-    timing = _timed(inputs, calibrated, search.found, options, recorder)
+    timed = tried(
+        "latency was not measured", lambda: _timed(inputs, calibrated, search.found, options, recorder), None
+    )
+    timing = timed.value
     dense, points, candidates = _ranked(inputs, calibrated, search.found, timing, options.cost, by)
     chosen = [one for one, point in zip(candidates, points, strict=True) if not point.dominated]
     names = _names(inputs.path, len(chosen)) if folder is not None else []
@@ -128,9 +131,12 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
             *(() if timing is None else _noise(timing)),
             *(() if plot or folder is None else ("no plot: install obs-onnx[report] for one",)),
         ),
+        alerts=(*calibrated.data.alerts, *shared_alerts(candidates)),
+        failures=timed.failures,
     )
     if folder is not None:
-        _write(folder, frontier, dict(zip(names, chosen, strict=True)), options.custom_domains, plot)
+        models = dict(zip(names, chosen, strict=True))
+        frontier = _write(folder, frontier, models, options.custom_domains, plot)
     return Pareto(frontier, tuple(one.result.model for one in chosen))
 
 
@@ -188,8 +194,9 @@ def _timed(
         return None
     with recorder.stage("latency"):
         models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
-        feed = timing_feed(calibrated.data.held_out, calibrated.dense.session.inputs, options.batch)
-        return bench(models, inputs.target, feed=dict(feed), seconds=options.seconds)
+        return bench(
+            models, inputs.target, batch=options.batch, feed=calibrated.timing, seconds=options.seconds
+        )
 
 
 def _ranked(
@@ -253,8 +260,8 @@ def _write(
     models: Mapping[str, Candidate],
     custom_domains: Sequence[str],
     plot: bool,
-) -> None:
-    """Fill the folder, whole or not at all."""
+) -> Frontier:
+    """Fill the folder, whole or not at all; a plot that cannot be drawn is a failure of the frontier."""
     with together() as files:
         new = files.new(folder)
         new.mkdir()
@@ -262,5 +269,7 @@ def _write(
             save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
             write_json(keep_path(new / name), one.result.keep)
         if plot:
-            write_frontier(new / "pareto.svg", frontier)
+            drawn = tried("no plot", lambda: write_frontier(new / "pareto.svg", frontier), None)
+            frontier = replace(frontier, failures=(*frontier.failures, *drawn.failures))
         write_json(new / "pareto.json", frontier)
+    return frontier

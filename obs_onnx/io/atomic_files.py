@@ -10,15 +10,29 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from obs_onnx.io.leftovers import NEW, OLD, make_scratch, note_moves, scratch_name
 from obs_onnx.io.streams import is_stream, write_stream
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Together", "check_writable", "part_of", "together", "write_text"]
+__all__ = ["Together", "check_writable", "journal", "part_of", "together", "write_text"]
+
+_JOURNAL: ContextVar[dict[str, None] | None] = ContextVar("journal", default=None)
+
+
+@contextmanager
+def journal() -> Iterator[Collection[str]]:
+    """Everything that is written in the block, as it was asked for, in order; complete at every moment."""
+    written: dict[str, None] = {}
+    token = _JOURNAL.set(written)
+    try:
+        yield written.keys()
+    finally:
+        _JOURNAL.reset(token)
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:
@@ -97,7 +111,7 @@ class Together:
     def __init__(self) -> None:
         self.last = "the files"
         self._scratch: dict[Path, Path] = {}
-        self._places: list[Path] = []
+        self._places: dict[Path, str] = {}
         self._streams: list[tuple[Path, str]] = []
 
     def new(self, path: str | os.PathLike[str]) -> Path:
@@ -114,7 +128,7 @@ class Together:
         target = Path(os.path.realpath(path))
         if target.parent not in self._scratch:
             self._scratch[target.parent] = make_scratch(target.parent)
-        self._places.append(target)
+        self._places[target] = self.last
         return self._scratch[target.parent] / NEW / target.name
 
     def move(self) -> None:
@@ -141,6 +155,9 @@ class Together:
                 with suppress(OSError):
                     _restore(new, target)
             raise
+        if (written := _JOURNAL.get()) is not None:
+            names = [self._places.get(target, str(target)) for _, target in reversed(moves)]
+            written.update(dict.fromkeys((*names, *(stream for _, stream in self._streams))))
         for folder in self._scratch:
             with suppress(OSError):
                 _sync(folder)

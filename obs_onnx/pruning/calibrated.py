@@ -18,6 +18,7 @@ from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
@@ -30,6 +31,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.checker import complaints
 
 __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -50,6 +52,7 @@ class DenseModel:
         session: of ``model``.
         cost: of one run on one sample.
         accuracy: on labelled data, if there is any.
+        complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
     """
 
     model: ir.Model
@@ -59,6 +62,7 @@ class DenseModel:
     session: Session
     cost: RunCost
     accuracy: float | None
+    complaints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,7 @@ class CalibrationData:
         labelled: for the accuracy, or None.
         seed: of everything random.
         notes: what the user should know about the data.
+        alerts: what must not be overlooked.
     """
 
     fit: Source
@@ -77,6 +82,7 @@ class CalibrationData:
     labelled: Source | None
     seed: int
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
     @cached_property
     def first(self) -> Values:
@@ -107,13 +113,15 @@ class Calibrated:
         data: to learn from and to measure on.
         budget: what measuring may take.
         measure: damage that allocation minimises, see :class:`obs_onnx.evaluation.output_damage.Damage`.
-        stopwatch: times models where latency is wanted.
+        timing: held-out samples that models are timed on, where latency is wanted at all.
+        stopwatch: times models where latency is a target.
     """
 
     dense: DenseModel
     data: CalibrationData
     budget: Budget
     measure: str
+    timing: Values | None = None
     stopwatch: Stopwatch | None = None
 
     def cost_note(self, what: str, parts: int) -> str:
@@ -156,24 +164,34 @@ def calibrate(
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
     accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
-    notes = list(data.notes)
-    for feed in (next(iter(data.fit)), data.first):
+    first = data.first
+    rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
+    notes = [*data.notes, *varying_notes(model, rows)]
+    for feed in (next(iter(data.fit)), first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
+    if said := complaints(model):
+        notes.append(
+            f"the ONNX checker does not pass the dense model, which {where.spec} runs: {said[0]}; "
+            "the result may have this, and nothing new"
+        )
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
     _check_measurable(targets, answer, labelled=accuracy is not None)
     cost = measured(where, model, data.sample)
-    dense = DenseModel(model, layers, plan_stages(model, layers), where, session, cost, accuracy)
-    stopwatch, effort = None, EFFORTS[options.effort]
-    if targets.timed:
-        feed = timing_feed(data.held_out, session.inputs, options.batch)
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, feed, options.round_to, effort.widths)
+    stages = plan_stages(model, layers)
+    dense = DenseModel(model, layers, stages, where, session, cost, accuracy, said)
+    timing, stopwatch, effort = None, None, EFFORTS[options.effort]
+    if options.latency or targets.timed:
+        timing = timing_feed(data.held_out, session.inputs, options.batch)
+    if targets.timed and timing is not None:
+        stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
     loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
         Budget(effort, activation_budget(options.memory)),
         choose_measure(loss, answer),
+        timing,
         stopwatch,
     )
 

@@ -21,7 +21,7 @@ from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Point
 from obs_onnx.results.pruning import Latency
 
-__all__ = ["Candidate", "checked", "costs_of", "loss_of", "measured_points", "shared_notes"]
+__all__ = ["Candidate", "checked", "costs_of", "loss_of", "measured_points", "shared_alerts", "shared_notes"]
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Candidate:
 
     Attributes:
         proven: the attempt, checked.
-        notes: on it.
+        notes, alerts: on it.
     """
 
     proven: Proven[ChannelAttempt]
     notes: tuple[str, ...]
+    alerts: tuple[str, ...] = ()
 
     @property
     def attempt(self) -> ChannelAttempt:
@@ -58,7 +59,8 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    return Candidate(verify(finished, plan.original, task.calibrated, task.recorder), notes)
+    proven = verify(finished, plan.original, task.calibrated, task.recorder)
+    return Candidate(proven, notes, proven.result.alerts)
 
 
 def measured_points(
@@ -118,3 +120,8 @@ def shared_notes(candidates: Sequence[Candidate]) -> list[str]:
     """What is true of all candidates."""
     notes = [one.notes for one in candidates]
     return [note for note in (notes[0] if notes else ()) if all(note in other for other in notes)]
+
+
+def shared_alerts(candidates: Sequence[Candidate]) -> list[str]:
+    """What must not be overlooked of any candidate, once each."""
+    return list(dict.fromkeys(alert for one in candidates for alert in one.alerts))

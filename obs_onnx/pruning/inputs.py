@@ -13,9 +13,11 @@ from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.open_source import open_source
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
+from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 __all__ = ["Inputs", "load"]
 
@@ -30,7 +32,7 @@ class Inputs:
         model: not changed, but that it declares shapes that only the runtime knows.
         name: for people.
         path: its file, or None.
-        runtime: where models are calibrated and judged.
+        runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
@@ -49,11 +51,15 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     """
     original, name, path = open_model(model, options.custom_domains)
     given = options.runtime, options.threads, options.custom_ops
-    target, here = open_runtime(*given), calibration_runtime(*given)
+    target = open_runtime(*given)
+    runtime = calibration_runtime(*given)
+    if isinstance(runtime, OrtRuntime) and any(random_nodes(original)):
+        runtime = runtime.steadied()
 
     def sample(specs: Sequence[TensorSpec]) -> Feed:
         calib = calibration_of(options.calib, path)
         return next(iter(open_source(calib, specs, batch_size=_SAMPLE, labels_key=options.labels)))
 
     again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
-    return Inputs(declare_shapes(lambda: here, original, sample if again else None), name, path, here, target)
+    shaped = declare_shapes(lambda: runtime, original, sample if again else None)
+    return Inputs(shaped, name, path, runtime, target)

@@ -18,7 +18,7 @@ from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.decisions import decided_outputs
-from obs_onnx.verification.written_model import check_batches, check_model
+from obs_onnx.verification.written_model import check_batches, check_model, resized_outputs
 
 __all__ = ["Proven", "verify"]
 
@@ -47,7 +47,8 @@ class Proven(Generic[A_co]):
 
         def check(written: Path) -> None:
             again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            check_model(runtime, again, first, self.expected, self.outputs)
+            known = self.calibrated.dense.complaints
+            check_model(runtime, again, first, self.expected, self.outputs, known)
 
         return check
 
@@ -72,6 +73,18 @@ def verify(
     with recorder.stage("verify"):
         session = dense.runtime.session(serialize(model))
         expected, outputs = session.run(first), dense.session.run(first)
-        check_model(dense.runtime, model, first, expected, outputs)
+        left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
-    return Proven(replace(result, model=finished(result.model, original)), calibrated, expected, outputs)
+        resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
+    alerts = [
+        f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
+        "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
+        "those of the sizes that it chose"
+        for name, share in resized.items()
+    ]
+    if left_out:
+        names = ", ".join(left_out)
+        alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
+    whole = finished(result.model, original)
+    result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
+    return Proven(result, calibrated, expected, outputs)

@@ -14,9 +14,9 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
 from obs_onnx.io.streams import is_stream
-from obs_onnx.latency import timing_feed
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
+from obs_onnx.passes.errors import Tried, tried
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
@@ -57,10 +57,22 @@ class Run:
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
-        dense, drop = self.calibrated.dense, result.attempt.drop
-        accuracy = None if dense.accuracy is None or drop is None else dense.accuracy - drop
-        cost = measured(dense.runtime, result.attempt.model, self.calibrated.data.sample)
-        return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros)
+        cost = measured(self.calibrated.dense.runtime, result.attempt.model, self.calibrated.data.sample)
+        return figures(result.model, path, self._accuracy(result), cost, self.plan.leaves_zeros)
+
+    def sizes(self, result: Finished[Attempt], path: Path | None) -> tuple[Figures, Figures]:
+        """The model as it came in, and a result that lies in a file."""
+        return self.dense_figures(), self.pruned_figures(result, path)
+
+    def bare_sizes(self, result: Finished[Attempt]) -> tuple[Figures, Figures]:
+        """The same as far as it takes no files and no runs."""
+        dense = self.calibrated.dense
+        before = figures(self.inputs.model, None, dense.accuracy, dense.cost)
+        return before, figures(result.model, None, self._accuracy(result), None)
+
+    def _accuracy(self, result: Finished[Attempt]) -> float | None:
+        dense, drop = self.calibrated.dense.accuracy, result.attempt.drop
+        return None if dense is None or drop is None else dense - drop
 
     def report(self, before: Figures, after: Figures) -> Report:
         """What is known before anything is pruned."""
@@ -110,22 +122,18 @@ def report(
         recorder: of the stages.
     """
     file = None if path is None or is_stream(path) else path
-    before, after = run.dense_figures(), run.pruned_figures(result, file)
-    timing, late = None, []
-    if (run.options.latency or run.targets.timed) and not result.copied:
-        with recorder.stage("latency"):
-            timing = _time(run, result.model)
-            before, after = timing.added(before, after)
-            late = _late(run.targets, result, timing.ratio)
-    combinations: tuple[Combination, ...] = ()
-    if quantized is not None:
-        with recorder.stage("compare"):
-            combinations = _combinations(run, result.model, quantized)
+    sizes = tried("the result was not measured", lambda: run.sizes(result, file), run.bare_sizes(result))
+    timing, combined = _timed(run, result, recorder), _compared(run, result, quantized, recorder)
+    before, after = sizes.value
+    late: list[str] = []
+    if timing.value is not None:
+        before, after = timing.value.added(before, after)
+        late = _late(run.targets, result, timing.value.ratio)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
-        met=result.met and not late,
+        met=result.met and not late and not (run.targets.timed and timing.failures),
         output_error=quality.output_error,
         agreement=quality.agreement,
         bound=result.bound,
@@ -136,16 +144,19 @@ def report(
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
         quantized=None if quantized is None or file is None else str(int8_path(file)),
-        combinations=combinations,
+        combinations=combined.value,
         environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
+        proof=result.proof,
         notes=(
             *run.calibrated.data.notes,
             *result.notes,
             *(() if quantized is None else quantized.notes),
-            *(() if timing is None else timing.notes),
+            *(() if timing.value is None else timing.value.notes),
             *late,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
+        alerts=(*run.calibrated.data.alerts, *result.alerts),
+        failures=(*sizes.failures, *timing.failures, *combined.failures),
     )
 
 
@@ -167,16 +178,35 @@ class _Timing:
         )
 
 
-def _time(run: Run, pruned: ir.Model) -> _Timing:
-    """Both models timed, on real data where latency is a target, else on random data."""
-    runtime, batch, feed = run.inputs.target, run.options.batch, None
-    if run.targets.timed:
-        feed = timing_feed(run.calibrated.data.held_out, run.calibrated.dense.session.inputs, batch)
-    models = [serialize(run.inputs.model), serialize(pruned)]
-    result = bench(models, runtime, batch=batch, feed=feed, seconds=1.0)
-    noise = [f"the last measurement of latency is noisy: {'; '.join(result.noise)}"] if result.noisy else []
-    before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in result.latencies)
-    return _Timing(before, after, result.ratios[1], runtime.spec, tuple(noise))
+def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Timing | None]:
+    """Both models timed on the user's own samples, where that is wanted."""
+    feed, runtime = run.calibrated.timing, run.inputs.target
+    if feed is None or result.copied:
+        return Tried(None)
+
+    def work() -> _Timing:
+        with recorder.stage("latency"):
+            models = [serialize(run.inputs.model), serialize(result.model)]
+            found = bench(models, runtime, batch=run.options.batch, feed=feed, seconds=1.0)
+        noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
+        before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in found.latencies)
+        return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
+
+    return tried("latency was not measured", work, None)
+
+
+def _compared(
+    run: Run, result: Finished[Attempt], quantized: Quantized | None, recorder: Recorder
+) -> Tried[tuple[Combination, ...]]:
+    """Dense and pruned model, in float and in integers of 8 bits, where these are wanted."""
+    if quantized is None:
+        return Tried(())
+
+    def work() -> tuple[Combination, ...]:
+        with recorder.stage("compare"):
+            return _combinations(run, result.model, quantized)
+
+    return tried("the quantized models were not compared", work, ())
 
 
 def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:
@@ -195,8 +225,8 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
         "pruned": pruned,
         "pruned int8": quantized.model,
     }
-    data, options = run.calibrated.data, run.options
-    timed = (run.inputs.target, options.batch) if options.latency else None
+    data, timing = run.calibrated.data, run.calibrated.timing
+    timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
     return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed)
 
 

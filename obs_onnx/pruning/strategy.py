@@ -21,11 +21,21 @@ from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.results.pruning import BoundLike, GroupResult, LayerResult
+from obs_onnx.results.pruning import Agreement, BoundLike, GroupResult, LayerResult
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
-__all__ = ["Finished", "Plan", "Strategy", "allocation_notes", "check_allocation", "with_default"]
+__all__ = [
+    "Finished",
+    "Plan",
+    "Strategy",
+    "allocation_notes",
+    "check_allocation",
+    "refitted_alone",
+    "with_default",
+]
+
+_LISTED = 5  # layers in a note
 
 _DEFAULT_ERROR = Amount(0.05)
 
@@ -45,7 +55,8 @@ class Finished(Generic[A_co]):
         layers, groups, bound, damping: for the report.
         keep: contents of ``keep.json``, where channels were removed.
         runs: of retraining, one after each round.
-        notes: for the report.
+        proof: outputs compared with those of the dense model, where channels were removed.
+        notes, alerts: for the report.
     """
 
     attempt: A_co
@@ -59,7 +70,9 @@ class Finished(Generic[A_co]):
     damping: float | None = None
     keep: Mapping[str, object] | None = None
     runs: tuple[Trained, ...] = ()
+    proof: Agreement | None = None
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
 
 
 class Plan(Protocol[A_co]):
@@ -159,3 +172,15 @@ def allocation_notes(options: ModeOptions) -> list[str]:
         return []
     how = "normalised scores" if options.normalize or options.regularize else "scores"
     return [f"allocated by the {how} of {options.allocation}: damage was not measured"]
+
+
+def refitted_alone(layers: Iterable[str]) -> list[str]:
+    """What a reader has to know about layers that follow other lengths than in the dense model."""
+    names = list(layers)
+    if not names:
+        return []
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return [
+        f"what layers {', '.join(names[:_LISTED])}{more} read has lengths that follow from the data, and "
+        "others than in the dense model for some of it: they were refitted on what the dense model gives"
+    ]

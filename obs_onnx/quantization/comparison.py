@@ -12,6 +12,7 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["combine"]
 
@@ -21,7 +22,7 @@ def combine(
     where: Runtime,
     held_out: Source,
     labelled: Source | None,
-    timed: tuple[Runtime, int] | None,
+    timed: tuple[Runtime, Values] | None,
 ) -> tuple[Combination, ...]:
     """Measure several models on the same data, and time them in turn.
 
@@ -30,13 +31,13 @@ def combine(
         where: runtime to measure on.
         held_out: data for errors and agreement.
         labelled: data for the accuracy, if there is any.
-        timed: runtime and batch for latencies, if they are wanted.
+        timed: runtime and feed for latencies, if they are wanted.
     """
     written = {name: serialize(model) for name, model in models.items()}
     sessions = {name: where.session(data) for name, data in written.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:
-        found = bench(list(written.values()), timed[0], batch=timed[1], seconds=1.0).latencies
+        found = bench(list(written.values()), timed[0], feed=timed[1], seconds=1.0).latencies
         latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
     first = next(iter(sessions.values()))
     return tuple(

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -32,7 +32,22 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers.structured_obs import refit_columns
 
-__all__ = ["emptied", "solve_channels", "spread"]
+__all__ = ["Refitted", "emptied", "solve_alone", "solve_channels", "spread"]
+
+
+class Refitted(NamedTuple):
+    """A smaller model whose layers were refitted.
+
+    Attributes:
+        model: the smaller one.
+        tensors: initializers of it that were refitted.
+        alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
+            their inputs follow from the data and are others in the smaller model.
+    """
+
+    model: ir.Model
+    tensors: Tensors
+    alone: frozenset[str] = frozenset()
 
 
 def emptied(model: ir.Model, layers: Iterable[Layer], names: Collection[str]) -> Tensors:
@@ -105,7 +120,7 @@ def solve_channels(
     advance: Callable[[int], None],
     start: Tensors | None = None,
     empty: Collection[str] = (),
-) -> tuple[ir.Model, Tensors]:
+) -> Refitted:
     """Remove channels and refit what is left, layer by layer.
 
     Depthwise convolutions see one channel each and stay as they are. So do layers over rows of a varying
@@ -123,9 +138,6 @@ def solve_channels(
         advance: called with 1 after each layer.
         start: initializers of the dense model that the smaller one starts from instead of the dense ones.
         empty: names of layers that give zeros.
-
-    Returns:
-        The smaller model, and the initializers of it that were refitted.
     """
     dense = coupling.model
     small = SetWeights(start or {})(dense.clone()).model
@@ -155,7 +167,7 @@ def solve_channels(
         if solved:
             prefixes.follow(small)
         advance(len(stage.layers))
-    return small, refitted
+    return Refitted(small, refitted, frozenset(prefixes.alone))
 
 
 def solve_alone(evidence: ChannelStatistics, keep: Mapping[int, Mask]) -> Tensors:

@@ -69,10 +69,13 @@ class Solved:
     Attributes:
         solution: weights, mask and predicted error in canonical form.
         tensors: initializer name -> new value (the weight, and the bias where there is one).
+        alone: it was refitted on what the dense model gives to it, since the lengths of its inputs follow
+            from the data and are others in the pruned model.
     """
 
     solution: Solution
     tensors: Tensors
+    alone: bool = False
 
 
 class LayerSolver:
@@ -146,7 +149,7 @@ def solve_layers(
                 solved = LayerSolver(model, layer, moments.pop(layer.name), options).solve(
                     [count], None if is_wide(layer) else "thorough"
                 )[0]
-                results[layer.name] = solved
+                results[layer.name] = replace(solved, alone=layer.name in prefixes.alone)
                 tensors.update(solved.tensors)
             advance(1)
         SetWeights(tensors)(pruned)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from obs_onnx.report import format as fmt
 from obs_onnx.report.frontier_table import COLUMNS, frontier_rows
-from obs_onnx.report.pruning_text import print_frozen
+from obs_onnx.report.pruning_text import print_frozen, print_remarks
 from obs_onnx.report.text_writer import Writer, fields_of, figure_text, label_of, shape_text
 from obs_onnx.results.frontier import Frontier
 
@@ -164,10 +164,7 @@ def print_frontier(frontier: Frontier, console: Console | None = None) -> None:
     rows = frontier_rows(frontier)
     used = [i for i, _ in enumerate(COLUMNS) if any(row[i] != fmt.DASH for row in rows)]
     out.table([COLUMNS[i] for i in used], [[row[i] for i in used] for row in rows])
-    if frontier.notes:
-        out.line()
-    for note in frontier.notes:
-        out.line(f"note: {note}", style="yellow")
+    print_remarks(out, frontier)
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in frontier.seconds.items())
     out.line()
     out.line(f"time: {stages}", style="dim")

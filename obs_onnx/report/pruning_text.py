@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from obs_onnx.allocation.targets import LATENCY
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
+from obs_onnx.results.frontier import Frontier
 from obs_onnx.results.pruning import Figures, GroupResult, LayerResult, Report
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ from obs_onnx.report.text_writer import (
     spread_text,
 )
 
-__all__ = ["print_report", "quality_lines", "total_rows"]
+__all__ = ["print_remarks", "print_report", "quality_lines", "total_rows"]
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -51,14 +52,22 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for text in quality:
         out.line(text)
     print_frozen(out, report.frozen)
-    if report.notes:
-        out.line()
-    for note in report.notes:
-        out.line(f"note: {note}", style="yellow")
+    print_remarks(out, report)
     if report.seconds:
         stages = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
         out.line()
         out.line(f"time: {stages}", style="dim")
+
+
+def print_remarks(out: Writer, report: Report | Frontier) -> None:
+    """Notes, then in red what must not be overlooked and what failed behind the result."""
+    remarks = [("note", "yellow", note) for note in report.notes]
+    remarks += [("warning", "bold red", alert) for alert in report.alerts]
+    remarks += [("failed", "bold red", failure) for failure in report.failures]
+    if remarks:
+        out.line()
+    for kind, style, text in remarks:
+        out.line(f"{kind}: {text}", style=style)
 
 
 def _how(report: Report) -> str:

@@ -70,6 +70,8 @@ class Frontier:
         environment: machine and versions.
         options: what was asked for, where it is not the default.
         notes: for people.
+        alerts: what must not be overlooked.
+        failures: what failed once the models were found, each with its reason.
     """
 
     model: str
@@ -85,6 +87,8 @@ class Frontier:
     environment: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
     schema: int = 1
 
     @property

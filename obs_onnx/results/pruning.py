@@ -16,7 +16,17 @@ from obs_onnx.io.json_file import jsonable
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
 
-__all__ = ["SCHEMA", "BoundLike", "Combination", "Figures", "GroupResult", "Latency", "LayerResult", "Report"]
+__all__ = [
+    "SCHEMA",
+    "Agreement",
+    "BoundLike",
+    "Combination",
+    "Figures",
+    "GroupResult",
+    "Latency",
+    "LayerResult",
+    "Report",
+]
 
 SCHEMA = 1
 
@@ -141,6 +151,31 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a model without channels agrees with the dense one in which they are silenced.
+
+    Attributes:
+        tolerance: largest relative difference that is allowed.
+        differences: of each output that was compared, relative to the dense model's (Frobenius norms); 0 of
+            integers, which are equal.
+        fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
+        left_out: outputs that could not be compared, with the reason.
+        random: nodes that draw numbers.
+    """
+
+    tolerance: float
+    differences: Mapping[str, float]
+    fed: tuple[str, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    random: tuple[str, ...] = ()
+
+    @property
+    def largest(self) -> float | None:
+        """Largest difference of those outputs that were compared; None where there are none."""
+        return max(self.differences.values(), default=None)
+
+
+@dataclass(frozen=True)
 class Report:
     """Everything that a run did and measured.
 
@@ -155,7 +190,10 @@ class Report:
         combinations: dense and pruned model, in float and in integers of 8 bits.
         seconds: wall-clock time of every stage.
         options: what was asked for, where it is not the default.
+        proof: outputs compared with those of the dense model without the effect of removed channels.
         notes: advice for the reader.
+        alerts: what a reader must not overlook.
+        failures: what failed once the result was found and written, each with its reason; the file is right.
     """
 
     model: str
@@ -182,7 +220,10 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    proof: Agreement | None = None
     notes: tuple[str, ...] = ()
+    alerts: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     def to_json(self) -> dict[str, object]:
@@ -197,6 +238,7 @@ class Report:
                 "blocked_by": blockers,
             }
         fields["bound"] = bound
+        fields["proof"] = None if self.proof is None else dataclasses.asdict(self.proof)
         fields["layers"] = [dataclasses.asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]
         plain = jsonable({"schema": fields.pop("schema"), **fields})
         assert isinstance(plain, dict)

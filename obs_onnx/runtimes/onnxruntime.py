@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping, Sequence
+from copy import copy
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.passes.canonical.fixed_numbers import FixNumbers
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.command.worker.models import (
     bfloat16_bits,
-    bound,
     first_line,
     ort_value,
     plain,
     session_options,
+    timed,
+    timed_plainly,
 )
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
 from obs_onnx.runtimes.registry import to_install
@@ -91,20 +95,14 @@ class OrtSession:
         return dict(zip(names, map(plain, arrays), strict=True))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
-        """Seconds of each of ``runs`` runs; feed and outputs are bound once and stay in the runtime."""
-        names = [spec.name for spec in self.outputs]
+        """Seconds of each of ``runs`` runs; the feed is bound once, and outputs stay in the runtime."""
         strings = any(array.dtype.kind in "OUS" for array in feed.values())  # not among its own values
-        run = self.raw.run if strings else self.raw.run_with_iobinding
-        seconds = []
         try:
-            given = (names, dict(feed)) if strings else (bound(self.raw, self._ort_values(feed)),)
-            for _ in range(runs):
-                start = time.perf_counter()
-                run(*given)
-                seconds.append(time.perf_counter() - start)
+            if strings:
+                return timed_plainly(self.raw, dict(feed), runs)
+            return timed(self.raw, self._ort_values(feed), runs)
         except Exception as error:
             raise _run_error(error) from error
-        return seconds
 
     def _ort_values(self, feed: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
         """Feed as onnxruntime's own values (the only way in for bfloat16)."""
@@ -154,13 +152,26 @@ class OrtRuntime:
         self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
+        self._steady = False
         self._session_options = self.options if spinning else {"spinning": "off", **self.options}
         for library in self.custom_ops:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
 
+    def steadied(self) -> OrtRuntime:
+        """The same, where models that are given as bytes draw the same numbers in every run.
+
+        See :class:`obs_onnx.passes.canonical.fixed_numbers.FixNumbers`.
+        """
+        other = copy(self)
+        other._steady = True
+        return other
+
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
         """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""
+        if self._steady and isinstance(model, bytes):
+            fixed = FixNumbers()(ir.from_proto(onnx.load_from_string(model))).model
+            model = ir.to_proto(fixed).SerializeToString()
         if not isinstance(model, bytes):
             model = os.fspath(model)
             if not Path(model).is_file():

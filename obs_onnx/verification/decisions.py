@@ -13,10 +13,12 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from obs_onnx.passes.canonical.fixed_numbers import drops_out
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.traits.lipschitz import independent
 
 __all__ = [
     "Decision",
@@ -26,6 +28,7 @@ __all__ = [
     "decided_outputs",
     "decides",
     "deciding_nodes",
+    "drawn_outputs",
     "draws",
     "in_all",
 ]
@@ -38,7 +41,7 @@ def decides(node: ir.Node) -> bool:
 
 def draws(node: ir.Node) -> bool:
     """Whether the results are other numbers in every run."""
-    return any(lookup(one).random or _drops_out(one) for one in _with_bodies(node))
+    return any(lookup(one).random or drops_out(one) for one in _with_bodies(node))
 
 
 def deciding_nodes(model: ir.Model) -> list[ir.Node]:
@@ -67,6 +70,23 @@ def decided_outputs(model: ir.Model) -> set[str]:
     """Outputs that follow from a decision taken on numbers: an index, a comparison, a rounded number."""
     reached = behind(model, [node for node in deciding_nodes(model) if decides(node)])
     return {str(value.name) for value in model.graph.outputs} & reached
+
+
+def drawn_outputs(model: ir.Model) -> dict[str, str]:
+    """Outputs in which nothing but drawn numbers follows from the inputs, and a reason that says so."""
+    sources = [node for node in model.graph if lookup(node).random and lookup(node).lipschitz is independent]
+    if not sources:
+        return {}
+    varies: set[ir.Value] = set(real_inputs(model))
+    for node in model.graph:
+        if node not in sources and not lookup(node).shape_only and any(x in varies for x in reads(node)):
+            varies.update(node.outputs)
+    fixed = {str(value.name) for value in model.graph.outputs if value not in varies}
+    reasons: dict[str, str] = {}
+    for node in sources:
+        for name in sorted(fixed & behind(model, [node])):
+            reasons.setdefault(name, f"is drawn at random by node {node.name} ({key(node)})")
+    return reasons
 
 
 class Forms(NamedTuple):
@@ -148,14 +168,6 @@ def _loses_fractions(node: ir.Node) -> bool:
         (kind := node_facts.dtype(value)) is not None and kind.is_floating_point()
         for value in node_facts.data_inputs(node)
     )
-
-
-def _drops_out(node: ir.Node) -> bool:
-    """A Dropout that may be in training mode."""
-    if key(node) != "Dropout" or node_facts.input_of(node, 2) is None:
-        return False
-    mode = node_facts.array(node, 2)
-    return mode is None or bool(mode.any())
 
 
 def _is_plain(value: ir.Value) -> bool:

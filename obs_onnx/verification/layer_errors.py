@@ -28,15 +28,16 @@ class Measured:
     """Differences between a pruned and the dense model on held-out data.
 
     Attributes:
-        layer_errors: relative error of each layer's output inside the pruned network, all uses together.
+        layer_errors: relative error of each layer's output inside the pruned network, all uses together; None
+            where it has another size there, which follows from the data.
         isolated_errors: ``||(W' - W) X||_F`` of each layer on the dense model's inputs, over all held-out
             samples (the square root of the paper's layer-wise error times the number of samples), rounded up
             by a millionth, so that a bound made of it holds for what is measured in another order.
         output_norms: ``||y||_F`` of each floating-point output of the dense model.
-        output_changes: ``||y' - y||_F`` of the same outputs of the pruned one.
+        output_changes: ``||y' - y||_F`` of the same outputs of the pruned one; of another size, all is wrong.
     """
 
-    layer_errors: Mapping[str, float]
+    layer_errors: Mapping[str, float | None]
     isolated_errors: Mapping[str, float]
     output_norms: Mapping[str, float]
     output_changes: Mapping[str, float]
@@ -59,7 +60,7 @@ def measure(
     alone: list[Session] = []
     error = {layer.name: 0.0 for layer in layers}
     isolated, energies = dict(error), dict(error)
-    norms, changes = dict.fromkeys(ends, 0.0), dict.fromkeys(ends, 0.0)
+    norms, changes, resized = dict.fromkeys(ends, 0.0), dict.fromkeys(ends, 0.0), set[str]()
     for feed in held_out:
         values = {**feed, **run_feed(whole, feed)}
         actual = run_feed(inside, feed)
@@ -67,14 +68,17 @@ def measure(
         single = {name: y for session in alone for name, y in run_feed(session, values).items()}
         for name in ends:
             norms[name] += energy(finite(values[name]))
-            changes[name] += energy(difference(actual.get(name, values[name]), values[name]))
+            changes[name] += _change(actual.get(name, values[name]), values[name])
         for layer, use in uses:
             y, goi = values[use.y], layer.layout.goi
-            error[layer.name] += energy(difference(actual[use.y], y))
+            if actual[use.y].shape == y.shape:
+                error[layer.name] += energy(difference(actual[use.y], y))
+            else:
+                resized.add(layer.name)
             isolated[layer.name] += energy(difference(single[use.y], y))
             energies[layer.name] += energy(_centred(y, layer, goi))
     relative = {
-        name: float(np.sqrt(value / energies[name])) if energies[name] else 0.0
+        name: None if name in resized else float(np.sqrt(value / energies[name])) if energies[name] else 0.0
         for name, value in error.items()
     }
     return Measured(
@@ -83,6 +87,10 @@ def measure(
         {name: float(np.sqrt(value)) for name, value in norms.items()},
         {name: float(np.sqrt(value)) for name, value in changes.items()},
     )
+
+
+def _change(a: NDArray[Any], b: NDArray[Any]) -> float:
+    return energy(difference(a, b)) if a.shape == b.shape else energy(finite(b))
 
 
 def _centred(y: NDArray[Any], layer: Layer, goi: tuple[int, int, int]) -> NDArray[Any]:

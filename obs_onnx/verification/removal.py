@@ -8,48 +8,31 @@ same decision makes of equal numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
+from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, run_feed
-from obs_onnx.verification.decisions import Forms, behind, decided_outputs, deciding_nodes, draws
+from obs_onnx.verification.decisions import (
+    Forms,
+    behind,
+    decided_outputs,
+    deciding_nodes,
+    drawn_outputs,
+    draws,
+)
 from obs_onnx.verification.distance import norm, refusal, relative, tolerance_of
 from obs_onnx.verification.fed_decisions import NOISE, Compared, Kept, compare_fed
 
-__all__ = ["Agreement", "check_removal"]
+__all__ = ["check_removal"]
 
 _FROM_RUN_TO_RUN = "differs from run to run"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """How far a model without channels agrees with the dense one in which they are silenced.
-
-    Attributes:
-        tolerance: largest relative difference that is allowed.
-        differences: of each output that was compared, relative to the dense model's (Frobenius norms); 0 of
-            integers, which are equal.
-        fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
-        left_out: outputs that could not be compared, with the reason.
-        random: nodes that draw numbers.
-    """
-
-    tolerance: float
-    differences: Mapping[str, float]
-    fed: tuple[str, ...] = ()
-    left_out: Mapping[str, str] = field(default_factory=dict)
-    random: tuple[str, ...] = ()
-
-    @property
-    def largest(self) -> float | None:
-        """Largest difference of those outputs that were compared; None where there are none."""
-        return max(self.differences.values(), default=None)
+_EMPTY = "has no elements for the data"
 
 
 def check_removal(
@@ -84,7 +67,7 @@ def check_removal(
     random = tuple(str(node.name) for node in nodes if draws(node))
     wrong = [name for name, difference in off.items() if not difference <= tolerance]
     if not wrong:
-        return Agreement(tolerance, off, random=random)
+        return _compared(Agreement(tolerance, off, random=random), forms.silenced, expected)
     free = behind(forms.silenced, nodes)
     left_out = {name: _FROM_RUN_TO_RUN for name in wrong if name not in free}
     again = run_feed(reference, feed) if left_out else {}
@@ -100,4 +83,18 @@ def check_removal(
         if name not in sized and found[name].shape != expected[name].shape:
             raise refusal(f"output {name}", found[name], expected[name], off[name])
     same = {name: difference for name, difference in off.items() if name not in wrong}
-    return Agreement(tolerance, {**same, **fed.differences}, tuple(fed.differences), left_out, random)
+    differences = {**same, **fed.differences}
+    agreement = Agreement(tolerance, differences, tuple(fed.differences), left_out, random)
+    return _compared(agreement, forms.silenced, expected)
+
+
+def _compared(found: Agreement, model: ir.Model, outputs: Values) -> Agreement:
+    """The same, where outputs without elements, or of nothing but drawn numbers, compare nothing."""
+    void = {name: _EMPTY for name, y in outputs.items() if not y.size} | drawn_outputs(model)
+    void = {name: reason for name, reason in void.items() if name in found.differences}
+    return replace(
+        found,
+        differences={name: off for name, off in found.differences.items() if name not in void},
+        fed=tuple(name for name in found.fed if name not in void),
+        left_out={**found.left_out, **void},
+    )

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.verification.checker import complaints, new_complaints
 
-__all__ = ["check_batches", "check_model"]
+__all__ = ["check_batches", "check_model", "resized_outputs"]
 
 
 def check_model(
-    runtime: Runtime, model: ir.Model, feed: Values, expected: Values, dense: Values | None = None
-) -> None:
+    runtime: Runtime,
+    model: ir.Model,
+    feed: Values,
+    expected: Values,
+    dense: Values | None = None,
+    known: Collection[str] = (),
+) -> list[str]:
     """The full ONNX checker, a load by the runtime, and a run whose outputs are the expected ones.
 
     Args:
@@ -29,14 +34,17 @@ def check_model(
         feed: of one run.
         expected: outputs.
         dense: outputs of the model as it was, the scale of what may differ; by default the expected ones.
+        known: what the checker says of the model as it was, which is no fault of this one.
+
+    Returns:
+        Names of outputs that differ from run to run, so that nothing can be said of them.
 
     Raises:
         VerificationError: any of the three fails.
     """
     try:
-        onnx.checker.check_model(serialize(model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise VerificationError(f"the pruned model does not pass the ONNX checker: {error}") from error
+        if said := new_complaints(complaints(model), known):
+            raise VerificationError(f"the pruned model does not pass the ONNX checker: {'; '.join(said)}")
     except ModelError as error:
         raise VerificationError(f"the pruned model cannot be checked: {error}") from error
     try:
@@ -44,11 +52,13 @@ def check_model(
     except ModelError as error:
         raise VerificationError(f"the pruned model does not load: {error}") from error
     found, scales = run_feed(session, feed), dense or expected
-    if wrong := [name for name, y in found.items() if not _same(y, expected[name], scales[name])]:
+    wrong = [name for name, y in found.items() if not _same(y, expected[name], scales[name])]
+    if wrong:
         again = run_feed(session, feed)
         for name in wrong:
             if _same(found[name], again[name], scales[name]):  # otherwise it differs from run to run
                 raise VerificationError(f"output {name} of the written model differs from the measured one")
+    return wrong
 
 
 def _same(y: NDArray[Any], reference: NDArray[Any], dense: NDArray[Any]) -> bool:
@@ -97,3 +107,21 @@ def check_batches(dense: Session, small: Session, feed: Values, free: Collection
                 raise VerificationError(
                     f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
                 )
+
+
+def resized_outputs(
+    dense: Session, small: Session, feeds: Iterable[Values], free: Collection[str]
+) -> dict[str, float]:
+    """Outputs that have other sizes than the dense model's, and in which share of the runs.
+
+    Args:
+        dense, small: the models.
+        feeds: of the runs.
+        free: outputs whose sizes may follow from the data.
+    """
+    counts, runs = Counter[str](), 0
+    for feed in feeds if free else ():
+        runs += 1
+        expected, found = dense.run(feed), run_feed(small, feed)
+        counts.update(name for name in sorted(free) if found[name].shape != expected[name].shape)
+    return {name: count / runs for name, count in counts.items()}

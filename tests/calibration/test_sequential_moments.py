@@ -117,3 +117,28 @@ def test_posing_chooses_a_damping_and_keeps_all_samples(mlp) -> None:
     ((found, damping),) = walk.pose(plan.stages[0], plan.stages[0].layers, dense, 1e-2).values()
     assert_moments(found, X, None)
     assert damping >= 1e-2
+
+
+def test_other_lengths_are_posed_on_what_the_dense_model_gives(make_model) -> None:
+    """As many rows as the first layer says: 6 in the dense model, 3 in the pruned one."""
+    model = make_model(
+        """g (float[N,6] x) => (float[M,3] y) {
+            h = MatMul(x, w1)  k = ReduceMax<keepdims=0>(h)  c = Cast<to=7>(k)  n = Reshape(c, one)
+            e = Slice(x, start, n, start)  y = MatMul(e, w2) }""",
+        {
+            "w1": np.full((6, 1), 1, np.float32),
+            "w2": normal(1, 6, 3),
+            "one": np.array([1]),
+            "start": np.array([0]),
+        },
+    )
+    dense, _, plan = planned(model)
+    small = dense.clone()
+    SetWeights({"w1": np.full((6, 1), 0.5)})(small)
+    x = np.ones((9, 6), np.float32)
+    walk = SequentialMoments(RUNTIME, dense, plan, [{"x": x}], LARGE, paired=True)
+    (first,) = walk.observe(plan.stages[0])
+    walk.follow(small)
+    (second,) = walk.observe(plan.stages[1]).values()
+    assert (first, walk.alone) == ("w1", {"w2"})
+    assert_moments(second, x[:6], x[:6] @ stored(dense, "w2"))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from obs_onnx.cli.errors import Program, speller
+from obs_onnx.cli.errors import Behind, Program, speller
 from obs_onnx.cli.options import Command
+from obs_onnx.io.atomic_files import together, write_text
 from obs_onnx.passes.errors import DataError, OptionError, VerificationError, boundary, named
 
 
@@ -38,7 +40,7 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
         (OptionError(f"{named('round_to')} is off"), 2, "obs-onnx: --round is off\n"),
         (OptionError(f"give {named('other_one', '3')}"), 2, "obs-onnx: give --other-one 3\n"),
         (VerificationError("broken"), 1, "obs-onnx: broken; nothing was written\n"),
-        (KeyboardInterrupt(), 130, "obs-onnx: interrupted; no file is incomplete\n"),
+        (KeyboardInterrupt(), 130, "obs-onnx: interrupted; nothing was written\n"),
         (click.UsageError("no\nway"), 2, "obs-onnx: no way\n"),
         (DataError("\x1b[2J\nall targets met\u202e"), 2, "obs-onnx: \\x1b[2J\\nall targets met\\u202e\n"),
         (VerificationError("\x07"), 1, "obs-onnx: \\x07; nothing was written\n"),
@@ -47,6 +49,54 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
 def test_one_line_and_an_exit_code(error: BaseException | None, code: int, text: str) -> None:
     found, shown = outcome(error)
     assert (found, shown.lstrip("\n")) == (code, text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "interrupted; complete and written: one.txt, two.txt"),
+        (VerificationError("broken"), 1, "broken; complete and written: one.txt, two.txt"),
+        (DataError("no data"), 2, "no data; complete and written: one.txt, two.txt"),
+    ],
+)
+def test_what_was_written_before_is_named(
+    error: BaseException, code: int, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    @click.group(cls=Program)
+    def program() -> None:
+        pass
+
+    @program.command()
+    def go() -> None:
+        with together() as files:
+            write_text("one.txt", "1", files)
+            write_text("two.txt", "2", files)
+        with together() as files:
+            write_text("three.txt", "3", files)
+            raise error
+
+    result = CliRunner().invoke(program, ["go"])
+    assert (result.exit_code, result.stderr.strip()) == (code, f"obs-onnx: {text}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.txt", "two.txt"]
+
+
+def test_what_fails_behind_a_result_is_told_and_the_rest_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    done, behind = [], Behind("m.onnx", ["latency was not measured: no clock"])
+    behind.run("r.html was not written", lambda: {}["axis"])
+    behind.run("r.json was not written", lambda: done.append("json"))
+    with pytest.raises(SystemExit) as ended:
+        behind.end()
+    assert (done, ended.value.code) == (["json"], 4)
+    assert capsys.readouterr().err.splitlines() == [
+        "obs-onnx: failed: latency was not measured: no clock; m.onnx is complete and written",
+        "obs-onnx: failed: r.html was not written: KeyError: 'axis'; m.onnx is complete and written",
+    ]
+    Behind("m.onnx").end()
+    with pytest.raises(SystemExit) as ended:
+        behind.end(3)
+    assert ended.value.code == 3
 
 
 def test_what_is_no_error_of_the_program_is_an_internal_one() -> None:

@@ -6,6 +6,7 @@ import builtins
 import sys
 
 import ml_dtypes
+import nets
 import numpy as np
 import onnx
 import pytest
@@ -209,3 +210,10 @@ def test_two_sessions_give_identical_bits(runtime):
     x = np.random.default_rng(1).standard_normal((50, 2)).astype(np.float32)
     first, second = (runtime.session(model.SerializeToString()).run({"x": x})["y"] for _ in range(2))
     assert first.tobytes() == second.tobytes()
+
+
+def test_outputs_of_other_sizes_in_every_run_are_timed(runtime):
+    text = """g (float[N] x) => (int64[1,K] y) {
+        r = RandomUniformLike(x)  b = Greater(r, half)  y = NonZero(b) }"""
+    session = runtime.session(nets.build_model(text, {"half": np.float32(0.5)}).SerializeToString())
+    assert len(session.time({"x": np.zeros(1000, np.float32)}, 20)) == 20

@@ -297,3 +297,27 @@ def test_nothing_to_compare(make_proto) -> None:
     coupling, keep, small = small_net(make_proto, "y = RandomNormalLike(f)", "float[N,4] y")
     found = check_removal(RUNTIME, coupling, keep, small, FEED)
     assert (found.largest, found.differences, list(found.left_out)) == (None, {}, ["y"])
+
+
+class TestNothingCompared:
+    """Outputs that say nothing of the weights are named, and count for nothing."""
+
+    def found(self, text: str, feed: np.ndarray):
+        rng = np.random.default_rng(0)
+        held = {name: rng.standard_normal(shape) for name, shape in (("a", (6, 8)), ("b", (8, 4)))}
+        proto = nets.build_model(text, {name: array.astype(np.float32) for name, array in held.items()})
+        return check_removal(RUNTIME, *removed(proto), {"x": feed})
+
+    def test_no_elements(self) -> None:
+        text = "g (float[N,6] x) => (float[N,4] y) { h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b) }"
+        found = self.found(text, np.zeros((0, 6), np.float32))
+        assert (found.largest, dict(found.left_out)) == (None, {"y": "has no elements for the data"})
+        assert self.found(text, np.ones((2, 6), np.float32)).largest is not None
+
+    def test_nothing_but_drawn_numbers(self) -> None:
+        text = """g (float[N,6] x) => (float[N,4] y, float[N,4] z) {
+            h = MatMul(x, a)  r = Relu(h)  y = MatMul(r, b)
+            n = RandomNormalLike<seed=1.0>(y)  z = Exp(n) }"""
+        found = self.found(text, np.ones((2, 6), np.float32))
+        assert list(found.differences) == ["y"]
+        assert "is drawn at random by node" in found.left_out["z"] or "run to run" in found.left_out["z"]

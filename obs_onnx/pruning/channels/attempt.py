@@ -31,6 +31,8 @@ class ChannelAttempt(Attempt):
         expected: damage by group that the curves predict.
         costs: reached, as shares of the dense model's, or in the unit of a cost that is additive, by target.
         left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
+        alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
+            their inputs follow from the data.
     """
 
     keep: Mapping[int, NDArray[np.bool_]]
@@ -38,6 +40,7 @@ class ChannelAttempt(Attempt):
     expected: Mapping[int, float]
     costs: Mapping[str, float]
     left_out: frozenset[int] = frozenset()
+    alone: frozenset[str] = frozenset()
 
     def kept(self, group: Group) -> int:
         """Channels of a group of the dense model that are left."""

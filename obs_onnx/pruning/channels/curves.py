@@ -100,7 +100,7 @@ class _RefitProbe:
         reading = {one.layer.name for one in self.evidence.consumers(task.channels.coupling.groups[group])}
         first = [layer.name in (reading or selection.empty) for layer in layers]
         before = layers[: first.index(True)] if any(first) else []
-        small, _ = solve_channels(
+        small = solve_channels(
             dense.runtime,
             task.channels.coupling,
             dense.stages,
@@ -111,7 +111,7 @@ class _RefitProbe:
             budget=task.calibrated.budget.memory // 2,
             advance=lambda _: None,
             empty=selection.empty,
-        )
+        ).model
         session = dense.runtime.session(serialize(small))
         found = Damage(task.calibrated.measure, dense.stages.outputs)
         for feed, outputs in zip(self.feeds, self.outputs, strict=True):

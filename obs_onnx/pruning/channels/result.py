@@ -14,12 +14,14 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.strategy import Finished
-from obs_onnx.results.pruning import GroupResult, LayerResult
+from obs_onnx.pruning.strategy import Finished, refitted_alone
+from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult
 from obs_onnx.training.loop import Trained
-from obs_onnx.verification.removal import Agreement, check_removal
+from obs_onnx.verification.removal import check_removal
 
 __all__ = ["finish_channels"]
+
+_NAMED = 8  # outputs in a note
 
 
 def finish_channels(
@@ -74,11 +76,14 @@ def finish_channels(
         damping=task.options.damping,
         keep=keep_file(original, coupling, best.keep, best.lost(coupling.model)),
         runs=runs,
+        proof=agreement,
         notes=(
             *notes,
-            _proof(agreement, silenced),
+            *_proof(agreement, silenced),
+            *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
         ),
+        alerts=tuple(_unproven(agreement)),
     )
 
 
@@ -90,19 +95,35 @@ def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> i
     return final
 
 
-def _proof(found: Agreement, silenced: int) -> str:
-    """What was compared, how near it is, and what was left out."""
-    dense = f"those of the dense model with the same weights and {silenced} channels silenced"
-    left_out = "; ".join(f"output {name} {reason}" for name, reason in found.left_out.items())
+def _proof(found: Agreement, silenced: int) -> list[str]:
+    """What was compared, and how near it is."""
     if found.largest is None:
-        return f"nothing could be compared with the outputs of the dense model: {left_out}"
-    names = f"outputs {', '.join(found.differences)}" if left_out else "outputs"
-    parts = [f"{names} equal {dense}: relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"]
+        return []
+    dense = f"of the dense model with the same weights and {silenced} channels silenced"
+    parts = [
+        f"{_outputs(found.differences)} equal those {dense}: relative difference {found.largest:.1e}, "
+        f"allowed {found.tolerance:.0e}"
+    ]
     if found.fed:
         parts.append(f"{', '.join(found.fed)} with its decisions and random numbers in both models")
-    if left_out:
-        parts.append(f"not compared: {left_out}")
-    return "; ".join(parts)
+    return ["; ".join(parts)]
+
+
+def _unproven(found: Agreement) -> list[str]:
+    """What could not be compared, and why."""
+    if not found.left_out:
+        return []
+    reasons = "; ".join(f"output {name} {reason}" for name, reason in found.left_out.items())
+    if found.largest is None:
+        return [f"nothing could be compared with the dense model, so nothing is proven: {reasons}"]
+    return [f"not compared with the dense model: {reasons}"]
+
+
+def _outputs(names: Iterable[str]) -> str:
+    """Outputs by their names, as far as a line holds them."""
+    names = list(names)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"outputs {', '.join(names[:_NAMED])}{more}"
 
 
 def _notes(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import onnx_ir as ir
-
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
@@ -21,7 +19,7 @@ from obs_onnx.pruning.judgement import judge
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, retrained
-from obs_onnx.reconstruction.channels import emptied, solve_alone, solve_channels, spread
+from obs_onnx.reconstruction.channels import Refitted, emptied, solve_alone, solve_channels, spread
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -70,17 +68,18 @@ def attempt_removal(
     """
     dense, selection = task.calibrated.dense, task.channels.select(keep)
     with task.recorder.stage("remove and refit", len(dense.layers)) as advance:
-        small, tensors = _refitted(task, selection, evidence, start, advance)
-    judged = judge(small, dense, task.calibrated.data, task.recorder)
+        found = _refitted(task, selection, evidence, start, advance)
+    judged = judge(found.model, dense, task.calibrated.data, task.recorder)
     return ChannelAttempt(
         judged.quality,
         judged.drop,
-        small,
+        found.model,
         selection.keep,
-        tensors,
+        found.tensors,
         expected,
-        task.costs.of(small),
+        task.costs.of(found.model),
         selection.left_out,
+        found.alone,
     )
 
 
@@ -90,7 +89,7 @@ def _refitted(
     evidence: ChannelStatistics,
     start: Tensors | None,
     advance: Advance,
-) -> tuple[ir.Model, Tensors]:
+) -> Refitted:
     """The smaller model, and its weights in the places of the dense one's."""
     options, dense, coupling = task.options, task.calibrated.dense, task.channels.coupling
     tensors: Tensors = dict(start or {})
@@ -100,8 +99,8 @@ def _refitted(
         tensors.update(emptied(dense.model, dense.layers, selection.empty))
         small = SetWeights(tensors)(dense.model.clone()).model
         task.channels.remove(selection, small)
-        return small, tensors
-    small, refitted = solve_channels(
+        return Refitted(small, tensors)
+    found = solve_channels(
         dense.runtime,
         coupling,
         dense.stages,
@@ -114,10 +113,10 @@ def _refitted(
         start=start,
         empty=selection.empty,
     )
-    tensors.update(spread(coupling, selection.keep, refitted))
+    tensors.update(spread(coupling, selection.keep, found.tensors))
     if selection.empty:
-        LeaveOut(selection.empty)(small)
-    return small, tensors
+        LeaveOut(selection.empty)(found.model)
+    return found._replace(tensors=tensors)
 
 
 def retrain_attempt(

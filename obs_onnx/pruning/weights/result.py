@@ -10,7 +10,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.pruning.strategy import Finished
+from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.task import WeightTask
 from obs_onnx.results.pruning import LayerResult
@@ -63,7 +63,11 @@ def finish_weights(
         bound=bound,
         damping=max((solved.solution.damping for solved in best.solved.values()), default=None),
         runs=runs,
-        notes=(*notes, *_copied(dense.runtime.spec, stored)),
+        notes=(
+            *notes,
+            *refitted_alone(name for name, solved in best.solved.items() if solved.alone),
+            *_copied(dense.runtime.spec, stored),
+        ),
     )
 
 
@@ -82,7 +86,7 @@ def _copied(runtime: str, stored: ir.Model | None) -> list[str]:
 
 
 def layer_line(
-    layer: Layer, best: WeightAttempt, zeros: Mapping[str, int], errors: Mapping[str, float]
+    layer: Layer, best: WeightAttempt, zeros: Mapping[str, int], errors: Mapping[str, float | None]
 ) -> LayerResult:
     """A layer's line in the report.
 

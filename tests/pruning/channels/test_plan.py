@@ -295,7 +295,7 @@ class TestChoices:
         proto = nets.mlp()
         report = prune(proto, calib=feeds_of(proto), targets={"macs": 0.5}, **FAST).report
         removed = sum(group.channels - group.kept for group in report.groups)
-        (note,) = [note for note in report.notes if note.startswith("outputs equal those")]
+        (note,) = [note for note in report.notes if "equal those of the dense model" in note]
         assert f"{removed} channels silenced" in note
 
     def test_the_report_says_what_the_self_check_left_out(self, make_proto) -> None:
@@ -305,15 +305,20 @@ class TestChoices:
         layers = "a = MatMul(x, w1)  h = Relu(a)  f = MatMul(h, w2)  n = RandomNormalLike(f)"
         feed = {"x": nets.data(0, 64, 6)}
         proto = make_proto(f"g (float[N,6] x) => (float[N,4] n) {{ {layers} }}", weights)
-        notes = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report.notes
-        (note,) = [note for note in notes if note.startswith("nothing could be compared")]
-        assert "output n is drawn at random by node RandomNormalLike" in note
-        assert not any("relative difference" in note for note in notes)
+        report = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report
+        (alert,) = report.alerts
+        assert alert.startswith("nothing could be compared with the dense model, so nothing is proven")
+        assert "output n is drawn at random by node RandomNormalLike" in alert
+        assert not any("relative difference" in note for note in report.notes)
+        assert report.proof is not None
+        assert report.proof.largest is None
         outputs = "float[N,4] f, float[N,4] n, float[N,4] y"
         proto = make_proto(f"g (float[N,6] x) => ({outputs}) {{ {layers}  y = Add(n, f) }}", weights)
-        notes = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report.notes
-        (note,) = [note for note in notes if note.startswith("outputs f, y equal those")]
-        assert "; y with its decisions and random numbers in both models; not compared: output n is" in note
+        report = prune(proto, calib=feed, targets={"macs": 0.5}, **FAST).report
+        assert any(note.startswith("outputs f, y equal those") for note in report.notes)
+        assert any("drawn by RandomNormalLike" in note and "same fixed ones" in note for note in report.notes)
+        (alert,) = report.alerts
+        assert alert.startswith("not compared with the dense model: output n is drawn at random")
 
 
 class TestModels:
