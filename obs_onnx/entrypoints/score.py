@@ -31,7 +31,7 @@ from obs_onnx.passes.channels.coupling import Group, couple
 from obs_onnx.passes.channels.places import produced
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
@@ -157,6 +157,7 @@ class Scorer:
         dense, copied = runnable(where, prepare(original))
         self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:
+            check_any(dense, self._name)
             raise OptionError(
                 f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
             )

@@ -8,7 +8,7 @@ then needs no symbols at all.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,7 +20,7 @@ from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
-from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
+from obs_onnx.passes.shapes.contrib import ALIASES, FLOATS, SHAPES
 from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
@@ -283,7 +283,7 @@ class _Inference:
         op_type, domain = node.op_type, node.domain
         name = op_type if not domain else f"{domain}::{op_type}"
         if name in SHAPES:
-            return self._contributed(node, SHAPES[name])
+            return self._contributed(node, name)
         proto = ir.serde.serialize_node(node)
         if name in ALIASES:
             op_type, domain = ALIASES[name], ""
@@ -310,13 +310,12 @@ class _Inference:
             raise ValueError(f"{name} is not known")
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
-    def _contributed(
-        self, node: ir.Node, rule: Callable[[ir.Node, list[tuple[int, ...]]], list[tuple[int, ...] | None]]
-    ) -> dict[str, onnx.TypeProto]:
+    def _contributed(self, node: ir.Node, name: str) -> dict[str, onnx.TypeProto]:
         present = [value for value in node.inputs if value is not None]
-        shapes = rule(node, [self.found.shapes[value] for value in present])
+        shapes = SHAPES[name](node, [self.found.shapes[value] for value in present])
         kinds = [self.types[value].tensor_type.elem_type for value in present]
-        kind = next(kind for kind in kinds if ir.DataType(kind).is_floating_point())
+        floats = [kind for kind in kinds if ir.DataType(kind).is_floating_point()]
+        kind = onnx.TensorProto.FLOAT if name in FLOATS else [*floats, *kinds][0]
         return {
             str(output.name): onnx.helper.make_tensor_type_proto(kind, shape)
             for output, shape in zip(node.outputs, shapes, strict=False)

@@ -13,7 +13,10 @@ from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
 from obs_onnx.passes.shapes.schemas import functional, schema_of
 
-__all__ = ["InferShapes"]
+__all__ = ["MADE_UP", "InferShapes"]
+
+MADE_UP = "unk__"
+"""How a name begins that the ``onnx`` package gives to a size that it does not know."""
 
 _LONGEST = 1 << 20  # elements of a vector
 _KEPT_BYTES = 1024  # constants up to this size may hold shapes and axes; larger ones are weights
@@ -23,8 +26,8 @@ class InferShapes(ir.passes.InPlacePass):
     """Add all types and shapes that ONNX can infer; declared inputs and outputs of the model stay.
 
     1. Inference runs strictly, on a copy without the data of large constants.
-    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ.
-       Those of its outputs stay declared; runtimes run such models.
+    2. Shapes declared inside the graph give way to what follows from the inputs where the two differ. Those
+       of its outputs stay declared; runtimes run such models.
     3. Where an operator is unknown to ONNX, whatever can be inferred around it is kept.
     4. What follows for a declared output is kept beside it, in its ``meta``.
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
@@ -53,6 +56,8 @@ class InferShapes(ir.passes.InPlacePass):
             if value.is_graph_output() and value.shape is not None:
                 value.meta[INFERRED] = fresh.shape  # 4.
                 continue
+            if value.is_graph_output():
+                fresh.shape = _named_by_the_model(fresh.shape)
             if fresh.shape is not None and fresh.shape != value.shape:
                 value.shape, modified = fresh.shape, True
             if fresh.type is not None and fresh.type != value.type:
@@ -140,6 +145,13 @@ def _undeclare(graph: onnx.GraphProto, kept: frozenset[str]) -> None:
         for attribute in node.attribute:
             for body in (attribute.g, *attribute.graphs):
                 _undeclare(body, kept)
+
+
+def _named_by_the_model(shape: ir.Shape | None) -> ir.Shape | None:
+    """The shape without names of sizes that inference made up."""
+    if shape is None:
+        return None
+    return ir.Shape([None if str(getattr(n, "value", "")).startswith(MADE_UP) else n for n in shape])
 
 
 def _longest(proto: onnx.ModelProto) -> int:

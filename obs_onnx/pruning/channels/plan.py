@@ -10,12 +10,13 @@ import onnx_ir as ir
 from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
+from obs_onnx.io import files_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.names import chosen
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
@@ -141,6 +142,7 @@ class ChannelStrategy:
                 )
         coupling = couple(model, options.protect)
         if not coupling.groups:
+            check_any(model, inputs.name)
             raise OptionError(
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
@@ -148,7 +150,9 @@ class ChannelStrategy:
         path = inputs.path
         return ChannelPlan(
             original=inputs.model,
-            file_bytes=path.stat().st_size if path else len(serialize(inputs.model)),
+            file_bytes=sum(one.stat().st_size for one in files_of(path))
+            if path
+            else len(serialize(inputs.model)),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),

@@ -12,7 +12,7 @@ from obs_onnx.criteria.weight_derivatives import KINDS, WeightScores
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation, criteria
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
@@ -161,6 +161,7 @@ class WeightStrategy:
         layers, frozen = find_layers(model)
         choice = choose_layers(layers, options.protect, pattern)
         if not choice.pruned:
+            check_any(model, inputs.name)
             raise OptionError(
                 f"{inputs.name} has no layer to prune: run inspect to see why each was left alone"
             )
