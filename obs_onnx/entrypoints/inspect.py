@@ -18,6 +18,8 @@ from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
+from obs_onnx.runtimes import calibration_runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 
 __all__ = ["inspect"]
 
@@ -30,7 +32,7 @@ def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ())
     """
     model = load_model(path, custom_domains=custom_domains)
     with boundary(f"{path} cannot be analysed"):
-        return _inspected(str(path), model)
+        return _inspected(str(path), declare_shapes(calibration_runtime, model))
 
 
 def _inspected(path: str, model: ir.Model) -> Inspection:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
@@ -19,11 +20,14 @@ from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 __all__ = ["BATCH", "Inputs", "load", "open_calibration"]
 
 BATCH = 128
+
+_SAMPLE = 4  # rows that shapes are seen on
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Inputs:
 
     Attributes:
         model: what is pruned and measured: it takes any number of samples, where that is possible.
-        given: the model as it came in; not changed.
+        given: the model as it came in; not changed, but that it declares shapes that only the runtime knows.
         batch: how the one was made of the other, if it was.
         name: for people.
         path: its file, or None.
@@ -69,10 +73,17 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     target, here = open_runtime(*given), calibration_runtime(*given)
     if isinstance(here, OrtRuntime) and any(random_nodes(original)):
         here = here.steadied()
-    batch = find_free_batch(here, original, partial(open_calibration, path=path, options=options))
+    read = partial(open_calibration, path=path, options=options)
+
+    def sample(specs: Sequence[TensorSpec]) -> Feed:
+        return next(iter(read(specs).rebatch(_SAMPLE)))
+
+    again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
+    shaped = declare_shapes(lambda: here, original, sample if again else None)
+    batch = find_free_batch(here, shaped, read)
     return Inputs(
-        model=original if batch is None else batch.model,
-        given=original,
+        model=shaped if batch is None else batch.model,
+        given=shaped,
         batch=batch,
         name=name,
         path=path,

@@ -39,7 +39,7 @@ class Protected(Options, title="Choice"):
 
     protect: Sequence[str] = option(
         (),
-        help="Shell pattern of weight or node names to leave alone.",
+        help="Weights or nodes to leave alone, by name or shell pattern.",
         metavar="PATTERN",
     )
 

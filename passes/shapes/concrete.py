@@ -22,6 +22,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.shapes.contrib import ALIASES, FLOATS, SHAPES
+from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
 __all__ = ["Concrete", "Sizes", "Walk", "concretize", "fitting_sizes", "optional_inputs"]
@@ -339,7 +340,8 @@ class _Inference:
         """What was inferred; then what the model declares; then one number for all that depends on data."""
         declared = None if value.shape is None else [_declared(dim, self.symbols) for dim in value.shape]
         if info is None or not info.tensor_type.HasField("shape"):
-            return None if declared is None or None in declared else tuple(dim or 0 for dim in declared)
+            missing = self.missing
+            return None if declared is None else tuple(missing if dim is None else dim for dim in declared)
         dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in info.tensor_type.shape.dim]
         if declared is not None and len(declared) == len(dims):
             dims = [there if here is None else here for here, there in zip(dims, declared, strict=True)]
@@ -371,7 +373,9 @@ class _Inference:
                 known = value.const_value.numpy() if value.const_value.size <= 64 else None
             if known is not None and known.ndim <= 1:
                 data[str(value.name)] = onnx.numpy_helper.from_array(np.array(known, order="C"))
-        schema = onnx.defs.get_schema(op_type, self.versions.get(domain, 1), domain)
+        schema = schema_of(domain, op_type, self.versions.get(domain, 1))
+        if schema is None:
+            raise ValueError(f"{name} is not known")
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
     def _contributed(self, node: ir.Node, name: str) -> dict[str, onnx.TypeProto]:
