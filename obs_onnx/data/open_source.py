@@ -10,7 +10,7 @@ files.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -46,6 +46,7 @@ def open_source(
     preprocess: object = None,
     sizes: Mapping[str, int] | None = None,
     memory: int | None = None,
+    without: Collection[str] = (),
 ) -> Source:
     """Open any kind of data for a model.
 
@@ -62,6 +63,7 @@ def open_source(
             :mod:`obs_onnx.data.images.preprocess`); by default ``preprocess.json`` in their folder.
         sizes: values for named free sizes, for ``random:N``.
         memory: bytes that one sample may take; by default half of what is free.
+        without: names of arrays that are passed over, those of inputs that are set for good.
 
     Raises:
         DataError: missing, unreadable or empty data, arrays that do not fit the model, or samples that are
@@ -71,7 +73,9 @@ def open_source(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: use at least 1")
-    opener = _Opener(tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory)
+    opener = _Opener(
+        tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory, frozenset(without)
+    )
     where = str(source) if isinstance(source, str | PathLike) else f"data ({type(source).__name__})"
     with boundary(f"{where}: cannot be opened", DataError, foreign=True):
         return opener.open(source)
@@ -103,6 +107,7 @@ class _Opener:
     preprocess: object
     sizes: Mapping[str, int]
     memory: int | None
+    without: frozenset[str]
 
     def open(self, source: Any) -> Source:
         """Dispatch on what ``source`` is."""
@@ -150,6 +155,11 @@ class _Opener:
         feed, _ = unpacked(np.asanyarray(array), self.specs, None, where)
         return feed
 
+    def _own(self, arrays: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Arrays by name, without those that are passed over."""
+        passed = self.without - {spec.name for spec in self.specs}
+        return {name: array for name, array in arrays.items() if name not in passed}
+
     def _by_position(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         """Arrays that :func:`numpy.savez` was given without names, by those of the inputs in their order."""
         plain = [f"arr_{number}" for number in range(len(self.specs))]
@@ -160,7 +170,7 @@ class _Opener:
         return {**{spec.name: own[name] for spec, name in zip(self.specs, plain, strict=True)}, **rest}
 
     def _arrays(self, given: Mapping[str, Any], where: str) -> Source:
-        arrays, labels = take_labels(self._by_position(given), self.specs, self.labels_key, where)
+        arrays, labels = take_labels(self._by_position(self._own(given)), self.specs, self.labels_key, where)
         rows = {name: ArrayRows(np.asanyarray(array)) for name, array in arrays.items()}
         return self._rows(rows, labels, where)
 
@@ -238,7 +248,8 @@ class _Opener:
         labels = next((open_npy(path) for path in files if path.stem == key and key not in names), None)
         if self.labels_key is not None and labels is None:
             raise DataError(f"{folder}: no {key}.npy for the labels")
-        files = [path for path in files if path.stem != key or key in names]
+        passed = {key, *self.without} - set(names)
+        files = [path for path in files if path.stem not in passed]
         if {path.stem for path in files} == set(names):
             return self._rows({path.stem: ArrayRows(open_npy(path)) for path in files}, labels, str(folder))
         parts: dict[str, list[Path]] = {}
@@ -281,7 +292,9 @@ class _Opener:
         """A stream; one that is short, or gives other items when it is read again, is kept in memory."""
 
         def items() -> Iterator[Item]:
-            return (unpacked(item, self.specs, self.labels_key, where) for item in _told(make(), where))
+            for item in _told(make(), where):
+                given = self._own(item) if isinstance(item, Mapping) else item
+                yield unpacked(given, self.specs, self.labels_key, where)
 
         if once:
             held = kept(items(), where)

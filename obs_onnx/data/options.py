@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "LabelName", "Labelled", "Seeded"]
+__all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,18 @@ class Seeded(Options, title="Data"):
     """Where something is random."""
 
     seed: int = option(0, help="Of everything random.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedInputs(Options, title="Data"):
+    """What is set for good."""
+
+    fix: Mapping[str, object] | Sequence[str] = option(
+        (),
+        help="Set an input for good: a number, a list in brackets, or a .npy file.",
+        more="The input is gone, and what follows from it alone is computed: which branch of an If is taken.",
+        metavar="NAME=VALUE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +56,7 @@ class Labelled(Seeded, LabelName, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Labelled, title="Data"):
+class DataOptions(Labelled, FixedInputs, title="Data"):
     """What is measured on."""
 
     calib: object = option(

@@ -206,9 +206,16 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        models = [serialize(one) for one in (inputs.given, *(c.result.model for c in candidates))]
+        if inputs.front.runs:
+            models = [inputs.original, *(one.result.model for one in candidates)]
+        else:
+            models = [inputs.given, *(inputs.put_back(one.attempt.model) for one in candidates)]
         return bench(
-            models, inputs.target, batch=options.batch, feed=calibrated.file_timing, seconds=options.seconds
+            [*map(serialize, models)],
+            inputs.target,
+            batch=options.batch,
+            feed=calibrated.file_timing,
+            seconds=options.seconds,
         )
 
 

@@ -16,6 +16,7 @@ from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, p
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -38,6 +39,7 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget
+from obs_onnx.verification.front import find_front
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -153,7 +155,7 @@ class Scorer:
     """
 
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
-        original, self._name, path = open_model(model, options.custom_domains)
+        original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
         read = partial(
             open_source,
@@ -162,9 +164,11 @@ class Scorer:
             labels_key=options.labels,
             seed=options.seed,
             preprocess=options.preprocess,
+            without=fixed_names(options.fix),
         )
-        batch = find_free_batch(where, original, read)
-        dense, copied = runnable(where, prepare(original if batch is None else batch.model))
+        front = find_front(where, with_fixed(original, options.fix), options.cut)
+        batch = find_free_batch(where, front.model, read)
+        dense, copied = runnable(where, prepare(front.model if batch is None else batch.model))
         self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:
             check_any(dense, self._name)
@@ -192,6 +196,7 @@ class Scorer:
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (
+            *front.notes,
             *source.notes,
             *infinite,
             *(() if source.has_labels else (unlabelled,)),

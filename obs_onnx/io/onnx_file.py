@@ -56,12 +56,13 @@ _EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the model file
 
 
-def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] = ()) -> ir.Model:
+def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] | None = ()) -> ir.Model:
     """Read an ONNX model of opset 7 or later; weights in external files are mapped.
 
     Args:
         path: the file.
-        custom_domains: domains of operators whose library the caller has registered.
+        custom_domains: domains of operators whose library the caller has registered; None: any domain may be
+            there.
 
     Raises:
         ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
@@ -106,7 +107,7 @@ def from_proto(
     *,
     where: str = "the model",
     folders: Sequence[str] = (".",),
-    custom_domains: Collection[str] = (),
+    custom_domains: Collection[str] | None = (),
 ) -> ir.Model:
     """A checked model from a protobuf message; sparse initializers become dense.
 
@@ -114,7 +115,8 @@ def from_proto(
         proto: the message; it must not be changed afterwards.
         where: what error messages call the model.
         folders: where external data lies; :func:`obs_onnx.io.external_data.folders_of`.
-        custom_domains: domains of operators whose library the caller has registered.
+        custom_domains: domains of operators whose library the caller has registered; None: any domain may be
+            there.
 
     Raises:
         ModelError: as for :func:`load_model`.
@@ -123,7 +125,8 @@ def from_proto(
         check_graph(proto, where)
         check_version(proto, where)
         check_opset(proto, where)
-        check_operators(proto, where, custom_domains)
+        if custom_domains is not None:
+            check_operators(proto, where, custom_domains)
         check_counts(proto, where)
         check_tensors(proto, where, folders)
         check_loops(proto, where)
@@ -300,7 +303,7 @@ def name_of(model: ModelLike) -> str:
     return str(model)
 
 
-def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:
+def open_model(model: ModelLike, custom_domains: Sequence[str] | None) -> tuple[ir.Model, str, Path | None]:
     """The model, its name for people, and its file if there is one."""
     if isinstance(model, ir.Model):
         return model, model.graph.name or "model", None

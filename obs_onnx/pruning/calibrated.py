@@ -39,6 +39,7 @@ from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.checker import complaints
+from obs_onnx.verification.front import Front
 
 __all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -130,6 +131,7 @@ class Calibrated:
         dense: the model.
         data: to learn from and to measure on.
         budget: what measuring may take.
+        front: where the model was cut.
         timing: held-out samples that models are timed on, where latency is wanted at all.
         stopwatch: times models where latency is a target.
         rounding: relative difference that rounding may make of the outputs.
@@ -138,6 +140,7 @@ class Calibrated:
     dense: DenseModel
     data: CalibrationData
     budget: Budget
+    front: Front
     timing: Values | None = None
     stopwatch: Stopwatch | None = None
     rounding: float = 1e-5
@@ -194,7 +197,7 @@ def calibrate(
     data = _open_data(inputs, session, options)
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
-    notes = [*data.notes, *varying_notes(model, rows)]
+    notes = [*inputs.front.notes, *data.notes, *varying_notes(model, rows)]
     for feed in (next(iter(data.fit)), first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
@@ -225,11 +228,13 @@ def calibrate(
         _check_fixed_batch(inputs, options)
         timing = timing_feed(data.held_out, session.inputs, options.batch)
     if targets.timed and timing is not None:
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
+        whole = inputs.original if inputs.front.runs and inputs.batch is None else inputs.model
+        stopwatch = Stopwatch(inputs.target, where, whole, timing, options.round_to, effort.widths)
     return Calibrated(
         dense,
         data,
         Budget(effort, activation_budget(options.memory)),
+        inputs.front,
         timing,
         stopwatch,
         _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,

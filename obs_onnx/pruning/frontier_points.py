@@ -60,7 +60,7 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    proven = verify(finished, plan.original, task.calibrated, task.recorder)
+    proven = verify(finished, task.calibrated, task.recorder)
     return Candidate(proven, notes, proven.result.alerts)
 
 
@@ -70,7 +70,7 @@ def measured_points(
     """The dense model and all candidates, measured."""
     dense, sample = calibrated.dense, calibrated.data.sample
     demands = [dense.cost, *(measured(dense.runtime, c.attempt.model, sample) for c in candidates)]
-    models = [inputs.model, *(c.result.model for c in candidates)]
+    models = [inputs.original, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]
     known = qualities[0] if qualities else Evaluation(0)
     itself = Evaluation(

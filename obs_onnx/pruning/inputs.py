@@ -11,6 +11,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
@@ -22,6 +23,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["BATCH", "Inputs", "load", "open_calibration"]
 
@@ -35,22 +37,32 @@ class Inputs:
     """A model as it came in, and where it runs.
 
     Attributes:
-        model: what is pruned and measured: it takes any number of samples, where that is possible.
-        given: the model as it came in; not changed, but that it declares shapes that only the runtime knows.
-        batch: how the one was made of the other, if it was.
+        front: the model as it came in, and where it is cut; not changed.
+        given: what of it is pruned and measured, with the shapes that only the runtime knows.
+        batch: how :attr:`model` was made of it, where that has a fixed batch.
         name: for people.
         path: its file, or None.
         runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
-    model: ir.Model
+    front: Front
     given: ir.Model
     batch: FreeBatch | None
     name: str
     path: Path | None
     runtime: Runtime
     target: Runtime
+
+    @property
+    def model(self) -> ir.Model:
+        """What is pruned and measured: it takes any number of samples, where that is possible."""
+        return self.given if self.batch is None else self.batch.model
+
+    @property
+    def original(self) -> ir.Model:
+        """The model as it came in."""
+        return self.front.original
 
     @property
     def samples(self) -> int:
@@ -68,10 +80,11 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
     """
-    original, name, path = open_model(model, options.custom_domains)
+    original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
     target, here = open_runtime(*given), calibration_runtime(*given)
-    if isinstance(here, OrtRuntime) and any(random_nodes(original)):
+    fixed = with_fixed(original, options.fix)
+    if isinstance(here, OrtRuntime) and any(random_nodes(fixed)):
         here = here.steadied()
     read = partial(open_calibration, path=path, options=options)
 
@@ -79,17 +92,9 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
         return next(iter(read(specs).rebatch(_SAMPLE)))
 
     again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
-    shaped = declare_shapes(lambda: here, original, sample if again else None)
-    batch = find_free_batch(here, shaped, read)
-    return Inputs(
-        model=shaped if batch is None else batch.model,
-        given=shaped,
-        batch=batch,
-        name=name,
-        path=path,
-        runtime=here,
-        target=target,
-    )
+    front = find_front(here, fixed, options.cut)
+    shaped = declare_shapes(lambda: here, front.model, sample if again else None)
+    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target)
 
 
 def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: SearchOptions) -> Source:
@@ -111,4 +116,5 @@ def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: Se
         seed=options.seed,
         preprocess=options.preprocess,
         memory=options.memory,
+        without=fixed_names(options.fix),
     )

@@ -20,6 +20,7 @@ __all__ = [
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
+    "MeasuredAt",
     "Memory",
     "ModeOptions",
     "Protected",
@@ -174,8 +175,22 @@ class Shown(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredAt(Options, title="Measuring"):
+    """Where a model is measured."""
+
+    cut: Sequence[str] = option(
+        (),
+        help="Value at which quality is measured; what follows from it is put back as it was.",
+        more="An output of the model is measured there. See docs/targets.md.",
+        otherwise="in front of the decisions in which a model ends",
+        metavar="TENSOR",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     DataOptions,
+    MeasuredAt,
     ChoiceOptions,
     SolverOptions,
     EffortOptions,

@@ -9,6 +9,7 @@ from functools import partial
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.free_batch import freed_source
 from obs_onnx.passes.errors import OptionError, named
@@ -78,6 +79,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
             labels_key=options.labels,
             seed=options.seed,
             preprocess=options.preprocess,
+            without=fixed_names(options.fix),
         )
         source = freed_source(dense.batch, dense.session.inputs, BATCH, read)
         fit, held_out = split(source, HELD_OUT, options.seed)

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.metric import ACCURACY, Metric
@@ -30,6 +32,7 @@ from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
+from obs_onnx.verification.front import Front
 
 __all__ = ["Run", "dry_report", "report"]
 
@@ -65,7 +68,7 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.model, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
+        return figures(inputs.original, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
@@ -82,7 +85,7 @@ class Run:
         """The same as far as it takes no files and no runs."""
         dense = self.calibrated.dense
         known = [_shown(one, dense.metric) for one in (dense.labelled, result.attempt.labelled)]
-        models = ((self.inputs.model, dense.cost), (result.model, None))
+        models = ((self.inputs.original, dense.cost), (result.model, None))
         before, after = (
             figures(model, None, accuracy, cost, metric=metric)
             for (model, cost), (accuracy, metric) in zip(models, known, strict=True)
@@ -220,8 +223,10 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
 
     def work() -> _Timing:
         with recorder.stage("latency"):
-            models = [serialize(run.inputs.given), serialize(result.model)]
-            found = bench(models, runtime, batch=run.options.batch, feed=feed, seconds=1.0)
+            models = [run.inputs.given, run.inputs.put_back(result.attempt.model)]
+            if run.inputs.front.runs:
+                models = [run.inputs.original, result.model]
+            found = bench([*map(serialize, models)], runtime, batch=run.options.batch, feed=feed, seconds=1.0)
         noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
         before, after = (Latency.of(one, run.inputs.samples) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
@@ -238,7 +243,7 @@ def _compared(
 
     def work() -> tuple[Combination, ...]:
         with recorder.stage("compare"):
-            return _combinations(run, result, quantized)
+            return _combinations(run, result.attempt.model, quantized)
 
     return tried("the quantized models were not compared", work, ())
 
@@ -263,18 +268,19 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
     ]
 
 
-def _combinations(run: Run, result: Finished[Attempt], quantized: Quantized) -> tuple[Combination, ...]:
+def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
     """Dense and pruned model, in float and in integers of 8 bits."""
     models = {
         "dense": run.inputs.model,
         "dense int8": quantized.dense,
-        "pruned": result.model if run.inputs.batch is None else result.attempt.model,
+        "pruned": pruned,
         "pruned int8": quantized.model,
     }
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
     measured_by = (dense.yardstick, dense.metric)
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
+    front = run.inputs.front if run.inputs.batch is None else Front(run.inputs.model)
+    return combine(models, front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

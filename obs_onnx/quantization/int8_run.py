@@ -18,6 +18,7 @@ from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.checker import complaints
+from obs_onnx.verification.front import Front
 from obs_onnx.verification.written_model import check_model
 
 __all__ = ["Int8", "Quantized"]
@@ -29,30 +30,32 @@ class Int8:
 
     Attributes:
         where: runtime for calibration and checks.
+        front: where the model was cut.
         source: calibration data.
         dense: the dense model, quantized.
         notes: for the report.
     """
 
     where: Runtime
+    front: Front
     source: Source
     dense: ir.Model
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, where: Runtime, original: ir.Model, dense: ir.Model, source: Source) -> Int8:
+    def of(cls, where: Runtime, front: Front, dense: ir.Model, source: Source) -> Int8:
         """Quantize the dense model, so that whatever is in the way shows before anything costly starts.
 
         Args:
             where: runtime for calibration and checks.
-            original: the model as it came in.
-            dense: the same in the form that is calibrated.
+            front: the model as it came in, and what of it is measured.
+            dense: the latter in the form that is calibrated.
             source: calibration data.
 
         Raises:
             OptionError, MissingRuntimeError, ModelError: it cannot be quantized.
         """
-        if uses_bfloat16(original):
+        if uses_bfloat16(front.original):
             raise OptionError(
                 f"{named('quantize', 'int8')} needs float32, and this model is bfloat16: "
                 "give the float32 model"
@@ -63,7 +66,7 @@ class Int8:
             raise ModelError(
                 f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
             )
-        return cls(where, source, quantized, notes)
+        return cls(where, front, source, quantized, notes)
 
     def quantize(self, model: ir.Model) -> Quantized:
         """The pruned model, quantized and checked.
@@ -77,7 +80,7 @@ class Int8:
         feed = next(iter(self.source))
         expected = self.where.session(serialize(quantized)).run(feed)
         check_model(self.where, quantized, feed, expected, known=complaints(self.dense))
-        return Quantized(quantized, self.dense, self.notes, self.where, feed, expected)
+        return Quantized(quantized, self.dense, self.front, self.notes, self.where, feed, expected)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class Quantized:
     Attributes:
         model: the pruned one, quantized.
         dense: the dense one, quantized.
+        front: where both were cut.
         notes: for the report.
         runtime: where both run.
         feed, expected: a batch of data, and the outputs of ``model``.
@@ -94,6 +98,7 @@ class Quantized:
 
     model: ir.Model
     dense: ir.Model
+    front: Front
     notes: tuple[str, ...]
     runtime: Runtime
     feed: Values
@@ -108,14 +113,20 @@ class Quantized:
         model, dense = (batch.put_back(one) for one in (self.model, self.dense))
         return replace(self, model=model, dense=dense, feed=feed, expected=expected)
 
+    @property
+    def complete(self) -> ir.Model:
+        """The pruned one, quantized, with what lies behind it."""
+        return self.front.complete(self.model)
+
     def check_file(self, written: Path) -> None:
         """Check that a written file loads, and does what the quantized model does.
 
         Raises:
             VerificationError: it does not.
         """
+        model = load_model(written, custom_domains=None if self.front.foreign else ())
         known = complaints(self.dense)
-        check_model(self.runtime, load_model(written), self.feed, self.expected, known=known)
+        check_model(self.runtime, self.front.part(model), self.feed, self.expected, known=known)
 
 
 def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:

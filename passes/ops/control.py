@@ -42,7 +42,7 @@ _TABLE = {
     "Scan": _NONE,
     "SequenceMap": _NONE,
     **dict.fromkeys(_RANDOM.split(), _SOURCE),
-    "Multinomial": Op(random=True),
+    "Multinomial": Op(random=True, chooses=True),
     **dict.fromkeys(_DECIDING.split(), Op(decides=True)),
 }
 

@@ -25,7 +25,7 @@ _VIEW = Op(lipschitz=data_only(1.0), view=True)
 _ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
 _SIZES = Op(lipschitz=independent, shape_only=True)
-_FOUND = Op(lipschitz=pointwise(None), decides=True)
+_FOUND = Op(lipschitz=pointwise(None), decides=True, chooses=True)
 _MOVED = Op(lipschitz=data_only(1.0), additive=True)
 _ALL_ONE = Op(lipschitz=lambda node: tuple(constant_or(node, i, 1.0) for i in range(len(node.inputs))))
 

@@ -42,6 +42,7 @@ class Op:
         learnt: positions of other inputs that training changes: scales, shifts, slopes, recurrent weights.
         decides: the outputs are decisions on numbers (an index, a comparison, a rounded number), which a
             difference as small as one of rounding can turn into others.
+        chooses: these decisions say which elements there are, and how many: an index, the largest ones.
         idempotent: applied to its own result with the same parameters, it changes nothing.
         annihilates: positions of inputs a zero of which makes the element of the output what it is without
             the other inputs (a factor).
@@ -66,6 +67,7 @@ class Op:
     biases: tuple[int, ...] = ()
     learnt: tuple[int, ...] = ()
     decides: bool = False
+    chooses: bool = False
     idempotent: bool = False
     annihilates: tuple[int, ...] = ()
     additive: bool = False

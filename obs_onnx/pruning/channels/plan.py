@@ -75,7 +75,9 @@ class ChannelPlan:
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
         """What rounds of removing channels start from."""
-        costs = DenseCosts(calibrated.dense, calibrated.data.sample, self.file_bytes, calibrated.stopwatch)
+        costs = DenseCosts(
+            calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
+        )
         return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
 
     def search(
@@ -157,7 +159,7 @@ class ChannelStrategy:
             original=inputs.model,
             file_bytes=sum(one.stat().st_size for one in files_of(path))
             if path
-            else len(serialize(inputs.model)),
+            else len(serialize(inputs.original)),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),

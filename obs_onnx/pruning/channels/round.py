@@ -177,7 +177,8 @@ class Round:
         limits are tightened until the real ones hold, and those on estimated costs are loosened while there
         is much room.
         """
-        tight, tried = dict(limits), list[_Tried]()
+        tight = {name: self.task.costs.in_front(TARGETS[name], limit) for name, limit in limits.items()}
+        tried = list[_Tried]()
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
