@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.metric import open_metric
-from obs_onnx.evaluation.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.metric import open_metric
+from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.yardstick import read_outputs
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
-from obs_onnx.evaluation.yardstick import read_outputs
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
@@ -56,7 +56,7 @@ def evaluate(
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
-            :class:`obs_onnx.evaluation.options.MeasureOptions`.
+            :class:`obs_onnx.evaluation.measures.options.MeasureOptions`.
         custom_domains: of operators that are known to the runtime alone.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.

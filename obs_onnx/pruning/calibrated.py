@@ -19,13 +19,13 @@ from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.data_checks import check_samples, differences, guesses, look, saturation
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.free_batch import freed_source
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric, open_metric
+from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.evaluation.measures.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.evaluation.merged import fitted
-from obs_onnx.evaluation.metric import ACCURACY, Metric, open_metric
-from obs_onnx.evaluation.options import AUTO
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
-from obs_onnx.evaluation.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch, timing_feed
 from obs_onnx.passes.batch.free_batch import FreeBatch

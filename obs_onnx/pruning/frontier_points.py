@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
-from obs_onnx.evaluation.metric import ACCURACY
+from obs_onnx.evaluation.measures.metric import ACCURACY
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured

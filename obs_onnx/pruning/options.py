@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
-from obs_onnx.evaluation.options import MeasureOptions
+from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named

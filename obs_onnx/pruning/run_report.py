@@ -10,9 +10,9 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import LATENCY, Targets
 from obs_onnx.evaluation.data_checks import contradiction
-from obs_onnx.evaluation.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
-from obs_onnx.evaluation.options import AUTO
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
