@@ -1,8 +1,8 @@
 """The loss whose derivatives judge weights and channels, and what the outputs are compared with.
 
 * Class scores (see :mod:`obs_onnx.evaluation.measures.class_scores`): cross-entropy with the labels of the
-  data. Without labels the dense model is the teacher, by the class it ranks first: the divergence from its own
-  *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
+  data. Without labels the dense model is the teacher, by the class it ranks first: the divergence from its
+  own *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
   cross-entropy with its best class has not. The Fisher matrix is an expectation over the model's own
   probabilities, whether there are labels or not: its targets are ``drawn`` from them several times for each
   example, or ``expected``: every class in turn with its probability as weight, where there are few (the
