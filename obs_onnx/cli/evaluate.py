@@ -32,6 +32,7 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
         model,
         asked.data,
         labels_key=asked.labels,
+        preprocess=asked.preprocess,
         against=asked.against,
         task=asked.task,
         weight=asked.weight,

@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.metric import open_metric
-from obs_onnx.evaluation.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.metric import open_metric
+from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.yardstick import read_outputs
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
-from obs_onnx.evaluation.yardstick import read_outputs
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
@@ -30,6 +30,7 @@ def evaluate(
     data: Any,
     *,
     labels_key: str | None = None,
+    preprocess: object = None,
     against: ModelSource | Session | None = None,
     task: str = AUTO,
     weight: Mapping[str, float] | None = None,
@@ -51,10 +52,11 @@ def evaluate(
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
+        preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
-            :class:`obs_onnx.evaluation.options.MeasureOptions`.
+            :class:`obs_onnx.evaluation.measures.options.MeasureOptions`.
         custom_domains: of operators that are known to the runtime alone.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.
@@ -76,7 +78,12 @@ def evaluate(
         model, against = _compared(runtime, model, against, cut, fix)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
-            data, session.inputs, batch_size=batch_size, labels_key=labels_key, without=fixed_names(fix)
+            data,
+            session.inputs,
+            batch_size=batch_size,
+            labels_key=labels_key,
+            preprocess=preprocess,
+            without=fixed_names(fix),
         )
         if reference is not None:
             paired(session, reference)

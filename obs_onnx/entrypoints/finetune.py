@@ -7,8 +7,9 @@ come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -162,11 +163,17 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     batch, labels, seed = options.batch, options.labels, options.seed
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
-    names = fixed_names(options.fix)
-    source = open_source(
-        options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed, without=names
+    opened = partial(
+        open_source,
+        specs=session.inputs,
+        batch_size=batch,
+        labels_key=labels,
+        seed=seed,
+        preprocess=options.preprocess,
+        without=fixed_names(options.fix),
     )
-    fit, judged = _parts(source, options.held_out, session, batch, labels, seed, names)
+    source = opened(options.data)
+    fit, judged = _parts(source, None if options.held_out is None else opened(options.held_out), seed)
     dense, name = _teacher(runtime, options.teacher, session, front, options.fix)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
@@ -263,20 +270,9 @@ def _settings(options: FinetuneOptions) -> Settings:
     )
 
 
-def _parts(
-    source: Source,
-    held_out: object,
-    session: Session,
-    batch: int,
-    labels: str | None,
-    seed: int,
-    names: Sequence[str],
-) -> tuple[Source, Source | None]:
+def _parts(source: Source, held_out: Source | None, seed: int) -> tuple[Source, Source | None]:
     if held_out is not None:
-        judged = open_source(
-            held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed, without=names
-        )
-        return source, judged
+        return source, held_out
     if source.count is not None and source.count < _LEAST_HELD_OUT:
         return source, None
     return split(source, HELD_OUT, seed)

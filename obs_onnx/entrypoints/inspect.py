@@ -19,6 +19,8 @@ from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
+from obs_onnx.runtimes import calibration_runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 
 __all__ = ["inspect"]
 
@@ -38,7 +40,7 @@ def inspect(
     """
     model = load_model(path, custom_domains=None)
     with boundary(f"{path} cannot be analysed"):
-        return _inspected(str(path), with_fixed(model, fix))
+        return _inspected(str(path), declare_shapes(calibration_runtime, with_fixed(model, fix)))
 
 
 def _inspected(path: str, model: ir.Model) -> Inspection:

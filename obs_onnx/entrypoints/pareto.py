@@ -19,9 +19,9 @@ from obs_onnx.allocation.targets import ERROR, METRIC, TRADED
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
-from obs_onnx.evaluation.metric import ACCURACY
-from obs_onnx.evaluation.options import AUTO
-from obs_onnx.evaluation.yardstick import CHANGED
+from obs_onnx.evaluation.measures.metric import ACCURACY
+from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.evaluation.measures.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
@@ -209,12 +209,12 @@ def _timed(
         if inputs.front.runs:
             models = [inputs.original, *(one.result.model for one in candidates)]
         else:
-            models = [inputs.model, *(one.attempt.model for one in candidates)]
+            models = [inputs.given, *(inputs.put_back(one.attempt.model) for one in candidates)]
         return bench(
             [*map(serialize, models)],
             inputs.target,
             batch=options.batch,
-            feed=calibrated.timing,
+            feed=calibrated.file_timing,
             seconds=options.seconds,
         )
 

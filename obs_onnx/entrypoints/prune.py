@@ -100,11 +100,12 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if int8 is not None:
         with recorder.stage("quantize"):
             quantized = int8.quantize(found.attempt.model)
+    kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            _write(proven, quantized, destination, options.custom_domains)
+            _write(proven, kept, destination, options.custom_domains)
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if quantized is None else quantized.complete)
+    return Pruned(proven.result.model, reported, None if kept is None else kept.complete)
 
 
 def _write(

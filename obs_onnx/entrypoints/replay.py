@@ -12,7 +12,8 @@ from typing import cast
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
-from obs_onnx.data.open_source import open_source, random_feed
+from obs_onnx.data.open_source import open_source
+from obs_onnx.data.rows import random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -25,6 +26,7 @@ from obs_onnx.passes.channels.keep_file import replay as without_channels
 from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.front import Front, find_front
 from obs_onnx.verification.removal import check_removal
@@ -65,12 +67,11 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     check_files(model, options)
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
-    with boundary(f"{source} does not fit {name}", DataError):
-        original = with_fixed(original, options.fix)
-        small = without_channels(original, file)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
+    with boundary(f"{source} does not fit {name}", DataError):
+        original = declare_shapes(lambda: runtime, with_fixed(original, options.fix))
+        small = without_channels(original, file)
     front = find_front(runtime, original)
-    calib = calibration_beside(path) if options.calib is None else options.calib
     calib = calibration_beside(path) if options.calib is None else options.calib
     note = _compared(runtime, front, file, small, calib, options.fix)
     destination = destination_of(options.output, path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.finite_outputs import check_outputs
+from obs_onnx.evaluation.free_batch import find_free_batch, freed_source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
@@ -156,22 +157,25 @@ class Scorer:
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
         original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
+        read = partial(
+            open_source,
+            calibration_of(options.calib, path),
+            batch_size=_BATCH,
+            labels_key=options.labels,
+            seed=options.seed,
+            preprocess=options.preprocess,
+            without=fixed_names(options.fix),
+        )
         front = find_front(where, with_fixed(original, options.fix), options.cut)
-        dense, copied = runnable(where, prepare(front.model))
+        batch = find_free_batch(where, front.model, read)
+        dense, copied = runnable(where, prepare(front.model if batch is None else batch.model))
         self._coupling = couple(dense, options.protect)
         if not self._coupling.groups:
             check_any(dense, self._name)
             raise OptionError(
                 f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
             )
-        source = open_source(
-            calibration_of(options.calib, path),
-            where.session(serialize(dense)).inputs,
-            batch_size=_BATCH,
-            labels_key=options.labels,
-            seed=options.seed,
-            without=fixed_names(options.fix),
-        )
+        source = freed_source(batch, where.session(serialize(dense)).inputs, _BATCH, read)
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(
             where,

@@ -34,9 +34,11 @@ _BUILT_IN_DOMAINS = {
     "ai.onnx.training",
     "com.microsoft",
     "com.microsoft.experimental",
+}
+_OF_ONE_MACHINE = {
     "com.microsoft.nchwc",
     "com.ms.internal.nhwc",
-}
+}  # layouts that onnxruntime chooses by itself
 _MOST_ROUNDS = 10**9  # of a loop that nothing else ends
 _MAX_DENSE_BYTES = 2**31  # of a sparse initializer that is made dense
 
@@ -101,10 +103,16 @@ def _check_names(graph: onnx.GraphProto, where: str, outer: set[str]) -> None:
 
 
 def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] = ()) -> None:
-    """Raise ModelError for the first operator that only a custom-op library could run."""
+    """Raise ModelError for the first operator that needs a custom-op library, or one kind of machine."""
     functions = {(function.domain, function.name) for function in proto.functions}
     bodies = [proto.graph.node, *(function.node for function in proto.functions)]
     for node in (node for body in bodies for node in _nodes(body)):
+        if node.domain in _OF_ONE_MACHINE:
+            raise ModelError(
+                f"{where} was saved by onnxruntime with weights laid out for one machine (node "
+                f"{node.name!r} is {node.domain}::{node.op_type}): give the model from before its optimizer, "
+                "or save it at the optimization level 'extended' in place of 'all'"
+            )
         known = node.domain in _BUILT_IN_DOMAINS or node.domain in custom_domains
         if not known and (node.domain, node.op_type) not in functions:
             raise ModelError(

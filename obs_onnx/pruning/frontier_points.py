@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
-from obs_onnx.evaluation.metric import ACCURACY
+from obs_onnx.evaluation.measures.metric import ACCURACY
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
@@ -85,12 +85,12 @@ def measured_points(
     rows = zip(demands, models, [itself, *qualities], labelled, own, strict=True)
     for i, (demand, one, quality, judged, notes) in enumerate(rows):
         size = figures(one, None, None, demand)
-        times = None if timing is None else timing.latencies[i]
+        times = None if timing is None else Latency.of(timing.latencies[i], inputs.samples)
         ratio = None if timing is None else timing.ratios[i]
         found.append(
             Point(
                 latency_ms=None if times is None else times.median,
-                latency=None if times is None else Latency(times.median, times.p10, times.p90, times.runs),
+                latency=times,
                 ratio=None if ratio is None else ratio.value,
                 ratio_interval=None if ratio is None else (ratio.low, ratio.high),
                 macs=size.macs,

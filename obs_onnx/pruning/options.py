@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
-from obs_onnx.evaluation.options import MeasureOptions
+from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
@@ -40,7 +40,7 @@ class Protected(Options, title="Choice"):
 
     protect: Sequence[str] = option(
         (),
-        help="Shell pattern of weight or node names to leave alone.",
+        help="Weights or nodes to leave alone, by name or shell pattern.",
         metavar="PATTERN",
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
@@ -28,27 +29,29 @@ class Proven(Generic[A_co]):
     """A result that loads and runs.
 
     Attributes:
-        result: which one; its model is complete.
+        result: which one; its model is complete, and takes the batch of the one that came in.
         calibrated: what it was checked with.
-        expected: outputs of the part that is measured, for the first batch of held-out data.
+        feed: held-out data, as many samples as the model takes.
+        expected: outputs of the part that is measured for them.
         outputs: those of the dense model.
     """
 
     result: Finished[A_co]
     calibrated: Calibrated
+    feed: Values
     expected: Values
     outputs: Values
 
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
-        dense, first, front = self.calibrated.dense, self.calibrated.data.first, self.calibrated.front
+        dense, front = self.calibrated.dense, self.calibrated.front
 
         def check(written: Path) -> None:
             model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
             again = runnable(dense.runtime, front.part(model))[0]
-            check_model(dense.runtime, again, first, self.expected, self.outputs, dense.complaints)
+            check_model(dense.runtime, again, self.feed, self.expected, self.outputs, dense.complaints)
             if front.runs and front.cut is not None and not self.result.copied:
-                check_rest(dense.runtime, front.cut, model, first, self.expected)
+                check_rest(dense.runtime, front.cut, model, self.feed, self.expected)
 
         return check
 
@@ -56,7 +59,8 @@ class Proven(Generic[A_co]):
 def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
 
-    What comes back holds it complete, in the form in which it is written.
+    What comes back holds it complete, in the form in which it is written. Where the batch was fixed it is put
+    back, and the result is compared with itself on so many samples.
 
     Args:
         result: what was found.
@@ -73,6 +77,11 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
         resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
+        if (batch := dense.batch) is not None:
+            first, given = fitted(first, batch.inputs, batch.size), runnable(dense.runtime, batch.given)[0]
+            expected, outputs = session.run(first), dense.runtime.session(serialize(given)).run(first)
+            check_model(dense.runtime, batch.put_back(model), first, expected, outputs, dense.complaints)
+            result = replace(result, model=batch.put_back(result.model))
     alerts = [
         f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
         "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
@@ -84,4 +93,4 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
     whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
     result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
-    return Proven(result, calibrated, expected, outputs)
+    return Proven(result, calibrated, first, expected, outputs)

@@ -9,9 +9,10 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import LATENCY, Targets
-from obs_onnx.evaluation.metric import ACCURACY, Metric
+from obs_onnx.evaluation.data_checks import contradiction
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
-from obs_onnx.evaluation.options import AUTO
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
@@ -31,6 +32,7 @@ from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
+from obs_onnx.verification.front import Front
 
 __all__ = ["Run", "dry_report", "report"]
 
@@ -125,6 +127,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
         run.report(size, size),
         seconds=recorder.seconds,
         notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        alerts=run.calibrated.data.alerts,
     )
 
 
@@ -178,8 +181,19 @@ def report(
             *slower,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
-        alerts=(*run.calibrated.data.alerts, *result.alerts),
+        alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
         failures=(*sizes.failures, *timing.failures, *combined.failures),
+    )
+
+
+def _contradictions(run: Run, result: Finished[Attempt]) -> list[str]:
+    """Where the accuracy says other things than the calibration data."""
+    data, quality = run.calibrated.data, result.attempt.quality
+    if data.labelled is None or data.labelled is data.held_out:
+        return []
+    labelled = data.labelled.count or quality.samples
+    return contradiction(
+        result.attempt.drop, labelled, quality.agreement, quality.samples, quality.output_error
     )
 
 
@@ -203,18 +217,18 @@ class _Timing:
 
 def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Timing | None]:
     """Both models timed on the user's own samples, where that is wanted."""
-    feed, runtime = run.calibrated.timing, run.inputs.target
+    feed, runtime = run.calibrated.file_timing, run.inputs.target
     if feed is None or result.copied:
         return Tried(None)
 
     def work() -> _Timing:
         with recorder.stage("latency"):
-            models = [run.inputs.model, result.attempt.model]
+            models = [run.inputs.given, run.inputs.put_back(result.attempt.model)]
             if run.inputs.front.runs:
                 models = [run.inputs.original, result.model]
             found = bench([*map(serialize, models)], runtime, batch=run.options.batch, feed=feed, seconds=1.0)
         noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
-        before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in found.latencies)
+        before, after = (Latency.of(one, run.inputs.samples) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
 
     return tried("latency was not measured", work, None)
@@ -265,9 +279,8 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
     measured_by = (dense.yardstick, dense.metric)
-    return combine(
-        models, run.inputs.front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by
-    )
+    front = run.inputs.front if run.inputs.batch is None else Front(run.inputs.model)
+    return combine(models, front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

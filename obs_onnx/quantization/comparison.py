@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.evaluation.quality import evaluate_sessions
-from obs_onnx.evaluation.yardstick import Yardstick
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency

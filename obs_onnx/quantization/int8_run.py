@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.quantization.int8 import check_quantizable, quantize
@@ -101,6 +103,15 @@ class Quantized:
     runtime: Runtime
     feed: Values
     expected: Values
+
+    def put_back(self, batch: FreeBatch | None) -> Quantized:
+        """The same with the batch of the model as it came in, where it takes any number of samples."""
+        if batch is None:
+            return self
+        feed = fitted(self.feed, batch.inputs, batch.size)
+        expected = self.runtime.session(serialize(self.model)).run(feed)
+        model, dense = (batch.put_back(one) for one in (self.model, self.dense))
+        return replace(self, model=model, dense=dense, feed=feed, expected=expected)
 
     @property
     def complete(self) -> ir.Model:

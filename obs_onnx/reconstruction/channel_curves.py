@@ -15,8 +15,8 @@ from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
-from obs_onnx.evaluation.output_damage import Damage
-from obs_onnx.evaluation.yardstick import Yardstick
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing

@@ -17,6 +17,8 @@ from obs_onnx.io.json_file import jsonable
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
 
+from obs_onnx.results import benchmark
+
 __all__ = [
     "SCHEMA",
     "Agreement",
@@ -59,6 +61,11 @@ class Latency:
     p10: float
     p90: float
     runs: int
+
+    @classmethod
+    def of(cls, timed: benchmark.Latency, samples: int = 1) -> Latency:
+        """What was timed, for each of the samples of a run."""
+        return cls(timed.median / samples, timed.p10 / samples, timed.p90 / samples, timed.runs)
 
 
 @dataclass(frozen=True)
@@ -115,8 +122,8 @@ class PartError:
     """The error of a part.
 
     Attributes:
-        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.parts.Part`.
-        error: relative to its scale, see :mod:`obs_onnx.evaluation.parts`.
+        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.measures.parts.Part`.
+        error: relative to its scale, see :mod:`obs_onnx.evaluation.measures.parts`.
         norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
             included.
     """
@@ -250,7 +257,7 @@ class Report:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
         output_error: largest error of a part of the outputs on held-out calibration data, times its weight.
-        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.parts`.
+        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.measures.parts`.
         task: what the outputs were taken for; None where nothing said it.
         agreement: share of held-out samples (or pixels, or tokens) with the same top-1 class.
         measures: others of the task, by name, on held-out calibration data.

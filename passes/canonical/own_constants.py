@@ -7,7 +7,7 @@ from collections.abc import Hashable
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
-from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.ops import lookup

@@ -8,7 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.runtimes import open_runtime

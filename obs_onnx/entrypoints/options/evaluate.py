@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from obs_onnx.data.options import FixedInputs, LabelName
-from obs_onnx.evaluation.options import MeasureOptions
+from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.option import Options, about, option
 from obs_onnx.pruning.options import MeasuredAt
 from obs_onnx.runtimes.options import RuntimeOptions

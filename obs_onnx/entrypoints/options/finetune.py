@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obs_onnx.data.options import FixedInputs, Labelled
-from obs_onnx.evaluation.options import TaskOption
+from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import Options, about, option
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import MeasuredAt, Shown

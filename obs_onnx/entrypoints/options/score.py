@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA
 from obs_onnx.data.options import DataOptions
-from obs_onnx.evaluation.options import TaskOption
+from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import option
 from obs_onnx.pruning.options import Damped, MeasuredAt, Memory, Protected, Regularized, Shown
 from obs_onnx.runtimes.options import RuntimeOptions

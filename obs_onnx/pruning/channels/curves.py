@@ -17,7 +17,7 @@ from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import ranking
 from obs_onnx.criteria.score_curves import criterion_curves
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import LatencyTable

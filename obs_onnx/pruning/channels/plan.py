@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
@@ -16,6 +15,7 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.graph.names import chosen
 from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
@@ -29,7 +29,7 @@ from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, allocation_notes, check_allocation, with_default
-from obs_onnx.pruning.weights.layer_choice import matches
+from obs_onnx.pruning.weights.layer_choice import matching
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
@@ -153,7 +153,7 @@ class ChannelStrategy:
             raise OptionError(
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
-        protected = [y.name for y in layers if any(matches(y, pattern) for pattern in options.protect)]
+        protected = [y.name for pattern in options.protect for y in matching(layers, pattern)]
         path = inputs.path
         return ChannelPlan(
             original=inputs.model,
@@ -175,4 +175,4 @@ def _criterion(options: ModeOptions) -> str:
 def _is_name(model: ir.Model, pattern: str) -> bool:
     names = [str(node.name) for node in model.graph]
     names += [str(value.name) for node in model.graph for value in node.outputs]
-    return any(fnmatchcase(name, pattern) for name in (*names, *map(str, model.graph.initializers)))
+    return bool(chosen(pattern, (*names, *map(str, model.graph.initializers))))

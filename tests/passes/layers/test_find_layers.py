@@ -200,7 +200,8 @@ class TestFrozen:
                 "its weight w is an output of the model",
             ),
             (
-                "g (float[N,4] x) => (float[N,4] y) { [n] y = com.microsoft.FusedMatMul(x, w) }",
+                "g (float[N,4] x) => (float[N,4] y)"
+                "{ [n] y = com.microsoft.FusedMatMul<transBatchA = 1>(x, w) }",
                 {"w": (4, 4)},
                 "FusedMatMul is not pruned; export without runtime fusions",
             ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from obs_onnx.evaluation.metric import ACCURACY, MIOU, Collected, Metric, open_metric
+from obs_onnx.evaluation.measures.metric import ACCURACY, MIOU, Collected, Metric, open_metric
 from obs_onnx.passes.errors import DataError
 
 

@@ -1,7 +1,7 @@
 """What a model is for and how its outputs are measured, as options.
 
 ======================  ==============================================================================
-task                    measured, beside the error of each part (:mod:`obs_onnx.evaluation.parts`)
+task                    measured, beside the error of each part (:mod:`obs_onnx.evaluation.measures.parts`)
 ======================  ==============================================================================
 classification          divergence of the class probabilities, same class, accuracy
 segmentation            the same for each position, and the mean intersection over union (mIoU)
@@ -10,8 +10,8 @@ embedding               cosine of the vectors
 detection, regression   nothing: boxes, scores and values each have their error
 ======================  ==============================================================================
 
-``auto`` goes by what :mod:`obs_onnx.evaluation.class_scores` finds, and claims nothing where it finds
-nothing.
+``auto`` goes by what :mod:`obs_onnx.evaluation.measures.class_scores` finds, and claims nothing where it
+finds nothing.
 """
 
 from __future__ import annotations

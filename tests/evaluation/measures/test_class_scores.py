@@ -8,7 +8,7 @@ import pytest
 
 from obs_onnx import finetune, prune
 from obs_onnx.criteria.reference_loss import ReferenceLoss
-from obs_onnx.evaluation.class_scores import (
+from obs_onnx.evaluation.measures.class_scores import (
     ClassScores,
     classes_of,
     find_class_numbers,
@@ -16,9 +16,9 @@ from obs_onnx.evaluation.class_scores import (
     log_probabilities,
     rows_of,
 )
-from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import choose_measure, yardstick_of
 from obs_onnx.evaluation.quality import Tally
-from obs_onnx.evaluation.yardstick import choose_measure, yardstick_of
 from obs_onnx.training.objective import choose_objective
 
 Z = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])).astype(np.float32)

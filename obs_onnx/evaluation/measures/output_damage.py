@@ -1,11 +1,11 @@
 """How far a changed model's outputs are from the dense ones: what allocation minimises.
 
 * ``error``: mean over the parts of all outputs of ``(weight * error)^2``, see
-  :mod:`obs_onnx.evaluation.parts`; a sum of squares adds up where several layers do damage, while targets
-  limit the largest of them.
+  :mod:`obs_onnx.evaluation.measures.parts`; a sum of squares adds up where several layers do damage, while
+  targets limit the largest of them.
 * ``changed``: share of the numbers that differ, for models without any float output (class numbers).
 * ``kl``: Kullback-Leibler divergence of the class probabilities, mean over rows of scores, in nats; see
-  :mod:`obs_onnx.evaluation.class_scores` for what is a class score.
+  :mod:`obs_onnx.evaluation.measures.class_scores` for what is a class score.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.evaluation.parts import ErrorSums
-from obs_onnx.evaluation.yardstick import CHANGED, KL, Yardstick
+from obs_onnx.evaluation.measures.parts import ErrorSums
+from obs_onnx.evaluation.measures.yardstick import CHANGED, KL, Yardstick
 
 __all__ = ["Damage", "divergence"]
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array
 from obs_onnx.data.user_function import load_function
-from obs_onnx.evaluation.options import SEGMENTATION
+from obs_onnx.evaluation.measures.options import SEGMENTATION
 from obs_onnx.passes.errors import DataError, boundary
 
 __all__ = ["ACCURACY", "MIOU", "Collected", "Metric", "open_metric"]

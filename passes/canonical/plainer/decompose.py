@@ -102,7 +102,8 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
     write = Writer(Names(model), node)
     parameters: list[ir.Value | None] = [x]
     attributes = [ir.AttrInt64("axis", axis)]
-    if (node_facts.version(node) or 18) >= 13:
+    version = node_facts.version(node) or 18
+    if version >= 13:
         parameters.append(write.constant(np.array(sizes)))
     else:
         attributes.append(ir.AttrInt64s("split", sizes))
@@ -111,8 +112,14 @@ def _split_to_sequence(model: ir.Model, node: ir.Node) -> int:
         assert place is not None
         part = parts[int(place)]
         if given is None and not node_facts.int_attribute(node, "keepdims", 1):
-            part = write.op("Squeeze", [part, write.constant(np.array([axis]))])
+            part = _squeezed(write, part, axis, version)
         take_over(write.names, use.node.outputs[0], part)
         model.graph.remove(use.node, safe=True)
     model.graph.remove(node, safe=True)
     return 1
+
+
+def _squeezed(write: Writer, value: ir.Value, axis: int, version: int) -> ir.Value:
+    if version < 13:
+        return write.op("Squeeze", [value], ir.AttrInt64s("axes", [axis]))
+    return write.op("Squeeze", [value, write.constant(np.array([axis]))])

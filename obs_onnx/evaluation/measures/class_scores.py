@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.special import log_softmax
 
 from obs_onnx.data.feeds import Array, is_float
-from obs_onnx.evaluation.options import AUTO, CLASSIFICATION, LANGUAGE, SCORED, SEGMENTATION
+from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE, SCORED, SEGMENTATION
 from obs_onnx.passes.graph.logits import holds_class_numbers, softmax_axis
 
 __all__ = [
@@ -93,7 +93,7 @@ def find_class_scores(
     Args:
         outputs: what it gives for a batch.
         labels: (rows,) of the same batch.
-        task: what was asked for, one of :data:`obs_onnx.evaluation.options.TASKS`.
+        task: what was asked for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
         model: with these outputs, where it can be looked at.
         more: what it gives for further batches.
     """

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, is_float
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.class_scores import ClassScores, find_class_numbers, find_class_scores
-from obs_onnx.evaluation.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
-from obs_onnx.evaluation.parts import Part, Spreads, weighted
+from obs_onnx.evaluation.measures.class_scores import ClassScores, find_class_numbers, find_class_scores
+from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
+from obs_onnx.evaluation.measures.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.runtimes import Session
@@ -38,12 +38,12 @@ class Yardstick:
     """How outputs are measured.
 
     Attributes:
-        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`; auto where nothing says
-            it.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`; auto where
+            nothing says it.
         scores: where its class scores are, if it gives any.
         numbers: the output that holds class numbers, of a model without class scores.
         parts: of its outputs of a floating-point type.
-        measure: of damage, see :mod:`obs_onnx.evaluation.output_damage`.
+        measure: of damage, see :mod:`obs_onnx.evaluation.measures.output_damage`.
     """
 
     task: str = AUTO
@@ -89,7 +89,7 @@ def yardstick_of(
         model: with these outputs, where it can be looked at: functions inlined, constants lifted.
         task: what was asked for.
         labelled: its outputs for a batch with labels, and these, (rows,), if there are any.
-        weights: of parts, see :func:`obs_onnx.evaluation.parts.weighted`.
+        weights: of parts, see :func:`obs_onnx.evaluation.measures.parts.weighted`.
         loss: damage that is asked for, see :func:`choose_measure`.
 
     Raises:

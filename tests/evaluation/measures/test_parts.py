@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from obs_onnx.evaluation.parts import ErrorSums, Part, Spreads, weighted
+from obs_onnx.evaluation.measures.parts import ErrorSums, Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
 from obs_onnx.passes.errors import OptionError
 

@@ -7,8 +7,8 @@ import pytest
 from layer_runs import normal
 from scipy.special import log_softmax, softmax
 
-from obs_onnx.evaluation.class_counts import ClassCounts, Overlap
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.class_counts import ClassCounts, Overlap
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.passes.errors import DataError
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from nets import build_model, run_proto
 
 from obs_onnx.passes.canonical.canonicalize import plain
-from obs_onnx.passes.canonical.elementary import Elementary
+from obs_onnx.passes.canonical.plainer.elementary import Elementary
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 

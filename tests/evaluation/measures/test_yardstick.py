@@ -7,7 +7,7 @@ import pytest
 from layer_runs import normal
 from scipy.special import softmax
 
-from obs_onnx.evaluation.yardstick import choose_measure, yardstick_of
+from obs_onnx.evaluation.measures.yardstick import choose_measure, yardstick_of
 from obs_onnx.passes.errors import OptionError
 
 P = softmax(normal(0, 10, 5), axis=1)

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array
-from obs_onnx.evaluation.class_scores import classes_of
-from obs_onnx.evaluation.options import LANGUAGE, SEGMENTATION
-from obs_onnx.evaluation.output_damage import divergence
-from obs_onnx.evaluation.yardstick import Yardstick
+from obs_onnx.evaluation.measures.class_scores import classes_of
+from obs_onnx.evaluation.measures.options import LANGUAGE, SEGMENTATION
+from obs_onnx.evaluation.measures.output_damage import divergence
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.errors import DataError
 
 __all__ = ["ClassCounts", "Overlap"]

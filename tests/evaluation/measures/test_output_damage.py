@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from layer_runs import normal
 
-from obs_onnx.evaluation.output_damage import Damage
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 
 
 def measured_by(measure: str, **outputs: np.ndarray):
