@@ -18,7 +18,11 @@ BUDGET = 1 << 28
 
 
 def opened(
-    proto: onnx.ModelProto, x: np.ndarray, damping: float = 1e-3, batch: int = 64
+    proto: onnx.ModelProto,
+    x: np.ndarray,
+    damping: float = 1e-3,
+    batch: int = 64,
+    task: str = "classification",
 ) -> tuple[ir.Model, Coupling, Plan, ChannelStatistics]:
     model = prepare(ir.from_proto(proto))
     coupling, layers = couple(model), find_layers(model)[0]
@@ -26,7 +30,7 @@ def opened(
     feeds = [{"x": x[first : first + batch]} for first in range(0, len(x), batch)]
     runtime = open_runtime("onnxruntime", 1)
     evidence = ChannelStatistics(
-        runtime, model, coupling, layers, plan, feeds, budget=BUDGET, damping=damping
+        runtime, model, coupling, layers, plan, feeds, budget=BUDGET, damping=damping, task=task
     )
     return model, coupling, plan, evidence
 

@@ -62,7 +62,9 @@ def gated_chain(make_proto):
 
 
 def sensitivities(proto: onnx.ModelProto, x: np.ndarray) -> WeightDerivatives:
-    lessons = LabelledBatches(open_runtime("onnxruntime", 1), prepare(ir.from_proto(proto)), [{"x": x}])
+    lessons = LabelledBatches(
+        open_runtime("onnxruntime", 1), prepare(ir.from_proto(proto)), [{"x": x}], task="classification"
+    )
     return WeightDerivatives(lessons, list(SHAPES))
 
 

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from enum import Enum
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Amount", "Unit", "parse_bytes", "share", "share_or_bytes", "share_or_time"]
+__all__ = [
+    "Amount",
+    "Unit",
+    "parse_bytes",
+    "positive",
+    "share",
+    "share_or_bytes",
+    "share_or_nothing",
+    "share_or_time",
+]
 
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -54,6 +64,33 @@ def share(name: str, text: str) -> Amount:
     if not 0 < value < 1:
         raise OptionError(f"target {name}={text}: give a share between 0 and 1, or a percentage")
     return Amount(value)
+
+
+def positive(name: str, text: str) -> Amount:
+    """``0.5``, ``50%`` or ``3.2``, in whatever unit it is about; arguments as for :func:`share`.
+
+    Raises:
+        OptionError: no finite number above 0, or more than 100%.
+    """
+    try:
+        return share(name, text)
+    except OptionError:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 < value < math.inf:
+            raise
+    return Amount(value)
+
+
+def share_or_nothing(name: str, text: str) -> Amount:
+    """``0.02``, ``2%`` or ``0``; arguments as for :func:`share`.
+
+    Raises:
+        OptionError: none of them.
+    """
+    return Amount(0.0) if re.fullmatch(r"\s*0?\.?0*%?\s*", text) and "0" in text else share(name, text)
 
 
 def share_or_bytes(name: str, text: str) -> Amount:

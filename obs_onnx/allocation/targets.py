@@ -8,11 +8,19 @@ share of its weights that are not zero.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
-from obs_onnx.allocation.amounts import Amount, Unit, share, share_or_bytes, share_or_time
+from obs_onnx.allocation.amounts import (
+    Amount,
+    Unit,
+    positive,
+    share,
+    share_or_bytes,
+    share_or_nothing,
+    share_or_time,
+)
 from obs_onnx.passes.errors import OptionError, named
 
 if TYPE_CHECKING:  # names of targets are read where no arrays are loaded
@@ -23,6 +31,7 @@ __all__ = [
     "ERROR",
     "LATENCY",
     "MACS",
+    "METRIC",
     "PARAMS",
     "RAM",
     "SIZE",
@@ -166,18 +175,18 @@ PARAMS = Target(
 
 ERROR = Target(
     "error",
-    share,
+    share_or_nothing,
     "output error",
     "relative output error",
     ("output_error",),
     loss=lambda judged: judged.quality.output_error,
     floats=True,
 )
-"""Relative output error on held-out calibration data."""
+"""Error of every part of the outputs on held-out calibration data, relative to its spread."""
 
 DROP = Target(
     "drop",
-    share,
+    positive,
     "accuracy",
     "top-1 accuracy in %",
     ("accuracy",),
@@ -186,7 +195,7 @@ DROP = Target(
     loss=lambda judged: judged.drop,
     labels=True,
 )
-"""Loss of accuracy on labelled data, as a share (0.005 is half a point)."""
+"""Loss of accuracy on labelled data, as a share (0.005 is half a point), or of a metric in its own unit."""
 
 SIZE = Target(
     "size",
@@ -228,6 +237,9 @@ LATENCY = Target(
 )
 """Of a run on the target runtime."""
 
+METRIC = replace(DROP, name="metric", label="metric", axis="metric", figures=("metric",), scale=1.0)
+"""The same where it is not the accuracy that is lost: mIoU, or a function of the user's, in its own unit."""
+
 TARGETS: Mapping[str, Target] = {
     one.name: one
     for one in (
@@ -243,7 +255,7 @@ TARGETS: Mapping[str, Target] = {
 }
 """Name of a target -> the target."""
 
-TRADED: Mapping[str, Target] = {"error": ERROR, "accuracy": DROP}
+TRADED: Mapping[str, Target] = {"error": ERROR, "accuracy": DROP, "metric": METRIC}
 """What a frontier trades for a cost -> the target that limits its loss."""
 
 
@@ -258,9 +270,12 @@ class Targets:
 
     Attributes:
         amounts: how much is allowed at most (of zeros: wanted at least), by name of the target.
+        rounding: relative difference that rounding may make of the outputs: of a loss of which nothing is
+            allowed, so much counts as nothing.
     """
 
     amounts: Mapping[str, Amount] = field(default_factory=dict)
+    rounding: float = 1e-5
 
     def __iter__(self) -> Iterator[tuple[Target, Amount]]:
         """What is set, in the order of :data:`TARGETS`."""
@@ -273,12 +288,17 @@ class Targets:
 
     def also(self, target: Target, amount: Amount) -> Targets:
         """These and another one."""
-        return Targets({**self.amounts, target.name: amount})
+        return replace(self, amounts={**self.amounts, target.name: amount})
 
     @property
     def least(self) -> Target | None:
         """The cost that is to be as little as the limits on quality allow, if one is."""
         return next((one for one, amount in self if amount.unit is Unit.LEAST), None)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether only what changes nothing may go."""
+        return any(one.loss is not None and amount.value == 0 for one, amount in self)
 
     @property
     def bounded(self) -> bool:
@@ -307,8 +327,16 @@ class Targets:
 
     def strain(self, judged: Judgement) -> float:
         """Largest ratio of what a model lost to what it may lose; at most 1 if no quality is missed."""
-        losses = ((one.loss(judged), amount.value) for one, amount in self if one.loss is not None)
-        return max((loss / limit for loss, limit in losses if loss is not None), default=0.0)
+        return max(
+            (loss / (amount.value or self.rounding) for _, amount, loss in self.losses(judged)), default=0
+        )
+
+    def losses(self, judged: Judgement) -> Iterator[tuple[Target, Amount, float]]:
+        """What a model lost of each quality that is limited and measured, with how much it may."""
+        for one, amount in self:
+            loss = None if one.loss is None else one.loss(judged)
+            if loss is not None:
+                yield one, amount, loss
 
     def as_dict(self) -> dict[str, float | str]:
         """What is set, as it was asked for."""

@@ -29,7 +29,17 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
             io.load_model(path, custom_domains=asked.custom_domains)
     where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
     result = obs_onnx.evaluate(
-        model, asked.data, labels_key=asked.labels, against=asked.against, runtime=where
+        model,
+        asked.data,
+        labels_key=asked.labels,
+        preprocess=asked.preprocess,
+        against=asked.against,
+        task=asked.task,
+        weight=asked.weight,
+        metric=asked.metric,
+        metric_lower_is_better=asked.metric_lower_is_better,
+        custom_domains=asked.custom_domains,
+        runtime=where,
     )
     report.print_evaluation(result.to_json())
     if json_path:

@@ -47,6 +47,6 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
         behind.run(f"{html_path} was not written", lambda: report.write_html(html_path, found))
     behind.run("the report was not shown", lambda: report.print_report(found))
     missed = not found.met and not options["dry_run"]
-    if missed:
-        tell("a target could not be met; the report says what was reached")
+    for one in found.missed:
+        tell(f"target {one}")
     behind.end(EXIT_TARGET if missed else None)

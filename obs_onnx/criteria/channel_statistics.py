@@ -17,7 +17,8 @@ from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
-from obs_onnx.evaluation.class_scores import find_class_scores, rows_of
+from obs_onnx.evaluation.class_scores import rows_of
+from obs_onnx.evaluation.options import AUTO
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
@@ -99,6 +100,7 @@ class ChannelStatistics:
         budget: int,
         damping: float,
         seed: int = 0,
+        task: str = AUTO,
     ) -> None:
         planned = {layer.name for stage in plan.stages for layer in stage.layers}
         self.model, self.coupling = model, coupling
@@ -108,7 +110,7 @@ class ChannelStatistics:
         self._budget, self._damping = budget, damping
         self._posed: dict[str, LayerProblem] = {}
         self._columns: dict[int, list[Consumption]] = {}
-        self._lessons = LabelledBatches(runtime, model, fit, seed)
+        self._lessons = LabelledBatches(runtime, model, fit, seed, task)
         self._changes: dict[str, dict[str, NDArray[np.float64]]] = {}
 
     def consumers(self, group: Group) -> list[Consumption]:
@@ -177,14 +179,14 @@ class ChannelStatistics:
         """Class of each sample as the model sees it (largest score), or None without class scores."""
         names = input_names(self.model)
         outputs = [str(value.name) for value in self.model.graph.outputs]
+        teacher = self._lessons.teacher
         session, found = None, []
         for feed in self._fit:
             session = session or open_part(self._runtime, extract(self.model, names, outputs), feed)
             answer = run_feed(session, feed)
-            scores = find_class_scores(answer)
-            if scores is None:
+            if not teacher.classes:
                 return None
-            found.append(rows_of(answer[scores.name]).argmax(axis=1))
+            found.append(rows_of(answer[teacher.output]).argmax(axis=1))
         return np.concatenate(found)
 
     @cached_property

@@ -27,6 +27,7 @@ from scipy.special import log_softmax
 from obs_onnx.data.feeds import is_float
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.class_scores import find_class_scores, log_probabilities, rows_of
+from obs_onnx.evaluation.options import AUTO
 from obs_onnx.passes.autodiff.gradient import find
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.modernize import modernize
@@ -63,8 +64,15 @@ class ReferenceLoss:
     probabilities: bool
 
     @classmethod
-    def of(cls, outputs: Values) -> ReferenceLoss:
-        """The teacher for a model that gives ``outputs``.
+    def of(
+        cls,
+        outputs: Values,
+        labels: NDArray[np.int64] | None = None,
+        task: str = AUTO,
+        model: ir.Model | None = None,
+    ) -> ReferenceLoss:
+        """The teacher for a model that gives ``outputs``; see
+        :func:`obs_onnx.evaluation.class_scores.find_class_scores` for the arguments.
 
         Raises:
             GradientError: none is of a float type.
@@ -72,7 +80,8 @@ class ReferenceLoss:
         floats = [name for name, y in outputs.items() if is_float(y.dtype)]
         if not floats:
             raise GradientError("no output of the model is of a float type, so it has no gradient")
-        if (found := find_class_scores(outputs)) is not None:
+        found = find_class_scores(outputs, labels, task, model)
+        if found is not None and found.single:
             return cls(found.name, True, found.probabilities)
         return cls(floats[0], False, False)
 
@@ -156,10 +165,13 @@ class LabelledBatches:
         model: canonical.
         fit: a source, with labels or without, or feeds.
         seed: of what is drawn.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`.
     """
 
-    def __init__(self, runtime: Runtime, model: ir.Model, fit: Iterable[Values], seed: int = 0) -> None:
-        self.runtime, self._model, self._fit, self._seed = runtime, model, fit, seed
+    def __init__(
+        self, runtime: Runtime, model: ir.Model, fit: Iterable[Values], seed: int = 0, task: str = AUTO
+    ) -> None:
+        self.runtime, self._model, self._fit, self._seed, self._task = runtime, model, fit, seed, task
 
     @cached_property
     def model(self) -> ir.Model:
@@ -176,7 +188,8 @@ class LabelledBatches:
     @cached_property
     def teacher(self) -> ReferenceLoss:
         """Chosen by what the model gives for the first batch."""
-        return ReferenceLoss.of(self._run(next(iter(self._fit))))
+        feed, labels = next(_labelled(self._fit))
+        return ReferenceLoss.of(self._run(feed), labels, self._task, self._model)
 
     def batches(self, size: int, aim: Aim = "exact", most: int | None = None) -> Iterator[Lesson]:
         """All data in batches of ``size`` where the model's batch is free.
@@ -201,7 +214,7 @@ class LabelledBatches:
 
     def _parts(self, size: int, most: int | None) -> Iterator[tuple[Values, NDArray[np.int64] | None]]:
         if not isinstance(self._fit, Source):
-            yield from ((feed, None) for feed in self._fit)
+            yield from _labelled(self._fit)
             return
         yield from (self._fit if most is None else self._fit.limit(most)).rebatch(size).batches()
 
@@ -211,3 +224,8 @@ class LabelledBatches:
     @cached_property
     def _session(self) -> Session:
         return open_part(self.runtime, self._model.clone(), next(iter(self._fit)))
+
+
+def _labelled(fit: Iterable[Values]) -> Iterator[tuple[Values, NDArray[np.int64] | None]]:
+    """Feeds with their labels, where they have any."""
+    return fit.batches() if isinstance(fit, Source) else ((feed, None) for feed in fit)

@@ -27,6 +27,14 @@ class LabelName(Options, title="Data"):
         metavar="KEY",
         common=3,
     )
+    preprocess: object = option(
+        None,
+        help="How pixels of images become numbers: imagenet, 0..1, -1..1, 0..255 or a JSON file.",
+        more="In Python a dict, too. See docs/data.md.",
+        otherwise="preprocess.json in their folder",
+        metavar="NAME|FILE",
+        form="data",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +49,7 @@ class DataOptions(Labelled, title="Data"):
     calib: object = option(
         None,
         help="Calibration data.",
-        more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
+        more="See docs/data.md for the kinds; one sample of eight is held out to measure errors.",
         otherwise="<stem>.calib.npz beside the model",
         metavar="SRC",
         form="data",

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
-from obs_onnx.data.open_source import random_feed
+from obs_onnx.data.rows import random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 from obs_onnx.entrypoints.options.keywords import takes

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -159,19 +160,35 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -
     batch, labels, seed = options.batch, options.labels, options.seed
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
-    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
-    fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
+    opened = partial(
+        open_source,
+        specs=session.inputs,
+        batch_size=batch,
+        labels_key=labels,
+        seed=seed,
+        preprocess=options.preprocess,
+    )
+    source = opened(options.data)
+    fit, judged = _parts(source, None if options.held_out is None else opened(options.held_out), seed)
     dense, name = _teacher(runtime, options.teacher, session, options.custom_domains)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
-    feed = next(iter(fit))
+    feed, given = next(iter(fit.batches()))
     answer = session.run(feed)
     check_outputs(runtime, student, feed, answer)
     if dense is not None:
         answer = dense.run(feed)
         check_outputs(runtime, None, feed, answer, f"the teacher {name}")
-    objective = choose_objective(student, answer, labels=labelled, teacher=dense is not None, mix=options.mix)
+    objective = choose_objective(
+        student,
+        answer,
+        labels=labelled,
+        teacher=dense is not None,
+        mix=options.mix,
+        task=options.task,
+        given=given,
+    )
     notes = list(source.notes)
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
@@ -247,11 +264,9 @@ def _settings(options: FinetuneOptions) -> Settings:
     )
 
 
-def _parts(
-    source: Source, held_out: object, session: Session, batch: int, labels: str | None, seed: int
-) -> tuple[Source, Source | None]:
+def _parts(source: Source, held_out: Source | None, seed: int) -> tuple[Source, Source | None]:
     if held_out is not None:
-        return source, open_source(held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+        return source, held_out
     if source.count is not None and source.count < _LEAST_HELD_OUT:
         return source, None
     return split(source, HELD_OUT, seed)

@@ -15,11 +15,13 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import TRADED
+from obs_onnx.allocation.targets import ERROR, METRIC, TRADED
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
-from obs_onnx.evaluation.output_damage import AUTO, CHANGED
+from obs_onnx.evaluation.metric import ACCURACY
+from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
@@ -30,6 +32,7 @@ from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.frontier_points import (
@@ -125,6 +128,9 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         seed=options.seed,
         options=asked(options),
         environment=inputs.runtime.environment() if timing is None else timing.environment,
+        task=None if calibrated.yardstick.task == AUTO else calibrated.yardstick.task,
+        metric=None if calibrated.dense.figure is None else calibrated.dense.metric.name,
+        lower_is_better=calibrated.dense.metric.lower_is_better,
         notes=(
             *_notes(calibrated, candidates),
             *_shortfall(search, options, len(chosen)),
@@ -157,12 +163,15 @@ def _loss(by: str, attempt: ChannelAttempt) -> float:
 
 def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     """What is traded for the cost."""
-    labelled = options.evaluation is not None
-    preferred = next(name for name, target in TRADED.items() if target.labels == labelled)
+    dense = calibrated.dense
+    judged = METRIC.name if dense.metric is not ACCURACY else "accuracy"
+    preferred = judged if options.evaluation is not None or options.metric is not None else ERROR.name
     by = preferred if options.by == AUTO else options.by
-    if TRADED[by].labels and calibrated.dense.accuracy is None:
+    if TRADED[by].labels and by != judged:
+        raise OptionError(f"quality on labelled data is {dense.metric.name} here: give {named('by', judged)}")
+    if TRADED[by].labels and dense.figure is None:
         raise DataError(f"a frontier by {by} needs labelled data: give {named('evaluation')} with labels")
-    if TRADED[by].floats and calibrated.measure == CHANGED:
+    if TRADED[by].floats and calibrated.yardstick.measure == CHANGED:
         raise OptionError(
             f"no output of the model is of a float type, so it has no {by}: "
             f"give {named('evaluation')} with labels"
@@ -175,8 +184,12 @@ def _search(
 ) -> FrontierSearch:
     """The search for models that nothing dominates, done."""
     task = plan.task(calibrated, recorder)
-    first = Round.of(task, None, None)
-    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
+    first = lossless(task)
+    task = replace(task, start=first.tensors)
+    part = Round.of(task, first.attempt, None)
+    search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
+    if first.attempt is not None:
+        search.add(first.attempt)
     with options.progress.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search
@@ -211,7 +224,8 @@ def _ranked(
     dense, measures = measured_points(inputs, calibrated, found, timing)
     order = sorted(range(len(found)), key=lambda i: costs_of(cost, measures[i]), reverse=True)
     every = [dense, *(measures[i] for i in order)]
-    kept = undominated([loss_of(one, by) for one in every], [costs_of(cost, one) for one in every])
+    less = by == METRIC.name and calibrated.dense.metric.lower_is_better
+    kept = undominated([loss_of(one, by, less) for one in every], [costs_of(cost, one) for one in every])
     points = [replace(one, dominated=not good) for one, good in zip(every, kept, strict=True)]
     return dense, points[1:], [found[i] for i in order]
 

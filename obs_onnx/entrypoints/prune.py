@@ -7,7 +7,7 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -81,6 +81,7 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         destination = destination_of(options.output, inputs.path)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    targets = replace(targets, rounding=calibrated.rounding)
     int8 = None
     if options.quantize is not None:
         int8 = Int8.of(inputs.runtime, inputs.model, plan.model, calibrated.data.fit)

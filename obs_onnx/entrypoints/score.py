@@ -167,6 +167,7 @@ class Scorer:
             batch_size=_BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
         )
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(
@@ -179,6 +180,7 @@ class Scorer:
             budget=activation_budget(options.memory),
             damping=options.damping,
             seed=options.seed,
+            task=options.task,
         )
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         feed = next(iter(source))

@@ -24,8 +24,17 @@ def figures(
     accuracy: float | None,
     demand: RunCost | None,
     compressed: bool = True,
+    metric: float | None = None,
 ) -> Figures:
-    """Sizes of a model and of its files; ``compressed``: also of the files as a zip would hold them."""
+    """Sizes of a model and of its files.
+
+    Args:
+        model: to be measured.
+        path: its file, or None.
+        accuracy, metric: what is known of its quality.
+        demand: what one run takes.
+        compressed: also the size of the files as a zip would hold them.
+    """
     parameters = nonzero = 0
     for tensor in float_tensors(model):
         parameters += tensor.size
@@ -39,6 +48,7 @@ def figures(
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
         compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,
+        metric=metric,
     )
 
 

@@ -1,146 +1,83 @@
 """How far a changed model's outputs are from the dense ones: what allocation minimises.
 
-* ``error``: squared relative error, ``||y' - y||^2 / ||y||^2``, averaged over the float outputs.
+* ``error``: mean over the parts of all outputs of ``(weight * error)^2``, see
+  :mod:`obs_onnx.evaluation.parts`; a sum of squares adds up where several layers do damage, while targets
+  limit the largest of them.
 * ``changed``: share of the numbers that differ, for models without any float output (class numbers).
-* ``kl``: Kullback-Leibler divergence of the class probabilities, mean over samples, in nats; see
+* ``kl``: Kullback-Leibler divergence of the class probabilities, mean over rows of scores, in nats; see
   :mod:`obs_onnx.evaluation.class_scores` for what is a class score.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import is_float
-from obs_onnx.evaluation.class_scores import (
-    are_probabilities,
-    find_class_scores,
-    log_probabilities,
-    rows_of,
-)
-from obs_onnx.passes.errors import OptionError
+from obs_onnx.evaluation.parts import ErrorSums
+from obs_onnx.evaluation.yardstick import CHANGED, KL, Yardstick
 
-__all__ = ["AUTO", "CHANGED", "ERROR", "KL", "MEASURES", "Damage", "Measure", "choose_measure"]
+__all__ = ["Damage", "divergence"]
 
-AUTO, KL, ERROR, CHANGED = "auto", "kl", "error", "changed"
-
-Output = NDArray[Any]
-Outputs = Mapping[str, Output]
+Outputs = Mapping[str, NDArray[Any]]
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A measure of the damage to one output: a sum over batches divided by another one.
-
-    Attributes:
-        parts: of both sums, from a batch of the dense model and one of the other, of the same shape.
-        whole: the same where the shapes differ, so that all counts as wrong.
-        floats: for outputs of a floating-point type only.
-    """
-
-    parts: Callable[[Output, Output], tuple[float, float]]
-    whole: Callable[[Output, Output], tuple[float, float]]
-    floats: bool = True
-
-
-@dataclass
 class Damage:
     """Damage summed over batches.
 
     Args:
-        measure: a name in :data:`MEASURES`.
+        yardstick: how the outputs are measured.
         names: the outputs to compare.
     """
 
-    measure: str
-    names: Sequence[str]
-    _sums: dict[str, list[float]] = field(default_factory=dict)
+    def __init__(self, yardstick: Yardstick, names: Collection[str]) -> None:
+        self._yardstick, self._names = yardstick, tuple(names)
+        self._errors = ErrorSums([part for part in yardstick.parts if part.output in set(names)])
+        self._sum = self._count = 0.0
 
     def update(self, dense: Outputs, changed: Outputs) -> None:
         """Add one batch; an output whose size follows from the data and differs counts as all wrong."""
-        measure = MEASURES[self.measure]
-        for name in self.names:
-            y, z = dense[name], changed[name]
-            same = y.shape == z.shape
-            if measure.floats and not is_float(y.dtype):
-                if not same:
-                    self._add(name, (0.0, 0.0))  # without damage
-                continue
-            self._add(name, (measure.parts if same else measure.whole)(y, z))
+        if self._yardstick.measure == KL:
+            self._add(divergence(self._yardstick, dense, changed))
+        elif self._yardstick.measure == CHANGED:
+            for name in self._names:
+                y, z = dense[name], changed[name]
+                size = float(max(y.size, z.size))
+                wrong = float(np.count_nonzero(y != z)) if y.shape == z.shape else size
+                self._add((wrong, size))
+        else:
+            self._errors.add(dense, changed)
 
-    def _add(self, name: str, parts: tuple[float, float]) -> None:
-        total = self._sums.setdefault(name, [0.0, 0.0])
-        total[0] += parts[0]
-        total[1] += parts[1]
+    def _add(self, pair: tuple[float, float]) -> None:
+        self._sum += pair[0]
+        self._count += pair[1]
 
     @property
     def value(self) -> float:
-        """Mean over the outputs; 0 where nothing was compared."""
-        ratios = [a / b if b else (0.0 if a == 0 else np.inf) for a, b in self._sums.values()]
-        return float(np.mean(ratios)) if ratios else 0.0
+        """Over all batches; 0 where nothing was compared."""
+        if self._yardstick.measure in (KL, CHANGED):
+            return self._sum / self._count if self._count else 0.0
+        squares = [one.weighted**2 for one in self._errors.errors()]
+        return float(np.mean(squares)) if squares else 0.0
 
 
-def choose_measure(asked: str, outputs: Outputs) -> str:
-    """The measure for a model, from what it gives for one batch.
-
-    ``auto`` takes ``kl`` for class scores that are alone, see :mod:`obs_onnx.evaluation.class_scores`.
-    Without any float output it is ``changed``.
-
-    Raises:
-        OptionError: an unknown measure, or ``kl`` for a model without class scores.
-    """
-    if asked not in (KL, ERROR, AUTO):
-        raise OptionError(f"loss {asked!r} is unknown: use {KL}, {ERROR} or {AUTO}")
-    found = find_class_scores(outputs)
-    scores = found is not None and found.alone
-    if asked == KL and not scores:
-        raise OptionError(
-            f"loss {KL} needs a model with one output of class scores (samples, classes): use {ERROR}"
-        )
-    if not any(is_float(y.dtype) for y in outputs.values()):
-        return CHANGED
-    return KL if scores and asked != ERROR else ERROR
-
-
-def _squares(y: Output, z: Output) -> tuple[float, float]:
-    y, z = y.astype(np.float64), z.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
-        difference = np.subtract(z, y, out=np.zeros_like(y), where=z != y)  # equal infinities
-        return float(np.sum(difference**2)), _square(y)
-
-
-def _square(y: Output) -> float:
-    return float(np.sum(y[np.isfinite(y)].astype(np.float64) ** 2))
-
-
-def _divergence(dense_NC: NDArray[Any], changed_NC: NDArray[Any]) -> float:
-    """Sum over samples, in nats.
+def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[float, float]:
+    """Kullback-Leibler divergence of class probabilities in nats, summed over rows, and how many rows they
+    are.
 
     The logarithms are at hand, so they are subtracted; :func:`scipy.special.rel_entr` takes probabilities,
     which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.
+    Scores of another size are wrong by all that a class can say.
     """
-    probabilities = are_probabilities(dense_NC)
+    scores = yardstick.scores
+    assert scores is not None
+    rows, classes = scores.rows(dense).shape
+    if dense[scores.name].shape != changed[scores.name].shape:
+        return rows * float(np.log(max(classes, 2))), rows
     with np.errstate(invalid="ignore", over="ignore"):
-        log_p, log_q = (log_probabilities(scores, probabilities) for scores in (dense_NC, changed_NC))
+        log_p, log_q = scores.log_probabilities(dense), scores.log_probabilities(changed)
     p, difference = np.exp(log_p), np.zeros_like(log_p)
     np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
-    return float(np.sum(p * difference))
-
-
-MEASURES: Mapping[str, Measure] = {
-    KL: Measure(
-        lambda y, z: (_divergence(rows_of(y), rows_of(z)), len(y)),
-        lambda y, z: (len(y) * float(np.log(max(rows_of(y).shape[1], 2))), len(y)),
-    ),
-    ERROR: Measure(_squares, lambda y, z: (_square(y), _square(y))),
-    CHANGED: Measure(
-        lambda y, z: (float(np.count_nonzero(y != z)), y.size),
-        lambda y, z: (float(max(y.size, z.size)), float(max(y.size, z.size))),
-        floats=False,
-    ),
-}
-"""Name of a measure -> the measure; the module says what each one is."""
+    return float(np.sum(p * difference)), rows

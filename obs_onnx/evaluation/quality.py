@@ -1,19 +1,17 @@
-"""How good a model is: accuracy against labels, and how far its outputs are from another model's.
+"""How good a model is: what it is worth on labels, and how far its outputs are from another model's.
 
-With outputs ``y`` of the reference and ``z`` of the model, over all samples:
+    output_error   = largest error among the parts of all outputs, times its weight
+    agreement      = share of rows of class scores whose largest one is that of the same class
 
-    error(output)  = sqrt(sum |z - y|^2 / sum |y|^2)
-    output_error   = sqrt(mean over float outputs of error(output)^2)
-    agreement      = share of samples whose largest class score is the same class
-
-so that one output gives its relative error and no output drowns another by its scale.
+See :mod:`obs_onnx.evaluation.parts` for parts and their errors, :mod:`obs_onnx.evaluation.class_scores` for
+what are class scores, and :mod:`obs_onnx.evaluation.class_counts` and :mod:`obs_onnx.evaluation.options` for
+the measures of a task.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -21,11 +19,17 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, Feed, is_float
 from obs_onnx.data.open_source import Source
-from obs_onnx.evaluation.class_scores import classes_of, find_class_scores, rows_of
+from obs_onnx.evaluation.class_counts import ClassCounts
+from obs_onnx.evaluation.class_scores import classes_of
+from obs_onnx.evaluation.metric import MIOU, Collected, Metric
+from obs_onnx.evaluation.options import AUTO, EMBEDDING
+from obs_onnx.evaluation.parts import ErrorSums
+from obs_onnx.evaluation.yardstick import Yardstick, read_outputs
 from obs_onnx.passes.errors import DataError
+from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session
 
-__all__ = ["Evaluation", "Tally", "evaluate_sessions"]
+__all__ = ["Evaluation", "Tally", "evaluate_sessions", "paired"]
 
 
 @dataclass(frozen=True)
@@ -34,36 +38,59 @@ class Evaluation:
 
     Attributes:
         samples: that went through the model (feeds, if its outputs do not count samples).
-        accuracy: share of samples (0 to 1) whose largest score is their label.
+        task: what the model was taken to be for; auto where nothing says it.
+        accuracy: share of rows of class scores (0 to 1) whose largest one is that of their label.
         accuracy_top5: the same for the five largest, with more than five classes.
-        output_error: relative error of the outputs against the reference; inf if an output is not finite.
-        output_errors: the same per float output.
-        agreement: share of samples (0 to 1) put into the same class as by the reference.
+        output_error: largest error of a part against the reference; inf if an output is not finite.
+        output_errors: largest error of a part, by output.
+        parts: all of them, the worst first.
+        agreement: share of rows (0 to 1) put into the same class as by the reference.
+        measures: others of the task, by name.
+        metric: what the user's own function says.
     """
 
     samples: int
+    task: str = AUTO
     accuracy: float | None = None
     accuracy_top5: float | None = None
     output_error: float | None = None
     output_errors: Mapping[str, float] | None = None
+    parts: tuple[PartError, ...] = ()
     agreement: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    metric: float | None = None
+
+    def figure(self, metric: Metric) -> float | None:
+        """What was measured of a metric."""
+        if metric.function is not None:
+            return self.metric
+        return self.measures.get("miou") if metric is MIOU else self.accuracy
 
     def to_json(self) -> dict[str, Any]:
-        """The fields that apply, ready for JSON; ``output_errors`` only for several outputs."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "output_errors"}
-        if self.output_errors is not None and len(self.output_errors) > 1:
-            fields["output_errors"] = dict(self.output_errors)
+        """The fields that apply, ready for JSON; those about parts only for several of them."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        if self.task == AUTO:
+            del fields["task"]
+        if len(self.output_errors or ()) < 2:
+            del fields["output_errors"]
+        fields["parts"] = [asdict(part) for part in self.parts] if len(self.parts) > 1 else None
+        fields["measures"] = dict(self.measures) or None
         return {name: value for name, value in fields.items() if value is not None}
 
 
 class Tally:
-    """Counts that an :class:`Evaluation` is made of, added batch by batch."""
+    """Counts that an :class:`Evaluation` is made of, added batch by batch.
 
-    def __init__(self) -> None:
-        self._samples = self._labelled = self._right = self._right5 = self._same = self._compared = 0
-        self._classes = 0
-        self._errors: dict[str, float] = {}
-        self._energies: dict[str, float] = {}
+    Args:
+        yardstick: how the outputs are measured.
+    """
+
+    def __init__(self, yardstick: Yardstick) -> None:
+        self._yardstick = yardstick
+        self._samples = 0
+        self._classes = ClassCounts(yardstick)
+        self._errors = ErrorSums(yardstick.parts)
+        self._cosines: list[float] = []
 
     def add(
         self,
@@ -76,81 +103,85 @@ class Tally:
 
         Args:
             outputs: of the model, output name -> array.
-            labels: one class per sample, or None.
+            labels: one class per row of class scores, or None.
             reference: outputs of the reference under the same names, or None.
             free: outputs whose size may follow from the data: another one counts as all wrong.
 
         Raises:
             DataError: labels or reference outputs that do not fit, or a reference that gives NaN.
         """
-        classes = classes_of(outputs)
-        self._samples += 1 if classes is None else len(classes)
-        if labels is not None and classes is not None:
-            found = find_class_scores(outputs)
-            self._add_labels(labels, classes, None if found is None else rows_of(outputs[found.name]))
-        if reference is not None:
-            for name, output in outputs.items():
-                if name in free and output.shape != reference[name].shape:
-                    output = np.zeros_like(reference[name])
-                self._add_error(name, output, reference[name])
-            theirs = classes_of(reference)
-            if classes is not None and theirs is not None:
-                both = min(len(classes), len(theirs))
-                self._same += int((classes[:both] == theirs[:both]).sum())
-                self._compared += max(len(classes), len(theirs))
+        self._samples += self._count(outputs)
+        if labels is not None:
+            self._classes.add_labels(outputs, labels)
+        if reference is None:
+            return
+        for name, y in reference.items():
+            _check(name, outputs[name], y, name in free)
+        self._errors.add(reference, outputs)
+        self._classes.add_reference(outputs, reference)
+        if self._yardstick.task == EMBEDDING:
+            for part_output in dict.fromkeys(part.output for part in self._yardstick.parts):
+                self._cosines += _cosines(reference[part_output], outputs[part_output])
 
-    def result(self) -> Evaluation:
-        """What all batches so far amount to."""
-        errors = {name: _ratio(error, self._energies[name]) for name, error in self._errors.items()}
-        mean = sum(error * error for error in errors.values()) / max(1, len(errors))
-        labelled = self._labelled or None
+    def _count(self, outputs: Feed) -> int:
+        """Samples in a batch; 1 where its outputs do not count them."""
+        scores, numbers = self._yardstick.scores, self._yardstick.numbers
+        if scores is not None and not scores.single:
+            return len(outputs[scores.name])
+        classes = classes_of(outputs, scores, numbers)
+        return 1 if classes is None else len(classes)
+
+    def result(self, metric: float | None = None) -> Evaluation:
+        """What all batches so far amount to, with what the user's function says."""
+        parts = tuple(sorted(self._errors.errors(), key=lambda part: -part.weighted))
+        by_output: dict[str, float] = {}
+        for part in parts:
+            by_output.setdefault(part.output, part.weighted)
+        measures = self._classes.measures
+        if self._cosines:
+            measures |= {"cosine": float(np.mean(self._cosines)), "least_cosine": min(self._cosines)}
         return Evaluation(
             samples=self._samples,
-            accuracy=labelled and self._right / labelled,
-            accuracy_top5=labelled and self._right5 / labelled if self._classes > 5 else None,
-            output_error=math.sqrt(mean) if errors else None,
-            output_errors=errors or None,
-            agreement=self._same / self._compared if self._compared else None,
+            task=self._yardstick.task,
+            accuracy=self._classes.accuracy,
+            accuracy_top5=self._classes.accuracy_top5,
+            output_error=parts[0].weighted if parts else None,
+            output_errors=by_output or None,
+            parts=parts,
+            agreement=self._classes.agreement,
+            measures=measures,
+            metric=metric,
         )
 
-    def _add_labels(self, labels: NDArray[np.int64], classes: Array, scores: Array | None) -> None:
-        if len(labels) != len(classes):
-            raise DataError(
-                f"{len(labels)} labels for {len(classes)} rows of class scores: give one per sample"
-            )
-        self._labelled += len(labels)
-        self._right += int((classes == labels).sum())
-        if scores is None:
-            return
-        self._classes = scores.shape[1]
-        if labels.max() >= self._classes:
-            raise DataError(
-                f"labels go up to {labels.max()}, the model has {self._classes} classes (counted from 0): "
-                "give the labels the model was trained with"
-            )
-        if self._classes > 5:
-            best = np.argpartition(-scores.astype(np.float32), 5, axis=1)[:, :5]
-            self._right5 += int((best == labels[:, None]).any(axis=1).sum())
 
-    def _add_error(self, name: str, output: Array, reference: Array) -> None:
-        if not is_float(reference.dtype):
-            return
-        if output.shape != reference.shape:
-            raise DataError(
-                f"output {name!r} has shape {output.shape}, the other model's {reference.shape}: "
-                "only models with the same outputs can be compared"
-            )
-        z, y = output.astype(np.float64), reference.astype(np.float64)
-        if np.isnan(y).any():
-            raise DataError(
-                f"output {name!r} of the reference is NaN for some of the data: remove those samples"
-            )
-        different = z != y  # equal infinities (masked scores) count as equal
-        with np.errstate(invalid="ignore"):
-            error = np.square(z[different] - y[different]).sum()
-        self._errors[name] = self._errors.get(name, 0.0) + float(error if np.isfinite(error) else np.inf)
-        energy = float(np.square(y[np.isfinite(y)]).sum())
-        self._energies[name] = self._energies.get(name, 0.0) + energy
+def _check(name: str, output: Array, reference: Array, free: bool) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        DataError: another shape where sizes do not follow from the data, or a reference that gives NaN.
+    """
+    if not is_float(reference.dtype):
+        return
+    if output.shape != reference.shape and not free:
+        raise DataError(
+            f"output {name!r} has shape {output.shape}, the other model's {reference.shape}: "
+            "only models with the same outputs can be compared"
+        )
+    if np.isnan(reference.astype(np.float64)).any():
+        raise DataError(f"output {name!r} of the reference is NaN for some of the data: remove those samples")
+
+
+def _cosines(y: Array, z: Array) -> list[float]:
+    """Cosine of each vector along the last axis; 0 where one of the two has no direction."""
+    if y.shape != z.shape or y.ndim < 2:
+        return []
+    y, z = (one.reshape(-1, one.shape[-1]).astype(np.float64) for one in (y, z))
+    lengths = np.linalg.norm(y, axis=1) * np.linalg.norm(z, axis=1)
+    dots = np.einsum("ni,ni->n", y, z)
+    same = (y == z).all(axis=1)
+    with np.errstate(invalid="ignore"):
+        found = np.divide(dots, lengths, out=same.astype(np.float64), where=lengths > 0)
+    return [float(one) if np.isfinite(one) else 0.0 for one in found]
 
 
 def evaluate_sessions(
@@ -158,30 +189,54 @@ def evaluate_sessions(
     source: Source,
     reference: Session | None = None,
     *,
+    yardstick: Yardstick | None = None,
+    metric: Metric | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """:func:`evaluate` for loaded models.
 
+    Args:
+        session: the model.
+        source: the data.
+        reference: what it is compared with.
+        yardstick: how its outputs are measured; without one, the data and the reference (or the model) say
+            it.
+        metric: of the user's.
+        progress: called with the number of batches done.
+
     Raises:
         DataError: data that does not fit, or a reference with other inputs or outputs.
     """
-    pairs = _paired(session, reference) if reference is not None else {}
-    tally = Tally()
+    pairs = paired(session, reference) if reference is not None else {}
+    if yardstick is None:
+        dense = session if reference is None else reference
+        yardstick = read_outputs(dense, source, spreads=reference is not None)
+    tally, collected = Tally(_renamed(yardstick, pairs)), Collected()
     free = set() if reference is None else _free(session, reference)
     for number, (feed, labels) in enumerate(source.batches(), start=1):
         if reference is None:
-            tally.add(session.run(feed), labels)
+            outputs = session.run(feed)
+            tally.add(outputs, labels)
         else:
             outputs = session.run(feed, list(pairs))
             theirs = reference.run(feed, list(pairs.values()))
             tally.add(outputs, labels, {name: theirs[other] for name, other in pairs.items()}, free)
+        if metric is not None and metric.function is not None:
+            collected.add(outputs, labels, feed if metric.reads_inputs else None)
         if progress is not None:
             progress(number)
-    return tally.result()
+    own = None if metric is None or metric.function is None else metric.value(collected)
+    found = tally.result(own)
+    counted = source.unit == "samples" and source.count is not None
+    return replace(found, samples=source.count) if counted and source.count is not None else found
 
 
-def _paired(session: Session, reference: Session) -> dict[str, str]:
-    """Output of the model -> output of the reference: by name, or by position if the names differ."""
+def paired(session: Session, reference: Session) -> dict[str, str]:
+    """Output of the model -> output of the reference: by name, or by position if the names differ.
+
+    Raises:
+        DataError: the models take or give other things.
+    """
     if {spec.name for spec in session.inputs} != {spec.name for spec in reference.inputs}:
         raise DataError(
             f"the models take different inputs ({', '.join(spec.name for spec in session.inputs)} and "
@@ -210,7 +265,19 @@ def _free(session: Session, reference: Session) -> set[str]:
     }
 
 
-def _ratio(error: float, energy: float) -> float:
-    if error == 0:
-        return 0.0
-    return math.sqrt(error / energy) if energy > 0 else math.inf
+def _renamed(yardstick: Yardstick, pairs: Mapping[str, str]) -> Yardstick:
+    """The yardstick of a reference in the names of a model; ``pairs``: its names -> the reference's."""
+    mine = {other: name for name, other in pairs.items()}
+    if all(other == name for other, name in mine.items()):
+        return yardstick
+    scores, numbers = yardstick.scores, yardstick.numbers
+    return replace(
+        yardstick,
+        scores=None if scores is None else replace(scores, name=mine[scores.name]),
+        numbers=None if numbers is None else mine[numbers],
+        parts=tuple(
+            replace(part, output=mine[part.output], name=part.name.replace(part.output, mine[part.output], 1))
+            for part in yardstick.parts
+            if part.output in mine
+        ),
+    )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -14,11 +15,14 @@ from obs_onnx.data.feeds import is_float
 from obs_onnx.data.limits import check_batch
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.data_checks import check_samples, differences, guesses, look, saturation
 from obs_onnx.evaluation.finite_outputs import check_outputs
-from obs_onnx.evaluation.output_damage import AUTO, ERROR, choose_measure
-from obs_onnx.evaluation.quality import evaluate_sessions
+from obs_onnx.evaluation.metric import ACCURACY, Metric, open_metric
+from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
+from obs_onnx.evaluation.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
@@ -38,6 +42,7 @@ __all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "
 BATCH = 128
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
+_ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class DenseModel:
         runtime: where models are calibrated and judged.
         session: of ``model``.
         cost: of one run on one sample.
-        accuracy: on labelled data, if there is any.
+        yardstick: how its outputs are measured.
+        metric: what its quality on labelled data is measured by.
+        labelled: how it does on such data, if there is any.
         complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
     """
 
@@ -61,8 +68,15 @@ class DenseModel:
     runtime: Runtime
     session: Session
     cost: RunCost
-    accuracy: float | None
+    yardstick: Yardstick
+    metric: Metric = ACCURACY
+    labelled: Evaluation | None = None
     complaints: tuple[str, ...] = ()
+
+    @property
+    def figure(self) -> float | None:
+        """The metric on labelled data."""
+        return None if self.labelled is None else self.labelled.figure(self.metric)
 
 
 @dataclass(frozen=True)
@@ -71,7 +85,7 @@ class CalibrationData:
 
     Attributes:
         fit, held_out: to learn from, and to measure errors on.
-        labelled: for the accuracy, or None.
+        labelled: for the metric, or None.
         seed: of everything random.
         notes: what the user should know about the data.
         alerts: what must not be overlooked.
@@ -112,17 +126,22 @@ class Calibrated:
         dense: the model.
         data: to learn from and to measure on.
         budget: what measuring may take.
-        measure: damage that allocation minimises, see :class:`obs_onnx.evaluation.output_damage.Damage`.
         timing: held-out samples that models are timed on, where latency is wanted at all.
         stopwatch: times models where latency is a target.
+        rounding: relative difference that rounding may make of the outputs.
     """
 
     dense: DenseModel
     data: CalibrationData
     budget: Budget
-    measure: str
     timing: Values | None = None
     stopwatch: Stopwatch | None = None
+    rounding: float = 1e-5
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """How outputs are measured, and with it the damage that allocation minimises."""
+        return self.dense.yardstick
 
     def cost_note(self, what: str, parts: int) -> str:
         """What measuring so many parts of the model will cost, from one timed batch."""
@@ -163,7 +182,6 @@ def calibrate(
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data = _open_data(inputs, session, options)
-    accuracy = None if data.labelled is None else evaluate_sessions(session, data.labelled).accuracy
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
     notes = [*data.notes, *varying_notes(model, rows)]
@@ -176,47 +194,99 @@ def calibrate(
             "the result may have this, and nothing new"
         )
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
-    _check_measurable(targets, answer, labelled=accuracy is not None)
+    yardstick = _yardstick(session, model, data, targets, options)
+    data = replace(data, notes=(*data.notes, *yardstick.notes))
+    metric = open_metric(options.metric, options.metric_lower_is_better, yardstick.task)
+    labelled = None
+    if data.labelled is not None:
+        labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+    alerts = _doubts(data, answer, yardstick, labelled)
+    for alert in alerts:
+        options.progress.say(f"warning: {alert}")
+    data = replace(data, alerts=alerts)
     cost = measured(where, model, data.sample)
     stages = plan_stages(model, layers)
-    dense = DenseModel(model, layers, stages, where, session, cost, accuracy, said)
+    dense = DenseModel(model, layers, stages, where, session, cost, yardstick, metric, labelled, said)
+    _check_measurable(targets, answer, dense)
     timing, stopwatch, effort = None, None, EFFORTS[options.effort]
     if options.latency or targets.timed:
         timing = timing_feed(data.held_out, session.inputs, options.batch)
     if targets.timed and timing is not None:
         stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
-    loss = ERROR if options.loss == AUTO and not targets.limited else options.loss
     return Calibrated(
         dense,
         data,
         Budget(effort, activation_budget(options.memory)),
-        choose_measure(loss, answer),
         timing,
         stopwatch,
+        _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
     )
 
 
-def _check_measurable(targets: Targets, answer: Values, *, labelled: bool) -> None:
+def _yardstick(
+    session: Session, model: ir.Model, data: CalibrationData, targets: Targets, options: SearchOptions
+) -> Yardstick:
+    """How the outputs are measured, from what the dense model gives for calibration data."""
+    feed, labels = next((data.labelled or data.held_out).batches())
+    samples = EFFORTS[options.effort].samples
+    return yardstick_of(
+        (session.run(one) for one in chain(data.held_out, data.fit.limit(samples))),
+        model=model,
+        task=options.task,
+        labelled=None if labels is None else (session.run(feed), labels),
+        weights=options.weight,
+        loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
+    )
+
+
+def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> None:
     """Refuse targets about what cannot be measured.
 
     Args:
         targets: that are wanted.
         answer: outputs of the model for a batch.
-        labelled: there are labels.
+        dense: the model.
 
     Raises:
         DataError, OptionError: the first of them.
     """
     floats = any(is_float(array.dtype) for array in answer.values())
-    for target, _ in targets:
-        if target.labels and not labelled:
+    for target, amount in targets:
+        if target.labels and dense.figure is None:
             raise DataError(
                 f"target {target.name} needs labelled data: give {named('evaluation')} with labels"
             )
+        if target.labels and dense.metric.function is None and amount.value >= 1:
+            raise OptionError(f"target {target.name}={amount.plain}: {dense.metric.name} is at most 1")
         if target.floats and not floats:
             raise OptionError(
                 f"no output of the model is of a float type, so it has no {target.name}: give another target"
             )
+
+
+def _doubts(
+    data: CalibrationData, answer: Values, yardstick: Yardstick, labelled: Evaluation | None
+) -> tuple[str, ...]:
+    """What makes any result on the data doubtful.
+
+    Args:
+        data: for calibration, and with labels.
+        answer: outputs of the dense model for the first held-out batch.
+        yardstick: how outputs are measured.
+        labelled: quality of the dense model on data with labels.
+
+    Raises:
+        DataError: all samples are the same.
+    """
+    seen = look(data.fit, data.held_out)
+    found = check_samples(seen)
+    if data.labelled is not None and data.labelled is not data.held_out:
+        found += differences(seen, look(data.labelled))
+    rows = None if yardstick.scores is None else yardstick.scores.rows(answer)
+    found += saturation(seen, answer, rows)
+    if labelled is not None and rows is not None:
+        found += guesses(labelled.accuracy, labelled.samples, rows.shape[1])
+    return tuple(found)
 
 
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
@@ -226,10 +296,11 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         batch_size=BATCH,
         labels_key=options.labels,
         seed=options.seed,
+        preprocess=options.preprocess,
         memory=options.memory,
     )
     fit, held_out = split(source, HELD_OUT, options.seed)
-    labelled = held_out if held_out.has_labels else None
+    labelled = held_out if held_out.has_labels or options.metric is not None else None
     if options.evaluation is not None:
         labelled = open_source(
             options.evaluation,
@@ -237,5 +308,6 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
             batch_size=BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
         )
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

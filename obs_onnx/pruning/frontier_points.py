@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
+from obs_onnx.evaluation.metric import ACCURACY
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
@@ -77,12 +78,12 @@ def measured_points(
         output_error=None if known.output_error is None else 0.0,
         agreement=None if known.agreement is None else 1.0,
     )
-    drops = [0.0, *(c.attempt.drop for c in candidates)]
+    labelled = [dense.labelled, *(c.attempt.labelled for c in candidates)]
     shared = set(shared_notes(candidates))
     own = [(), *(tuple(note for note in c.notes if note not in shared) for c in candidates)]
-    found = []
-    rows = zip(demands, models, [itself, *qualities], drops, own, strict=True)
-    for i, (demand, one, quality, drop, notes) in enumerate(rows):
+    found, plain = [], dense.metric is ACCURACY
+    rows = zip(demands, models, [itself, *qualities], labelled, own, strict=True)
+    for i, (demand, one, quality, judged, notes) in enumerate(rows):
         size = figures(one, None, None, demand)
         times = None if timing is None else timing.latencies[i]
         ratio = None if timing is None else timing.ratios[i]
@@ -98,16 +99,26 @@ def measured_points(
                 file_bytes=len(serialize(one)),
                 output_error=quality.output_error,
                 agreement=quality.agreement,
-                accuracy=None if dense.accuracy is None or drop is None else dense.accuracy - drop,
+                accuracy=None if judged is None else judged.accuracy,
+                metric=None if judged is None or plain else judged.figure(dense.metric),
+                part=quality.parts[0].name if len(quality.parts) > 1 else None,
+                measures=quality.measures,
                 notes=notes,
             )
         )
     return found[0], found[1:]
 
 
-def loss_of(point: Point, by: str) -> float:
-    """What is traded for the cost; inf if nobody knows."""
-    losses = (TRADED[by].lost(point), ERROR.lost(point))
+def loss_of(point: Point, by: str, lower_is_better: bool = False) -> float:
+    """What is traded for the cost; inf if nobody knows.
+
+    Args:
+        point: which one.
+        by: a name in :data:`obs_onnx.allocation.targets.TRADED`.
+        lower_is_better: whether less of the metric is better.
+    """
+    traded = replace(TRADED[by], rises=TRADED[by].rises and not lower_is_better)
+    losses = (traded.lost(point), ERROR.lost(point))
     return next((loss for loss in losses if loss is not None), float("inf"))
 
 

@@ -11,9 +11,10 @@ from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.results.pruning import Missed
 from obs_onnx.training.loop import Trained
 
-__all__ = ["Attempt", "Judged", "judge"]
+__all__ = ["Attempt", "Judged", "judge", "missed_losses"]
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Judged:
 
     Attributes:
         quality: against the dense model, on held-out data.
-        drop: loss of accuracy as a share, if there are labels.
+        drop: how much worse the metric is, in its own unit (of the accuracy: a share), if there are labels.
+        labelled: on labelled data, if there is any.
     """
 
     quality: Evaluation
     drop: float | None
+    labelled: Evaluation | None = field(default=None, kw_only=True)
 
     def strain(self, targets: Targets) -> float:
         """Largest ratio of a measured figure to its limit; at most 1 if all limits hold."""
@@ -46,13 +49,26 @@ class Attempt(Judged):
     training: Trained | None = field(default=None, kw_only=True)
 
 
+def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
+    """Targets on quality that do not hold."""
+    limited = [one.name for one, _ in targets if one.loss is None]
+    advice = f"what {' and '.join(limited)} allows loses that much: allow more, or retrain" if limited else ""
+    return tuple(
+        Missed(one.name, amount.plain, loss, advice=advice)
+        for one, amount, loss in targets.losses(judged)
+        if loss > (amount.value or targets.rounding)
+    )
+
+
 def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: Recorder) -> Judged:
     """Measure a pruned model on held-out (and labelled) data."""
     session = dense.runtime.session(serialize(model))
     with recorder.stage("evaluate"):
-        quality = evaluate_sessions(session, data.held_out, dense.session)
-        drop = None
-        if data.labelled is not None and dense.accuracy is not None:
-            accuracy = evaluate_sessions(session, data.labelled).accuracy
-            drop = None if accuracy is None else dense.accuracy - accuracy
-    return Judged(quality, drop)
+        yardstick, metric = dense.yardstick, dense.metric
+        quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)
+        labelled = drop = None
+        if data.labelled is not None and dense.figure is not None:
+            labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+            figure = labelled.figure(metric)
+            drop = None if figure is None else metric.lost(dense.figure, figure)
+    return Judged(quality, drop, labelled=labelled)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
+from obs_onnx.evaluation.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
@@ -62,7 +63,7 @@ class ChoiceOptions(Protected, title="Choice"):
     )
     round_to: int | None = option(
         None,
-        help="Kept channel counts are multiples of it.",
+        help="Widths are multiples of it, or stay as they are.",
         otherwise="a power of two up to what suits the runtime, smaller in groups of few channels",
         least=1,
         metavar="N",
@@ -178,6 +179,7 @@ class SearchOptions(
     ChoiceOptions,
     SolverOptions,
     EffortOptions,
+    MeasureOptions,
     RuntimeOptions,
     LatencyOptions,
     Shown,
@@ -187,7 +189,7 @@ class SearchOptions(
 
     evaluation: object = option(
         None,
-        help="Labelled data for the accuracy.",
+        help="Labelled data for the accuracy, or data for a metric.",
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         form="data",

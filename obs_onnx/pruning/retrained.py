@@ -70,7 +70,12 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
     if options.finetune_data is not None:
         inputs, labels = dense.session.inputs, options.labels
         source = open_source(
-            options.finetune_data, inputs, batch_size=BATCH, labels_key=labels, seed=options.seed
+            options.finetune_data,
+            inputs,
+            batch_size=BATCH,
+            labels_key=labels,
+            seed=options.seed,
+            preprocess=options.preprocess,
         )
         fit, held_out = split(source, HELD_OUT, options.seed)
     found = Retraining(
@@ -81,6 +86,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         settings,
         options.labels is not None and fit.has_labels,
         options.mix,
+        calibrated.yardstick.task,
         options.finetune,
         rounds,
         options.progress,

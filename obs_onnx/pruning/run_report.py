@@ -8,8 +8,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.evaluation.data_checks import contradiction
+from obs_onnx.evaluation.metric import ACCURACY, Metric
 from obs_onnx.evaluation.model_figures import figures
+from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
@@ -26,10 +30,19 @@ from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Run", "dry_report", "report"]
+
+_SLOWER = 1.01  # of the dense model's time, that is more than noise
+
+
+def _shown(labelled: Evaluation | None, metric: Metric) -> tuple[float | None, float | None]:
+    """Accuracy, and the metric where it is another one."""
+    if labelled is None:
+        return None, None
+    return labelled.accuracy, None if metric is ACCURACY else labelled.figure(metric)
 
 
 @dataclass(frozen=True)
@@ -53,12 +66,15 @@ class Run:
     def dense_figures(self) -> Figures:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
-        return figures(inputs.model, inputs.path, dense.accuracy, dense.cost, self.plan.leaves_zeros)
+        accuracy, metric = _shown(dense.labelled, dense.metric)
+        return figures(inputs.model, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
-        cost = measured(self.calibrated.dense.runtime, result.attempt.model, self.calibrated.data.sample)
-        return figures(result.model, path, self._accuracy(result), cost, self.plan.leaves_zeros)
+        dense = self.calibrated.dense
+        accuracy, metric = _shown(result.attempt.labelled, dense.metric)
+        cost = measured(dense.runtime, result.attempt.model, self.calibrated.data.sample)
+        return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros, metric)
 
     def sizes(self, result: Finished[Attempt], path: Path | None) -> tuple[Figures, Figures]:
         """The model as it came in, and a result that lies in a file."""
@@ -67,15 +83,17 @@ class Run:
     def bare_sizes(self, result: Finished[Attempt]) -> tuple[Figures, Figures]:
         """The same as far as it takes no files and no runs."""
         dense = self.calibrated.dense
-        before = figures(self.inputs.model, None, dense.accuracy, dense.cost)
-        return before, figures(result.model, None, self._accuracy(result), None)
-
-    def _accuracy(self, result: Finished[Attempt]) -> float | None:
-        dense, drop = self.calibrated.dense.accuracy, result.attempt.drop
-        return None if dense is None or drop is None else dense - drop
+        known = [_shown(one, dense.metric) for one in (dense.labelled, result.attempt.labelled)]
+        models = ((self.inputs.model, dense.cost), (result.model, None))
+        before, after = (
+            figures(model, None, accuracy, cost, metric=metric)
+            for (model, cost), (accuracy, metric) in zip(models, known, strict=True)
+        )
+        return before, after
 
     def report(self, before: Figures, after: Figures) -> Report:
         """What is known before anything is pruned."""
+        dense = self.calibrated.dense
         return Report(
             model=self.inputs.name,
             output=None,
@@ -88,6 +106,8 @@ class Run:
             frozen=self.plan.frozen,
             pattern=self.options.pattern,
             seed=self.options.seed,
+            task=None if dense.yardstick.task == AUTO else dense.yardstick.task,
+            metric=None if dense.figure is None else dense.metric.name,
             options=asked(self.options),
         )
 
@@ -106,6 +126,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
         run.report(size, size),
         seconds=recorder.seconds,
         notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        alerts=run.calibrated.data.alerts,
     )
 
 
@@ -125,17 +146,21 @@ def report(
     sizes = tried("the result was not measured", lambda: run.sizes(result, file), run.bare_sizes(result))
     timing, combined = _timed(run, result, recorder), _compared(run, result, quantized, recorder)
     before, after = sizes.value
-    late: list[str] = []
+    missed, slower = result.missed, list[str]()
     if timing.value is not None:
         before, after = timing.value.added(before, after)
-        late = _late(run.targets, result, timing.value.ratio)
+        missed = (*missed, *_late(run.targets, result, timing.value.ratio))
+        slower = _slower(run, timing.value.ratio)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
-        met=result.met and not late and not (run.targets.timed and timing.failures),
+        met=not missed and not (run.targets.timed and timing.failures),
+        missed=missed,
         output_error=quality.output_error,
+        parts=quality.parts,
         agreement=quality.agreement,
+        measures=quality.measures,
         bound=result.bound,
         layers=result.layers,
         groups=result.groups,
@@ -152,11 +177,22 @@ def report(
             *result.notes,
             *(() if quantized is None else quantized.notes),
             *(() if timing.value is None else timing.value.notes),
-            *late,
+            *slower,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
-        alerts=(*run.calibrated.data.alerts, *result.alerts),
+        alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
         failures=(*sizes.failures, *timing.failures, *combined.failures),
+    )
+
+
+def _contradictions(run: Run, result: Finished[Attempt]) -> list[str]:
+    """Where the accuracy says other things than the calibration data."""
+    data, quality = run.calibrated.data, result.attempt.quality
+    if data.labelled is None or data.labelled is data.held_out:
+        return []
+    labelled = data.labelled.count or quality.samples
+    return contradiction(
+        result.attempt.drop, labelled, quality.agreement, quality.samples, quality.output_error
     )
 
 
@@ -209,12 +245,24 @@ def _compared(
     return tried("the quantized models were not compared", work, ())
 
 
-def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:
-    """A note where the latency measured at last is over the limit."""
+def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:
+    """The latency, where that measured at last is over the limit."""
     limit = 1.0 if result.latency_limit is None else result.latency_limit
-    if not targets.timed or ratio.low <= limit:
+    if not targets.timed or ratio.low <= limit or any(one.target == LATENCY.name for one in result.missed):
         return []
-    return [f"the latency measured at last is {ratio.value:.3f} of the dense model's"]
+    return [
+        Missed(LATENCY.name, limit, ratio.value, advice="this is the latency measured at last, as a share")
+    ]
+
+
+def _slower(run: Run, ratio: Ratio) -> list[str]:
+    """A note where fewer channels surely take more time, and time was not asked for."""
+    if run.targets.timed or run.plan.leaves_zeros or ratio.low <= _SLOWER:
+        return []
+    return [
+        f"the smaller model is slower: it takes {ratio.value:.3f} of the dense model's time; the target "
+        f"{LATENCY.name}=0.9 looks for a faster one"
+    ]
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
@@ -225,9 +273,10 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
         "pruned": pruned,
         "pruned int8": quantized.model,
     }
-    data, timing = run.calibrated.data, run.calibrated.timing
+    dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed)
+    measured_by = (dense.yardstick, dense.metric)
+    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

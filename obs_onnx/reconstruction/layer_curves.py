@@ -12,6 +12,7 @@ from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.yardstick import Yardstick
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
@@ -35,10 +36,10 @@ class _Probe:
         layer: Layer,
         solver: LayerSolver,
         reference: Sequence[Values],
-        measure: str,
+        yardstick: Yardstick,
     ) -> None:
         self._testing, self._layer, self._solver = testing, layer, solver
-        self._outputs, self._reference, self._measure = plan.outputs, reference, measure
+        self._outputs, self._reference, self._yardstick = plan.outputs, reference, yardstick
         self._fed = [layer.name] + ([bias] if (bias := bias_of(layer)) else [])
         self._stored = {name: stored(around, name) for name in self._fed}
         self._run = testing.part(around, plan.outputs, self._fed)
@@ -57,7 +58,7 @@ class _Probe:
         values = dict(self._stored)
         for name, array in solved.tensors.items():
             values[name] = array.astype(values[name].dtype)
-        damage = Damage(self._measure, self._outputs)
+        damage = Damage(self._yardstick, self._outputs)
         for number, expected in enumerate(self._reference):
             damage.update(expected, self._run({**self._testing[number], **values}))
         return damage.value
@@ -72,7 +73,7 @@ def damage_curves(
     *,
     levels: Sequence[float],
     refinements: int,
-    measure: str,
+    yardstick: Yardstick,
     options: SolveOptions,
     budget: int,
     advance: Callable[[int], None],
@@ -92,7 +93,7 @@ def damage_curves(
         levels: sparsities measured first.
         refinements: further levels per layer, where its curve bends; none for wide layers, which are costly
             to solve.
-        measure: see :class:`~obs_onnx.evaluation.output_damage.Damage`.
+        yardstick: how outputs are measured, see :class:`~obs_onnx.evaluation.output_damage.Damage`.
         options: of the solver.
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
@@ -111,7 +112,7 @@ def damage_curves(
         for layer in stage.layers:
             if chosen is None or layer.name in chosen:
                 solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-                probe = _Probe(testing, around, plan, layer, solver, reference, measure)
+                probe = _Probe(testing, around, plan, layer, solver, reference, yardstick)
                 base = 0.0 if context is None else probe([0.0])[0][0]
                 more = 0 if is_wide(layer) else refinements
                 curves[layer.name] = measure_curve(layer.size, levels, more, partial(probe.beyond, base))

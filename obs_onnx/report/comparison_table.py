@@ -9,7 +9,7 @@ from obs_onnx.results.pruning import Combination
 
 __all__ = ["COMBINED", "combined_rows"]
 
-COMBINED = ("model", "file", "accuracy", "output error", "same class", "latency")
+COMBINED = ("model", "file", "accuracy", "output error", "same class", "metric", "latency")
 
 
 def combined_rows(combinations: Sequence[Combination]) -> list[tuple[str, ...]]:
@@ -21,6 +21,7 @@ def combined_rows(combinations: Sequence[Combination]) -> list[tuple[str, ...]]:
             fmt.percent(one.accuracy, 2),
             fmt.error(one.output_error),
             fmt.percent(one.agreement),
+            fmt.error(one.metric),
             fmt.milliseconds(None if one.latency_ms is None else one.latency_ms.median),
         )
         for one in combinations

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from obs_onnx.allocation.targets import METRIC
 from obs_onnx.report import format as fmt
 from obs_onnx.report.frontier_table import COLUMNS, frontier_rows
 from obs_onnx.report.pruning_text import print_frozen, print_remarks
+from obs_onnx.report.quality_text import PARTS, part_rows
 from obs_onnx.report.text_writer import Writer, fields_of, figure_text, label_of, shape_text
 from obs_onnx.results.frontier import Frontier
+from obs_onnx.results.pruning import PartError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -114,9 +117,17 @@ def print_evaluation(result: object, console: Console | None = None) -> None:
         out.line(str(fields.pop("model")), style="bold")
     rows = []
     for key, value in fields.items():
+        if key == "parts":
+            continue
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        if key == "measures":
+            rows += [(label_of(name), figure_text(name, part)) for name, part in parts]
+            continue
         rows += [(f"{label_of(key)} {name}".rstrip(), figure_text(key, part)) for name, part in parts]
     out.table(("", ""), rows)
+    if len(fields.get("parts", ())) > 1:
+        out.line()
+        out.table(PARTS, part_rows([PartError(**part) for part in fields["parts"]]), left=2)
 
 
 def print_scores(result: Mapping[str, Any], console: Console | None = None) -> None:
@@ -159,7 +170,8 @@ def print_frontier(frontier: Frontier, console: Console | None = None) -> None:
     """
     out = Writer(console)
     out.line(f"{frontier.model} {out.arrow} {frontier.output or '(nothing written)'}", style="bold")
-    out.line(f"{frontier.by} against {frontier.cost}, {frontier.runtime}, batch {frontier.batch}")
+    quality = frontier.metric if frontier.by == METRIC.name and frontier.metric else frontier.by
+    out.line(f"{quality} against {frontier.cost}, {frontier.runtime}, batch {frontier.batch}")
     out.line()
     rows = frontier_rows(frontier)
     used = [i for i, _ in enumerate(COLUMNS) if any(row[i] != fmt.DASH for row in rows)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from obs_onnx.allocation.targets import TARGETS, TRADED
+from obs_onnx.allocation.targets import METRIC, TARGETS, TRADED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import MissingRuntimeError
 from obs_onnx.report.text_writer import literal
@@ -60,7 +60,7 @@ def write_frontier(path: str | os.PathLike[str], frontier: Frontier) -> None:
                 axes.plot(*zip(*drawn, strict=True), label=name, **style)
         axes.set(
             xlabel=cost.axis + where,
-            ylabel=quality.axis,
+            ylabel=literal(frontier.metric or quality.axis) if frontier.by == METRIC.name else quality.axis,
             title=literal(os.path.basename(frontier.model)),
         )
         axes.set_xlim(left=0)

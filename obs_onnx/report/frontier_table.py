@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from obs_onnx.allocation.targets import DROP, ERROR, LATENCY, MACS, SIZE
+from obs_onnx.allocation.targets import DROP, ERROR, LATENCY, MACS, METRIC, SIZE
 from obs_onnx.report import format as fmt
 from obs_onnx.results.frontier import Frontier, Point
 
@@ -18,6 +18,8 @@ COLUMNS = (
     ERROR.name,
     "same class",
     DROP.label,
+    METRIC.label,
+    "worst part",
 )
 
 
@@ -39,4 +41,6 @@ def _row(name: str, point: Point, dense: Point) -> tuple[str, ...]:
         fmt.error(point.output_error),
         fmt.percent(point.agreement),
         fmt.percent(point.accuracy, 2),
+        fmt.error(point.metric),
+        point.part or fmt.DASH,
     )

@@ -14,7 +14,8 @@ from obs_onnx.io.atomic_files import Together, write_text
 from obs_onnx.passes.printable import printable
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
-from obs_onnx.report.pruning_text import quality_lines, total_rows
+from obs_onnx.report.pruning_text import total_rows
+from obs_onnx.report.quality_text import PARTS, measured_as, part_rows, quality_lines
 from obs_onnx.results.pruning import LayerResult, Report
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def render_html(report: Report, *, plots: bool = True) -> str:
     environment.filters.update(percent=fmt.percent, error=fmt.error, count=fmt.count)
     return environment.from_string(source).render(
         report=report,
-        totals=total_rows(report.before, report.after),
+        totals=total_rows(report),
+        measured=measured_as(report.task),
+        part_headings=PARTS,
+        parts=part_rows(report.parts),
         quality=quality_lines(report),
         headings=COMBINED,
         combinations=combined_rows(report.combinations),

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from obs_onnx.allocation.targets import LATENCY
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
+from obs_onnx.report.quality_text import PARTS, measured_as, part_rows, quality_lines
 from obs_onnx.results.frontier import Frontier
-from obs_onnx.results.pruning import Figures, GroupResult, LayerResult, Report
+from obs_onnx.results.pruning import GroupResult, LayerResult, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ from obs_onnx.report.text_writer import (
     spread_text,
 )
 
-__all__ = ["print_remarks", "print_report", "quality_lines", "total_rows"]
+__all__ = ["print_remarks", "print_report", "total_rows"]
 
 
 def print_report(report: Report, console: Console | None = None) -> None:
@@ -35,6 +36,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if wanted:
         reached = "reached" if report.met else "NOT reached"
         out.line(f"target {wanted}: {reached}", style="green" if report.met else "bold red")
+    for one in report.missed:
+        out.line(f"target {one}", style="bold red")
     out.line()
     if report.groups:
         _print_groups(out, report.groups)
@@ -42,10 +45,13 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if report.layers:
         _print_layers(out, report.layers)
         out.line()
-    out.table(("", "before", "after", ""), total_rows(report.before, report.after))
+    out.table(("", "before", "after", ""), total_rows(report))
     if report.combinations:
         out.line()
         out.table(COMBINED, combined_rows(report.combinations))
+    if parts := part_rows(report.parts):
+        out.line()
+        out.table(PARTS, parts, left=2)
     quality = quality_lines(report)
     if quality:
         out.line()
@@ -75,6 +81,8 @@ def _how(report: Report) -> str:
     parts += [
         f"{name} {value}" for name, value in (("method", report.method), ("pattern", report.pattern)) if value
     ]
+    if report.task is not None:
+        parts.append(measured_as(report.task))
     if report.damping is not None:
         parts.append(f"damping {report.damping:g}")
     if report.seed is not None:
@@ -105,8 +113,9 @@ def _print_groups(out: Writer, groups: Sequence[GroupResult]) -> None:
     out.table(("channels of", "tensors", *(("",) if wide else ()), "kept", "of"), rows)
 
 
-def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str]]:
+def total_rows(report: Report) -> list[tuple[str, str, str, str]]:
     """(figure, before, after, change) as text, for everything that was measured."""
+    before, after = report.before, report.after
     keys = ("parameters", "nonzero", "macs", "peak_activation_bytes", "file_bytes", "compressed_bytes")
     rows = []
     for key in keys:
@@ -125,30 +134,12 @@ def total_rows(before: Figures, after: Figures) -> list[tuple[str, str, str, str
         if before.accuracy is not None and after.accuracy is not None:
             change = f"{100 * (after.accuracy - before.accuracy):+.2f}"
         rows.append(("accuracy", fmt.percent(before.accuracy, 2), fmt.percent(after.accuracy, 2), change))
+    if before.metric is not None or after.metric is not None:
+        change = ""
+        if before.metric is not None and after.metric is not None:
+            change = f"{after.metric - before.metric:+.3g}"
+        rows.append((report.metric or "metric", fmt.error(before.metric), fmt.error(after.metric), change))
     return rows
-
-
-def quality_lines(report: Report) -> list[str]:
-    """One sentence each about the error measured, the agreement and the bound."""
-    lines = []
-    if report.output_error is not None:
-        lines.append(
-            f"output error {fmt.error(report.output_error)} (relative, on held-out calibration data)"
-        )
-    if report.agreement is not None:
-        lines.append(f"same top-1 class on {fmt.percent(report.agreement)} of the held-out samples")
-    bound = report.bound
-    if bound is not None and bound.spectral is not None:
-        frobenius = fmt.error(bound.frobenius)
-        lines.append(
-            f"proven bound of the output error {fmt.error(bound.spectral)} (Frobenius norms: {frobenius})"
-        )
-    elif bound is not None:
-        names = ", ".join(f"{node} ({op_type})" for node, op_type in bound.blocked_by[:3])
-        more = len(bound.blocked_by) - 3
-        tail = f" and {more} more" if more > 0 else ""
-        lines.append(f"no proven bound: no Lipschitz constant for {names}{tail}")
-    return lines
 
 
 def print_frozen(out: Writer, frozen: Iterable[object], heading: str = "left alone") -> None:

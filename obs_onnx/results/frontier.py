@@ -31,6 +31,9 @@ class Point:
         output_error: relative, on held-out calibration data.
         agreement: share of held-out samples put into the same class as by the dense model.
         accuracy: share of labelled samples put into the right class.
+        metric: what :attr:`Frontier.metric` names, on the same data, where it is not the accuracy.
+        part: the part of the outputs whose error it is.
+        measures: others of the task, by name.
         file: name in the folder; None for what was not written.
         dominated: by another point, or by the dense model.
         notes: about this point alone.
@@ -47,6 +50,9 @@ class Point:
     output_error: float | None
     agreement: float | None
     accuracy: float | None
+    metric: float | None = None
+    part: str | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
     file: str | None = None
     dominated: bool = False
     notes: tuple[str, ...] = ()
@@ -70,6 +76,9 @@ class Frontier:
         environment: machine and versions.
         options: what was asked for, where it is not the default.
         notes: for people.
+        task: what the outputs were taken for; None where nothing said it.
+        metric: name of the figure on labelled data.
+        lower_is_better: whether less of it is better.
         alerts: what must not be overlooked.
         failures: what failed once the models were found, each with its reason.
     """
@@ -87,6 +96,9 @@ class Frontier:
     environment: Mapping[str, object] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    task: str | None = None
+    metric: str | None = None
+    lower_is_better: bool = False
     alerts: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     schema: int = 1

@@ -7,6 +7,7 @@ sizes are bytes. A figure that was not measured is None, and so is one that is n
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -25,7 +26,10 @@ __all__ = [
     "GroupResult",
     "Latency",
     "LayerResult",
+    "Missed",
+    "PartError",
     "Report",
+    "plain",
 ]
 
 SCHEMA = 1
@@ -69,6 +73,7 @@ class Figures:
         compressed_bytes: of the same files after deflate (zip).
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
+        metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
     """
 
     parameters: int
@@ -79,6 +84,7 @@ class Figures:
     latency_ms: Latency | None = None
     runtime: str | None = None
     accuracy: float | None = None
+    metric: float | None = None
     peak_activation_bytes: int | None = None
 
 
@@ -92,6 +98,7 @@ class Combination:
         accuracy: top-1 share on labelled evaluation data.
         output_error, agreement: against the dense float model, on held-out calibration data.
         latency_ms: of one run.
+        metric: what :attr:`Report.metric` names, on the same data as the accuracy, where it is not it.
     """
 
     model: str
@@ -100,6 +107,33 @@ class Combination:
     output_error: float | None = None
     agreement: float | None = None
     latency_ms: Latency | None = None
+    metric: float | None = None
+
+
+@dataclass(frozen=True)
+class PartError:
+    """The error of a part.
+
+    Attributes:
+        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.parts.Part`.
+        error: relative to its scale, see :mod:`obs_onnx.evaluation.parts`.
+        norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
+            included.
+    """
+
+    name: str
+    output: str
+    node: str
+    basis: str
+    scale: float
+    weight: float
+    error: float
+    norm: float
+
+    @property
+    def weighted(self) -> float:
+        """What targets limit."""
+        return 0.0 if self.weight == 0 else self.weight * self.error
 
 
 @dataclass(frozen=True)
@@ -151,6 +185,39 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A target that does not hold; amounts are in the unit that it was given in.
+
+    Attributes:
+        target: its name.
+        wanted, reached: amounts.
+        possible: the best amount that was found possible under all that was asked for, if that is known.
+        advice: what else to ask for.
+    """
+
+    target: str
+    wanted: float | str
+    reached: float | str
+    possible: float | str | None = None
+    advice: str = ""
+
+    def __str__(self) -> str:
+        best = "" if self.possible is None else f", the least possible is {plain(self.possible)}"
+        told = f"{self.target}={plain(self.wanted)} is missed: {plain(self.reached)} was reached{best}"
+        return f"{told}; {self.advice}" if self.advice else told
+
+
+def plain(amount: float | str) -> str:
+    """An amount; shares to four digits, rounded up so that they may be asked for."""
+    if isinstance(amount, str):
+        return amount
+    if not 0 < amount < 1:
+        return f"{amount:.10g}"
+    digit = 10.0 ** (math.floor(math.log10(amount)) - 3)
+    return f"{math.ceil(amount / digit * (1 - 1e-9)) * digit:.4g}"
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far a model without channels agrees with the dense one in which they are silenced.
 
@@ -182,8 +249,13 @@ class Report:
     Attributes:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
-        output_error: relative error of the model's outputs on held-out calibration data.
-        agreement: share of held-out samples with the same top-1 class.
+        output_error: largest error of a part of the outputs on held-out calibration data, times its weight.
+        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.parts`.
+        task: what the outputs were taken for; None where nothing said it.
+        agreement: share of held-out samples (or pixels, or tokens) with the same top-1 class.
+        measures: others of the task, by name, on held-out calibration data.
+        metric: name of the figure on labelled data that stands in ``before`` and ``after``.
+        missed: targets that do not hold, with what was reached and what is possible.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
@@ -205,7 +277,11 @@ class Report:
     before: Figures
     after: Figures
     output_error: float | None = None
+    parts: tuple[PartError, ...] = ()
+    task: str | None = None
     agreement: float | None = None
+    measures: Mapping[str, float] = field(default_factory=dict)
+    metric: str | None = None
     bound: BoundLike | None = None
     layers: tuple[LayerResult, ...] = ()
     groups: tuple[GroupResult, ...] = ()
@@ -220,6 +296,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    missed: tuple[Missed, ...] = ()
     proof: Agreement | None = None
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from obs_onnx.evaluation.class_scores import (
     log_of_probabilities,
     rows_of,
 )
+from obs_onnx.evaluation.options import AUTO, CLASSIFICATION
 from obs_onnx.passes.autodiff.training_step import Term
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.graph.logits import logits_of
@@ -70,6 +71,8 @@ def choose_objective(
     teacher: bool,
     mix: float = 0.5,
     distance: str = "logits",
+    task: str = AUTO,
+    given: NDArray[np.int64] | None = None,
 ) -> Objective:
     """The terms of the loss.
 
@@ -80,6 +83,8 @@ def choose_objective(
         teacher: train on a teacher's outputs.
         mix: share of the labels where there are both.
         distance: of class scores to the teacher's: ``logits`` or ``kl``.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`.
+        given: labels of the batch, which tell class scores, whether they are trained on or not.
 
     Raises:
         OptionError: neither, or a share out of range.
@@ -93,7 +98,10 @@ def choose_objective(
     floats = [name for name, array in answer.items() if name in outputs and is_float(array.dtype)]
     if not floats:
         raise DataError("no output of the model is of a float type: there is nothing to train")
-    found = find_class_scores({name: answer[name] for name in floats})
+    if labels and given is None and task == AUTO:
+        task = CLASSIFICATION  # cross-entropy is of nothing else
+    found = find_class_scores({name: answer[name] for name in floats}, given, task, model)
+    found = found if found is not None and found.single else None
     scores = None if found is None else str(logits_of(outputs[found.name]).name)
     hidden = found is not None and found.probabilities and scores == found.name
     classes = found is not None and found.alone and not hidden  # hidden: no value has them as its softmax

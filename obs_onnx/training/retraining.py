@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.options import AUTO
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.errors import ModelError
@@ -40,6 +41,7 @@ class Retraining:
         rounds: of pruning.
         labels: learn the labels, too.
         mix: their share of the loss.
+        task: what the models are for.
         progress: shows a stage.
     """
 
@@ -50,6 +52,7 @@ class Retraining:
     settings: Settings
     labels: bool = False
     mix: float = 0.5
+    task: str = AUTO
     between: int = 0
     rounds: int = 1
     progress: Progress = quiet
@@ -111,8 +114,16 @@ class Retraining:
 
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""
-        answer = self.teacher.run(next(iter(self.held_out)))
-        return choose_objective(model, answer, labels=self.labels, teacher=self._taught, mix=self.mix)
+        feed, labels = next(iter(self.held_out.batches()))
+        return choose_objective(
+            model,
+            self.teacher.run(feed),
+            labels=self.labels,
+            teacher=self._taught,
+            mix=self.mix,
+            task=self.task,
+            given=labels,
+        )
 
 
 def retrain(

@@ -17,8 +17,8 @@ topological order:
    does one that draws random numbers.
 
 Spectral norms are valid in place of Frobenius norms, and never larger. The bounds of the outputs are put
-together as :mod:`obs_onnx.evaluation.quality` does with what is measured, and no measured error may be
-larger.
+together as :mod:`obs_onnx.evaluation.quality` does with what is measured: all of an output's change may lie
+in one of its parts. No measured error may be larger.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ class Bound:
     """Upper bounds of the relative output error, over the data that the layer errors were measured on.
 
     Attributes:
-        frobenius, spectral: root of the mean over the outputs of the squared bounds of
-            ``||output of pruned - output of dense||_F / ||output of dense||_F``, with Frobenius and with
-            spectral norms; None where there is none.
+        frobenius, spectral: of the largest error among the parts of the outputs (see
+            :mod:`obs_onnx.evaluation.parts`), with Frobenius and with spectral norms; None where there is
+            none.
         blocked_by: (node, op_type) of every operator without a Lipschitz constant on a path from a changed
             layer to an output, in topological order.
     """
@@ -70,6 +70,7 @@ def network_bound(
     weights: Mapping[str, NDArray[np.floating]],
     reference: Mapping[str, float],
     measured: Mapping[str, float] | None = None,
+    scales: Mapping[str, float] | None = None,
 ) -> Bound:
     """The bound for a whole model.
 
@@ -83,9 +84,11 @@ def network_bound(
         reference: by output name, the Frobenius norm of the dense model's output over the same data.
         measured: by output name, the Frobenius norm of the output's change over the same data, which is held
             against the bound.
+        scales: by output name, the least norm that the error of one of its parts is relative to, over the
+            same data; by default the ones in ``reference``.
 
     Returns:
-        The bound of the outputs in ``reference``. Changes outside the layers' own weights and biases are not
+        The bound of the outputs in ``scales``. Changes outside the layers' own weights and biases are not
         covered.
 
     Raises:
@@ -97,12 +100,13 @@ def network_bound(
     symbols = {
         dim.value for value in model.graph.inputs for dim in value.shape or () if not isinstance(dim, int)
     }
+    relative = reference if scales is None else scales
     found = []
     for norm in (frobenius_norm, spectral_norm):
         walk = _Walk(changed, weights, norm, symbols)
         for node in model.graph:
             walk.visit(node)
-        found.append(_relative([(walk.errors.get(name, 0.0), reference[name]) for name in reference]))
+        found.append(_relative([(walk.errors.get(name, 0.0), scale) for name, scale in relative.items()]))
         for name, change in (measured or {}).items():
             _check(name, change, walk.errors.get(name, 0.0), _ROUNDING * _epsilon(model) * reference[name])
     blocked = {key_: None for name in reference for key_ in walk.blockers.get(name, {})}
@@ -133,7 +137,7 @@ def _relative(pairs: Sequence[tuple[float, float]]) -> float | None:
     """Of (bound, norm) for each output."""
     if any(error > 0.0 and (norm <= 0.0 or not math.isfinite(error)) for error, norm in pairs) or not pairs:
         return None
-    return math.sqrt(sum((error / norm) ** 2 for error, norm in pairs if error) / len(pairs))
+    return max(error / norm if error else 0.0 for error, norm in pairs)
 
 
 class _Walk:

@@ -76,6 +76,14 @@ class TestTargets:
         assert found.timed
         assert not parse_targets(["macs=0.5"]).timed
 
+    @pytest.mark.parametrize("text", ["error=0", "error=0.0", "error=0%", "error=.0"])
+    def test_an_error_of_nothing_is_what_rounding_makes(self, text: str) -> None:
+        found = parse_targets([text])
+        assert found.lossless
+        assert found.bounded
+        assert found.as_dict() == {"error": 0.0}
+        assert not parse_targets(["error=1e-9"]).lossless
+
     def test_the_least_latency_needs_a_bound(self) -> None:
         assert not parse_targets(["latency=min"]).bounded
         assert not parse_targets([]).bounded
@@ -273,7 +281,8 @@ def test_a_new_limit_on_quality_is_a_record(monkeypatch):
     monkeypatch.setitem(TARGETS, "disagreement", record)
     dense, x = nets.mlp(), nets.data(0, 400, 12)
     found = [
-        prune(dense, calib=x, targets={"disagreement": limit}, round_to=1, **FAST) for limit in (0.05, 0.3)
+        prune(dense, calib=x, targets={"disagreement": limit}, round_to=1, task="classification", **FAST)
+        for limit in (0.05, 0.3)
     ]
     for limit, result in zip((0.05, 0.3), found, strict=True):
         assert result.report.met

@@ -88,7 +88,9 @@ class TestPrune:
         targets = ["--target", "sparsity=0.98", "--target", "error=0.001"]
         result = run("prune", "digits_mlp.onnx", *targets, "--json", "r.json", *QUICK)
         assert result.exit_code == 3
-        assert result.stderr == "obs-onnx: a target could not be met; the report says what was reached\n"
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("obs-onnx: target error=0.001 is missed: 0.")
+        assert line.endswith("was reached; what sparsity allows loses that much: allow more, or retrain")
         report = json.loads(Path("r.json").read_text())
         assert report["met"] is False
         assert report["output_error"] > 0.001
@@ -230,9 +232,13 @@ class TestChannels:
         targets = ["--target", "macs=0.05", "--target", "error=0.001"]
         result = run("prune", "digits_mlp.onnx", *targets, "--json", "r.json", *DEFAULT)
         assert result.exit_code == 3
-        assert result.stderr == "obs-onnx: a target could not be met; the report says what was reached\n"
+        (line,) = result.stderr.splitlines()
+        assert line.startswith("obs-onnx: target error=0.001 is missed: 0.")
         report = json.loads(Path("r.json").read_text())
         assert report["met"] is False
+        (missed,) = report["missed"]
+        assert (missed["target"], missed["wanted"]) == ("error", 0.001)
+        assert missed["reached"] == report["output_error"]
         assert report["output_error"] > 0.001
 
     def test_dry_run_writes_only_the_report(self) -> None:

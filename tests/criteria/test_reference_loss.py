@@ -18,7 +18,7 @@ class TestTeacher:
         z = np.random.default_rng(0).normal(size=(5, 3))
         p = np.exp(z) / np.exp(z).sum(1, keepdims=True)
         labels = np.array([0, 1, 2, 0, 1])
-        scores, shares = ReferenceLoss.of({"y": z}), ReferenceLoss.of({"y": p})
+        scores, shares = (ReferenceLoss.of({"y": y}, labels) for y in (z, p))
         assert (scores.probabilities, shares.probabilities) == (False, True)
         assert shares.loss(p, labels) == pytest.approx(entropy(z, labels).mean())
         assert scores.loss(z, labels) == pytest.approx(entropy(z, labels).mean())

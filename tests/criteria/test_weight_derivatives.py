@@ -90,7 +90,10 @@ class TestWeights:
         w, x64 = doubles(proto), x.astype(np.float64)
         labels = logits(w, x64).argmax(1)
         lessons = LabelledBatches(
-            open_runtime("onnxruntime", 1), prepare(ir.from_proto(proto)), [{"x": x}] * 600
+            open_runtime("onnxruntime", 1),
+            prepare(ir.from_proto(proto)),
+            [{"x": x}] * 600,
+            task="classification",
         )
         found = WeightDerivatives(lessons, list(SHAPES)).mean_absolute("obd")
         step, exact, error = 1e-3, [], []

@@ -8,6 +8,7 @@ from linear_scores import linear, scores
 
 from obs_onnx.entrypoints.evaluate import evaluate
 from obs_onnx.evaluation.quality import Evaluation, Tally
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.errors import DataError
 
 
@@ -17,13 +18,14 @@ def test_accuracy_over_batches():
     rank = np.arange(50) % 7  # the label is the class of this rank
     labels = order[np.arange(50), rank]
     result = evaluate(linear(np.eye(7)), {"x": x, "labels": labels}, batch_size=8)
-    assert result == Evaluation(samples=50, accuracy=np.mean(rank == 0), accuracy_top5=np.mean(rank < 5))
+    expected = Evaluation(50, "classification", np.mean(rank == 0), np.mean(rank < 5))
+    assert result == expected
 
 
 def test_few_classes_have_no_top5_and_no_labels_no_accuracy():
     x = scores(20, 5)
     assert evaluate(linear(np.eye(5)), {"x": x, "labels": x.argmax(1)}) == Evaluation(
-        samples=20, accuracy=1.0
+        20, "classification", accuracy=1.0
     )
     assert evaluate(linear(np.eye(5)), {"x": x}) == Evaluation(samples=20)
 
@@ -31,7 +33,8 @@ def test_few_classes_have_no_top5_and_no_labels_no_accuracy():
 def test_against_another_model():
     x = scores(30, 4)
     weight = np.diag([1, 1, 1, 0.5])
-    result = evaluate(linear(weight), {"x": x}, against=linear(np.eye(4)), batch_size=7)
+    options = {"against": linear(np.eye(4)), "batch_size": 7, "task": "classification"}
+    result = evaluate(linear(weight), {"x": x}, **options)
     expected = np.linalg.norm(0.5 * x[:, 3]) / np.linalg.norm(x)
     assert result.output_error == pytest.approx(expected, rel=1e-6)
     assert result.output_errors == {"y": result.output_error}
@@ -41,7 +44,7 @@ def test_against_another_model():
 
 def test_itself_is_equal():
     model = linear(scores(4, 6))
-    result = evaluate(model, {"x": scores(30, 4)}, against=model)
+    result = evaluate(model, {"x": scores(30, 4)}, against=model, task="classification")
     assert (result.output_error, result.agreement) == (0.0, 1.0)
 
 
@@ -59,6 +62,6 @@ def test_labels_that_do_not_fit():
     with pytest.raises(DataError, match="labels go up to 4, the model has 4 classes"):
         evaluate(linear(np.eye(4)), {"x": x, "labels": np.arange(10) % 5})
     with pytest.raises(DataError, match="3 labels for 10 rows"):
-        Tally().add({"y": x}, np.zeros(3, np.int64))
+        Tally(yardstick_of([{"y": x}], task="classification")).add({"y": x}, np.zeros(3, np.int64))
     with pytest.raises(DataError, match="no array 'classes'"):
         evaluate(linear(np.eye(4)), {"x": x}, labels_key="classes")

@@ -116,7 +116,7 @@ class TestFolder:
         ]
 
     def test_the_last_point_is_what_prune_gives(self, traced: tuple[Path, Pareto], tmp_path: Path) -> None:
-        options = {"effort": "quick", "threads": 1, "latency": False}
+        options = {"effort": "quick", "threads": 1, "latency": False, "evaluation": TEST}
         report = prune(LENET, tmp_path / "one.onnx", targets={"macs": 0.2}, **options).report
         last = traced[1].frontier.points[-1]
         assert (last.macs, last.parameters) == (report.after.macs, report.after.parameters)

@@ -125,7 +125,8 @@ class TestDigits:
     @pytest.mark.parametrize("pattern", ["2:4", "1x4"])
     def test_patterns_lie_along_the_contracted_axis(self, tmp_path: Path, pattern: str) -> None:
         output = tmp_path / "out.onnx"
-        prune(MLP, output, pattern=pattern, targets=None if pattern == "2:4" else HALF, **FAST)
+        targets = None if pattern == "2:4" else HALF
+        prune(MLP, output, pattern=pattern, targets=targets, task="classification", **FAST)
         for n in (1, 2, 3):  # transB = 1: rows are outputs
             runs = (weights_of(output)[f"fc{n}.weight"] != 0).reshape(-1, 4).sum(axis=1)
             if pattern == "2:4":
@@ -470,7 +471,7 @@ class TestData:
         result = prune(mlp, calib=make(), targets=HALF, **FAST)
         after = weights_of(ir.to_proto(result.model))
         assert zero_share(after["w1"], after["w2"]) == 0.5
-        assert result.report.output_error < 0.3
+        assert result.report.output_error < 0.35
 
     def test_labels_make_accuracy_and_the_target_drop(self, mlp, run_model) -> None:
         labels = run_model(mlp, ROWS)["y"].argmax(1)
@@ -484,3 +485,82 @@ class TestData:
         assert report.met
         without = prune(mlp, calib={**ROWS, "labels": labels}, targets=HALF, **FAST).report
         assert without.before.accuracy == 1
+
+
+QUICK = {"effort": "quick", "threads": 1, "latency": False, "round_to": 1}
+
+
+class TestParts:
+    """A head with boxes up to 320 beside scores up to 1 in one output."""
+
+    X = normal(30, 160, 12)
+
+    @pytest.fixture
+    def head(self, make_proto) -> onnx.ModelProto:
+        shapes = {"w": (12, 40), "u": (40, 24), "v": (40, 24), "b": (24, 4), "s": (24, 6)}
+        tensors = {name: normal(40 + i, *shape, scale=0.3) for i, (name, shape) in enumerate(shapes.items())}
+        text = """g (float[N,12] x) => (float[N,10] y) {
+            a = MatMul(x, w) h = Relu(a) p = MatMul(h, u) p1 = Relu(p) p2 = MatMul(p1, b) p3 = Sigmoid(p2)
+            boxes = Mul(p3, size) q = MatMul(h, v) q1 = Relu(q) q2 = MatMul(q1, s) scores = Sigmoid(q2)
+            y = Concat <axis = 1> (boxes, scores) }"""
+        return make_proto(text, {**tensors, "size": np.float32(320)})
+
+    def errors(self, run_model, proto, model, x) -> list[float]:
+        y, z = (run_model(one, {"x": x})["y"] for one in (proto, model))
+        spreads = [np.sqrt(np.mean((y[:, s] - y[:, s].mean(0)) ** 2)) for s in (slice(0, 4), slice(4, 10))]
+        off = [np.sqrt(np.mean((z - y)[:, s] ** 2)) for s in (slice(0, 4), slice(4, 10))]
+        return [a / b for a, b in zip(off, spreads, strict=True)]
+
+    @pytest.mark.parametrize("mode", ["channels", "weights"])
+    def test_an_error_holds_for_every_part(self, head, run_model, mode: str) -> None:
+        options = {k: v for k, v in QUICK.items() if mode == "channels" or k != "round_to"}
+        found = prune(head, calib={"x": self.X}, targets={"error": 0.3}, mode=mode, **options)
+        report = found.report
+        assert report.met
+        assert {part.name for part in report.parts} == {"y[0:4]", "y[4:10]"}
+        assert report.output_error == report.parts[0].error <= 0.3
+        assert report.agreement is None
+        assert max(self.errors(run_model, head, found.model, normal(31, 400, 12))) < 0.45
+        if mode == "weights":
+            assert report.bound.spectral >= report.output_error
+
+    def test_weights_say_what_counts(self, head, run_model) -> None:
+        found = [
+            prune(head, calib={"x": self.X}, targets={"macs": 0.5}, weight=weight, **QUICK)
+            for weight in ({"y[0:4]": 0}, {"y[4:10]": 0})
+        ]
+        scores, boxes = (self.errors(run_model, head, one.model, self.X) for one in found)
+        assert boxes[0] < scores[0]
+        assert scores[1] < boxes[1]
+        (part,) = found[0].report.parts
+        assert part.name == "y[4:10]"
+        assert any("not compared, as their weight is 0: y[0:4]" in note for note in found[0].report.notes)
+
+    def test_a_metric_of_ones_own_limits_what_is_lost(self, head) -> None:
+        def width(outputs, labels):
+            assert labels is None
+            return float(outputs["y"][:, :4].std())
+
+        dense = prune(head, calib={"x": self.X}, dry_run=True, metric=width, **QUICK).report
+        assert dense.metric == "width"
+        options = {"evaluation": {"x": normal(32, 64, 12)}, "targets": {"drop": 5.0}, "metric": width}
+        report = prune(head, calib={"x": self.X}, **options, **QUICK).report
+        assert report.met
+        assert report.before.metric - report.after.metric <= 5
+        assert report.after.macs < report.before.macs
+        assert report.after.accuracy is None
+        width.lower_is_better = True
+        with pytest.raises(OptionError, match="drop=5"):
+            prune(head, calib={"x": self.X, "labels": np.zeros(160, int)}, targets={"drop": 5.0}, **QUICK)
+
+    def test_a_softmax_or_the_task_makes_a_class(self, mlp) -> None:
+        options = {"calib": ROWS, "targets": HALF, **FAST}
+        assert prune(mlp, **options).report.agreement is None
+        report = prune(mlp, task="classification", **options).report
+        assert (report.task, report.agreement > 0.5, report.measures["kl"] > 0) == (
+            "classification",
+            True,
+            True,
+        )
+        with pytest.raises(OptionError, match="task segmentation needs an output"):
+            prune(mlp, task="segmentation", **options)

@@ -11,16 +11,20 @@ from obs_onnx.criteria.reference_loss import ReferenceLoss
 from obs_onnx.evaluation.class_scores import (
     ClassScores,
     classes_of,
+    find_class_numbers,
     find_class_scores,
     log_probabilities,
     rows_of,
 )
-from obs_onnx.evaluation.output_damage import Damage, choose_measure
+from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.evaluation.quality import Tally
+from obs_onnx.evaluation.yardstick import choose_measure, yardstick_of
 from obs_onnx.training.objective import choose_objective
 
 Z = np.log(np.array([[0.5, 0.25, 0.25], [0.1, 0.2, 0.7]])).astype(np.float32)
 P = np.exp(Z)
+MANY = np.tile(P, (4, 1))
+TWO = np.array([0, 2])
 IMAGE = np.ones((2, 3, 4, 4), np.float32)
 
 FLAT = "g (float[N, 6] x) => (float[N, 4] y) { a = Gemm(x, w, b) h = Relu(a) y = Gemm(h, v, c) }"
@@ -49,27 +53,81 @@ def data():
 @pytest.mark.parametrize(
     ("outputs", "found"),
     [
-        ({"y": Z}, ClassScores("y", False, True)),
-        ({"y": P}, ClassScores("y", True, True)),
-        ({"y": Z[:, :, None, None]}, ClassScores("y", False, True)),
-        ({"y": P[:, :, None]}, ClassScores("y", True, True)),
-        ({"y": Z, "f": IMAGE}, ClassScores("y", False, False)),
-        ({"f": IMAGE, "y": P}, ClassScores("y", True, False)),
-        ({"y": Z, "z": P}, ClassScores("y", False, False)),
-        ({"i": np.array([1, 2]), "y": Z.astype(np.float16)}, ClassScores("y", False, True)),
-        ({"y": P * 1.0005}, ClassScores("y", True, True)),
-        ({"y": P * 1.002}, ClassScores("y", False, True)),
-        ({"y": np.array([[1.5, -0.5]])}, ClassScores("y", False, True)),
+        ({"y": MANY}, ClassScores("y", True, True)),
+        ({"y": np.log(MANY)}, ClassScores("y", False, True)),
+        ({"y": MANY[:, :, None, None]}, ClassScores("y", True, True)),
+        ({"y": MANY, "f": IMAGE}, ClassScores("y", True, False)),
+        ({"i": np.array([1, 2]), "y": MANY.astype(np.float16)}, ClassScores("y", True, True)),
+        ({"y": MANY * 1.0005}, ClassScores("y", True, True)),
+        ({"y": MANY.reshape(4, 2, 3)}, ClassScores("y", True, True, 2, False)),
+        ({"y": MANY.reshape(4, 2, 3).transpose(0, 2, 1)}, ClassScores("y", True, True, 1, False)),
+        ({"y": MANY.reshape(4, 2, 3), "f": IMAGE}, None),  # a map of attention
+        ({"y": MANY * 1.002}, None),
+        ({"y": P}, None),  # two rows may add up by chance
+        ({"y": np.tile(Z, (4, 1)) + 5}, None),  # angles, boxes, an embedding
         ({"y": IMAGE}, None),
-        ({"y": Z[:, :1]}, None),  # one class
-        ({"y": Z[:, 0]}, None),
-        ({"y": Z[:, None]}, None),  # the classes lie on the last axis
+        ({"y": MANY[:, :1]}, None),  # one class
+        ({"y": MANY[:, 0]}, None),
         ({"i": np.array([[1, 2, 3]])}, None),
         ({}, None),
     ],
 )
-def test_the_rule(outputs, found) -> None:
+def test_numbers_that_add_up(outputs, found) -> None:
     assert find_class_scores(outputs) == found
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "found"),
+    [
+        ({"y": Z}, TWO, ClassScores("y", False, True)),
+        ({"y": P}, TWO, ClassScores("y", True, True)),
+        ({"e": np.ones((2, 8), np.float32), "y": Z}, TWO, ClassScores("y", False, False)),
+        (
+            {"y": np.zeros((2, 3, 4, 4), np.float32)},
+            np.zeros(32, int),
+            ClassScores("y", False, True, 1, False),
+        ),
+        ({"y": np.zeros((2, 5, 7), np.float32)}, np.zeros(10, int), ClassScores("y", False, True, 2, False)),
+        ({"y": np.zeros((2, 5, 7), np.float32)}, np.zeros(2, int), None),
+    ],
+)
+def test_labels_decide(outputs, labels, found) -> None:
+    assert find_class_scores(outputs, labels) == found
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "found"),
+    [
+        ("classification", {"y": Z}, ClassScores("y", False, True)),
+        ("classification", {"z": Z, "y": MANY}, ClassScores("y", True, False)),
+        ("classification", {"y": IMAGE}, None),
+        ("segmentation", {"y": IMAGE}, ClassScores("y", False, True, 1, False)),
+        ("segmentation", {"y": IMAGE[:, :1] / 2}, ClassScores("y", True, True, 1, False)),
+        ("language", {"y": IMAGE[..., 0]}, ClassScores("y", False, True, 2, False)),
+        ("regression", {"y": MANY}, None),
+        ("detection", {"y": MANY}, None),
+        ("embedding", {"y": MANY}, None),
+    ],
+)
+def test_the_task_decides(task, outputs, found) -> None:
+    assert find_class_scores(outputs, task=task) == found
+
+
+def test_a_softmax_at_the_end_decides(make_model) -> None:
+    softmax = make_model("g (float[N, 3] x) => (float[N, 3] y) { z = Softmax<axis = 1>(x) y = Identity(z) }")
+    assert find_class_scores({"y": P}, model=softmax) == ClassScores("y", True, True)
+    other = make_model("g (float[N, 3] x) => (float[N, 3] y) { y = Sigmoid(x) }")
+    assert find_class_scores({"y": P}, model=other) is None
+
+
+def test_class_numbers(make_model) -> None:
+    model = make_model("g (float[N, 3] x) => (int64[N] y) { y = ArgMax<axis = 1, keepdims = 0>(x) }")
+    numbers = {"y": np.array([1, 0])}
+    assert find_class_numbers(numbers) is None  # numbers of anything
+    assert find_class_numbers(numbers, model=model) == "y"
+    assert find_class_numbers(numbers, np.array([1, 1])) == "y"
+    assert find_class_numbers(numbers, task="classification") == "y"
+    assert find_class_numbers(numbers, model=model, task="regression") is None
 
 
 def test_logarithms_of_probabilities() -> None:
@@ -81,31 +139,36 @@ def test_logarithms_of_probabilities() -> None:
 
 
 def test_classes() -> None:
-    np.testing.assert_array_equal(classes_of({"y": Z[:, :, None, None]}), [0, 2])
-    np.testing.assert_array_equal(classes_of({"y": np.array([[np.nan, 1], [0, 1]])}), [-1, 1])
-    np.testing.assert_array_equal(classes_of({"f": IMAGE, "i": np.array([[3], [4]])}), [3, 4])
-    assert classes_of({"f": IMAGE}) is None
+    scores = ClassScores("y", False, True)
+    np.testing.assert_array_equal(classes_of({"y": Z[:, :, None, None]}, scores), [0, 2])
+    np.testing.assert_array_equal(classes_of({"y": np.array([[np.nan, 1], [0, 1]])}, scores), [-1, 1])
+    np.testing.assert_array_equal(classes_of({"f": IMAGE, "i": np.array([[3], [4]])}, None, "i"), [3, 4])
+    assert classes_of({"f": IMAGE}, None) is None
 
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 1), (2, 3, 1, 1)])
 def test_everything_that_asks_hears_the_same(shape) -> None:
     other = np.log(np.array([[0.25, 0.5, 0.25], [0.1, 0.2, 0.7]])).astype(np.float32)
     dense, changed = {"y": Z.reshape(shape)}, {"y": other.reshape(shape)}
-    assert choose_measure("auto", dense) == choose_measure("kl", dense) == "kl"
-    damage = Damage("kl", ["y"])
+    yardstick = yardstick_of([dense], labelled=(dense, TWO), loss="auto")
+    assert yardstick.measure == choose_measure("kl", yardstick, dense) == "kl"
+    damage = Damage(yardstick, ["y"])
     damage.update(dense, changed)
     assert damage.value == pytest.approx(0.25 * np.log(2) / 2, rel=1e-5)
-    loss = ReferenceLoss.of(dense)
-    assert (loss.output, loss.classes, loss.probabilities) == ("y", True, False)
-    assert loss.loss(dense["y"], np.array([0, 2])) == pytest.approx(-np.log(0.5 * 0.7) / 2, rel=1e-6)
-    tally = Tally()
+    for known in ({"labels": TWO}, {"task": "classification"}):
+        loss = ReferenceLoss.of(dense, **known)
+        assert (loss.output, loss.classes, loss.probabilities) == ("y", True, False)
+        assert loss.loss(dense["y"], np.array([0, 2])) == pytest.approx(-np.log(0.5 * 0.7) / 2, rel=1e-6)
+    assert not ReferenceLoss.of(dense).classes
+    tally = Tally(yardstick)
     tally.add(changed, np.array([0, 2]), dense)
     assert (tally.result().accuracy, tally.result().agreement) == (0.5, 0.5)
 
 
 def test_lost_outputs_are_wrong_by_all_that_a_class_can_say() -> None:
-    damage = Damage("kl", ["y"])
-    damage.update({"y": np.zeros((2, 3, 1, 1), np.float32)}, {"y": np.zeros((1, 3, 1, 1), np.float32)})
+    dense = {"y": np.zeros((2, 3, 1, 1), np.float32)}
+    damage = Damage(yardstick_of([dense], task="classification", loss="kl"), ["y"])
+    damage.update(dense, {"y": np.zeros((1, 3, 1, 1), np.float32)})
     assert damage.value == pytest.approx(np.log(3))
 
 

@@ -13,6 +13,7 @@ from obs_onnx import finetune, prune, score
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.evaluation.quality import Tally
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.io.onnx_file import from_proto, serialize
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -75,10 +76,11 @@ def test_single_samples_without_an_answer_are_found_later() -> None:
     y = np.ones((4, 3), np.float32)
     broken = y.copy()
     broken[2, 1] = np.nan
-    tally = Tally()
+    yardstick = yardstick_of([{"y": y}])
+    tally = Tally(yardstick)
     with pytest.raises(DataError, match="output 'y' of the reference is NaN"):
         tally.add({"y": y}, reference={"y": broken})
-    tally = Tally()
+    tally = Tally(yardstick)
     tally.add({"y": broken}, reference={"y": y})
     assert tally.result().output_error == np.inf
 
@@ -86,7 +88,7 @@ def test_single_samples_without_an_answer_are_found_later() -> None:
 def test_damage_of_infinite_outputs_warns_nobody() -> None:
     y = np.array([[np.inf, 1.0, -np.inf]], np.float32)
     for measure in ("error", "kl"):
-        damage = Damage(measure, ["y"])
+        damage = Damage(yardstick_of([{"y": y}], task="classification", loss=measure), ["y"])
         damage.update({"y": y}, {"y": y[:, ::-1]})
         assert not np.isfinite(damage.value) or damage.value >= 0
 

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx.data.open_source import open_source
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.runtimes import open_runtime
@@ -26,7 +27,14 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
     inputs = RUNTIME.session(nets.mlp().SerializeToString()).inputs
     held_out = open_source({"x": x}, inputs)
     labelled = open_source({"x": x, "labels": labels}, inputs)
-    first, second = combine({"dense": dense, "other": other}, RUNTIME, held_out, labelled, None)
+    first, second = combine(
+        {"dense": dense, "other": other},
+        RUNTIME,
+        held_out,
+        labelled,
+        None,
+        yardstick_of([{"y": y}], task="classification"),
+    )
     assert (first.model, second.model) == ("dense", "other")
     assert first.file_bytes == len(ir.to_proto(dense).SerializeToString())
     assert (first.output_error, first.agreement, first.latency_ms) == (None, None, None)

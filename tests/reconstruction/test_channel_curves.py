@@ -12,6 +12,7 @@ from nets import run_proto
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import RemovalDamage, ranking
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
@@ -43,7 +44,7 @@ def curves(evidence: ChannelStatistics, plan: Plan, x: np.ndarray, **options: ob
         open_runtime("onnxruntime", 1),
         evidence,
         plan,
-        Reference(feeds, outputs, "error"),
+        Reference(feeds, outputs, yardstick_of(outputs, task="classification")),
         **defaults | options,
     )
 
@@ -90,7 +91,7 @@ class TestCurves:
             open_runtime("onnxruntime", 1),
             evidence,
             plan,
-            Reference(feeds, shifted, "error"),
+            Reference(feeds, shifted, yardstick_of(shifted, task="classification")),
             rank=ranking("magnitude", evidence),
             levels=(0.75,),
             compensate=False,

@@ -240,7 +240,7 @@ def test_scores_may_differ_by_a_constant(make_proto, easy, rng):
     weights = tensors(rng, w=(6, 4), b=(4,))
     text = "g (float[N, 6] x) => (float[N, 4] z) { z = Gemm(x, w, b) }"
     shifted = {"w": weights["w"] + rng.standard_normal((6, 1)).astype(np.float32), "b": weights["b"] + 3}
-    options = {"steps": 5, "teacher": make_proto(text, weights)}
+    options = {"steps": 5, "teacher": make_proto(text, weights), "task": "classification"}
     assert finetune(make_proto(text, shifted), {"x": easy["x"]}, **options).report.before.loss < 1e-10
     shifted["b"] = weights["b"] + np.array([0, 0, 0, 0.1], np.float32)
     found = finetune(make_proto(text, {**weights, "b": shifted["b"]}), {"x": easy["x"]}, **options)

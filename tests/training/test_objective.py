@@ -43,7 +43,7 @@ def test_labels(choose) -> None:
 
 @pytest.mark.parametrize("distance", ["logits", "kl"])
 def test_a_teacher_of_classes(choose, distance: str) -> None:
-    found = choose("y = Relu(x)", {"y": SCORES}, teacher=True, distance=distance)
+    found = choose("y = Relu(x)", {"y": SCORES}, teacher=True, distance=distance, task="classification")
     assert described(found) == [(distance, "y", "teacher", 1.0)]
     assert found.taught == {"teacher": "y"}
     assert not found.labelled

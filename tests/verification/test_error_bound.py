@@ -198,8 +198,11 @@ def test_one_changed_layer_is_bounded_exactly_and_an_unaffected_output_does_not_
     outputs = [net.linear(value, "late", 4, 3), value]
     model = ir.from_proto(net.build((4,), outputs))
     layers, _ = find_layers(model)
-    bound = network_bound(model, layers, {"late.w": 0.5}, {}, {"late": 2.0, "early": 1.0})
-    assert bound.spectral == pytest.approx(np.sqrt((0.5 / 2.0) ** 2 / 2))
+    norms = {"late": 2.0, "early": 1.0}
+    bound = network_bound(model, layers, {"late.w": 0.5}, {}, norms)
+    assert bound.spectral == pytest.approx(0.5 / 2.0)
+    parts = network_bound(model, layers, {"late.w": 0.5}, {}, norms, scales={"late": 0.1})
+    assert parts.spectral == pytest.approx(0.5 / 0.1)
     assert network_bound(model, layers, {"late.w": 0.5}, {}, {"early": 1.0}) == Bound(0.0, 0.0)
     passed_on = network_bound(model, layers, {"early.w": 0.5}, {}, {"late": 1.0})
     assert passed_on.spectral == pytest.approx(0.5 * np.linalg.norm(net.weights["late.w"], 2), rel=1e-6)

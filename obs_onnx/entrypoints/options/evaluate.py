@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from obs_onnx.data.options import LabelName
+from obs_onnx.evaluation.options import MeasureOptions
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
 
@@ -19,7 +20,7 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Places, LabelName, RuntimeOptions, title="Data"):
+class EvaluateOptions(Places, LabelName, MeasureOptions, RuntimeOptions, title="Data"):
     """Everything that an evaluation can be told."""
 
     against: str | None = option(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from obs_onnx.data.options import Labelled
+from obs_onnx.evaluation.options import TaskOption
 from obs_onnx.option import Options, about, option
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import Shown
@@ -36,7 +37,9 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions(Places, Labelled, TrainingOptions, OperatorOptions, Shown, title="Training"):
+class FinetuneOptions(
+    Places, Labelled, TaskOption, TrainingOptions, OperatorOptions, Shown, title="Training"
+):
     """Everything that training can be told.
 
     Raises:

@@ -67,7 +67,7 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
     )
     by: str = option(
         "auto",
-        help="What is traded for the cost; auto: accuracy if labelled data is given, else output error.",
+        help="What is traded for the cost; auto: accuracy or metric if data for it is given, else the error.",
         choices=("auto", *TRADED),
         common=5,
     )

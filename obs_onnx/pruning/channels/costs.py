@@ -57,6 +57,13 @@ class DenseCosts:
             return amount.value
         return amount.value / (target.model_cost.measure(self.measured) or 1)
 
+    def amount(self, target: Target, unit: Unit, cost: float) -> float | str:
+        """A cost, as it is reckoned, in a unit that a limit on it may be given in."""
+        if unit is Unit.SHARE:
+            return Amount(cost / self.whole(target)).plain
+        value = cost if target.additive else cost * target.model_cost.measure(self.measured)
+        return Amount(round(value) if unit is Unit.BYTES else value, unit).plain
+
     def of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs, as that is reckoned."""
         dense = self.measured

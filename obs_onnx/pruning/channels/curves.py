@@ -39,8 +39,10 @@ def measured_curves(
     evidence: ChannelStatistics,
     stages: Plan,
     test: Source,
+    *,
     damaged: bool,
     branches: Mapping[int, Branch],
+    free: Mapping[int, NDArray[np.int64]],
 ) -> dict[int, Ranked]:
     """Groups with curves of measured damage.
 
@@ -50,6 +52,7 @@ def measured_curves(
         test: data for it.
         damaged: it was pruned before.
         branches: groups that may go altogether.
+        free: channels that change nothing, by group.
     """
     model, groups = evidence.model, evidence.coupling.groups
     dense, budget = task.calibrated.dense, task.calibrated.budget
@@ -64,7 +67,7 @@ def measured_curves(
             dense.runtime,
             evidence,
             stages,
-            Reference(feeds, outputs, task.calibrated.measure),
+            Reference(feeds, outputs, task.calibrated.yardstick),
             rank=ranking(task.options.criterion, evidence),
             levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
             compensate=task.options.compensate,
@@ -72,6 +75,7 @@ def measured_curves(
             advance=advance,
             damaged=damaged,
             branches=branches,
+            free=free,
         )
 
 
@@ -113,7 +117,7 @@ class _RefitProbe:
             empty=selection.empty,
         ).model
         session = dense.runtime.session(serialize(small))
-        found = Damage(task.calibrated.measure, dense.stages.outputs)
+        found = Damage(task.calibrated.yardstick, dense.stages.outputs)
         for feed, outputs in zip(self.feeds, self.outputs, strict=True):
             found.update(outputs, session.run(feed))
         return found.value

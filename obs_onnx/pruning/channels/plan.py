@@ -88,11 +88,16 @@ class ChannelPlan:
     ) -> Finished[ChannelAttempt]:
         """The best model within the targets, checked."""
         task = self.task(calibrated, recorder)
-        best, runs = search_channels(task, targets, rounds, retraining)
-        return self.finish(task, best, targets, runs)
+        best, runs, notes = search_channels(task, targets, rounds, retraining)
+        return self.finish(task, best, targets, runs, notes)
 
     def finish(
-        self, task: ChannelTask, best: ChannelAttempt, targets: Targets, runs: tuple[Trained, ...] = ()
+        self,
+        task: ChannelTask,
+        best: ChannelAttempt,
+        targets: Targets,
+        runs: tuple[Trained, ...] = (),
+        notes: Sequence[str] = (),
     ) -> Finished[ChannelAttempt]:
         """An attempt with its promises checked.
 
@@ -106,7 +111,7 @@ class ChannelPlan:
                 targets,
                 original=self.original,
                 stored=self.stored,
-                notes=allocation_notes(self.options),
+                notes=[*allocation_notes(self.options), *notes],
                 runs=runs,
             )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import SPARSITY, Targets
+from obs_onnx.allocation.targets import ERROR, SPARSITY, Targets
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightScores
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation, criteria
 from obs_onnx.passes.canonical.canonicalize import canonicalize
@@ -138,6 +138,9 @@ class WeightStrategy:
         """The targets; an output error where neither they nor a pattern bound the search."""
         pattern = parse_pattern(options.pattern)
         targets.check_mode(WeightPlan.mode)
+        if targets.lossless:
+            channels = named("mode", "channels")
+            raise OptionError(f"target {ERROR.name}=0 is about channels that change nothing: use {channels}")
         if options.criterion not in criteria():
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(criteria())}"

@@ -110,7 +110,7 @@ class WeightTask:
                 list(test.limit(samples)),
                 levels=sparsity_levels(center, count),
                 refinements=budget.effort.refinements,
-                measure=self.calibrated.measure,
+                yardstick=self.calibrated.yardstick,
                 options=self.options,
                 budget=budget.memory,
                 advance=advance,
@@ -136,7 +136,7 @@ def weight_scores(model: ir.Model, calibrated: Calibrated, kind: str) -> WeightS
         kind: of the terms, see :mod:`obs_onnx.criteria.weight_derivatives`.
     """
     dense, data = calibrated.dense, calibrated.data
-    lessons = LabelledBatches(dense.runtime, model, data.fit, data.seed)
+    lessons = LabelledBatches(dense.runtime, model, data.fit, data.seed, calibrated.yardstick.task)
     names = [layer.name for layer in dense.layers]
     return WeightScores(WeightDerivatives(lessons, names, data.seed), kind)
 
@@ -180,7 +180,7 @@ def _attempted(
     task: WeightTask, model: ir.Model, solved: Mapping[str, Solved], removed: Mapping[str, int]
 ) -> WeightAttempt:
     judged = judge(model, task.calibrated.dense, task.calibrated.data, task.recorder)
-    return WeightAttempt(judged.quality, judged.drop, model, solved, removed)
+    return WeightAttempt(judged.quality, judged.drop, model, solved, removed, labelled=judged.labelled)
 
 
 def retrain_attempt(
@@ -217,6 +217,11 @@ def retrain_attempt(
         return attempt, found.training
     judged = found.judged
     after = replace(
-        attempt, quality=judged.quality, drop=judged.drop, model=found.model, training=found.training
+        attempt,
+        quality=judged.quality,
+        drop=judged.drop,
+        labelled=judged.labelled,
+        model=found.model,
+        training=found.training,
     )
     return after, found.training

@@ -24,6 +24,7 @@ from obs_onnx.passes.channels.keep_file import replay
 from obs_onnx.passes.errors import DataError, OptionError
 
 FAST = {"effort": "quick", "threads": 1, "latency": False}
+CLASSES = {"task": "classification"}
 BARE = {**FAST, "compensate": False, "criterion": "magnitude"}
 EXAMPLES = int(os.environ.get("OBS_ONNX_EXAMPLES", "10"))  # random graphs; hundreds find rare cases
 
@@ -104,7 +105,7 @@ def net(request: pytest.FixtureRequest) -> onnx.ModelProto:
 
 class TestTargets:
     def test_multiply_accumulates(self, net: onnx.ModelProto, tmp_path: Path) -> None:
-        small, keep, report = written(net, tmp_path, targets={"macs": 0.5})
+        small, keep, report = written(net, tmp_path, targets={"macs": 0.5}, **CLASSES)
         check(small, keep, net)
         assert 0.3 * nets.macs(net) < nets.macs(small) <= 0.5 * nets.macs(net)
         assert (report.before.macs, report.after.macs) == (nets.macs(net), nets.macs(small))
@@ -135,7 +136,7 @@ class TestTargets:
         assert report.met
 
     def test_the_default_is_an_error_of_five_percent(self, net: onnx.ModelProto, tmp_path: Path) -> None:
-        small, keep, report = written(net, tmp_path)
+        small, keep, report = written(net, tmp_path, **CLASSES)
         check(small, keep, net)
         assert report.targets == {"error": 0.05}
         assert report.met
@@ -161,7 +162,7 @@ class TestTargets:
     def test_all_of_several_hold(self, tmp_path: Path) -> None:
         proto = nets.residual()
         targets = {"macs": 0.7, "params": 0.5, "size": "15KB", "error": 0.2}
-        small, keep, report = written(proto, tmp_path, targets=targets)
+        small, keep, report = written(proto, tmp_path, targets=targets, **CLASSES)
         check(small, keep, proto)
         assert nets.macs(small) <= 0.7 * nets.macs(proto)
         assert nets.params(small) <= 0.5 * nets.params(proto)

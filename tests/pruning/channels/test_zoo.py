@@ -15,6 +15,7 @@ from obs_onnx import prune
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.evaluation.output_damage import Damage
 from obs_onnx.evaluation.quality import Tally
+from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file, replay
@@ -290,19 +291,21 @@ def test_sizes_that_follow_from_the_data() -> None:
 
 @pytest.mark.parametrize(("measure", "expected"), [("error", 1.0), ("changed", 1.0), ("kl", np.log(3))])
 def test_damage_of_another_size_is_all_of_it(measure: str, expected: float) -> None:
-    damage = Damage(measure, ["y"])
-    y = np.ones((4, 3), np.float32)
+    y = np.ones((4, 3), np.int64 if measure == "changed" else np.float32)
+    loss = "auto" if measure == "changed" else measure
+    damage = Damage(yardstick_of([{"y": y}], task="classification", loss=loss), ["y"])
     damage.update({"y": y}, {"y": y[:2]})
     assert damage.value == pytest.approx(expected)
 
 
 def test_only_free_sizes_may_differ_in_an_evaluation() -> None:
-    tally = Tally()
     y = np.ones(4, np.float32)
+    yardstick = yardstick_of([{"y": y}])
+    tally = Tally(yardstick)
     tally.add({"y": y[:2]}, reference={"y": y}, free={"y"})
     assert tally.result().output_error == 1.0
     with pytest.raises(DataError, match="same outputs"):
-        Tally().add({"y": y[:2]}, reference={"y": y})
+        Tally(yardstick).add({"y": y[:2]}, reference={"y": y})
 
 
 def test_measuring_is_bounded() -> None:
