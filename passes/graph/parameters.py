@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-__all__ = ["SPARSE", "float_tensors"]
+__all__ = ["SPARSE", "float_tensors", "hold_small"]
 
 SPARSE = "sparse"
 """Key in ``Value.meta``: the file of the model stores this initializer as a sparse tensor."""
@@ -25,3 +25,12 @@ def float_tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
             continue
         if attribute.as_tensor().dtype.is_floating_point():
             yield attribute.as_tensor()
+
+
+def hold_small(model: ir.Model, most: int) -> None:
+    """Hold what initializers of up to ``most`` bytes have in files: axes and sizes, which inference reads."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= most:
+                value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)

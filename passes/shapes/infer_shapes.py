@@ -11,6 +11,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from obs_onnx.passes.errors import ModelError, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
+from obs_onnx.passes.graph.parameters import hold_small
 from obs_onnx.passes.shapes.schemas import functional, schema_of
 
 __all__ = ["MADE_UP", "InferShapes"]
@@ -68,6 +69,7 @@ class InferShapes(ir.passes.InPlacePass):
 def _without_data(model: ir.Model) -> ir.Model:
     """A copy in which large initializers, of subgraphs too, are inputs of the main graph."""
     copy = model.clone()
+    hold_small(copy, _KEPT_BYTES)
     names = Names(copy)
     for graph in list(copy.graphs()):
         for name, value in list(graph.initializers.items()):

@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from exported import run
 from onnx_files import WEIGHTS, fails
 
+import obs_onnx
 from obs_onnx.io.external_data import data_file, folders_of, possible_files
 from obs_onnx.io.model_files import files_of
 from obs_onnx.io.onnx_file import load_model, save_model, serialize
@@ -183,3 +185,24 @@ def test_possible_files() -> None:
 def test_data_file_names_its_subject(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"^the weights is missing"):
         data_file("none", (str(tmp_path),), "the weights")
+
+
+def test_axes_in_files_are_followed(tmp_path: Path, make_proto: Callable[..., onnx.ModelProto]) -> None:
+    """A file for each tensor, also for those that say what to do; onnxruntime reads it in one piece only."""
+    text = """g (float[N,3,4,4] x) => (float[N,5] y) {
+        a = Conv(x, k)  r = Relu(a)  m = ReduceMean <keepdims = 0> (r, axes)  y = MatMul(m, w)
+    }"""
+    rng = np.random.default_rng(0)
+    arrays = {"k": rng.standard_normal((16, 3, 1, 1)), "w": rng.standard_normal((16, 5))}
+    held = {**{name: array.astype(np.float32) for name, array in arrays.items()}, "axes": np.array([2, 3])}
+    proto = make_proto(text, held)
+    options = {"all_tensors_to_one_file": False, "size_threshold": 0, "convert_attribute": True}
+    onnx.save(proto, tmp_path / "m.onnx", save_as_external_data=True, **options)
+    assert {path.name for path in files_of(tmp_path / "m.onnx")} == {"m.onnx", "k", "w", "axes"}
+    x = rng.standard_normal((40, 3, 4, 4)).astype(np.float32)
+    small = tmp_path / "small.onnx"
+    options = {"latency": False, "effort": "quick", "output": small}
+    report = obs_onnx.prune(tmp_path / "m.onnx", calib={"x": x}, targets={"macs": 0.6}, **options).report
+    assert report.met
+    (found,), (wanted,) = run(small, {"x": x}), run(serialize(load_model(tmp_path / "m.onnx")), {"x": x})
+    assert np.linalg.norm(found - wanted) < 0.5 * np.linalg.norm(wanted)
