@@ -30,7 +30,7 @@ from one_shot import images
 from obs_onnx.allocation.targets import parse_targets
 from obs_onnx.calibration.layer_problem import stored
 from obs_onnx.data.open_source import open_source, split
-from obs_onnx.evaluation.output_damage import choose_measure
+from obs_onnx.evaluation.measures.output_damage import choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import open_model, serialize

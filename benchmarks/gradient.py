@@ -44,8 +44,8 @@ import onnxruntime as ort
 
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.canonical.decompose import Decompose
 from obs_onnx.passes.canonical.modernize import modernize
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 

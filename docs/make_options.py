@@ -12,6 +12,7 @@ from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.gradient import GradientOptions
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.option import Option, described, options_of
 
@@ -24,6 +25,7 @@ VERBS = {
     "finetune": FinetuneOptions,
     "gradient": GradientOptions,
     "artifacts": ArtifactsOptions,
+    "replay": ReplayOptions,
 }
 HEAD = """# Options
 
@@ -41,7 +43,8 @@ def page() -> str:
 
 def _verb(name: str, group: type) -> str:
     listed = options_of(group)
-    lines = [f"## {name}\n", f"`obs_onnx.{name}(model, ...)`, `obs-onnx {name} MODEL ...`\n"]
+    arguments = "KEEP MODEL" if name == "replay" else "MODEL"
+    lines = [f"## {name}\n", f"`obs_onnx.{name}(model, ...)`, `obs-onnx {name} {arguments} ...`\n"]
     for title in dict.fromkeys(one.title for one in listed):
         lines += [f"### {title}\n", "| keyword | flag | type | default | |", "|---|---|---|---|---|"]
         lines += [_row(one) for one in listed if one.title == title] + [""]

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import Pruned, prune
+    from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
     from obs_onnx.latency.benchmark import bench
 
@@ -29,6 +30,7 @@ __all__ = [
     "Finetuned",
     "Pareto",
     "Pruned",
+    "Replayed",
     "Scores",
     "__version__",
     "artifacts",
@@ -39,6 +41,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "replay",
     "score",
 ]
 
@@ -47,6 +50,7 @@ _HOMES = {
     "Finetuned": "entrypoints.finetune",
     "Pareto": "entrypoints.pareto",
     "Pruned": "entrypoints.prune",
+    "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
     "bench": "latency.benchmark",
@@ -56,6 +60,7 @@ _HOMES = {
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }
 

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from obs_onnx.passes.autodiff.gradient import HessianVectorProduct
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["check", "check_model", "operator"]

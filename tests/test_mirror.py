@@ -22,6 +22,7 @@ TESTED_ELSEWHERE = {
         "training/engines/test_ort_training.py train with"
     ),
     "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
+    "obs_onnx/*/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
     "obs_onnx/entrypoints/options/*.py": "likewise",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "
@@ -38,16 +39,20 @@ WITHOUT_MODULE = {
     "test_models.py": "the models that are shipped",
     "test_damaged.py": "damaged models, data and command lines",
     "test_odd_models.py": "whole runs on models that are odd but right",
+    "test_saved_models.py": "whole runs on models that other tools have saved",
     "cli/test_files.py": "what all commands read and write",
     "cli/test_folder.py": "commands over a folder, and runs that are killed",
     "test_rooms.py": "sizes and faces of all rooms",
     "test_touch_counts.py": "what additions touch",
+    "passes/canonical/test_operator_suite.py": "forms of the operator tests of onnx",
+    "exporters/test_*.py": "models as other packages write them",
     "passes/channels/test_operator_suite.py": "removal on the operator tests of onnx",
     "passes/test_zoo.py": "models that others made",
     "passes/ops/test_*.py": "the tables of all operators",
     "passes/ops/vjp/test_documented.py": "the list of operators without a derivative in the documents",
     "passes/ops/vjp/test_operator_suite.py": "the derivatives of all operators",
     "runtimes/command/test_worker.py": "the files of the worker together",
+    "pruning/channels/test_cut.py": "whole runs on models that end in a decision",
     "pruning/channels/test_ram.py": "whole runs with a target ram",
     "pruning/channels/test_zoo.py": "whole runs on models that others made",
 }

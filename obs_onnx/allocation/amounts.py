@@ -9,7 +9,16 @@ from enum import Enum
 
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Amount", "Unit", "parse_bytes", "positive", "share", "share_or_bytes", "share_or_time"]
+__all__ = [
+    "Amount",
+    "Unit",
+    "parse_bytes",
+    "positive",
+    "share",
+    "share_or_bytes",
+    "share_or_nothing",
+    "share_or_time",
+]
 
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -73,6 +82,15 @@ def positive(name: str, text: str) -> Amount:
         if not 0 < value < math.inf:
             raise
     return Amount(value)
+
+
+def share_or_nothing(name: str, text: str) -> Amount:
+    """``0.02``, ``2%`` or ``0``; arguments as for :func:`share`.
+
+    Raises:
+        OptionError: none of them.
+    """
+    return Amount(0.0) if re.fullmatch(r"\s*0?\.?0*%?\s*", text) and "0" in text else share(name, text)
 
 
 def share_or_bytes(name: str, text: str) -> Amount:

@@ -25,7 +25,7 @@ class Problem:
 
     Attributes:
         groups: ids, in the order of ``spans``.
-        spans: of each group in the flat arrays; the last level of a group is the dense one.
+        spans: of each group in the flat arrays; the last level of a group is its largest.
         kept: flat, channels kept.
         damages: flat.
         owner: flat, number of the group.
@@ -49,7 +49,7 @@ class Problem:
         levels: Mapping[int, NDArray[np.int64]],
         limits: Sequence[tuple[Cost, float]],
     ) -> Problem:
-        """Groups with these curves, each to be at one of its ``levels``: rising, the last one dense."""
+        """Groups with these curves, each to be at one of its ``levels``, rising."""
         groups = list(levels)
         ends = np.cumsum([0, *(len(levels[group]) for group in groups)])
         spans = [slice(int(a), int(b)) for a, b in itertools.pairwise(ends)]
@@ -73,7 +73,7 @@ class Problem:
         )
 
     def start(self, counts: Mapping[int, int] | None = None) -> State:
-        """At the given counts, which are levels; dense without."""
+        """At the given counts, which are levels; without, at the largest ones."""
         at = np.array([span.stop - 1 for span in self.spans], np.intp)
         for i, span in enumerate(self.spans if counts else ()):
             at[i] = span.start + np.searchsorted(self.kept[span], (counts or {})[self.groups[i]])

@@ -15,7 +15,7 @@ Wide groups do so with a few dozen of their levels first, and then with all leve
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,12 +50,11 @@ class Allocation:
     damage: float
 
 
-def admissible(n: int, quantum: Quantum, least: int = 1) -> NDArray[np.int64]:
+def admissible(n: int, quantum: Quantum, whole: bool = True) -> NDArray[np.int64]:
     """Counts that a group of ``n`` channels may keep, rising.
 
-    Multiples of ``quantum`` or the counts that it lists, and ``n`` itself: a group may stay as it is. Where
-    fewer than two quanta fit, the quantum is halved until they do, down to 1. At least ``max(least, 1)``
-    channels stay, or all ``n``.
+    Multiples of ``quantum`` or the counts that it lists, and ``n`` itself: a group may stay as it is. It has
+    to where there is nothing else, and may not otherwise where ``whole`` is False.
 
     Raises:
         ValueError: a quantum or count below 1.
@@ -64,20 +63,19 @@ def admissible(n: int, quantum: Quantum, least: int = 1) -> NDArray[np.int64]:
         counts = np.unique(np.array(quantum, np.int64))
         if (counts < 1).any():
             raise ValueError(f"a group cannot keep {counts[0]} channels")
-        return np.append(counts[(counts >= least) & (counts < n)], n)
-    if quantum < 1:
+        counts = counts[counts < n]
+    elif quantum < 1:
         raise ValueError(f"kept counts cannot be multiples of {quantum}")
-    while quantum > 1 and n < 2 * quantum:
-        quantum //= 2
-    counts = np.arange(quantum, n, quantum, dtype=np.int64)
-    return np.append(counts[counts >= least], n)
+    else:
+        counts = np.arange(quantum, n, quantum, dtype=np.int64)
+    return np.append(counts, n) if whole or not len(counts) else counts
 
 
 def allocate_channels(
     curves: Mapping[int, Curve],
     limits: Sequence[tuple[Cost, float]],
     quantum: int | Mapping[int, Quantum] = 1,
-    least: Mapping[int, int] | None = None,
+    reduced: Collection[int] = (),
 ) -> Allocation:
     """Choose how many channels each group keeps.
 
@@ -85,7 +83,7 @@ def allocate_channels(
         curves: of the groups that may lose channels; their size is the number of channels.
         limits: costs, and what each may be at most; all must hold.
         quantum: which counts may be kept (see :func:`admissible`), for all groups or for each.
-        least: channels that must stay, for some groups.
+        reduced: groups that may not stay whole.
 
     Returns:
         The same for the same arguments. Where the limits cannot be met, every group that lowers a cost over
@@ -95,7 +93,7 @@ def allocate_channels(
         group: admissible(
             curve.size,
             quantum if isinstance(quantum, int) else quantum.get(group, 1),
-            (least or {}).get(group, 1),
+            group not in reduced,
         )
         for group, curve in sorted(curves.items())
     }

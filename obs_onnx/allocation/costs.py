@@ -65,16 +65,18 @@ class Measured:
     """A model as it is.
 
     Attributes:
-        model: in the form that is calibrated.
-        run: of it.
+        model: all of it.
+        run: of it, or of the part of it that is measured.
         file_bytes: size of its file; None for a model that is in none yet.
         clock: times models, where latency is wanted.
+        timed: as much of the model as can be run; None for all of it.
     """
 
     model: ir.Model
     run: Run
     file_bytes: int | None = None
     clock: Clock | None = None
+    timed: ir.Model | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ def _dense_ms(measured: Measured) -> float:
 
 def _timed(small: Measured, dense: Measured) -> float:
     assert dense.clock is not None
-    return dense.clock.ratio(small.model)
+    return dense.clock.ratio(small.model if small.timed is None else small.timed)
 
 
 def _latency(predicted: Predicted) -> Cost:

@@ -41,22 +41,27 @@ class Curve:
     def damage(self, sparsity: NDArray[np.float64]) -> NDArray[np.float64]:
         """Damage at any sparsity, never falling.
 
-        Between levels log damage is linear in the log of the kept share; below the first level damage grows
-        with the square of the sparsity; beyond the last one the last slope continues.
+        Nothing is free but what was measured to be: damage is 0 up to the last level without any. From there
+        to the next one it grows with the square of the way; between levels log damage is linear in the log of
+        the kept share, and beyond the last one the last slope continues.
         """
-        kept = np.log1p(-np.asarray(self.sparsities))
-        logs = np.log(np.maximum(np.maximum.accumulate(self.damages), 1e-300))
+        rising, sparsity = np.maximum.accumulate(self.damages), np.asarray(sparsity, np.float64)
+        nothing = int((rising <= 0).sum())
+        edge = self.sparsities[nothing - 1] if nothing else 0.0
+        if nothing == len(rising):
+            return np.zeros_like(sparsity) if self.gone is None else np.where(sparsity >= 1, self.gone, 0.0)
+        levels = self.sparsities[nothing:]
+        kept, logs = np.log1p(-np.asarray(levels)), np.log(rising[nothing:])
         with np.errstate(divide="ignore"):
             at = np.log1p(-np.minimum(sparsity, 1 - 1e-12))
         inside = np.interp(-at, -kept, logs)
         if len(kept) > 1:
             slope = max((logs[-1] - logs[-2]) / (kept[-2] - kept[-1]), 0.0)
             inside = np.where(at < kept[-1], logs[-1] + slope * (kept[-1] - at), inside)
-        first = self.sparsities[0]
-        below = np.exp(logs[0]) * (sparsity / first) ** 2
-        damage = np.where(sparsity < first, below, np.exp(inside))
+        below = np.exp(logs[0]) * (np.maximum(sparsity - edge, 0) / (levels[0] - edge)) ** 2
+        damage = np.where(sparsity < levels[0], below, np.exp(inside))
         if self.gone is not None:
-            damage = np.where(np.asarray(sparsity) >= 1, self.gone, np.minimum(damage, self.gone))
+            damage = np.where(sparsity >= 1, self.gone, np.minimum(damage, self.gone))
         return np.asarray(damage)
 
 

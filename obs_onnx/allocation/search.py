@@ -34,6 +34,7 @@ def largest(
     *,
     tolerance: float,
     trials: int,
+    lower: float = 0.0,
     upper: float = 0.999,
 ) -> Found[T] | None:
     """Largest sparsity whose measured strain is at most 1.
@@ -44,12 +45,12 @@ def largest(
         predict: sparsity -> expected strain before anything was measured; rising.
         tolerance: width of the bracket at which the search ends.
         trials: at most so many.
-        upper: largest sparsity to try.
+        lower, upper: sparsity that surely holds, and the largest one to try.
 
     Returns:
         The best trial that held, or None if none did.
     """
-    low, high = 0.0, upper
+    low, high = min(lower, upper), upper
     log_low = log_high = 0.0
     best: Found[T] | None = None
     correction, failed = 1.0, False

@@ -12,7 +12,15 @@ from dataclasses import dataclass, field, replace
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Protocol
 
-from obs_onnx.allocation.amounts import Amount, Unit, positive, share, share_or_bytes, share_or_time
+from obs_onnx.allocation.amounts import (
+    Amount,
+    Unit,
+    positive,
+    share,
+    share_or_bytes,
+    share_or_nothing,
+    share_or_time,
+)
 from obs_onnx.passes.errors import OptionError, named
 
 if TYPE_CHECKING:  # names of targets are read where no arrays are loaded
@@ -167,7 +175,7 @@ PARAMS = Target(
 
 ERROR = Target(
     "error",
-    share,
+    share_or_nothing,
     "output error",
     "relative output error",
     ("output_error",),
@@ -262,9 +270,12 @@ class Targets:
 
     Attributes:
         amounts: how much is allowed at most (of zeros: wanted at least), by name of the target.
+        rounding: relative difference that rounding may make of the outputs: of a loss of which nothing is
+            allowed, so much counts as nothing.
     """
 
     amounts: Mapping[str, Amount] = field(default_factory=dict)
+    rounding: float = 1e-5
 
     def __iter__(self) -> Iterator[tuple[Target, Amount]]:
         """What is set, in the order of :data:`TARGETS`."""
@@ -277,12 +288,17 @@ class Targets:
 
     def also(self, target: Target, amount: Amount) -> Targets:
         """These and another one."""
-        return Targets({**self.amounts, target.name: amount})
+        return replace(self, amounts={**self.amounts, target.name: amount})
 
     @property
     def least(self) -> Target | None:
         """The cost that is to be as little as the limits on quality allow, if one is."""
         return next((one for one, amount in self if amount.unit is Unit.LEAST), None)
+
+    @property
+    def lossless(self) -> bool:
+        """Whether only what changes nothing may go."""
+        return any(one.loss is not None and amount.value == 0 for one, amount in self)
 
     @property
     def bounded(self) -> bool:
@@ -311,8 +327,16 @@ class Targets:
 
     def strain(self, judged: Judgement) -> float:
         """Largest ratio of what a model lost to what it may lose; at most 1 if no quality is missed."""
-        losses = ((one.loss(judged), amount.value) for one, amount in self if one.loss is not None)
-        return max((loss / limit for loss, limit in losses if loss is not None), default=0.0)
+        return max(
+            (loss / (amount.value or self.rounding) for _, amount, loss in self.losses(judged)), default=0
+        )
+
+    def losses(self, judged: Judgement) -> Iterator[tuple[Target, Amount, float]]:
+        """What a model lost of each quality that is limited and measured, with how much it may."""
+        for one, amount in self:
+            loss = None if one.loss is None else one.loss(judged)
+            if loss is not None:
+                yield one, amount, loss
 
     def as_dict(self) -> dict[str, float | str]:
         """What is set, as it was asked for."""

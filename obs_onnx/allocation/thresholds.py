@@ -8,7 +8,7 @@ convex hull of the sums.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -124,6 +124,7 @@ def threshold_channels(
     curves: Mapping[int, Curve],
     limits: Sequence[tuple[Cost, float]],
     quantum: int | Mapping[int, Quantum] = 1,
+    reduced: Collection[int] = (),
 ) -> Allocation:
     """Channels that each group keeps: the lowest scores go, whatever they save, until all limits hold.
 
@@ -134,10 +135,13 @@ def threshold_channels(
         curves: of the groups, each a :class:`ScoreCurve`.
         limits: costs, and what each may be at most; all must hold.
         quantum: see :func:`obs_onnx.allocation.channels.admissible`.
+        reduced: groups that may not stay whole.
     """
-    kept, steps = {group: curve.size for group, curve in curves.items()}, []
+    kept, start, steps = {group: curve.size for group, curve in curves.items()}, dict[int, int](), []
     for group, curve in sorted(curves.items()):
-        counts = admissible(curve.size, quantum if isinstance(quantum, int) else quantum.get(group, 1))
+        own = quantum if isinstance(quantum, int) else quantum.get(group, 1)
+        counts = admissible(curve.size, own, group not in reduced)
+        start[group] = int(counts[-1])
         if all(float(cost.saving({}, group, int(counts[0]))) <= 0 for cost, _ in limits):
             continue
         gone = (curve.size - counts[::-1]).astype(np.float64)
@@ -148,7 +152,7 @@ def threshold_channels(
     steps.sort()  # of equal scores the same share everywhere
 
     def after(number: int) -> dict[int, int]:
-        counts = dict(kept)
+        counts = dict(start)
         for _, _, group, gone in steps[:number]:
             counts[group] = kept[group] - gone
         return counts

@@ -17,7 +17,7 @@ from obs_onnx.cli.finetune import finetune
 from obs_onnx.cli.gradient import gradient
 from obs_onnx.cli.inspect import inspect
 from obs_onnx.cli.pareto import pareto
-from obs_onnx.cli.prune import prune
+from obs_onnx.cli.prune import prune, replay
 from obs_onnx.cli.score import score
 
 __all__ = ["main"]
@@ -29,5 +29,5 @@ def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
 
 
-for command in (prune, pareto, inspect, bench, evaluate, gradient, finetune, score, artifacts):
+for command in (prune, pareto, inspect, bench, evaluate, gradient, finetune, score, artifacts, replay):
     main.add_command(command)

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 import obs_onnx
-from obs_onnx import io, report
+from obs_onnx import data, io, report
 from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, Command, options_from
 from obs_onnx.entrypoints.files import check_files
@@ -26,10 +26,12 @@ def bench(models: Sequence[str], json_path: str | None, **options: Any) -> None:
     """Time MODELS side by side; ratios are to the first."""
     asked = BenchOptions(**options)
     check_files(models, asked, json_path=json_path)
-    for path in models:
-        io.load_model(path, custom_domains=asked.custom_domains)
+    loaded = [io.load_model(path, custom_domains=asked.custom_domains) for path in models]
+    given: list[str | bytes] = list(models)
+    if asked.fix:
+        given = [io.serialize(one) for one in data.all_with_fixed(loaded, asked.fix)]
     where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
-    result = obs_onnx.bench(models, where, batch=asked.batch, seconds=asked.seconds)
+    result = obs_onnx.bench(given, where, batch=asked.batch, seconds=asked.seconds)
     rows = result.rows(models)
     report.print_bench(rows)
     for reason in result.noise:

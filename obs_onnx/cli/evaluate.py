@@ -26,12 +26,13 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
     check_files(model, asked, json_path=json_path)
     for path in (model, asked.against):
         if path is not None:
-            io.load_model(path, custom_domains=asked.custom_domains)
+            io.load_model(path, custom_domains=None if asked.against else asked.custom_domains)
     where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
     result = obs_onnx.evaluate(
         model,
         asked.data,
         labels_key=asked.labels,
+        preprocess=asked.preprocess,
         against=asked.against,
         task=asked.task,
         weight=asked.weight,
@@ -39,6 +40,8 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
         metric_lower_is_better=asked.metric_lower_is_better,
         custom_domains=asked.custom_domains,
         runtime=where,
+        cut=asked.cut,
+        fix=asked.fix,
     )
     report.print_evaluation(result.to_json())
     if json_path:

@@ -9,6 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.data.options import FixedInputs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.runtimes.options import CustomDomains
 
@@ -18,11 +19,12 @@ __all__ = ["inspect"]
 @click.command(cls=Command)
 @click.argument("model")
 @JSON
+@options_from(FixedInputs)
 @options_from(CustomDomains)
-def inspect(model: str, json_path: str | None, custom_domains: Sequence[str]) -> None:
+def inspect(model: str, json_path: str | None, custom_domains: Sequence[str], fix: Sequence[str]) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
     check_files(model, CustomDomains(custom_domains=custom_domains), json_path=json_path)
-    result = obs_onnx.inspect(model, custom_domains=custom_domains)
+    result = obs_onnx.inspect(model, custom_domains=custom_domains, fix=fix)
     report.print_inspection(
         model,
         result.layers,

@@ -1,4 +1,4 @@
-"""``obs-onnx prune``."""
+"""``obs-onnx prune``, and ``obs-onnx replay``, which removes what a prune has removed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_fro
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.replay import ReplayOptions
 
-__all__ = ["prune"]
+__all__ = ["prune", "replay"]
 
 
 @click.command(cls=Command)
@@ -47,6 +48,18 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
         behind.run(f"{html_path} was not written", lambda: report.write_html(html_path, found))
     behind.run("the report was not shown", lambda: report.print_report(found))
     missed = not found.met and not options["dry_run"]
-    if missed:
-        tell("a target could not be met; the report says what was reached")
+    for one in found.missed:
+        tell(f"target {one}")
     behind.end(EXIT_TARGET if missed else None)
+
+
+@click.command(cls=Command)
+@click.argument("keep")
+@click.argument("model")
+@options_from(ReplayOptions)
+def replay(keep: str, model: str, **options: Any) -> None:
+    """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted."""
+    result = obs_onnx.replay(model, keep, **options)
+    report.print_evaluation({"model": model, "output": str(result.output)})
+    for note in result.notes:
+        tell(note)

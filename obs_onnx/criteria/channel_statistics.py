@@ -17,8 +17,8 @@ from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
-from obs_onnx.evaluation.class_scores import rows_of
-from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.measures.class_scores import rows_of
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract

@@ -1,8 +1,8 @@
 """The loss whose derivatives judge weights and channels, and what the outputs are compared with.
 
-* Class scores (see :mod:`obs_onnx.evaluation.class_scores`): cross-entropy with the labels of the data.
-  Without labels the dense model is the teacher, by the class it ranks first: the divergence from its own
-  *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
+* Class scores (see :mod:`obs_onnx.evaluation.measures.class_scores`): cross-entropy with the labels of the
+  data. Without labels the dense model is the teacher, by the class it ranks first: the divergence from its
+  own *probabilities* has its minimum at the dense model, where all first derivatives are zero, while the
   cross-entropy with its best class has not. The Fisher matrix is an expectation over the model's own
   probabilities, whether there are labels or not: its targets are ``drawn`` from them several times for each
   example, or ``expected``: every class in turn with its probability as weight, where there are few (the
@@ -26,8 +26,8 @@ from scipy.special import log_softmax
 
 from obs_onnx.data.feeds import is_float
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.class_scores import find_class_scores, log_probabilities, rows_of
-from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.measures.class_scores import find_class_scores, log_probabilities, rows_of
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.passes.autodiff.gradient import find
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.modernize import modernize
@@ -72,7 +72,7 @@ class ReferenceLoss:
         model: ir.Model | None = None,
     ) -> ReferenceLoss:
         """The teacher for a model that gives ``outputs``; see
-        :func:`obs_onnx.evaluation.class_scores.find_class_scores` for the arguments.
+        :func:`obs_onnx.evaluation.measures.class_scores.find_class_scores` for the arguments.
 
         Raises:
             GradientError: none is of a float type.
@@ -165,7 +165,7 @@ class LabelledBatches:
         model: canonical.
         fit: a source, with labels or without, or feeds.
         seed: of what is drawn.
-        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
     """
 
     def __init__(

@@ -13,11 +13,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from obs_onnx.data.fixed import all_with_fixed
     from obs_onnx.data.source_files import files_of, holds
 
-__all__ = ["files_of", "holds"]
+__all__ = ["all_with_fixed", "files_of", "holds"]
 
-_HOMES = {"files_of": "obs_onnx.data.source_files", "holds": "obs_onnx.data.source_files"}
+_HOMES = {
+    "all_with_fixed": "obs_onnx.data.fixed",
+    "files_of": "obs_onnx.data.source_files",
+    "holds": "obs_onnx.data.source_files",
+}
 
 
 def __getattr__(name: str) -> Any:

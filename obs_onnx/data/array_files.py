@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -26,6 +27,7 @@ from obs_onnx.passes.errors import DataError
 __all__ = ["open_npy", "open_npz"]
 
 _CHUNK = 1 << 20
+_HEAD = 1 << 14  # bytes; numpy reads headers up to 10,000
 _ENCRYPTED = 1  # in the flags of a member
 _READ_HEADER = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
 
@@ -53,7 +55,7 @@ def open_npy(path: Path) -> Array:
     """
     try:
         with path.open("rb") as file:
-            header = _header(file, os.fstat(file.fileno()).st_size, str(path))
+            header = _header(file.read(_HEAD), os.fstat(file.fileno()).st_size, str(path))
         return _mapped(path, header, 0)
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
@@ -93,10 +95,11 @@ def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Arra
         raise DataError(f"{where} is encrypted: store it without a password")
     try:
         with archive.open(info) as stream:
-            header = _header(stream, info.file_size, where)
+            head = stream.read(_HEAD)
+            header = _header(head, info.file_size, where)
             if info.compress_type != zipfile.ZIP_STORED:
                 with tempfile.TemporaryFile() as unpacked:
-                    unpacked.write(bytes(header.start))  # what was read already
+                    unpacked.write(head)
                     _read(stream, unpacked)
                     unpacked.flush()
                     return _mapped(unpacked, header, 0)
@@ -123,18 +126,23 @@ def _read(stream: IO[bytes], into: IO[bytes] | None = None) -> None:
             into.write(block)
 
 
-def _header(stream: IO[bytes], held: int, where: str) -> _Header:
-    """What the npy file in ``stream`` says of itself, which has to agree with the bytes ``held``.
+def _header(head: bytes, held: int, where: str) -> _Header:
+    """What an npy file that begins with ``head`` says of itself, which has to agree with the bytes ``held``.
 
     Raises:
-        DataError: it does not, or the values are objects.
-        Exception: numpy's own, for what is no npy file.
+        DataError: it does not, it is no npy file, or the values are objects.
     """
-    version = npy_format.read_magic(stream)
-    shape, fortran, dtype = _READ_HEADER.get(version, npy_format.read_array_header_2_0)(stream)
+    stream = BytesIO(head)
+    try:
+        version = npy_format.read_magic(stream)
+        shape, fortran, dtype = _READ_HEADER.get(version, npy_format.read_array_header_2_0)(stream)
+    except Exception as error:  # numpy's own, and Python's about text that is no dict
+        raise DataError(
+            f"{where} is damaged: it does not begin as numpy.save writes it; write it again"
+        ) from error
     if dtype.hasobject:
         raise DataError(f"{where} holds pickled Python objects: store plain numbers")
-    if any(size < 0 for size in shape):
+    if any(size < 0 or isinstance(size, bool) for size in shape):
         raise DataError(f"{where} is damaged: its header declares the shape {_shown(shape)}")
     found = _Header(shape, "F" if fortran else "C", dtype, stream.tell())
     if found.end != held:

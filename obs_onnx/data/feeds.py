@@ -95,7 +95,7 @@ def conform(array: Any, spec: TensorSpec, where: str, *, first_axis: bool = True
     array = np.asarray(array)
     check_shape(array.shape, spec, where, first_axis=first_axis)
     check_type(array.dtype, spec, where)
-    result: Array = np.ascontiguousarray(_cast(array, spec, where)).reshape(array.shape)
+    result: Array = np.asarray(_cast(array, spec, where), order="C")
     return result
 
 
@@ -105,11 +105,14 @@ def check_shape(
     """Raise DataError unless ``shape`` fits; ``samples`` only changes the message (first axis is free)."""
     if spec.shape is None:
         return
-    wanted = ("samples", *spec.shape[1:]) if samples else spec.shape
+    wanted = ("samples", *spec.shape[1:]) if samples and spec.shape else spec.shape
     if len(shape) != len(spec.shape):
+        do = f"reshape it to {len(spec.shape)} axes"
+        if not spec.shape:
+            do = "give one number, or one number for each feed: shape (feeds,)"
         raise DataError(
             f"{where}: array {spec.name!r} has shape {format_shape(shape)}, the model wants "
-            f"{format_shape(wanted)}: reshape it to {len(spec.shape)} axes"
+            f"{format_shape(wanted)}: {do}"
         )
     for axis, (size, want) in enumerate(zip(shape, spec.shape, strict=True)):
         if isinstance(want, int) and size != want and (axis > 0 or first_axis):
@@ -144,7 +147,7 @@ def check_type(dtype: np.dtype[Any], spec: TensorSpec, where: str) -> None:
 
 
 def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
-    """``array`` as ``spec.dtype``; the values must survive it and be finite."""
+    """``array`` as ``spec.dtype``; the values must survive it, and be finite or a mask of -inf."""
     want = spec.dtype
     if array.dtype.kind == "V" and want == bfloat16:
         return array.view(bfloat16)
@@ -153,7 +156,7 @@ def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
     if is_float(want):
         with np.errstate(over="ignore", invalid="ignore"):
             result = array.astype(want, copy=False)
-        if not np.isfinite(result).all():
+        if not np.isfinite(result).all() and not _is_mask(array):
             finite_before = np.isfinite(array).all()
             what = f"values too large for {want}" if finite_before else "NaN or infinite values"
             first = np.argwhere(~np.isfinite(result))[0].tolist()
@@ -171,6 +174,11 @@ def _cast(array: Array, spec: TensorSpec, where: str) -> Array:
 
 def _is_one_hot(labels: Array) -> bool:
     return bool(np.isin(labels, (0, 1)).all() and (labels.sum(axis=1) == 1).all())
+
+
+def _is_mask(array: Array) -> bool:
+    """Whether numbers are added to scores to rule some out: none above 0, and -inf for what is ruled out."""
+    return bool(np.isneginf(array).any() and (array <= 0).all())
 
 
 def conform_labels(labels: Any, count: int | None, where: str, key: str = "labels") -> NDArray[np.int64]:

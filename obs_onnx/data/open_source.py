@@ -1,16 +1,18 @@
 """Calibration and evaluation data: whatever the user has, opened as a :class:`Source` of feeds.
 
-A source gives complete feeds (dicts from input name to array), again and again the same ones, and never
-holds more than one batch. Where the model's batch is free, samples are cut into batches of ``batch_size``;
-where it is fixed to B they are grouped in B and a remainder is dropped with a note; a model without a common
-first axis wants every feed whole: stacked along one more axis, or as a folder of npz files.
+A source gives complete feeds (dicts from input name to array), again and again the same ones. Where the
+model's batch is free, samples are cut into batches of ``batch_size``; where it is fixed to B they are grouped
+in B and a remainder is dropped with a note. Which array counts the samples is told by the arrays, see
+:mod:`obs_onnx.data.batch_axes`; whole feeds can be given stacked along one more axis, or as a folder of npz
+files.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,25 +20,18 @@ from typing import Any
 import numpy as np
 
 from obs_onnx.data.array_files import open_npy, open_npz
-from obs_onnx.data.feeds import (
-    Array,
-    Feed,
-    TensorSpec,
-    check_names,
-    check_shape,
-    check_type,
-    conform_feed,
-    conform_labels,
-)
-from obs_onnx.data.images import open_images
-from obs_onnx.data.limits import check_batch, check_room
-from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, natural
-from obs_onnx.data.sources import Batch, FeedSource, Labels, SampleSource, Source, batch_layout, common_rows
+from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
+from obs_onnx.data.feeds import Array, TensorSpec, check_names, check_type, conform_labels
+from obs_onnx.data.images.image_files import open_images
+from obs_onnx.data.limits import check_room
+from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, concrete_shape, free_sizes, natural
+from obs_onnx.data.sources import Labels, SampleSource, Source
+from obs_onnx.data.streams import FeedSource, Item, joined, kept, peek, same, take_labels, unpacked
 from obs_onnx.data.user_function import load_function
 from obs_onnx.passes.errors import DataError, OptionError, boundary
 from obs_onnx.passes.printable import one_line
 
-__all__ = ["FeedSource", "SampleSource", "Source", "concrete_shape", "open_source", "random_feed", "split"]
+__all__ = ["FeedSource", "SampleSource", "Source", "open_source", "split"]
 
 _MOST_RANDOM = 1_000_000  # samples; more say nothing that fewer do not
 
@@ -48,9 +43,10 @@ def open_source(
     batch_size: int = 32,
     labels_key: str | None = None,
     seed: int = 0,
-    preprocess: Mapping[str, Any] | str | PathLike[str] | None = None,
+    preprocess: object = None,
     sizes: Mapping[str, int] | None = None,
     memory: int | None = None,
+    without: Collection[str] = (),
 ) -> Source:
     """Open any kind of data for a model.
 
@@ -63,10 +59,11 @@ def open_source(
         batch_size: samples per feed where the model's batch is free.
         labels_key: name of the array of labels; by default ``labels`` if there is one.
         seed: of ``random:N``.
-        preprocess: how images become arrays (see :mod:`obs_onnx.data.images`); by default ``preprocess.json``
-            in their folder.
+        preprocess: how images become arrays (a name, a dict or a JSON file, see
+            :mod:`obs_onnx.data.images.preprocess`); by default ``preprocess.json`` in their folder.
         sizes: values for named free sizes, for ``random:N``.
         memory: bytes that one sample may take; by default half of what is free.
+        without: names of arrays that are passed over, those of inputs that are set for good.
 
     Raises:
         DataError: missing, unreadable or empty data, arrays that do not fit the model, or samples that are
@@ -76,7 +73,9 @@ def open_source(
     """
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: use at least 1")
-    opener = _Opener(tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory)
+    opener = _Opener(
+        tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory, frozenset(without)
+    )
     where = str(source) if isinstance(source, str | PathLike) else f"data ({type(source).__name__})"
     with boundary(f"{where}: cannot be opened", DataError, foreign=True):
         return opener.open(source)
@@ -105,9 +104,10 @@ class _Opener:
     batch_size: int
     labels_key: str | None
     seed: int
-    preprocess: Mapping[str, Any] | str | PathLike[str] | None
+    preprocess: object
     sizes: Mapping[str, int]
     memory: int | None
+    without: frozenset[str]
 
     def open(self, source: Any) -> Source:
         """Dispatch on what ``source`` is."""
@@ -123,16 +123,16 @@ class _Opener:
             return self._feeds(lambda: _read(source), type(source).__name__)
         if callable(source):
             return self._function(source, getattr(source, "__name__", "function"))
+        name = type(source).__name__
         if isinstance(source, Iterator):
-            raise DataError(
-                f"a {type(source).__name__} can be read only once: pass a list, or a function that "
-                "makes it anew"
-            )
+            return self._feeds(lambda: source, name, once=True)
+        if isinstance(source, Sequence) and len(source) == 1 and isinstance(source[0], Mapping):
+            return self._arrays(source[0], "data")
+        known = len(source) if isinstance(source, Sized) else None
         if isinstance(source, Iterable):
-            if isinstance(source, Sequence) and len(source) == 1 and isinstance(source[0], Mapping):
-                return self._arrays(source[0], "data")
-            known = len(source) if isinstance(source, Sized) else None
-            return self._feeds(lambda: iter(source), type(source).__name__, known)
+            return self._feeds(lambda: iter(source), name, known)
+        if known is not None and hasattr(source, "__getitem__"):  # a dataset of PyTorch
+            return self._feeds(lambda: (source[index] for index in range(known)), name, known)
         raise DataError(f"a {type(source).__name__} is no source of data")
 
     def _named(self, name: str) -> Source:
@@ -152,54 +152,46 @@ class _Opener:
         )
 
     def _only_input(self, array: Any, where: str) -> dict[str, Any]:
-        if len(self.specs) != 1:
-            names = ", ".join(spec.name for spec in self.specs)
-            raise DataError(f"{where}: one array without a name, but several inputs: name them {names}")
-        return {self.specs[0].name: array}
+        feed, _ = unpacked(np.asanyarray(array), self.specs, None, where)
+        return feed
 
-    def _take_labels(self, arrays: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
-        """The inputs and the labels (or None) of a dict that may hold both."""
-        names = {spec.name for spec in self.specs}
-        key = self.labels_key or "labels"
-        rest = {name: array for name, array in arrays.items() if name in names or name not in (key, "labels")}
-        if key in names:
-            return rest, None
-        if self.labels_key is not None and key not in arrays:
-            raise DataError(f"{where}: no array {key!r} for the labels (it has {', '.join(arrays)})")
-        return rest, arrays.get(key)
+    def _own(self, arrays: Mapping[Any, Any]) -> dict[Any, Any]:
+        """Arrays by name, without those that are passed over."""
+        passed = self.without - {spec.name for spec in self.specs}
+        return {name: array for name, array in arrays.items() if name not in passed}
+
+    def _by_position(self, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Arrays that :func:`numpy.savez` was given without names, by those of the inputs in their order."""
+        plain = [f"arr_{number}" for number in range(len(self.specs))]
+        own = {name: array for name, array in arrays.items() if name not in (self.labels_key, "labels")}
+        if set(own) != set(plain) or {spec.name for spec in self.specs} & set(own):
+            return arrays
+        rest = {name: array for name, array in arrays.items() if name not in own}
+        return {**{spec.name: own[name] for spec, name in zip(self.specs, plain, strict=True)}, **rest}
 
     def _arrays(self, given: Mapping[str, Any], where: str) -> Source:
-        arrays, labels = self._take_labels(given, where)
-        return self._rows(
-            {name: ArrayRows(np.asanyarray(array)) for name, array in arrays.items()}, labels, where
-        )
+        arrays, labels = take_labels(self._by_position(self._own(given)), self.specs, self.labels_key, where)
+        rows = {name: ArrayRows(np.asanyarray(array)) for name, array in arrays.items()}
+        return self._rows(rows, labels, where)
 
     def _rows(self, rows: Mapping[str, Rows], labels: Any, where: str) -> SampleSource:
-        """Samples from rows of all inputs; decides what the first axis is."""
+        """Samples from rows of all inputs."""
         check_names(rows, self.specs, where)
-        layout = batch_layout(self.specs)
-        ranks = {s.name: len(rows[s.name].shape) - len(s.shape) for s in self.specs if s.shape is not None}
-        stacked = bool(ranks) and set(ranks.values()) == {1}
-        if layout == "none" and not stacked:
-            for spec in self.specs:
-                check_shape(rows[spec.name].shape, spec, where)
-            rows = {name: row.whole() if isinstance(row, ArrayRows) else row for name, row in rows.items()}
-            stacked = True
+        axes = batch_axes(self.specs, {name: one.shape for name, one in rows.items()}, where)
         for spec in self.specs:
-            shape = rows[spec.name].shape
-            check_shape(shape[1:] if stacked else shape, spec, where, first_axis=stacked, samples=not stacked)
             check_type(rows[spec.name].dtype, spec, where)
-        count = common_rows({spec.name: rows[spec.name].shape for spec in self.specs}, where)
-        if count == 0:
+        if axes.count == 0:
             raise DataError(f"{where}: array {self.specs[0].name!r} has no samples")
-        return self._samples(rows, count, labels, stacked, where)
+        rows = {
+            name: ArrayRows(_all_of(one)[None]) if _is_one(axes, name, one, self.specs) else one
+            for name, one in rows.items()
+        }
+        return self._samples(rows, axes, labels, where)
 
-    def _samples(
-        self, rows: Mapping[str, Rows], count: int, labels: Any, stacked: bool, where: str
-    ) -> SampleSource:
-        key = self.labels_key or "labels"
+    def _samples(self, rows: Mapping[str, Rows], axes: BatchAxes, labels: Any, where: str) -> SampleSource:
+        key, count = self.labels_key or "labels", axes.count
         checked: Labels | None = None
-        if labels is not None and stacked:
+        if labels is not None and not axes.samples:
             labels = np.asarray(labels)
             common_rows({self.specs[0].name: (count,), key: labels.shape or (1,)}, where)
             checked = conform_labels(labels.reshape(-1), None, where, key).reshape(count, -1)
@@ -207,18 +199,18 @@ class _Opener:
             checked = conform_labels(labels, count, where, key)
         row = sum(math.prod(one.shape[1:]) * max(1, one.dtype.itemsize) for one in rows.values())
         check_room(f"{where}: one sample", row, self.memory)
-        layout = batch_layout(self.specs)
-        group = layout if isinstance(layout, int) and not stacked else 1
-        batch = 1 if stacked else layout if isinstance(layout, int) else self.batch_size
+        batch = axes.group if axes.whole else self.batch_size
         check_room(f"{where}: a batch of {min(batch, count)} samples", row * min(batch, count))
-        used = count - count % group
+        used = count - count % axes.group
         if used == 0:
-            raise DataError(f"{where}: {count} samples, but the model takes batches of {group}: give more")
-        notes: tuple[str, ...] = ()
+            raise DataError(
+                f"{where}: {count} samples, but the model takes batches of {axes.group}: give more"
+            )
+        notes = axes.notes(where)
         if used < count:
-            left = count - used
-            notes = (f"{where}: the last {left} samples are left out (the model takes batches of {group})",)
-        return SampleSource(where, self.specs, rows, np.arange(used), batch, group, stacked, checked, notes)
+            left = f"the last {count - used} samples are left out (the model takes batches of {axes.group})"
+            notes = (*notes, f"{where}: {left}")
+        return SampleSource(where, self.specs, rows, axes, np.arange(used), batch, checked, notes)
 
     def _random(self, number: str) -> SampleSource:
         count = int(number) if number.isdecimal() else 0
@@ -226,11 +218,14 @@ class _Opener:
             raise OptionError(f"random:{number}: give the number of samples, for example random:256")
         if count > _MOST_RANDOM:
             raise OptionError(f"random:{number}: give at most {_MOST_RANDOM} samples, for example random:256")
-        stacked = batch_layout(self.specs) == "none"
+        firsts = {spec.shape[0] if spec.shape else 0 for spec in self.specs if spec.shape is not None}
+        fixed = {size for size in firsts if isinstance(size, int)}
+        whole = 0 in fixed or (bool(fixed) and len(firsts) > 1)
+        sizes = free_sizes(self.specs, self.sizes)
         rows: dict[str, Rows] = {}
         for spec in self.specs:
-            shape = concrete_shape(spec, self.sizes)
-            rows[spec.name] = RandomRows(spec, shape if stacked else shape[1:], count, self.seed)
+            shape = concrete_shape(spec, sizes)
+            rows[spec.name] = RandomRows(spec, shape if whole else shape[1:], count, self.seed)
         return self._rows(rows, None, f"random:{count}")
 
     def _folder(self, folder: Path) -> Source:
@@ -247,17 +242,17 @@ class _Opener:
         images = open_images(folder, self.specs[0], self.preprocess, self.memory)
         return self._rows({self.specs[0].name: images}, images.labels, str(folder))
 
-    def _npy_folder(self, folder: Path, files: list[Path]) -> SampleSource:
+    def _npy_folder(self, folder: Path, files: list[Path]) -> Source:
         key = self.labels_key or "labels"
         names = [spec.name for spec in self.specs]
         labels = next((open_npy(path) for path in files if path.stem == key and key not in names), None)
         if self.labels_key is not None and labels is None:
             raise DataError(f"{folder}: no {key}.npy for the labels")
-        files = [path for path in files if path.stem != key or key in names]
+        passed = {key, *self.without} - set(names)
+        files = [path for path in files if path.stem not in passed]
         if {path.stem for path in files} == set(names):
             return self._rows({path.stem: ArrayRows(open_npy(path)) for path in files}, labels, str(folder))
-        none = batch_layout(self.specs) == "none"
-        rows: dict[str, Rows] = {}
+        parts: dict[str, list[Path]] = {}
         for spec in self.specs:
             subfolder = folder / spec.name
             own = sorted(subfolder.glob("*.npy"), key=natural) if subfolder.is_dir() else []
@@ -265,8 +260,17 @@ class _Opener:
                 own = files
             if not own:
                 raise DataError(f"{folder}: no npy files for input {spec.name!r}: put them into {subfolder}")
-            rank = len(spec.shape) if spec.shape is not None else open_npy(own[0]).ndim
-            rows[spec.name] = FileRows(own, rank if none else rank - 1)
+            parts[spec.name] = own
+        if labels is None and len({len(own) for own in parts.values()}) == 1 and _vary(parts, self.specs):
+            feeds = [dict(zip(parts, one, strict=True)) for one in zip(*parts.values(), strict=True)]
+            return self._feeds(
+                lambda: ({k: open_npy(p) for k, p in one.items()} for one in feeds), str(folder)
+            )
+        rows: dict[str, Rows] = {}
+        for spec in self.specs:
+            first = open_npy(parts[spec.name][0]).ndim
+            rank = len(spec.shape) if spec.shape is not None else first
+            rows[spec.name] = FileRows(parts[spec.name], rank if first > rank else max(rank - 1, 0))
         return self._rows(rows, labels, str(folder))
 
     def _function(self, function: Callable[[], Any], where: str) -> Source:
@@ -282,82 +286,79 @@ class _Opener:
             raise DataError(f"{where}: returned {type(first).__name__}: return an iterable of feeds")
         return self._feeds(make, where)
 
-    def _feeds(self, make: Callable[[], Iterator[Any]], where: str, known: int | None = None) -> FeedSource:
-        def items() -> Iterator[Batch]:
-            iterator = make()
-            while True:
-                try:
-                    item = next(iterator)
-                except StopIteration:
-                    return
-                except DataError:
-                    raise
-                except (Exception, SystemExit) as error:
-                    raise DataError(
-                        f"{where}: failed with {type(error).__name__}: {one_line(str(error))}"
-                    ) from error
-                labels = None
-                if isinstance(item, tuple) and len(item) == 2:
-                    item, labels = item
-                if not isinstance(item, Mapping):
-                    item = self._only_input(np.asarray(item), where)
-                feed, own = self._take_labels(item, where) if labels is None else (dict(item), labels)
-                yield feed, own
+    def _feeds(
+        self, make: Callable[[], Iterator[Any]], where: str, known: int | None = None, once: bool = False
+    ) -> Source:
+        """A stream; one that is short, or gives other items when it is read again, is kept in memory."""
 
-        first = next(items(), None)
-        if first is None:
-            raise DataError(f"{where}: gave no data")
-        feed, labels = first
-        check_names(feed, self.specs, where)
-        layout = batch_layout(self.specs)
-        ranked = [spec for spec in self.specs if spec.shape is not None]
-        single = (
-            layout != "none"
-            and bool(ranked)
-            and all(np.ndim(feed[spec.name]) == len(spec.shape or ()) - 1 for spec in ranked)
+        def items() -> Iterator[Item]:
+            for item in _told(make(), where):
+                given = self._own(item) if isinstance(item, Mapping) else item
+                yield unpacked(given, self.specs, self.labels_key, where)
+
+        if once:
+            held = kept(items(), where)
+            items = partial(iter, held)
+            known = len(held)
+        peeked = peek(items(), self.specs, where)
+        if peeked.complete:
+            items, known = partial(iter, list(peeked.items)), len(peeked.items)
+            if (found := joined(peeked, self.specs)) is not None:
+                arrays, labels = found
+                return self._rows({name: ArrayRows(array) for name, array in arrays.items()}, labels, where)
+        elif not once and not same(next(items()), peeked.items[0]):
+            held = kept(items(), where)
+            items, known = partial(iter, held), len(held)
+        labelled = peeked.items[0][1] is not None
+        return FeedSource(
+            where,
+            self.specs,
+            items,
+            peeked.axes,
+            self.batch_size,
+            peeked.single,
+            labelled,
+            known,
+            notes=peeked.axes.notes(where),
         )
-        source = FeedSource(
-            where, self.specs, items, self.batch_size, layout, single, labels is not None, known
-        )
-        if not single:
-            conform_feed(feed, self.specs, f"{where}, feed 0")
-        return source
 
 
-def concrete_shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int = 1) -> tuple[int, ...]:
-    """The input's shape with every free size filled in.
-
-    The first axis becomes ``batch``, named ones what ``sizes`` says, else 32 for images and 16 otherwise.
-
-    Raises:
-        DataError: an input of unknown rank.
-    """
-    if spec.shape is None:
-        raise DataError(f"input {spec.name!r} has no rank in the model: give data instead of random:N")
-    guess = 32 if len(spec.shape) >= 4 else 16
-    return tuple(
-        size if isinstance(size, int) else sizes.get(size or "", batch if axis == 0 else guess)
-        for axis, size in enumerate(spec.shape)
-    )
+def _told(items: Iterator[Any], where: str) -> Iterator[Any]:
+    """The items of what a user wrote; what it raises is told as a fault of the data."""
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except DataError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DataError(f"{where}: failed with {type(error).__name__}: {one_line(str(error))}") from error
+        yield item
 
 
-def random_feed(
-    specs: Sequence[TensorSpec], batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
-) -> Feed:
-    """One complete random feed with ``batch`` samples where the batch is free.
+def _all_of(rows: Rows) -> Array:
+    return rows.array if isinstance(rows, ArrayRows) else rows.take(np.arange(rows.shape[0]))
 
-    Args:
-        specs: the model's inputs.
-        batch: size of a free first axis.
-        sizes: values of named free sizes.
-        seed: the same seed gives the same feed.
 
-    Raises:
-        DataError: an input of unknown rank, or of strings.
-    """
-    check_batch(specs, batch)
-    shapes = {spec.name: concrete_shape(spec, sizes or {}, batch) for spec in specs}
-    return {spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0] for spec in specs}
+def _is_one(axes: BatchAxes, name: str, rows: Rows, specs: Sequence[TensorSpec]) -> bool:
+    """Whether rows are a single value, and have no axis that counts it."""
+    role = axes.roles[name]
+    rank = next(None if spec.shape is None else len(spec.shape) for spec in specs if spec.name == name)
+    return role is Role.SHARED or (role is Role.REPEATED and len(rows.shape) != rank)
+
+
+def _vary(parts: Mapping[str, Sequence[Path]], specs: Sequence[TensorSpec]) -> bool:
+    """Whether the files of an input differ in sizes that are free, and not in the number of rows alone."""
+    shapes = {spec.name: [open_npy(path).shape for path in parts[spec.name]] for spec in specs}
+    rows = {
+        spec.name: [
+            s[1:] if spec.shape is None or len(s) >= max(len(spec.shape), 1) else s for s in shapes[spec.name]
+        ]
+        for spec in specs
+    }
+    differ = any(len(set(own)) > 1 for own in rows.values())
+    return differ and all(fits(spec, shape) for spec in specs for shape in shapes[spec.name])
 
 
 def _read(reader: Any) -> Iterator[Mapping[str, Array]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "LabelName", "Labelled", "Seeded"]
+__all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,18 @@ class Seeded(Options, title="Data"):
     """Where something is random."""
 
     seed: int = option(0, help="Of everything random.", least=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedInputs(Options, title="Data"):
+    """What is set for good."""
+
+    fix: Mapping[str, object] | Sequence[str] = option(
+        (),
+        help="Set an input for good: a number, a list in brackets, or a .npy file.",
+        more="The input is gone, and what follows from it alone is computed: which branch of an If is taken.",
+        metavar="NAME=VALUE",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +40,14 @@ class LabelName(Options, title="Data"):
         metavar="KEY",
         common=3,
     )
+    preprocess: object = option(
+        None,
+        help="How pixels of images become numbers: imagenet, 0..1, -1..1, 0..255 or a JSON file.",
+        more="In Python a dict, too. See docs/data.md.",
+        otherwise="preprocess.json in their folder",
+        metavar="NAME|FILE",
+        form="data",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +56,13 @@ class Labelled(Seeded, LabelName, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions(Labelled, title="Data"):
+class DataOptions(Labelled, FixedInputs, title="Data"):
     """What is measured on."""
 
     calib: object = option(
         None,
         help="Calibration data.",
-        more="See docs/targets.md for the kinds; one sample of eight is held out to measure errors.",
+        more="See docs/data.md for the kinds; one sample of eight is held out to measure errors.",
         otherwise="<stem>.calib.npz beside the model",
         metavar="SRC",
         form="data",

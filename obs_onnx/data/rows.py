@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,10 +13,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.array_files import open_npy
-from obs_onnx.data.feeds import Array, TensorSpec, is_float
+from obs_onnx.data.feeds import Array, Feed, TensorSpec, is_float
+from obs_onnx.data.limits import check_batch
 from obs_onnx.passes.errors import DataError
 
-__all__ = ["ArrayRows", "FileRows", "RandomRows", "Rows", "natural"]
+__all__ = [
+    "ArrayRows",
+    "FileRows",
+    "RandomRows",
+    "Rows",
+    "concrete_shape",
+    "free_sizes",
+    "natural",
+    "random_feed",
+]
 
 
 class Rows(Protocol):
@@ -162,6 +172,63 @@ class RandomRows:
             return np.broadcast_to(np.arange(self.row_shape[-1]), self.row_shape).astype(dtype)
         high = 256 if dtype == np.dtype(np.uint8) else 2 if "type" in name or "segment" in name else 10
         return rng.integers(0, high, self.row_shape).astype(dtype)
+
+
+def free_sizes(specs: Sequence[TensorSpec], sizes: Mapping[str, int], batch: int = 1) -> dict[str, int]:
+    """A size for every named axis, the same wherever the name stands.
+
+    ``sizes`` come first; the name of a first axis counts ``batch`` samples; other names are 32 where only
+    inputs of four axes or more have them, and 16 otherwise.
+    """
+    found: dict[str, int] = {}
+    for spec in specs:
+        for size in (spec.shape or ())[1:]:
+            if isinstance(size, str):
+                found[size] = min(found.get(size, 32), _guess(spec))
+    firsts = {spec.shape[0]: batch for spec in specs if spec.shape and isinstance(spec.shape[0], str)}
+    return {**found, **firsts, **sizes}
+
+
+def _guess(spec: TensorSpec) -> int:
+    return 32 if len(spec.shape or ()) >= 4 else 16
+
+
+def concrete_shape(spec: TensorSpec, sizes: Mapping[str, int], batch: int = 1) -> tuple[int, ...]:
+    """The input's shape with every free size filled in.
+
+    The first axis becomes ``batch``, named ones what ``sizes`` says, else 32 for images and 16 otherwise.
+
+    Raises:
+        DataError: an input of unknown rank.
+    """
+    if spec.shape is None:
+        raise DataError(f"input {spec.name!r} has no rank in the model: give data instead of random:N")
+    return tuple(
+        size if isinstance(size, int) else sizes.get(size or "", batch if axis == 0 else _guess(spec))
+        for axis, size in enumerate(spec.shape)
+    )
+
+
+def random_feed(
+    specs: Sequence[TensorSpec], batch: int = 1, sizes: Mapping[str, int] | None = None, seed: int = 0
+) -> Feed:
+    """One complete random feed with ``batch`` samples where the batch is free.
+
+    Args:
+        specs: the model's inputs.
+        batch: size of a free first axis.
+        sizes: values of named free sizes.
+        seed: the same seed gives the same feed.
+
+    Raises:
+        DataError: an input of unknown rank, or of strings.
+    """
+    check_batch(specs, batch)
+    known = free_sizes(specs, sizes or {}, batch)
+    shapes = {spec.name: concrete_shape(spec, known, batch) for spec in specs}
+    return {
+        spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0, ...] for spec in specs
+    }
 
 
 def natural(path: Path) -> list[Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from obs_onnx.data.images import LABELS, PREPROCESSING, SUFFIXES
+from obs_onnx.data.images.image_files import LABELS, PREPROCESSING, SUFFIXES
 
 __all__ = ["files_of", "holds"]
 

@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
-from obs_onnx.data.open_source import random_feed
+from obs_onnx.data.rows import random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 from obs_onnx.entrypoints.options.keywords import takes
@@ -31,6 +30,7 @@ from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.errors import GradientError, OptionError, VerificationError, boundary, named
 from obs_onnx.passes.graph.logits import logits_of
+from obs_onnx.passes.graph.names import chosen
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.engines.ort_artifacts import FILES, Training, fitted, readable, write_artifacts
@@ -135,13 +135,14 @@ def _trained(model: ir.Model, terms: Sequence[Term], patterns: Sequence[str]) ->
     graph, scalar = loss_graph(model, terms)
     names = [name for name in weights(graph, scalar) if name in model.graph.initializers]
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
+        if not chosen(pattern, names):
             raise OptionError(
                 f"{named('requires_grad')} {pattern!r} matches no weight that influences the loss: "
                 "run inspect to see their names"
             )
     if patterns:
-        names = [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        wanted = set().union(*(chosen(pattern, names) for pattern in patterns))
+        names = [name for name in names if name in wanted]
     else:
         names = trained_weights(model, terms)
     if not names:

@@ -8,17 +8,21 @@ from typing import Any
 
 import onnx_ir as ir
 
+from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.metric import open_metric
-from obs_onnx.evaluation.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.metric import open_metric
+from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
+from obs_onnx.evaluation.measures.yardstick import read_outputs
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
-from obs_onnx.evaluation.yardstick import read_outputs
-from obs_onnx.io.onnx_file import from_proto, load_model, parse
+from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
-from obs_onnx.passes.errors import ModelError, boundary
+from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
+from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
+
+_FILES = (bytes, str, PathLike)
 
 
 def evaluate(
@@ -26,6 +30,7 @@ def evaluate(
     data: Any,
     *,
     labels_key: str | None = None,
+    preprocess: object = None,
     against: ModelSource | Session | None = None,
     task: str = AUTO,
     weight: Mapping[str, float] | None = None,
@@ -34,41 +39,52 @@ def evaluate(
     custom_domains: Sequence[str] = (),
     runtime: Runtime | None = None,
     batch_size: int = 32,
+    cut: Sequence[str] = (),
+    fix: Fixed = (),
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
     """Run a model over data, and measure.
+
+    Two models are compared in front of the decisions in which the reference ends, where both have these
+    places.
 
     Args:
         model: a file, its bytes, or a session.
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
+        preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
-            :class:`obs_onnx.evaluation.options.MeasureOptions`.
+            :class:`obs_onnx.evaluation.measures.options.MeasureOptions`.
         custom_domains: of operators that are known to the runtime alone.
         runtime: where to run files and bytes; onnxruntime by default.
         batch_size: samples per run where the model's batch is free.
+        cut: values of both models at which they are compared instead; see
+            :func:`obs_onnx.verification.front.find_front`.
+        fix: inputs that are set first, in those of the models that have them; see
+            :data:`obs_onnx.data.fixed.Fixed`.
         progress: called with the number of batches done.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: see :mod:`obs_onnx.passes.errors`.
     """
-
-    def load(given: ModelSource | Session) -> Session:
-        nonlocal runtime
-        if not isinstance(given, (bytes, str, PathLike)):
-            return given
-        runtime = runtime or open_runtime()
-        return runtime.session(given)
-
     with boundary("the model cannot be evaluated"):
         asked = MeasureOptions(
             task=task, weight=weight, metric=metric, metric_lower_is_better=metric_lower_is_better
         )
-        session = load(model)
-        source = open_source(data, session.inputs, batch_size=batch_size, labels_key=labels_key)
-        reference = None if against is None else load(against)
+        if isinstance(model, _FILES) or isinstance(against, _FILES):
+            runtime = runtime or open_runtime()
+        model, against = _compared(runtime, model, against, cut, fix)
+        session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
+        source = open_source(
+            data,
+            session.inputs,
+            batch_size=batch_size,
+            labels_key=labels_key,
+            preprocess=preprocess,
+            without=fixed_names(fix),
+        )
         if reference is not None:
             paired(session, reference)
         dense, given = (session, model) if reference is None else (reference, against)
@@ -88,6 +104,49 @@ def evaluate(
             metric=open_metric(asked.metric, asked.metric_lower_is_better, yardstick.task),
             progress=progress,
         )
+
+
+def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
+    if not isinstance(given, _FILES):
+        return given
+    assert runtime is not None
+    return runtime.session(given)
+
+
+def _compared(
+    runtime: Runtime | None,
+    model: ModelSource | Session,
+    against: ModelSource | Session | None,
+    cut: Sequence[str],
+    fix: Fixed,
+) -> tuple[ModelSource | Session, ModelSource | Session | None]:
+    """What is measured of the models: of two, what lies in front of the reference's last decisions."""
+    if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
+        return _parts(runtime, model, against, cut, fix)
+    if cut:
+        raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
+    if fix and isinstance(model, _FILES):
+        return serialize(with_fixed(_read(model), fix)), against
+    return model, against
+
+
+def _parts(
+    runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str], fix: Fixed
+) -> tuple[ModelSource, ModelSource]:
+    read = [_read(one) for one in (model, against)]
+    small, dense = all_with_fixed(read, fix) if fix else read
+    front, small = find_front(runtime, dense, cut), plain(small)
+    if front.cut is None or not (front.is_in(small) or cut or front.foreign):
+        return (serialize(small), serialize(dense)) if fix else (model, against)
+    return serialize(front.part(small)), serialize(front.model)
+
+
+def _read(model: ModelSource) -> ir.Model:
+    if not isinstance(model, bytes):
+        return load_model(model, custom_domains=None)
+    if (proto := parse(model)) is None:
+        raise ModelError("the bytes of the model are no ONNX model, or truncated")
+    return from_proto(proto, custom_domains=None)
 
 
 def _graph(given: ModelSource | Session | None, custom_domains: Sequence[str]) -> ir.Model | None:

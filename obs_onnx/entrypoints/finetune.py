@@ -7,8 +7,9 @@ come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
+from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
@@ -25,7 +27,7 @@ from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
-from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.errors import DataError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
@@ -35,6 +37,7 @@ from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
 from obs_onnx.training.settings import choose_optimizer
+from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["FinetuneReport", "Finetuned", "finetune"]
 
@@ -107,11 +110,12 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     begin = time.perf_counter()
     settings = _settings(options)
     check_files(model, options)
-    original, name, _ = open_model(model, options.custom_domains)
+    original, name, _ = open_model(model, None)
     with boundary(f"{name} cannot be opened for training"):
         runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
-        stored = canonicalize(original) if options.fold else unfolded(original)
-        lesson = _prepared(runtime, stored, options)
+        front = find_front(runtime, with_fixed(original, options.fix), options.cut)
+        stored = canonicalize(front.model) if options.fold else unfolded(front.model)
+        lesson = _prepared(runtime, stored, front, options)
     found = retrain(
         runtime,
         lesson.student,
@@ -125,9 +129,9 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         checkpoint=options.checkpoint,
         resume=options.resume,
     )
-    result = SetWeights(found.weights)(stored.clone()).model
+    result = front.complete(SetWeights(found.weights)(stored.clone()).model)
     masks = zero_masks(lesson.student, list(found.weights)) if options.keep_zeros else {}
-    _write(runtime, result, masks, next(iter(lesson.fit)), options)
+    _write(runtime, front, result, masks, next(iter(lesson.fit)), options)
     return Finetuned(result, _report(name, lesson, settings, found, options, begin))
 
 
@@ -154,14 +158,23 @@ class _Lesson:
     notes: tuple[str, ...]
 
 
-def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -> _Lesson:
+def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: FinetuneOptions) -> _Lesson:
     """Open the data and the teacher, and choose the loss."""
     batch, labels, seed = options.batch, options.labels, options.seed
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
-    source = open_source(options.data, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
-    fit, judged = _parts(source, options.held_out, session, batch, labels, seed)
-    dense, name = _teacher(runtime, options.teacher, session, options.custom_domains)
+    opened = partial(
+        open_source,
+        specs=session.inputs,
+        batch_size=batch,
+        labels_key=labels,
+        seed=seed,
+        preprocess=options.preprocess,
+        without=fixed_names(options.fix),
+    )
+    source = opened(options.data)
+    fit, judged = _parts(source, None if options.held_out is None else opened(options.held_out), seed)
+    dense, name = _teacher(runtime, options.teacher, session, front, options.fix)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
@@ -180,7 +193,7 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -
         task=options.task,
         given=given,
     )
-    notes = list(source.notes)
+    notes = [*front.notes, *source.notes]
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
     if copied:
@@ -190,6 +203,7 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, options: FinetuneOptions) -
 
 def _write(
     runtime: OrtRuntime,
+    front: Front,
     result: ir.Model,
     masks: Mapping[str, NDArray[np.bool_]],
     feed: Feed,
@@ -205,9 +219,10 @@ def _write(
         return
 
     def check(written: Path) -> None:
-        again = load_model(written, custom_domains=options.custom_domains)
+        again = load_model(written, custom_domains=None)
         _check_zeros(again, masks)
-        runtime.session(serialize(runnable(runtime, again)[0])).run(feed)
+        part = again if front.runs else front.part(again)
+        runtime.session(serialize(runnable(runtime, part)[0])).run(feed)
 
     save_model(result, options.output, check)
 
@@ -255,23 +270,22 @@ def _settings(options: FinetuneOptions) -> Settings:
     )
 
 
-def _parts(
-    source: Source, held_out: object, session: Session, batch: int, labels: str | None, seed: int
-) -> tuple[Source, Source | None]:
+def _parts(source: Source, held_out: Source | None, seed: int) -> tuple[Source, Source | None]:
     if held_out is not None:
-        return source, open_source(held_out, session.inputs, batch_size=batch, labels_key=labels, seed=seed)
+        return source, held_out
     if source.count is not None and source.count < _LEAST_HELD_OUT:
         return source, None
     return split(source, HELD_OUT, seed)
 
 
 def _teacher(
-    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, custom_domains: Sequence[str]
+    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, front: Front, fix: Fixed
 ) -> tuple[Session | None, str | None]:
     if teacher is None:
         return None, None
-    model, name, _ = open_model(teacher, custom_domains)
-    dense = runtime.session(serialize(runnable(runtime, model)[0]))
+    model, name, _ = open_model(teacher, None)
+    part = front.part(plain(with_fixed(model, fix, partly=True)), f"the teacher {name}")
+    dense = runtime.session(serialize(runnable(runtime, part)[0]))
     if {spec.name for spec in dense.inputs} != {spec.name for spec in student.inputs}:
         raise DataError(f"the teacher {name} takes other inputs than the model: only the same can teach it")
     missing = [spec.name for spec in student.outputs if spec.name not in {y.name for y in dense.outputs}]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from obs_onnx.data.fixed import Fixed, with_fixed
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.own_constants import prepare
@@ -18,19 +19,28 @@ from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
+from obs_onnx.runtimes import calibration_runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 
 __all__ = ["inspect"]
 
 
-def inspect(path: str | os.PathLike[str], *, custom_domains: Sequence[str] = ()) -> Inspection:
+def inspect(
+    path: str | os.PathLike[str], *, custom_domains: Sequence[str] = (), fix: Fixed = ()
+) -> Inspection:
     """Layers and channels of a model file, and what is left alone and why.
+
+    Args:
+        path: the file.
+        custom_domains: domains of operators whose library the caller has; others are shown as well.
+        fix: inputs that are set first, see :data:`obs_onnx.data.fixed.Fixed`.
 
     Raises:
         ModelError: see :func:`obs_onnx.io.onnx_file.load_model`.
     """
-    model = load_model(path, custom_domains=custom_domains)
+    model = load_model(path, custom_domains=None)
     with boundary(f"{path} cannot be analysed"):
-        return _inspected(str(path), model)
+        return _inspected(str(path), declare_shapes(calibration_runtime, with_fixed(model, fix)))
 
 
 def _inspected(path: str, model: ir.Model) -> Inspection:

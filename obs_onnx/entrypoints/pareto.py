@@ -19,9 +19,9 @@ from obs_onnx.allocation.targets import ERROR, METRIC, TRADED
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
-from obs_onnx.evaluation.metric import ACCURACY
-from obs_onnx.evaluation.options import AUTO
-from obs_onnx.evaluation.yardstick import CHANGED
+from obs_onnx.evaluation.measures.metric import ACCURACY
+from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.evaluation.measures.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
@@ -32,6 +32,7 @@ from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.frontier_points import (
@@ -183,8 +184,12 @@ def _search(
 ) -> FrontierSearch:
     """The search for models that nothing dominates, done."""
     task = plan.task(calibrated, recorder)
-    first = Round.of(task, None, None)
-    search = FrontierSearch(first, options.cost, partial(_loss, by), partial(checked, plan, task))
+    first = lossless(task)
+    task = replace(task, start=first.tensors)
+    part = Round.of(task, first.attempt, None)
+    search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
+    if first.attempt is not None:
+        search.add(first.attempt)
     with options.progress.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search
@@ -201,9 +206,16 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        models = [serialize(one) for one in (inputs.model, *(c.result.model for c in candidates))]
+        if inputs.front.runs:
+            models = [inputs.original, *(one.result.model for one in candidates)]
+        else:
+            models = [inputs.given, *(inputs.put_back(one.attempt.model) for one in candidates)]
         return bench(
-            models, inputs.target, batch=options.batch, feed=calibrated.timing, seconds=options.seconds
+            [*map(serialize, models)],
+            inputs.target,
+            batch=options.batch,
+            feed=calibrated.file_timing,
+            seconds=options.seconds,
         )
 
 

@@ -7,7 +7,7 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -81,9 +81,10 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         destination = destination_of(options.output, inputs.path)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
+    targets = replace(targets, rounding=calibrated.rounding)
     int8 = None
     if options.quantize is not None:
-        int8 = Int8.of(inputs.runtime, inputs.model, plan.model, calibrated.data.fit)
+        int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
@@ -91,19 +92,20 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if cost_note is not None:
         options.progress.say(cost_note)
     if options.dry_run:
-        return Pruned(plan.model, dry_report(run, cost_note, recorder))
+        return Pruned(inputs.front.complete(plan.model), dry_report(run, cost_note, recorder))
 
     found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
-    proven = verify(found, inputs.model, calibrated, recorder)
+    proven = verify(found, calibrated, recorder)
     quantized = None
     if int8 is not None:
         with recorder.stage("quantize"):
             quantized = int8.quantize(found.attempt.model)
+    kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            _write(proven, quantized, destination, options.custom_domains)
+            _write(proven, kept, destination, options.custom_domains)
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if quantized is None else quantized.model)
+    return Pruned(proven.result.model, reported, None if kept is None else kept.complete)
 
 
 def _write(
@@ -117,4 +119,4 @@ def _write(
         if proven.result.keep is not None:
             write_json(keep_path(destination), proven.result.keep, files)
         if quantized is not None:
-            save_model(quantized.model, int8_path(destination), quantized.check_file, files)
+            save_model(quantized.complete, int8_path(destination), quantized.check_file, files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,11 +16,13 @@ from obs_onnx.allocation.regularizers import REGULARIZERS, check_regularizers, p
 from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
+from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.finite_outputs import check_outputs
+from obs_onnx.evaluation.free_batch import find_free_batch, freed_source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
@@ -31,12 +33,13 @@ from obs_onnx.passes.channels.coupling import Group, couple
 from obs_onnx.passes.channels.places import produced
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget
+from obs_onnx.verification.front import find_front
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -152,21 +155,27 @@ class Scorer:
     """
 
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
-        original, self._name, path = open_model(model, options.custom_domains)
+        original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
-        dense, copied = runnable(where, prepare(original))
-        self._coupling = couple(dense, options.protect)
-        if not self._coupling.groups:
-            raise OptionError(
-                f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
-            )
-        source = open_source(
+        read = partial(
+            open_source,
             calibration_of(options.calib, path),
-            where.session(serialize(dense)).inputs,
             batch_size=_BATCH,
             labels_key=options.labels,
             seed=options.seed,
+            preprocess=options.preprocess,
+            without=fixed_names(options.fix),
         )
+        front = find_front(where, with_fixed(original, options.fix), options.cut)
+        batch = find_free_batch(where, front.model, read)
+        dense, copied = runnable(where, prepare(front.model if batch is None else batch.model))
+        self._coupling = couple(dense, options.protect)
+        if not self._coupling.groups:
+            check_any(dense, self._name)
+            raise OptionError(
+                f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
+            )
+        source = freed_source(batch, where.session(serialize(dense)).inputs, _BATCH, read)
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(
             where,
@@ -187,6 +196,7 @@ class Scorer:
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (
+            *front.notes,
             *source.notes,
             *infinite,
             *(() if source.has_labels else (unlabelled,)),

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.evaluation.run_cost import RunCost
-from obs_onnx.io.paths import side_path
+from obs_onnx.io import files_of
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.results.pruning import Figures
 
@@ -39,7 +39,7 @@ def figures(
     for tensor in float_tensors(model):
         parameters += tensor.size
         nonzero += int(np.count_nonzero(tensor.numpy()))
-    files = [] if path is None else [path, *(side for side in [side_path(path)] if side.exists())]
+    files = [] if path is None else files_of(path)
     return Figures(
         parameters=parameters,
         nonzero=nonzero,

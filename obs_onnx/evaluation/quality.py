@@ -3,9 +3,10 @@
     output_error   = largest error among the parts of all outputs, times its weight
     agreement      = share of rows of class scores whose largest one is that of the same class
 
-See :mod:`obs_onnx.evaluation.parts` for parts and their errors, :mod:`obs_onnx.evaluation.class_scores` for
-what are class scores, and :mod:`obs_onnx.evaluation.class_counts` and :mod:`obs_onnx.evaluation.options` for
-the measures of a task.
+See :mod:`obs_onnx.evaluation.measures.parts` for parts and their errors,
+:mod:`obs_onnx.evaluation.measures.class_scores` for what are class scores, and
+:mod:`obs_onnx.evaluation.measures.class_counts` and :mod:`obs_onnx.evaluation.measures.options` for the
+measures of a task.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, Feed, is_float
 from obs_onnx.data.open_source import Source
-from obs_onnx.evaluation.class_counts import ClassCounts
-from obs_onnx.evaluation.class_scores import classes_of
-from obs_onnx.evaluation.metric import MIOU, Collected, Metric
-from obs_onnx.evaluation.options import AUTO, EMBEDDING
-from obs_onnx.evaluation.parts import ErrorSums
-from obs_onnx.evaluation.yardstick import Yardstick, read_outputs
+from obs_onnx.evaluation.measures.class_counts import ClassCounts
+from obs_onnx.evaluation.measures.class_scores import classes_of
+from obs_onnx.evaluation.measures.metric import MIOU, Collected, Metric
+from obs_onnx.evaluation.measures.options import AUTO, EMBEDDING
+from obs_onnx.evaluation.measures.parts import ErrorSums
+from obs_onnx.evaluation.measures.yardstick import Yardstick, read_outputs
 from obs_onnx.passes.errors import DataError
 from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session

@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from obs_onnx.io.model_files import files_of
-    from obs_onnx.io.onnx_file import load_model, save_model
+    from obs_onnx.io.onnx_file import load_model, save_model, serialize
 
-__all__ = ["files_of", "load_model", "save_model"]
+__all__ = ["files_of", "load_model", "save_model", "serialize"]
 
 _HOMES = {
     "files_of": "obs_onnx.io.model_files",
     "load_model": "obs_onnx.io.onnx_file",
     "save_model": "obs_onnx.io.onnx_file",
+    "serialize": "obs_onnx.io.onnx_file",
 }
 
 

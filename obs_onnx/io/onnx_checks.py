@@ -5,14 +5,13 @@ Nothing is allocated for what a file merely claims: shapes are compared with the
 
 from __future__ import annotations
 
-import hashlib
 import math
-import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 
+from obs_onnx.io.external_data import check_external
 from obs_onnx.passes.errors import ModelError, named
 
 __all__ = [
@@ -35,9 +34,11 @@ _BUILT_IN_DOMAINS = {
     "ai.onnx.training",
     "com.microsoft",
     "com.microsoft.experimental",
+}
+_OF_ONE_MACHINE = {
     "com.microsoft.nchwc",
     "com.ms.internal.nhwc",
-}
+}  # layouts that onnxruntime chooses by itself
 _MOST_ROUNDS = 10**9  # of a loop that nothing else ends
 _MAX_DENSE_BYTES = 2**31  # of a sparse initializer that is made dense
 
@@ -102,10 +103,16 @@ def _check_names(graph: onnx.GraphProto, where: str, outer: set[str]) -> None:
 
 
 def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] = ()) -> None:
-    """Raise ModelError for the first operator that only a custom-op library could run."""
+    """Raise ModelError for the first operator that needs a custom-op library, or one kind of machine."""
     functions = {(function.domain, function.name) for function in proto.functions}
     bodies = [proto.graph.node, *(function.node for function in proto.functions)]
     for node in (node for body in bodies for node in _nodes(body)):
+        if node.domain in _OF_ONE_MACHINE:
+            raise ModelError(
+                f"{where} was saved by onnxruntime with weights laid out for one machine (node "
+                f"{node.name!r} is {node.domain}::{node.op_type}): give the model from before its optimizer, "
+                "or save it at the optimization level 'extended' in place of 'all'"
+            )
         known = node.domain in _BUILT_IN_DOMAINS or node.domain in custom_domains
         if not known and (node.domain, node.op_type) not in functions:
             raise ModelError(
@@ -184,15 +191,17 @@ def check_counts(proto: onnx.ModelProto, where: str) -> None:
                 )
 
 
-def check_tensors(proto: onnx.ModelProto, where: str, folder: str) -> None:
+def check_tensors(proto: onnx.ModelProto, where: str, folders: Sequence[str]) -> None:
     """Raise ModelError unless every tensor has the bytes that its shape needs, in the file or beside it.
 
-    Check sums of files beside it are verified where they are given.
+    Check sums of files beside it, in ``folders``, are verified where they are given.
     """
     sums: dict[str, str] = {}
     for tensor in tensors_of(proto):
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            _check_external(tensor, where, folder, sums)
+            strings = tensor.data_type == onnx.TensorProto.STRING
+            needed = 0 if strings else tensor_bytes(tensor, tensor.data_type, where)
+            check_external(tensor, needed, where, folders, sums)
         else:
             _check_inline(tensor, where)
     for sparse in _sparse_of(proto):
@@ -280,56 +289,6 @@ def _typed_count(tensor: onnx.TensorProto, where: str) -> int:
     if tensor.data_type in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
         return 2 * count
     return size if ir.DataType(tensor.data_type).bitwidth < 8 else count
-
-
-def _check_external(tensor: onnx.TensorProto, where: str, folder: str, sums: dict[str, str]) -> None:
-    entries = {entry.key: entry.value for entry in tensor.external_data}
-    location = entries.get("location", "")
-    subject = f"the external data {location!r} of tensor {tensor.name!r} in {where}"
-    try:
-        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0)
-    except ValueError as error:
-        raise ModelError(f"{subject} has a broken offset or length; export the model again") from error
-    if tensor.data_type == onnx.TensorProto.STRING:
-        raise ModelError(f"{subject} holds strings, which external data cannot; export the model again")
-    needed = tensor_bytes(tensor, tensor.data_type, where)
-    root = os.path.realpath(folder)
-    if "\0" in location:
-        raise ModelError(f"{subject} has a name that no file can have; export the model again")
-    path = os.path.realpath(os.path.join(root, location))
-    if not location or os.path.isabs(location) or not path.startswith(os.path.join(root, "")):
-        raise ModelError(f"{subject} lies outside the folder of the model; copy it beside the model")
-    if not os.path.isfile(path):
-        raise ModelError(f"{subject} is missing; copy that file beside the model")
-    if os.stat(path).st_nlink > 1:
-        raise ModelError(f"{subject} is a hard link to another file; copy the file beside the model")
-    if offset < 0 or length < 0 or (entries.get("length") and length != needed):
-        raise ModelError(
-            f"{subject} is broken: shape {list(tensor.dims)} needs {needed} bytes, {length} are declared; "
-            "export the model again"
-        )
-    found = os.path.getsize(path)
-    if offset + needed > found:
-        raise ModelError(
-            f"{subject} is truncated: {offset + needed} bytes are needed, the file has {found}; "
-            "export or download it again"
-        )
-    if wanted := entries.get("checksum"):
-        if path not in sums:
-            sums[path] = _sha1(path)
-        if wanted.lower() != sums[path]:
-            raise ModelError(
-                f"{subject} has not the check sum {wanted[:40]!r} that the model names: "
-                "export or download it again"
-            )
-
-
-def _sha1(path: str) -> str:
-    digest = hashlib.sha1(usedforsecurity=False)
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _check_sparse(sparse: onnx.SparseTensorProto, where: str) -> None:

@@ -7,15 +7,15 @@ their final names when they are complete, or not at all.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from obs_onnx.io.atomic_files import Together, check_writable, part_of
+from obs_onnx.io.external_data import folders_of
 from obs_onnx.io.onnx_checks import (
     check_counts,
     check_graph,
@@ -27,10 +27,14 @@ from obs_onnx.io.onnx_checks import (
 )
 from obs_onnx.io.paths import side_path
 from obs_onnx.io.streams import is_stream
+from obs_onnx.io.tensors import at_home, in_memory, replace_tensors, size_of, tensors, unmap
+from obs_onnx.io.zip_maps import check_scores, check_types, declare_maps, set_aside, unzip, zip_again
+from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, ObsOnnxError, boundary
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.graph.scopes import return_by_identity
-from obs_onnx.passes.shapes.infer_shapes import InferShapes
+from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
+from obs_onnx.passes.shapes.infer_shapes import MADE_UP, InferShapes
 
 __all__ = [
     "ModelLike",
@@ -47,16 +51,18 @@ ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
 """A model as it may be given: its file, or a model in memory."""
 
 _PROTOBUF_BYTES = 2**31 - 1
+_TOO_LARGE = "the model is larger than 2 GB: save it and load it by its path"
 _EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with external data
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the model file
 
 
-def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] = ()) -> ir.Model:
+def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] | None = ()) -> ir.Model:
     """Read an ONNX model of opset 7 or later; weights in external files are mapped.
 
     Args:
         path: the file.
-        custom_domains: domains of operators whose library the caller has registered.
+        custom_domains: domains of operators whose library the caller has registered; None: any domain may be
+            there.
 
     Raises:
         ModelError: the file is missing, is no ONNX model, is truncated or broken, lacks its external data or
@@ -74,9 +80,7 @@ def load_model(path: str | os.PathLike[str], *, custom_domains: Collection[str] 
             raise ModelError(
                 f"{where} is not an ONNX model, or it is truncated; export or download it again"
             ) from error
-        return from_proto(
-            proto, where=where, folder=str(file.resolve().parent), custom_domains=custom_domains
-        )
+        return from_proto(proto, where=where, folders=folders_of(file), custom_domains=custom_domains)
 
 
 def _read(file: Path, where: str) -> bytes:
@@ -102,16 +106,17 @@ def from_proto(
     proto: onnx.ModelProto,
     *,
     where: str = "the model",
-    folder: str = ".",
-    custom_domains: Collection[str] = (),
+    folders: Sequence[str] = (".",),
+    custom_domains: Collection[str] | None = (),
 ) -> ir.Model:
     """A checked model from a protobuf message; sparse initializers become dense.
 
     Args:
         proto: the message; it must not be changed afterwards.
         where: what error messages call the model.
-        folder: where external data lies.
-        custom_domains: domains of operators whose library the caller has registered.
+        folders: where external data lies; :func:`obs_onnx.io.external_data.folders_of`.
+        custom_domains: domains of operators whose library the caller has registered; None: any domain may be
+            there.
 
     Raises:
         ModelError: as for :func:`load_model`.
@@ -120,10 +125,13 @@ def from_proto(
         check_graph(proto, where)
         check_version(proto, where)
         check_opset(proto, where)
-        check_operators(proto, where, custom_domains)
+        if custom_domains is not None:
+            check_operators(proto, where, custom_domains)
         check_counts(proto, where)
-        check_tensors(proto, where, folder)
+        check_tensors(proto, where, folders)
         check_loops(proto, where)
+        proto, zip_maps = unzip(proto)
+        check_types(proto, where)
         proto, sparse = _densified(proto, where)
         model = ir.from_proto(proto)
         return_by_identity(model)
@@ -133,20 +141,16 @@ def from_proto(
         model.graph.name = model.graph.name or "model"  # which the checker wants, as it does types of outputs
         if model.ir_version < 4:  # where every initializer is an input
             model.graph.inputs.extend(v for v in model.graph.initializers.values() if not v.is_graph_input())
-        if any(output.type is None for output in model.graph.outputs):
-            InferShapes().call(model)
-        for output in model.graph.outputs:
-            if output.type is None:
-                raise ModelError(f"{where}: its output {output.name!r} has no type; export it again")
+        _declare(model, where)
+        check_scores(model, zip_maps, where)
     with boundary(f"{where} is broken: a body reads a value that does not exist"):
         model.clone()
-    graphs = [model.graph, *(function.graph for function in model.functions.values())]
-    for graph in graphs:
-        ir.external_data.set_base_dir(graph, os.path.realpath(folder))
+    replace_tensors(model, lambda tensor: at_home(tensor, folders, where))
     for name in sparse:
         model.graph.initializers[name].meta[SPARSE] = True
     if any(isinstance(tensor, ir.ExternalTensor) for tensor in tensors(model)):
         model.graph.meta[_EXTERNAL] = True
+    set_aside(model, zip_maps)
     return model
 
 
@@ -156,9 +160,9 @@ def serialize(model: ir.Model) -> bytes:
     Raises:
         ModelError: it is larger than the 2 GB that one message can have; save it and load it by its path.
     """
-    if _size(model) > _PROTOBUF_BYTES:
-        raise ModelError("the model is larger than 2 GB: save it and load it by its path")
-    return bytes(ir.to_proto(_in_memory(model)).SerializeToString(deterministic=True))
+    if size_of(model) > _PROTOBUF_BYTES:
+        raise ModelError(_TOO_LARGE)
+    return bytes(ir.to_proto(in_memory(model)).SerializeToString(deterministic=True))
 
 
 def save_model(
@@ -186,18 +190,41 @@ def save_model(
     check_writable(path)
     with part_of(files) as own:
         new, side = own.new(path), side_path(Path(path))
-        if not is_stream(path) and (_size(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL)):
-            _unmap(model, side)
-            ir.save(
-                _in_memory(model),
-                new,
-                "protobuf",
-                external_data=side.name,
-                size_threshold_bytes=_EXTERNAL_BYTES,
-            )
+        if not is_stream(path) and (size_of(model) > _PROTOBUF_BYTES or model.graph.meta.get(_EXTERNAL)):
+            unmap(model, side)
+            new.write_bytes(_message(model, new, side.name))
         else:
-            new.write_bytes(serialize(model))
+            new.write_bytes(_message(model))
         check(new)
+
+
+def _message(model: ir.Model, path: Path | None = None, side: str = "") -> bytes:
+    """What goes into a file: outputs are maps again where they were.
+
+    Args:
+        model: to write.
+        path: of the file, where weights go beside it.
+        side: name of the file for them.
+    """
+    copy = in_memory(model)
+    maps = zip_again(copy)
+    if path is not None:
+        ir.external_data.unload_from_model(copy, path.parent, side, size_threshold_bytes=_EXTERNAL_BYTES)
+    elif size_of(copy) > _PROTOBUF_BYTES:
+        raise ModelError(_TOO_LARGE)
+    proto = ir.to_proto(copy)
+    declare_maps(proto, maps)
+    _forget_symbols(proto.graph)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _forget_symbols(graph: onnx.GraphProto) -> None:
+    """Names of sizes that shape inference made up, which runtimes would show as those of the outputs."""
+    ends = [d.dim_param for value in (*graph.input, *graph.output) for d in value.type.tensor_type.shape.dim]
+    for value in graph.value_info:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param.startswith(MADE_UP) and dim.dim_param not in ends:
+                dim.ClearField("dim_param")
 
 
 def _undeclare(model: ir.Model) -> None:
@@ -210,6 +237,21 @@ def _undeclare(model: ir.Model) -> None:
                 value.shape = ir.Shape([None if isinstance(n, int) and n < 0 else n for n in value.shape])
 
 
+def _declare(model: ir.Model, where: str) -> None:
+    """What is not declared about outputs, which the checker wants, is what follows from the inputs."""
+    if all(one.type is not None and one.shape is not None for one in model.graph.outputs):
+        return
+    copy = plain(model)
+    InferShapes().call(copy)
+    CompleteShapes().call(copy)
+    for value, found in zip(model.graph.outputs, copy.graph.outputs, strict=True):
+        value.type = found.type if value.type is None else value.type
+        value.shape = found.shape if value.shape is None else value.shape
+    for output in model.graph.outputs:
+        if output.type is None:
+            raise ModelError(f"{where}: its output {output.name!r} has no type; export it again")
+
+
 def _is_sorted(graph: ir.Graph) -> bool:
     seen: set[ir.Node] = set()
     for node in graph:
@@ -217,73 +259,6 @@ def _is_sorted(graph: ir.Graph) -> bool:
             return False
         seen.add(node)
     return True
-
-
-def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                yield value.const_value
-    for node in _nodes(model):
-        for attribute in node.attributes.values():
-            if not attribute.is_ref() and attribute.type == ir.AttributeType.TENSOR:
-                yield attribute.as_tensor()
-
-
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
-
-
-def _size(model: ir.Model) -> int:
-    return sum(tensor.nbytes for tensor in tensors(model))
-
-
-def _in_memory(model: ir.Model) -> ir.Model:
-    """A copy whose tensors refer to no external file; their data stays mapped."""
-    copy = model.clone()
-    for graph in copy.graphs():
-        for value in graph.initializers.values():
-            if isinstance(value.const_value, ir.ExternalTensor):
-                value.const_value = _mapped(value.const_value)
-            elif isinstance(value.const_value, ir.Tensor):
-                value.const_value = _in_order(value.const_value)
-    for node in _nodes(copy):
-        for name, attribute in list(node.attributes.items()):
-            if attribute.is_ref() or attribute.type != ir.AttributeType.TENSOR:
-                continue
-            tensor = attribute.as_tensor()
-            if isinstance(tensor, ir.ExternalTensor):
-                node.attributes[name] = ir.AttrTensor(name, _mapped(tensor))
-    return copy
-
-
-def _mapped(tensor: ir.ExternalTensor) -> ir.TensorProtocol:
-    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string)
-
-
-def _in_order(tensor: ir.Tensor[Any]) -> ir.TensorProtocol:
-    """The tensor with its bytes put in order when it is written (numpy writes transposed views slowly)."""
-    if not isinstance(tensor.raw, np.ndarray) or tensor.raw.flags.c_contiguous:
-        return tensor
-    return ir.LazyTensor(
-        lambda: ir.Tensor(np.ascontiguousarray(tensor.numpy()), dtype=tensor.dtype, name=tensor.name),
-        tensor.dtype,
-        ir.Shape(tensor.shape.numpy()),
-        name=str(tensor.name),
-        doc_string=tensor.doc_string,
-        metadata_props=dict(tensor.metadata_props),
-    )
-
-
-def _unmap(model: ir.Model, side: Path) -> None:
-    """Let tensors that read from ``side`` hold on to the data that is about to be replaced."""
-    for graph in model.graphs():
-        for value in graph.initializers.values():
-            tensor = value.const_value
-            if isinstance(tensor, ir.ExternalTensor) and os.path.realpath(tensor.path) == str(side):
-                value.const_value = _mapped(tensor)
 
 
 def _densified(proto: onnx.ModelProto, where: str) -> tuple[onnx.ModelProto, list[str]]:
@@ -328,7 +303,7 @@ def name_of(model: ModelLike) -> str:
     return str(model)
 
 
-def open_model(model: ModelLike, custom_domains: Sequence[str]) -> tuple[ir.Model, str, Path | None]:
+def open_model(model: ModelLike, custom_domains: Sequence[str] | None) -> tuple[ir.Model, str, Path | None]:
     """The model, its name for people, and its file if there is one."""
     if isinstance(model, ir.Model):
         return model, model.graph.name or "model", None

@@ -11,10 +11,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from obs_onnx.data.timing_feed import timing_feed
     from obs_onnx.latency.cost import LatencyCost
     from obs_onnx.latency.stopwatch import Stopwatch
     from obs_onnx.latency.table import LatencyTable, measure_table
+    from obs_onnx.latency.timing_feed import timing_feed
 
 __all__ = ["LatencyCost", "LatencyTable", "Stopwatch", "measure_table", "timing_feed"]
 
@@ -23,7 +23,7 @@ _HOMES = {
     "LatencyTable": "obs_onnx.latency.table",
     "Stopwatch": "obs_onnx.latency.stopwatch",
     "measure_table": "obs_onnx.latency.table",
-    "timing_feed": "obs_onnx.data.timing_feed",
+    "timing_feed": "obs_onnx.latency.timing_feed",
 }
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.open_source import random_feed
+from obs_onnx.data.rows import random_feed
 from obs_onnx.passes.errors import OptionError, boundary
 from obs_onnx.results.benchmark import BUSY, SLOW, UNSURE, Benchmark, Latency, Ratio
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime

@@ -128,5 +128,6 @@ class BlockClock:
     def _session(self, part: ir.Model, feed: Feed) -> Session:
         for value in part.graph.inputs:  # inference on parts may have missed types and ranks
             array = feed[str(value.name)]
-            value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+            value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+            value.shape = ir.Shape(array.shape)
         return self.target.session(serialize(part))

@@ -122,7 +122,7 @@ def measure_table(
         if round_to is None:
             counts = group_counts(coupling, quanta)
         else:
-            counts = {group.id: tuple(admissible(group.n, round_to).tolist()) for group in coupling.groups}
+            counts = {one.id: tuple(admissible(one.n, quanta[one.id]).tolist()) for one in coupling.groups}
         meeting = groups_of_blocks(coupling).values()
         rows = plans({group: np.array(own) for group, own in counts.items()}, meeting, levels)
         times, wholes, dense_ms, noise = _timed_rows(clock, coupling, rows, advance)

@@ -20,6 +20,7 @@ from obs_onnx.latency.blocks import BlockClock, groups_of_blocks, narrowed
 from obs_onnx.latency.cache import signature
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.costs.blocks import cut_blocks
+from obs_onnx.passes.costs.widths import widths_of
 
 __all__ = ["STEPS", "group_counts", "group_quanta", "kind_quanta", "quantum_of"]
 
@@ -107,10 +108,10 @@ def group_quanta(
         coupling: of the model.
         kinds: quantum of each kind of block.
         default: where none is known.
-        wanted: by the user, for all groups.
+        wanted: what the widths of all layers shall be multiples of.
     """
     if wanted is not None:
-        return {group.id: wanted for group in coupling.groups}
+        return dict(widths_of(coupling, wanted).steps)
     found = {group.id: 0 for group in coupling.groups}
     meeting = groups_of_blocks(coupling)
     for block in cut_blocks(coupling.model):

@@ -7,40 +7,45 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
+from typing import Any
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.data.feeds import is_float
+from obs_onnx.data.feeds import TensorSpec, is_float
 from obs_onnx.data.limits import check_batch
-from obs_onnx.data.open_source import open_source, split
+from obs_onnx.data.open_source import split
 from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.data_checks import check_samples, differences, guesses, look, saturation
 from obs_onnx.evaluation.finite_outputs import check_outputs
-from obs_onnx.evaluation.metric import ACCURACY, Metric, open_metric
-from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.free_batch import freed_source
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric, open_metric
+from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.evaluation.measures.yardstick import ERROR, Yardstick, yardstick_of
+from obs_onnx.evaluation.merged import fitted
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
-from obs_onnx.evaluation.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import Stopwatch, timing_feed
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Budget
-from obs_onnx.pruning.inputs import Inputs
+from obs_onnx.pruning.inputs import BATCH, Inputs, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.checker import complaints
+from obs_onnx.verification.front import Front
 
-__all__ = ["BATCH", "HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
+__all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
-BATCH = 128
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
+_ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class DenseModel:
         metric: what its quality on labelled data is measured by.
         labelled: how it does on such data, if there is any.
         complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
+        batch: how ``model`` was made to take any number of samples, if it was.
     """
 
     model: ir.Model
@@ -70,6 +76,7 @@ class DenseModel:
     metric: Metric = ACCURACY
     labelled: Evaluation | None = None
     complaints: tuple[str, ...] = ()
+    batch: FreeBatch | None = None
 
     @property
     def figure(self) -> float | None:
@@ -124,20 +131,30 @@ class Calibrated:
         dense: the model.
         data: to learn from and to measure on.
         budget: what measuring may take.
+        front: where the model was cut.
         timing: held-out samples that models are timed on, where latency is wanted at all.
         stopwatch: times models where latency is a target.
+        rounding: relative difference that rounding may make of the outputs.
     """
 
     dense: DenseModel
     data: CalibrationData
     budget: Budget
+    front: Front
     timing: Values | None = None
     stopwatch: Stopwatch | None = None
+    rounding: float = 1e-5
 
     @property
     def yardstick(self) -> Yardstick:
         """How outputs are measured, and with it the damage that allocation minimises."""
         return self.dense.yardstick
+
+    @property
+    def file_timing(self) -> Values | None:
+        """The same, as many samples as the model takes as it came in, and as its files take."""
+        batch, feed = self.dense.batch, self.timing
+        return feed if batch is None or feed is None else fitted(feed, batch.inputs, batch.size)
 
     def cost_note(self, what: str, parts: int) -> str:
         """What measuring so many parts of the model will cost, from one timed batch."""
@@ -180,7 +197,7 @@ def calibrate(
     data = _open_data(inputs, session, options)
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
-    notes = [*data.notes, *varying_notes(model, rows)]
+    notes = [*inputs.front.notes, *data.notes, *varying_notes(model, rows)]
     for feed in (next(iter(data.fit)), first):
         answer = session.run(feed)
         notes += check_outputs(where, model, feed, answer)
@@ -196,16 +213,32 @@ def calibrate(
     labelled = None
     if data.labelled is not None:
         labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+    alerts = _doubts(data, answer, yardstick, labelled)
+    for alert in alerts:
+        options.progress.say(f"warning: {alert}")
+    data = replace(data, alerts=alerts)
     cost = measured(where, model, data.sample)
     stages = plan_stages(model, layers)
-    dense = DenseModel(model, layers, stages, where, session, cost, yardstick, metric, labelled, said)
+    dense = DenseModel(
+        model, layers, stages, where, session, cost, yardstick, metric, labelled, said, inputs.batch
+    )
     _check_measurable(targets, answer, dense)
     timing, stopwatch, effort = None, None, EFFORTS[options.effort]
     if options.latency or targets.timed:
+        _check_fixed_batch(inputs, options)
         timing = timing_feed(data.held_out, session.inputs, options.batch)
     if targets.timed and timing is not None:
-        stopwatch = Stopwatch(inputs.target, where, inputs.model, timing, options.round_to, effort.widths)
-    return Calibrated(dense, data, Budget(effort, activation_budget(options.memory)), timing, stopwatch)
+        whole = inputs.original if inputs.front.runs and inputs.batch is None else inputs.model
+        stopwatch = Stopwatch(inputs.target, where, whole, timing, options.round_to, effort.widths)
+    return Calibrated(
+        dense,
+        data,
+        Budget(effort, activation_budget(options.memory)),
+        inputs.front,
+        timing,
+        stopwatch,
+        _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+    )
 
 
 def _yardstick(
@@ -222,6 +255,19 @@ def _yardstick(
         weights=options.weight,
         loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
     )
+
+
+def _check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:
+    """Refuse to time a model with a fixed batch at another one.
+
+    Raises:
+        OptionError: that is asked for.
+    """
+    if inputs.batch is not None and options.batch not in (1, inputs.samples):
+        raise OptionError(
+            f"{named('batch')} {options.batch}: the model cannot be timed so, it takes batches of "
+            f"{inputs.samples}: leave out {named('batch')}"
+        )
 
 
 def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> None:
@@ -249,23 +295,41 @@ def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> No
             )
 
 
+def _doubts(
+    data: CalibrationData, answer: Values, yardstick: Yardstick, labelled: Evaluation | None
+) -> tuple[str, ...]:
+    """What makes any result on the data doubtful.
+
+    Args:
+        data: for calibration, and with labels.
+        answer: outputs of the dense model for the first held-out batch.
+        yardstick: how outputs are measured.
+        labelled: quality of the dense model on data with labels.
+
+    Raises:
+        DataError: all samples are the same.
+    """
+    seen = look(data.fit, data.held_out)
+    found = check_samples(seen)
+    if data.labelled is not None and data.labelled is not data.held_out:
+        found += differences(seen, look(data.labelled))
+    rows = None if yardstick.scores is None else yardstick.scores.rows(answer)
+    found += saturation(seen, answer, rows)
+    if labelled is not None and rows is not None:
+        found += guesses(labelled.accuracy, labelled.samples, rows.shape[1])
+    return tuple(found)
+
+
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
-    source = open_source(
-        calibration_of(options.calib, inputs.path),
-        session.inputs,
-        batch_size=BATCH,
-        labels_key=options.labels,
-        seed=options.seed,
-        memory=options.memory,
-    )
+    def opened(what: Any) -> Source:
+        def read(specs: Sequence[TensorSpec]) -> Source:
+            return open_calibration(specs, inputs.path, replace(options, calib=what))
+
+        return freed_source(inputs.batch, session.inputs, BATCH, read)
+
+    source = opened(options.calib)
     fit, held_out = split(source, HELD_OUT, options.seed)
     labelled = held_out if held_out.has_labels or options.metric is not None else None
     if options.evaluation is not None:
-        labelled = open_source(
-            options.evaluation,
-            session.inputs,
-            batch_size=BATCH,
-            labels_key=options.labels,
-            seed=options.seed,
-        )
+        labelled = opened(options.evaluation)
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from obs_onnx.allocation.targets import ERROR, TARGETS, TRADED, Targets
-from obs_onnx.evaluation.metric import ACCURACY
+from obs_onnx.evaluation.measures.metric import ACCURACY
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
@@ -60,7 +60,7 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
     notes = tuple(note for note in finished.notes if note not in general)
-    proven = verify(finished, plan.original, task.calibrated, task.recorder)
+    proven = verify(finished, task.calibrated, task.recorder)
     return Candidate(proven, notes, proven.result.alerts)
 
 
@@ -70,7 +70,7 @@ def measured_points(
     """The dense model and all candidates, measured."""
     dense, sample = calibrated.dense, calibrated.data.sample
     demands = [dense.cost, *(measured(dense.runtime, c.attempt.model, sample) for c in candidates)]
-    models = [inputs.model, *(c.result.model for c in candidates)]
+    models = [inputs.original, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]
     known = qualities[0] if qualities else Evaluation(0)
     itself = Evaluation(
@@ -85,12 +85,12 @@ def measured_points(
     rows = zip(demands, models, [itself, *qualities], labelled, own, strict=True)
     for i, (demand, one, quality, judged, notes) in enumerate(rows):
         size = figures(one, None, None, demand)
-        times = None if timing is None else timing.latencies[i]
+        times = None if timing is None else Latency.of(timing.latencies[i], inputs.samples)
         ratio = None if timing is None else timing.ratios[i]
         found.append(
             Point(
                 latency_ms=None if times is None else times.median,
-                latency=None if times is None else Latency(times.median, times.p10, times.p90, times.runs),
+                latency=times,
                 ratio=None if ratio is None else ratio.value,
                 ratio_interval=None if ratio is None else (ratio.low, ratio.high),
                 macs=size.macs,

@@ -58,7 +58,7 @@ class FrontierSearch:
         self._reach(least, advance)
         if not self.found:
             return
-        lowest = max(self.share_of(self.found[0]), least)
+        lowest = max(min(map(self.share_of, self.found)), least)
         steps = min(points, max(int(math.log(lowest) / -math.log(_NEAR)), 1))
         for number in range(steps - 1, 0, -1):
             self._reach(lowest ** (number / steps), advance)
@@ -78,10 +78,14 @@ class FrontierSearch:
         attempt = self.part.reach(self.part.task.costs.limits(target(self.cost, share)))
         low, high = sorted((share, self.share(attempt)))
         self._spans.append((low, high))
+        self.add(attempt)
+        advance(1)
+
+    def add(self, attempt: ChannelAttempt) -> None:
+        """A candidate, if something is gone and it is not known."""
         known = any(_alike(attempt, one.attempt) for one in self.found)
         if not known and (attempt.left_out or not all(mask.all() for mask in attempt.keep.values())):
             self.found.append(self.check(attempt))
-        advance(1)
 
     def _gap(self) -> float | None:
         """The middle of the widest gap (in ratio) among the limits whose models are not known yet.

@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from os import PathLike
 from pathlib import Path
 
 import onnx_ir as ir
 
+from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.data.fixed import fixed_names, with_fixed
+from obs_onnx.data.open_source import open_source
+from obs_onnx.data.sources import Source
+from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.io.onnx_file import ModelLike, open_model
+from obs_onnx.io.paths import calibration_of
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
+from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.verification.front import Front, find_front
 
-__all__ = ["Inputs", "load"]
+__all__ = ["BATCH", "Inputs", "load", "open_calibration"]
+
+BATCH = 128
+
+_SAMPLE = 4  # rows that shapes are seen on
 
 
 @dataclass(frozen=True)
@@ -21,30 +37,84 @@ class Inputs:
     """A model as it came in, and where it runs.
 
     Attributes:
-        model: not changed.
+        front: the model as it came in, and where it is cut; not changed.
+        given: what of it is pruned and measured, with the shapes that only the runtime knows.
+        batch: how :attr:`model` was made of it, where that has a fixed batch.
         name: for people.
         path: its file, or None.
         runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
     """
 
-    model: ir.Model
+    front: Front
+    given: ir.Model
+    batch: FreeBatch | None
     name: str
     path: Path | None
     runtime: Runtime
     target: Runtime
+
+    @property
+    def model(self) -> ir.Model:
+        """What is pruned and measured: it takes any number of samples, where that is possible."""
+        return self.given if self.batch is None else self.batch.model
+
+    @property
+    def original(self) -> ir.Model:
+        """The model as it came in."""
+        return self.front.original
+
+    @property
+    def samples(self) -> int:
+        """In one run of the model as it came in, where that is fixed and another form of it is measured."""
+        return 1 if self.batch is None else self.batch.size
+
+    def put_back(self, model: ir.Model) -> ir.Model:
+        """A model made from :attr:`model`, with the batch of the one that came in."""
+        return model if self.batch is None else self.batch.put_back(model)
 
 
 def load(model: ModelLike, options: SearchOptions) -> Inputs:
     """Open a model and the runtimes that ``options`` name.
 
     Raises:
-        ModelError, OptionError, MissingRuntimeError: bad input.
+        ModelError, DataError, OptionError, MissingRuntimeError: bad input.
     """
-    original, name, path = open_model(model, options.custom_domains)
+    original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
-    target = open_runtime(*given)
-    runtime = calibration_runtime(*given)
-    if isinstance(runtime, OrtRuntime) and any(random_nodes(original)):
-        runtime = runtime.steadied()
-    return Inputs(original, name, path, runtime, target)
+    target, here = open_runtime(*given), calibration_runtime(*given)
+    fixed = with_fixed(original, options.fix)
+    if isinstance(here, OrtRuntime) and any(random_nodes(fixed)):
+        here = here.steadied()
+    read = partial(open_calibration, path=path, options=options)
+
+    def sample(specs: Sequence[TensorSpec]) -> Feed:
+        return next(iter(read(specs).rebatch(_SAMPLE)))
+
+    again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
+    front = find_front(here, fixed, options.cut)
+    shaped = declare_shapes(lambda: here, front.model, sample if again else None)
+    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target)
+
+
+def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: SearchOptions) -> Source:
+    """The calibration data.
+
+    Args:
+        specs: inputs that it is for.
+        path: of the model.
+        options: about data.
+
+    Raises:
+        DataError, OptionError: there is none, or it does not fit.
+    """
+    return open_source(
+        calibration_of(options.calib, path),
+        specs,
+        batch_size=BATCH,
+        labels_key=options.labels,
+        seed=options.seed,
+        preprocess=options.preprocess,
+        memory=options.memory,
+        without=fixed_names(options.fix),
+    )

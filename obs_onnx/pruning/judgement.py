@@ -11,9 +11,10 @@ from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.results.pruning import Missed
 from obs_onnx.training.loop import Trained
 
-__all__ = ["Attempt", "Judged", "judge"]
+__all__ = ["Attempt", "Judged", "judge", "missed_losses"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,17 @@ class Attempt(Judged):
 
     model: ir.Model
     training: Trained | None = field(default=None, kw_only=True)
+
+
+def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
+    """Targets on quality that do not hold."""
+    limited = [one.name for one, _ in targets if one.loss is None]
+    advice = f"what {' and '.join(limited)} allows loses that much: allow more, or retrain" if limited else ""
+    return tuple(
+        Missed(one.name, amount.plain, loss, advice=advice)
+        for one, amount, loss in targets.losses(judged)
+        if loss > (amount.value or targets.rounding)
+    )
 
 
 def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: Recorder) -> Judged:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
-from obs_onnx.evaluation.options import MeasureOptions
+from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
@@ -20,6 +20,7 @@ __all__ = [
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
+    "MeasuredAt",
     "Memory",
     "ModeOptions",
     "Protected",
@@ -39,7 +40,7 @@ class Protected(Options, title="Choice"):
 
     protect: Sequence[str] = option(
         (),
-        help="Shell pattern of weight or node names to leave alone.",
+        help="Weights or nodes to leave alone, by name or shell pattern.",
         metavar="PATTERN",
     )
 
@@ -63,7 +64,7 @@ class ChoiceOptions(Protected, title="Choice"):
     )
     round_to: int | None = option(
         None,
-        help="Kept channel counts are multiples of it.",
+        help="Widths are multiples of it, or stay as they are.",
         otherwise="a power of two up to what suits the runtime, smaller in groups of few channels",
         least=1,
         metavar="N",
@@ -174,8 +175,22 @@ class Shown(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MeasuredAt(Options, title="Measuring"):
+    """Where a model is measured."""
+
+    cut: Sequence[str] = option(
+        (),
+        help="Value at which quality is measured; what follows from it is put back as it was.",
+        more="An output of the model is measured there. See docs/targets.md.",
+        otherwise="in front of the decisions in which a model ends",
+        metavar="TENSOR",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     DataOptions,
+    MeasuredAt,
     ChoiceOptions,
     SolverOptions,
     EffortOptions,

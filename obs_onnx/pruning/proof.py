@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
-import onnx_ir as ir
-
+from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
@@ -18,7 +17,7 @@ from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.decisions import decided_outputs
-from obs_onnx.verification.written_model import check_batches, check_model, resized_outputs
+from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 
 __all__ = ["Proven", "verify"]
 
@@ -30,39 +29,41 @@ class Proven(Generic[A_co]):
     """A result that loads and runs.
 
     Attributes:
-        result: which one.
+        result: which one; its model is complete, and takes the batch of the one that came in.
         calibrated: what it was checked with.
-        expected: its outputs for the first batch of held-out data.
+        feed: held-out data, as many samples as the model takes.
+        expected: outputs of the part that is measured for them.
         outputs: those of the dense model.
     """
 
     result: Finished[A_co]
     calibrated: Calibrated
+    feed: Values
     expected: Values
     outputs: Values
 
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
-        runtime, first = self.calibrated.dense.runtime, self.calibrated.data.first
+        dense, front = self.calibrated.dense, self.calibrated.front
 
         def check(written: Path) -> None:
-            again = runnable(runtime, load_model(written, custom_domains=custom_domains))[0]
-            known = self.calibrated.dense.complaints
-            check_model(runtime, again, first, self.expected, self.outputs, known)
+            model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
+            again = runnable(dense.runtime, front.part(model))[0]
+            check_model(dense.runtime, again, self.feed, self.expected, self.outputs, dense.complaints)
+            if front.runs and front.cut is not None and not self.result.copied:
+                check_rest(dense.runtime, front.cut, model, self.feed, self.expected)
 
         return check
 
 
-def verify(
-    result: Finished[A_co], original: ir.Model, calibrated: Calibrated, recorder: Recorder
-) -> Proven[A_co]:
+def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -> Proven[A_co]:
     """Check that the model of a result loads, runs, and takes batches as the dense one does.
 
-    What comes back holds it in the form in which it is written.
+    What comes back holds it complete, in the form in which it is written. Where the batch was fixed it is put
+    back, and the result is compared with itself on so many samples.
 
     Args:
         result: what was found.
-        original: the model as it came in.
         calibrated: the dense model and the data.
         recorder: of the stages.
 
@@ -76,6 +77,11 @@ def verify(
         left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
         resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
+        if (batch := dense.batch) is not None:
+            first, given = fitted(first, batch.inputs, batch.size), runnable(dense.runtime, batch.given)[0]
+            expected, outputs = session.run(first), dense.runtime.session(serialize(given)).run(first)
+            check_model(dense.runtime, batch.put_back(model), first, expected, outputs, dense.complaints)
+            result = replace(result, model=batch.put_back(result.model))
     alerts = [
         f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
         "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
@@ -85,6 +91,6 @@ def verify(
     if left_out:
         names = ", ".join(left_out)
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
-    whole = finished(result.model, original)
+    whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
     result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
-    return Proven(result, calibrated, expected, outputs)
+    return Proven(result, calibrated, first, expected, outputs)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
+from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
+from obs_onnx.evaluation.free_batch import freed_source
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.pruning.calibrated import BATCH, HELD_OUT, Calibrated, CalibrationData, DenseModel
+from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated, CalibrationData, DenseModel
+from obs_onnx.pruning.inputs import BATCH
 from obs_onnx.pruning.judgement import Attempt, Judged, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -68,10 +72,16 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
     )
     fit, held_out = data.fit, data.held_out
     if options.finetune_data is not None:
-        inputs, labels = dense.session.inputs, options.labels
-        source = open_source(
-            options.finetune_data, inputs, batch_size=BATCH, labels_key=labels, seed=options.seed
+        read = partial(
+            open_source,
+            options.finetune_data,
+            batch_size=BATCH,
+            labels_key=options.labels,
+            seed=options.seed,
+            preprocess=options.preprocess,
+            without=fixed_names(options.fix),
         )
+        source = freed_source(dense.batch, dense.session.inputs, BATCH, read)
         fit, held_out = split(source, HELD_OUT, options.seed)
     found = Retraining(
         dense.runtime,

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import Targets
-from obs_onnx.evaluation.metric import ACCURACY, Metric
+from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.evaluation.data_checks import contradiction
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
-from obs_onnx.evaluation.options import AUTO
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
@@ -29,10 +30,13 @@ from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
 from obs_onnx.training.loop import Trained
+from obs_onnx.verification.front import Front
 
 __all__ = ["Run", "dry_report", "report"]
+
+_SLOWER = 1.01  # of the dense model's time, that is more than noise
 
 
 def _shown(labelled: Evaluation | None, metric: Metric) -> tuple[float | None, float | None]:
@@ -64,7 +68,7 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.model, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
+        return figures(inputs.original, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
@@ -81,7 +85,7 @@ class Run:
         """The same as far as it takes no files and no runs."""
         dense = self.calibrated.dense
         known = [_shown(one, dense.metric) for one in (dense.labelled, result.attempt.labelled)]
-        models = ((self.inputs.model, dense.cost), (result.model, None))
+        models = ((self.inputs.original, dense.cost), (result.model, None))
         before, after = (
             figures(model, None, accuracy, cost, metric=metric)
             for (model, cost), (accuracy, metric) in zip(models, known, strict=True)
@@ -123,6 +127,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
         run.report(size, size),
         seconds=recorder.seconds,
         notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        alerts=run.calibrated.data.alerts,
     )
 
 
@@ -142,15 +147,17 @@ def report(
     sizes = tried("the result was not measured", lambda: run.sizes(result, file), run.bare_sizes(result))
     timing, combined = _timed(run, result, recorder), _compared(run, result, quantized, recorder)
     before, after = sizes.value
-    late: list[str] = []
+    missed, slower = result.missed, list[str]()
     if timing.value is not None:
         before, after = timing.value.added(before, after)
-        late = _late(run.targets, result, timing.value.ratio)
+        missed = (*missed, *_late(run.targets, result, timing.value.ratio))
+        slower = _slower(run, timing.value.ratio)
     quality = result.attempt.quality
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
-        met=result.met and not late and not (run.targets.timed and timing.failures),
+        met=not missed and not (run.targets.timed and timing.failures),
+        missed=missed,
         output_error=quality.output_error,
         parts=quality.parts,
         agreement=quality.agreement,
@@ -171,11 +178,22 @@ def report(
             *result.notes,
             *(() if quantized is None else quantized.notes),
             *(() if timing.value is None else timing.value.notes),
-            *late,
+            *slower,
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
-        alerts=(*run.calibrated.data.alerts, *result.alerts),
+        alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
         failures=(*sizes.failures, *timing.failures, *combined.failures),
+    )
+
+
+def _contradictions(run: Run, result: Finished[Attempt]) -> list[str]:
+    """Where the accuracy says other things than the calibration data."""
+    data, quality = run.calibrated.data, result.attempt.quality
+    if data.labelled is None or data.labelled is data.held_out:
+        return []
+    labelled = data.labelled.count or quality.samples
+    return contradiction(
+        result.attempt.drop, labelled, quality.agreement, quality.samples, quality.output_error
     )
 
 
@@ -199,16 +217,18 @@ class _Timing:
 
 def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Timing | None]:
     """Both models timed on the user's own samples, where that is wanted."""
-    feed, runtime = run.calibrated.timing, run.inputs.target
+    feed, runtime = run.calibrated.file_timing, run.inputs.target
     if feed is None or result.copied:
         return Tried(None)
 
     def work() -> _Timing:
         with recorder.stage("latency"):
-            models = [serialize(run.inputs.model), serialize(result.model)]
-            found = bench(models, runtime, batch=run.options.batch, feed=feed, seconds=1.0)
+            models = [run.inputs.given, run.inputs.put_back(result.attempt.model)]
+            if run.inputs.front.runs:
+                models = [run.inputs.original, result.model]
+            found = bench([*map(serialize, models)], runtime, batch=run.options.batch, feed=feed, seconds=1.0)
         noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
-        before, after = (Latency(one.median, one.p10, one.p90, one.runs) for one in found.latencies)
+        before, after = (Latency.of(one, run.inputs.samples) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))
 
     return tried("latency was not measured", work, None)
@@ -223,17 +243,29 @@ def _compared(
 
     def work() -> tuple[Combination, ...]:
         with recorder.stage("compare"):
-            return _combinations(run, result.model, quantized)
+            return _combinations(run, result.attempt.model, quantized)
 
     return tried("the quantized models were not compared", work, ())
 
 
-def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[str]:
-    """A note where the latency measured at last is over the limit."""
+def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:
+    """The latency, where that measured at last is over the limit."""
     limit = 1.0 if result.latency_limit is None else result.latency_limit
-    if not targets.timed or ratio.low <= limit:
+    if not targets.timed or ratio.low <= limit or any(one.target == LATENCY.name for one in result.missed):
         return []
-    return [f"the latency measured at last is {ratio.value:.3f} of the dense model's"]
+    return [
+        Missed(LATENCY.name, limit, ratio.value, advice="this is the latency measured at last, as a share")
+    ]
+
+
+def _slower(run: Run, ratio: Ratio) -> list[str]:
+    """A note where fewer channels surely take more time, and time was not asked for."""
+    if run.targets.timed or run.plan.leaves_zeros or ratio.low <= _SLOWER:
+        return []
+    return [
+        f"the smaller model is slower: it takes {ratio.value:.3f} of the dense model's time; the target "
+        f"{LATENCY.name}=0.9 looks for a faster one"
+    ]
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
@@ -247,7 +279,8 @@ def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Com
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
     measured_by = (dense.yardstick, dense.metric)
-    return combine(models, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
+    front = run.inputs.front if run.inputs.batch is None else Front(run.inputs.model)
+    return combine(models, front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)
 
 
 def _trained(training: Trained | None, runs: Sequence[Trained]) -> dict[str, object]:

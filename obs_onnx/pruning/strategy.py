@@ -21,7 +21,7 @@ from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.results.pruning import Agreement, BoundLike, GroupResult, LayerResult
+from obs_onnx.results.pruning import Agreement, BoundLike, GroupResult, LayerResult, Missed
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -49,7 +49,7 @@ class Finished(Generic[A_co]):
     Attributes:
         attempt: what it comes from.
         model: to be written.
-        met: whether all targets hold.
+        missed: targets that do not hold.
         copied: all was measured on a float32 copy of a bfloat16 model.
         latency_limit: share of the dense model's latency that is allowed, if there is such a target.
         layers, groups, bound, damping: for the report.
@@ -61,7 +61,7 @@ class Finished(Generic[A_co]):
 
     attempt: A_co
     model: ir.Model
-    met: bool
+    missed: tuple[Missed, ...] = ()
     copied: bool = False
     latency_limit: float | None = None
     layers: tuple[LayerResult, ...] = ()

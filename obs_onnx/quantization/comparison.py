@@ -7,20 +7,22 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.evaluation.quality import evaluate_sessions
-from obs_onnx.evaluation.yardstick import Yardstick
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.front import Front
 
 __all__ = ["combine"]
 
 
 def combine(
     models: Mapping[str, ir.Model],
+    front: Front,
     where: Runtime,
     held_out: Source,
     labelled: Source | None,
@@ -31,7 +33,8 @@ def combine(
     """Measure several models on the same data, and time them in turn.
 
     Args:
-        models: by name; errors and agreement are relative to the first.
+        models: by name, as far as they are measured; errors and agreement are relative to the first.
+        front: where they were cut; files and times are those of complete models.
         where: runtime to measure on.
         held_out: data for errors and agreement.
         labelled: data for the accuracy, if there is any.
@@ -39,11 +42,12 @@ def combine(
         yardstick: how outputs are measured; without one, the first model's outputs say it.
         metric: on labelled data.
     """
-    written = {name: serialize(model) for name, model in models.items()}
-    sessions = {name: where.session(data) for name, data in written.items()}
+    sizes = {name: len(serialize(front.complete(model))) for name, model in models.items()}
+    sessions = {name: where.session(serialize(model)) for name, model in models.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:
-        found = bench(list(written.values()), timed[0], feed=timed[1], seconds=1.0).latencies
+        complete = [serialize(front.timed(one)) for one in models.values()]
+        found = bench(complete, timed[0], feed=timed[1], seconds=1.0).latencies
         latencies = [Latency(one.median, one.p10, one.p90, one.runs) for one in found]
     first = next(iter(sessions.values()))
     made: list[Combination] = []
@@ -56,7 +60,7 @@ def combine(
         made.append(
             Combination(
                 model=name,
-                file_bytes=len(written[name]),
+                file_bytes=sizes[name],
                 accuracy=None if judged is None else judged.accuracy,
                 output_error=None if quality is None else quality.output_error,
                 agreement=None if quality is None else quality.agreement,

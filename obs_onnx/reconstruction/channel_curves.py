@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
 from obs_onnx.calibration.blas_threads import threads_for
@@ -14,8 +15,8 @@ from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
-from obs_onnx.evaluation.output_damage import Damage
-from obs_onnx.evaluation.yardstick import Yardstick
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing
@@ -30,6 +31,7 @@ from obs_onnx.solvers.structured_obs import refit_columns
 __all__ = ["Reference", "compensated", "group_curves"]
 
 
+_NOTHING = 1e-12  # damage that rounding makes, and share of the largest score that says nothing
 _RUINED = 1e9  # damage of outputs that are no numbers any more
 
 
@@ -142,6 +144,7 @@ class _Measuring:
     levels: Sequence[float]
     compensate: bool
     branches: Mapping[int, Branch]
+    free: Mapping[int, NDArray[np.int64]]
 
     def ranked(self, group: Group, probe: _Probe, base: float) -> Ranked:
         """Order and curve of a group; ``base`` is the damage with all its channels."""
@@ -150,22 +153,39 @@ class _Measuring:
         def alone(keep: Mask) -> float:
             return probe(keep, compensated(self.evidence, reading, keep, False))
 
-        order = np.argsort(self.rank(group, alone), kind="stable")
-        counts = sorted({min(max(round(level * group.n), 1), group.n - 1) for level in self.levels})
-        damages = []
-        for count in counts:
+        def damage(count: int) -> float:
             keep = np.ones(group.n, bool)
             keep[order[:count]] = False
             tensors = compensated(self.evidence, reading, keep, self.compensate)
-            damages.append(max(probe(keep, tensors) - base, 0.0))
+            found = max(probe(keep, tensors) - base, 0.0)
+            return found if found > _NOTHING and count > len(free) else 0.0
+
+        free, scores = self.free.get(group.id, np.zeros(0, np.int64)), self.rank(group, alone)
+        scores = np.asarray(scores, np.float64)
+        order = np.argsort(np.where(np.isin(np.arange(group.n), free), -np.inf, scores), kind="stable")
+        wanted = {min(max(round(level * group.n), 1), group.n - 1) for level in self.levels}
+        if scores.min() <= _NOTHING * scores.max():
+            wanted.add(1)
+        points = _to_the_edge({count: damage(count) for count in sorted(wanted)}, damage, group.n - 1)
         gone = None
         if group.id in self.branches:
             last = np.zeros(group.n, bool)
             last[order[-1]] = True
             layers = self.branches[group.id].layers
             gone = max(probe(last, emptied(self.evidence.model, self.evidence.layers, layers)) - base, 0.0)
-        shares = tuple(count / group.n for count in counts)
-        return Ranked(order, Curve(group.n, shares, tuple(damages), (0.0,) * len(counts), gone=gone))
+        shares = tuple(count / group.n for count in points)
+        return Ranked(order, Curve(group.n, shares, tuple(points.values()), (0.0,) * len(points), gone=gone))
+
+
+def _to_the_edge(points: dict[int, float], damage: Callable[[int], float], most: int) -> dict[int, float]:
+    """Damages by count, rising, with the last count that does none and the one after it, if any does none."""
+    low = max((count for count, found in points.items() if found == 0), default=0)
+    high = min((count for count in points if count > low), default=most + 1)
+    while low and high - low > 1:
+        middle = (low + high) // 2
+        points[middle] = damage(middle)
+        low, high = (middle, high) if points[middle] == 0 else (low, middle)
+    return dict(sorted(points.items()))
 
 
 def group_curves(
@@ -181,6 +201,7 @@ def group_curves(
     advance: Callable[[int], None],
     damaged: bool = False,
     branches: Mapping[int, Branch] | None = None,
+    free: Mapping[int, NDArray[np.int64]] | None = None,
 ) -> dict[int, Ranked]:
     """Order and damage curve of every group.
 
@@ -196,12 +217,13 @@ def group_curves(
         advance: called with 1 after each group.
         damaged: the model around differs from the dense one, what it is off by itself is subtracted.
         branches: groups that may go altogether.
+        free: channels that change nothing, by group; they go first.
     """
     model, coupling = evidence.model, evidence.coupling
     at: dict[int, list[Group]] = {}
     for group in coupling.groups:
         at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
-    measuring = _Measuring(evidence, rank, levels, compensate, branches or {})
+    measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {})
     testing = StagedRun(runtime, plan, reference.feeds, budget)
     found: dict[int, Ranked] = {}
     base = 0.0

@@ -11,8 +11,8 @@ from obs_onnx.allocation.curves import Curve, measure_curve
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
-from obs_onnx.evaluation.output_damage import Damage
-from obs_onnx.evaluation.yardstick import Yardstick
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
@@ -93,7 +93,7 @@ def damage_curves(
         levels: sparsities measured first.
         refinements: further levels per layer, where its curve bends; none for wide layers, which are costly
             to solve.
-        yardstick: how outputs are measured, see :class:`~obs_onnx.evaluation.output_damage.Damage`.
+        yardstick: how outputs are measured, see :class:`~obs_onnx.evaluation.measures.output_damage.Damage`.
         options: of the solver.
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.

@@ -36,6 +36,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     if wanted:
         reached = "reached" if report.met else "NOT reached"
         out.line(f"target {wanted}: {reached}", style="green" if report.met else "bold red")
+    for one in report.missed:
+        out.line(f"target {one}", style="bold red")
     out.line()
     if report.groups:
         _print_groups(out, report.groups)

@@ -7,6 +7,7 @@ sizes are bytes. A figure that was not measured is None, and so is one that is n
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +16,8 @@ from obs_onnx.io.json_file import jsonable
 
 if TYPE_CHECKING:
     from obs_onnx.passes.layers.layer import Frozen
+
+from obs_onnx.results import benchmark
 
 __all__ = [
     "SCHEMA",
@@ -25,8 +28,10 @@ __all__ = [
     "GroupResult",
     "Latency",
     "LayerResult",
+    "Missed",
     "PartError",
     "Report",
+    "plain",
 ]
 
 SCHEMA = 1
@@ -56,6 +61,11 @@ class Latency:
     p10: float
     p90: float
     runs: int
+
+    @classmethod
+    def of(cls, timed: benchmark.Latency, samples: int = 1) -> Latency:
+        """What was timed, for each of the samples of a run."""
+        return cls(timed.median / samples, timed.p10 / samples, timed.p90 / samples, timed.runs)
 
 
 @dataclass(frozen=True)
@@ -112,8 +122,8 @@ class PartError:
     """The error of a part.
 
     Attributes:
-        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.parts.Part`.
-        error: relative to its scale, see :mod:`obs_onnx.evaluation.parts`.
+        name, output, node, basis, scale, weight: see :class:`obs_onnx.evaluation.measures.parts.Part`.
+        error: relative to its scale, see :mod:`obs_onnx.evaluation.measures.parts`.
         norm: Euclidean norm of a change of all its numbers on the data that has an error of 1, weight
             included.
     """
@@ -182,6 +192,39 @@ class GroupResult:
 
 
 @dataclass(frozen=True)
+class Missed:
+    """A target that does not hold; amounts are in the unit that it was given in.
+
+    Attributes:
+        target: its name.
+        wanted, reached: amounts.
+        possible: the best amount that was found possible under all that was asked for, if that is known.
+        advice: what else to ask for.
+    """
+
+    target: str
+    wanted: float | str
+    reached: float | str
+    possible: float | str | None = None
+    advice: str = ""
+
+    def __str__(self) -> str:
+        best = "" if self.possible is None else f", the least possible is {plain(self.possible)}"
+        told = f"{self.target}={plain(self.wanted)} is missed: {plain(self.reached)} was reached{best}"
+        return f"{told}; {self.advice}" if self.advice else told
+
+
+def plain(amount: float | str) -> str:
+    """An amount; shares to four digits, rounded up so that they may be asked for."""
+    if isinstance(amount, str):
+        return amount
+    if not 0 < amount < 1:
+        return f"{amount:.10g}"
+    digit = 10.0 ** (math.floor(math.log10(amount)) - 3)
+    return f"{math.ceil(amount / digit * (1 - 1e-9)) * digit:.4g}"
+
+
+@dataclass(frozen=True)
 class Agreement:
     """How far a model without channels agrees with the dense one in which they are silenced.
 
@@ -214,11 +257,12 @@ class Report:
         model, output: files; ``output`` is None for a dry run.
         targets, met: what was asked for (``{"sparsity": 0.9}``), and whether all of it holds.
         output_error: largest error of a part of the outputs on held-out calibration data, times its weight.
-        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.parts`.
+        parts: all of them, the worst first; see :mod:`obs_onnx.evaluation.measures.parts`.
         task: what the outputs were taken for; None where nothing said it.
         agreement: share of held-out samples (or pixels, or tokens) with the same top-1 class.
         measures: others of the task, by name, on held-out calibration data.
         metric: name of the figure on labelled data that stands in ``before`` and ``after``.
+        missed: targets that do not hold, with what was reached and what is possible.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
@@ -259,6 +303,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    missed: tuple[Missed, ...] = ()
     proof: Agreement | None = None
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()

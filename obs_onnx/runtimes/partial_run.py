@@ -33,7 +33,8 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
     for value in part.graph.inputs:
         array = None if fed is None else fed.get(str(value.name))
         if array is not None:
-            value.dtype = value.dtype or ir.DataType.from_numpy(array.dtype)
+            if not value.dtype:
+                value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
             value.shape = ir.Shape(array.shape if _is_shape(value, array) else [None] * array.ndim)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):

@@ -64,10 +64,11 @@ def shuffled(
 
 
 def _sampled(source: SampleSource, seed: int, start: int) -> Iterator[TrainingBatch]:
-    size = source.group if source.stacked or source.group > 1 else min(source.batch, source.count)
+    group = source.axes.group
+    size = group if source.axes.whole else min(source.batch, source.count)
     per_epoch = source.count // size
-    units = source.indices.reshape(-1, source.group)
-    together = size // source.group
+    units = source.indices.reshape(-1, group)
+    together = size // group
     step = start
     while True:
         epoch, first = divmod(step, per_epoch)

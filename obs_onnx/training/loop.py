@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import SampleSource, Source
-from obs_onnx.evaluation.class_scores import rows_of
+from obs_onnx.evaluation.measures.class_scores import rows_of
 from obs_onnx.passes.autodiff.optimizers import Metric
 from obs_onnx.passes.autodiff.training_step import trained_weights
 from obs_onnx.passes.errors import DataError, OptionError

@@ -1,6 +1,6 @@
 """What training minimises: cross-entropy to labels, or the distance to a teacher's outputs, or both mixed.
 
-* labels: ``cross_entropy`` of the class scores, see :mod:`obs_onnx.evaluation.class_scores`;
+* labels: ``cross_entropy`` of the class scores, see :mod:`obs_onnx.evaluation.measures.class_scores`;
 * teacher with class scores alone: ``logits``, half the mean square of the difference of centred scores (or
   ``kl``, the divergence of the student's from the teacher's class probabilities, which sees little but the
   first class where the teacher is sure);
@@ -20,13 +20,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, is_float
-from obs_onnx.evaluation.class_scores import (
+from obs_onnx.evaluation.measures.class_scores import (
     are_probabilities,
     find_class_scores,
     log_of_probabilities,
     rows_of,
 )
-from obs_onnx.evaluation.options import AUTO, CLASSIFICATION
+from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION
 from obs_onnx.passes.autodiff.training_step import Term
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.graph.logits import logits_of
@@ -83,7 +83,7 @@ def choose_objective(
         teacher: train on a teacher's outputs.
         mix: share of the labels where there are both.
         distance: of class scores to the teacher's: ``logits`` or ``kl``.
-        task: what the model is for, one of :data:`obs_onnx.evaluation.options.TASKS`.
+        task: what the model is for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
         given: labels of the batch, which tell class scores, whether they are trained on or not.
 
     Raises:

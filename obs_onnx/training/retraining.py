@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.options import AUTO
+from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.errors import ModelError

@@ -52,8 +52,8 @@ class Bound:
 
     Attributes:
         frobenius, spectral: of the largest error among the parts of the outputs (see
-            :mod:`obs_onnx.evaluation.parts`), with Frobenius and with spectral norms; None where there is
-            none.
+            :mod:`obs_onnx.evaluation.measures.parts`), with Frobenius and with spectral norms; None where
+            there is none.
         blocked_by: (node, op_type) of every operator without a Lipschitz constant on a path from a changed
             layer to an output, in topological order.
     """

@@ -11,11 +11,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
+from obs_onnx.passes.interface.cut import Cut
 from obs_onnx.runtimes.base import Runtime, Session
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 from obs_onnx.verification.checker import complaints, new_complaints
 
-__all__ = ["check_batches", "check_model", "resized_outputs"]
+__all__ = ["check_batches", "check_model", "check_rest", "resized_outputs"]
 
 
 def check_model(
@@ -107,6 +108,38 @@ def check_batches(dense: Session, small: Session, feed: Values, free: Collection
                 raise VerificationError(
                     f"output {name} has shape {y.shape} for {count} samples, not {expected[name].shape}"
                 )
+
+
+def check_rest(runtime: Runtime, cut: Cut, written: ir.Model, feed: Values, front: Values) -> None:
+    """What lies behind the front of a written model gives of equal numbers what it gave before, and all of it
+    runs.
+
+    Args:
+        runtime: where it runs.
+        cut: of the dense model.
+        written: the complete model.
+        feed: of one run.
+        front: what the front of ``written`` gives for it.
+
+    Raises:
+        VerificationError: it does not.
+    """
+    given = {**feed, **front}
+    before, after = (open_part(runtime, cut.rest_of(one), given) for one in (cut.whole, written))
+    expected, again = run_feed(before, given), run_feed(before, given)
+    found = run_feed(after, given)
+    for name, y in expected.items():
+        drawn = not _same(again[name], y, y)
+        if not drawn and not _same(found[name], y, y):
+            raise VerificationError(
+                f"output {name} does not follow from the front as it did in the dense model"
+            )
+    try:
+        run_feed(open_part(runtime, written.clone()), feed)
+    except ModelError as error:
+        raise VerificationError(
+            f"the pruned model does not run with all that lies behind: {error}"
+        ) from error
 
 
 def resized_outputs(

@@ -1,6 +1,8 @@
 """The canonical form: what every later stage may take for granted about a model.
 
 * no calls of local functions, and no Constant nodes: every constant is an initializer;
+* operators that are functions of others, and layers that a runtime has fused, are written out where the
+  tables know more about what they consist of;
 * weights do not hide behind Transpose, Reshape, Cast, weight normalization and the like;
 * every node has a name of its own, and every per-output bias belongs to one node;
 * BatchNormalization is folded into the linear operator in front of it where that is exact;
@@ -12,18 +14,18 @@ Names, shapes and order of the model's inputs and outputs, and its numbers up to
 from __future__ import annotations
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, NameFixPass
+from onnx_ir.passes.common import NameFixPass
 
 from obs_onnx.passes.canonical.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.canonical.fold_weight_expressions import FoldWeightExpressions
 from obs_onnx.passes.canonical.lift_constants import FoldConstantViews, LiftConstants
 from obs_onnx.passes.canonical.own_biases import OwnBiases
-from obs_onnx.passes.errors import ModelError, boundary
+from obs_onnx.passes.canonical.plainer.functions import ExpandOperators, inline
+from obs_onnx.passes.canonical.plainer.unfuse import Unfuse
+from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 __all__ = ["canonicalize", "plain"]
-
-_MOST_NODES = 500_000  # functions may call each other many times: nodes are counted before any is written
 
 
 def canonicalize(model: ir.Model) -> ir.Model:
@@ -54,44 +56,31 @@ def plain(model: ir.Model) -> ir.Model:
     """
     with boundary("the model cannot be written without functions and Constant nodes"):
         copy = model.clone()
-        _inline(copy)
-        for body in copy.graph.subgraphs():  # whoever looks at a node there wants to know its version
-            body.opset_imports.update(copy.graph.opset_imports)
-        NameFixPass(_NamesByOperator())(copy)
-        LiftConstants().call(copy)
+        _declare_tensors(copy)
+        inline(copy)
+        _tidy(copy)
+        if ExpandOperators().call(copy).modified:
+            _tidy(copy)
+        if Unfuse().call(copy).modified:
+            _tidy(copy)
         return copy
 
 
-def _inline(model: ir.Model) -> None:
-    if not model.functions:
-        return
-    step = InlinePass()
-    try:
-        step.requires(model)
-        if (count := _size_inlined(model)) > _MOST_NODES:
-            raise ModelError(
-                f"the model has {count} nodes once its functions are inlined, more than the {_MOST_NODES} "
-                "that this program takes: export it without nested functions"
-            )
-        step.call(model)
-    except (ValueError, ir.passes.PreconditionError) as error:
-        raise ModelError(f"the functions of the model cannot be inlined: {error}") from error
+def _declare_tensors(model: ir.Model) -> None:
+    """Initializers have the types and shapes of their tensors, whatever the file declares beside them."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.type = ir.TensorType(value.const_value.dtype)
+                value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
-def _size_inlined(model: ir.Model) -> int:
-    """Nodes of the model, and of functions that are not called, when all calls are written out."""
-    sizes: dict[ir.OperatorIdentifier, int] = {}
-    waiting = list(model.functions)
-    while waiting:
-        name = waiting[-1]
-        called = [node.op_identifier() for node in model.functions[name].all_nodes()]
-        missing = {one for one in called if one in model.functions and one not in sizes}
-        if missing:
-            waiting.extend(missing)
-            continue
-        sizes[name] = sum(sizes.get(one, 1) for one in called)
-        waiting.pop()
-    return sum(sizes.values()) + sum(sizes.get(node.op_identifier(), 1) for node in model.graph.all_nodes())
+def _tidy(model: ir.Model) -> None:
+    """Every node named, with a version of its operator, and every constant an initializer."""
+    for body in model.graph.subgraphs():  # whoever looks at a node there wants to know its version
+        body.opset_imports.update(model.graph.opset_imports)
+    NameFixPass(_NamesByOperator())(model)
+    LiftConstants().call(model)
 
 
 class _NamesByOperator:

@@ -111,7 +111,7 @@ class FoldConstantViews(ir.passes.InPlacePass):
             for user in users:  # 3.
                 _drop(model, user, source)
             source.const_value = viewed  # 2.
-            source.shape, source.dtype = ir.Shape(viewed.shape.numpy()), viewed.dtype
+            source.shape, source.type = ir.Shape(viewed.shape.numpy()), ir.TensorType(viewed.dtype)
             count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 

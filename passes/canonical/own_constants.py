@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
-from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.ops import lookup
@@ -74,17 +76,22 @@ class ShareConstants(ir.passes.InPlacePass):
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
-        first: dict[tuple[str, str, tuple[int, ...], bytes], ir.Value] = {}
+        first: dict[tuple[Hashable, ...], ir.Value] = {}
         shared = []
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is None or value.is_graph_input() or value.is_graph_output():
                 continue
             family = str(value.meta.get(COPY_OF, value.name))
-            one = first.setdefault((family, str(tensor.dtype), tensor.shape.numpy(), tensor.tobytes()), value)
+            one = first.setdefault((family, str(tensor.dtype), tuple(tensor.shape), _held(tensor)), value)
             if one is not value and COPY_OF in value.meta:
                 value.replace_all_uses_with(one)
                 shared.append(value)
         for value in shared:
             del model.graph.initializers[str(value.name)]
         return ir.passes.PassResult(model, bool(shared))
+
+
+def _held(tensor: ir.TensorProtocol) -> Hashable:
+    """What equal tensors have in common."""
+    return tuple(tensor.string_data()) if isinstance(tensor, ir.StringTensor) else tensor.tobytes()

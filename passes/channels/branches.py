@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed
+from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
@@ -94,7 +94,7 @@ class LeaveOut(ir.passes.InPlacePass):
                 for user in other.consumers():  # 2.
                     if _again(user, other.producer()) and not user.outputs[0].is_graph_output():
                         user.outputs[0].replace_all_uses_with(other)
-        RemoveUnusedNodesPass()(model)  # 3.
+        remove_unused_nodes(model)  # 3.
         return ir.passes.PassResult(model, modified=bool(ys))
 
 

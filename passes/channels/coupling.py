@@ -7,7 +7,6 @@ and form a group: convolution filters, heads, widths of heads, hidden units.
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from scipy.sparse import coo_array, csr_array
 
 from obs_onnx.passes.canonical.own_constants import COPY_OF
 from obs_onnx.passes.channels.relate import relate
+from obs_onnx.passes.graph.names import chosen
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize
@@ -332,7 +332,7 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
 
     Args:
         model: stays as it is.
-        protect: patterns (as in a shell) of node, output and initializer names whose axes stay as they are.
+        protect: names of nodes, outputs and initializers whose axes stay as they are, or shell patterns.
     """
     graph = Graph(Atoms(), concretize(model), model.opset_imports.get("", 1))
     for node in model.graph:
@@ -342,10 +342,15 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
         axes = graph.axes(output)
         if axes is not None and producer is not None:
             graph.fix(producer, axes, "an output of the model keeps its shape")
-    for node in model.graph:
-        own = [*node.outputs, *(v for v in node.inputs if v is not None and graph.concrete.holds(v))]
-        names = [str(node.name), *(str(value.name) for value in own)]
-        if any(fnmatch.filter(names, pattern) for pattern in protect):
-            for value in own:
+    own = {
+        node: [*node.outputs, *(v for v in node.inputs if v is not None and graph.concrete.holds(v))]
+        for node in model.graph
+    }
+    names = {node: {str(node.name), *(str(value.name) for value in values)} for node, values in own.items()}
+    every = set().union(*names.values())
+    protected = set().union(*(chosen(pattern, every) for pattern in protect))
+    for node, values in own.items():
+        if names[node] & protected:
+            for value in values:
                 graph.fix(node, graph.axes(value) or [], "protected")
     return Coupling(model, graph, protect)

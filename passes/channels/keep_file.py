@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TypedDict, cast
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
+from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.layers.find_layers import find_layers
 
-__all__ = ["KeepFile", "Use", "keep_file", "replay"]
+__all__ = ["KeepFile", "Use", "keep_file", "masks", "replay"]
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -85,14 +89,41 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
     """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
 
     Raises:
-        ValueError: nothing would be left of some axis, or a use is not one of the model.
+        ValueError: nothing would be left of some axis; a name, a use or an index is none of the model's; or
+            the model keeps what ``keep`` leaves out.
         ModelError: the model is broken.
     """
     model = prepare(original, canonical=False)
     coupling = couple(model)
     file = cast("KeepFile", keep) if "schema" in keep else KeepFile(tensors=cast("Mapping[str, Kept]", keep))
-    kept = dict(file["tensors"])
-    nodes = {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+    RemoveChannels(masks(coupling, file), coupling).call(model)
+    for name, axes in file["tensors"].items():
+        shape = model.graph.initializers[name].shape
+        for axis, indices in axes.items():
+            if shape is None or shape[int(axis)] != len(indices):
+                raise ValueError(
+                    f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
+                )
+    if "removed" in file:
+        return _without(model, set(file["removed"]))
+    ShareConstants().call(model)
+    return model
+
+
+def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
+    """Channels that stay, by group.
+
+    Args:
+        coupling: of a prepared model, not canonical.
+        file: what stays of its initializers.
+
+    Raises:
+        ValueError: a name, a use or an index is none of the model's.
+    """
+    graph, kept = coupling.model.graph, dict(file["tensors"])
+    if unknown := [name for name in (*kept, *file.get("uses", {})) if name not in graph.initializers]:
+        raise ValueError(f"{unknown[0]} is no initializer of the model")
+    nodes = {str(node.outputs[0].name): node for node in graph if node.outputs}
     for name, uses in file.get("uses", {}).items():
         for use in uses:
             node = nodes.get(use["output"])
@@ -100,6 +131,17 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
             if value is None:
                 raise ValueError(f"{name} is no input of the node with the output {use['output']}")
             kept[str(value.name)] = use["kept"]
-    RemoveChannels(coupling.keep_from(kept), coupling).call(model)
+    return coupling.keep_from(kept)
+
+
+def _without(model: ir.Model, removed: Set[str]) -> ir.Model:
+    """The canonical form without branches of which nothing but one channel is left."""
+    model = prepare(model)
+    coupling, layers = couple(model), find_layers(model)[0]
+    branches = find_branches(coupling, layers).values()
+    gone = {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
+    LeaveOut(gone)(model)
+    if left := [name for name in removed if name in model.graph.initializers]:
+        raise ValueError(f"{left[0]} cannot be left out of this model")
     ShareConstants().call(model)
     return model

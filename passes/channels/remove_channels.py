@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
+from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.writer import append
 from obs_onnx.passes.ops import lookup
@@ -59,7 +59,7 @@ class RemoveChannels(ir.passes.InPlacePass):
         for value, axes in list(coupling.graph.labels.items()):  # 2.
             if concrete.holds(value) and after[value] != concrete.shapes[value]:
                 _cut(value, [alive(labels) for labels in axes])
-        RemoveUnusedNodesPass()(model)
+        remove_unused_nodes(model)
         for node in list(model.graph):  # 3.
             if lookup(node).shape_only:
                 _correct(names, node, coupling, after)

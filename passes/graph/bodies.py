@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnx_ir.traversal import RecursiveGraphIterator
@@ -9,7 +10,7 @@ from onnx_ir.traversal import RecursiveGraphIterator
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.scopes import bodies
 
-__all__ = ["copy_body", "drop_dead_nodes", "infer_body"]
+__all__ = ["copy_body", "drop_dead_nodes", "infer_body", "remove_unused_nodes"]
 
 _ANY = 10  # version of the IR of a model that is made for the sake of a pass
 
@@ -52,4 +53,18 @@ def _merged(new: ir.Shape | None, old: ir.Shape | None) -> ir.Shape | None:
 
 def drop_dead_nodes(body: ir.Graph) -> None:
     """Remove the nodes and initializers of ``body`` on which no output of it depends."""
-    RemoveUnusedNodesPass()(ir.Model(body, ir_version=_ANY))
+    remove_unused_nodes(ir.Model(body, ir_version=_ANY))
+
+
+def remove_unused_nodes(model: ir.Model) -> None:
+    """Remove the nodes and initializers of ``model`` on which no output of it depends.
+
+    :class:`onnx_ir.passes.common.RemoveUnusedNodesPass` drops absent inputs at the end of a node, too. They
+    are put back where its operator has to have them: a Loop without a condition.
+    """
+    RemoveUnusedNodesPass()(model)
+    for node in RecursiveGraphIterator(model.graph):
+        if onnx.defs.has(node.op_type, node.domain):
+            least = onnx.defs.get_schema(node.op_type, node.domain).min_input
+            if len(node.inputs) < least:
+                node.resize_inputs(least)

@@ -331,13 +331,13 @@ class Emitter:
             tensor = value.const_value
             if tensor is not None and tensor.size <= _SMALL:
                 data[str(value.name)] = ir.serde.serialize_tensor(tensor)
-        schema = onnx.defs.get_schema(node.op_type, self.opset, "")
         opsets = [onnx.helper.make_opsetid("", self.opset)]
         try:
+            schema = onnx.defs.get_schema(node.op_type, self.opset, "")
             found = onnx.shape_inference.infer_node_outputs(
                 schema, ir.serde.serialize_node(node), kinds, data, opset_imports=opsets
             )
-        except (KeyError, onnx.shape_inference.InferenceError):
+        except (KeyError, onnx.defs.SchemaError, onnx.shape_inference.InferenceError):
             found = {}
         for output in node.outputs:
             proto = found.get(str(output.name))

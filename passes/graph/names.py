@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.graph.usage import is_used
 
-__all__ = ["Names", "add_initializer", "named", "remove_if_unused"]
+__all__ = ["Names", "add_initializer", "chosen", "named", "remove_if_unused"]
+
+
+def chosen(pattern: str, names: Iterable[str]) -> set[str]:
+    """Those of ``names`` that a user means: the one that is written so, else all that match a shell pattern.
+
+    Names of weights have brackets and stars of their own (``blocks[0].weight``).
+    """
+    known = set(names)
+    return {pattern} & known or {name for name in known if fnmatchcase(name, pattern)}
 
 
 class Names:

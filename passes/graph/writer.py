@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
 
 __all__ = ["Writer", "append", "take_over"]
@@ -30,10 +31,15 @@ class Writer:
         return self.names.initializer(f"{self.node.name}.constant", ir.Tensor(kept, dtype=dtype))
 
     def op(
-        self, op_type: str, inputs: Sequence[ir.Value | None], *attributes: ir.Attr, behind: bool = False
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        *attributes: ir.Attr,
+        behind: bool = False,
+        domain: str = "",
     ) -> ir.Value:
         """The only output of a new node, of the type of its first input of data."""
-        (output,) = self.ops(op_type, inputs, *attributes, behind=behind)
+        (output,) = self.ops(op_type, inputs, *attributes, behind=behind, domain=domain)
         return output
 
     def ops(
@@ -43,15 +49,16 @@ class Writer:
         *attributes: ir.Attr,
         outputs: int = 1,
         behind: bool = False,
+        domain: str = "",
     ) -> Sequence[ir.Value]:
-        """All outputs of a new node, of the type of its first input of data."""
+        """All outputs of a new node, of the type of its first input of data where that is known."""
         name = self.names.fresh(f"{self.node.name}.{op_type}")
-        node = ir.Node("", op_type, inputs, attributes, num_outputs=outputs, name=name)
+        node = ir.Node(domain, op_type, inputs, attributes, num_outputs=outputs, name=name)
         like = inputs[1 if op_type == "Where" else 0]
-        kind = (None if like is None else like.dtype) or ir.DataType.FLOAT
+        kind = ir.DataType.INT64 if op_type == "Shape" else None if like is None else node_facts.dtype(like)
         for k, output in enumerate(node.outputs):
             output.name = self.names.fresh(f"{name}.{k}")
-            output.type = ir.TensorType(ir.DataType.INT64 if op_type == "Shape" else kind)
+            output.type = ir.TensorType(kind) if kind else None
         if behind:
             self.graph.insert_after(self.node, node)
             self.node = node

@@ -11,6 +11,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
+from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.parameters import SPARSE
 from obs_onnx.passes.layers.bias import bias_add
@@ -18,7 +19,28 @@ from obs_onnx.passes.layers.layer import Frozen, Layer, Use
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.traits.linear import Linear
 
-__all__ = ["find_layers"]
+__all__ = ["check_any", "find_layers"]
+
+_NAMED = 5  # kinds of nodes in a message
+_MINOR = ("Identity", "Cast", "Reshape")  # kinds that say nothing about a model
+
+
+def check_any(model: ir.Model, name: str) -> None:
+    """Raise ModelError for a canonical model without layers, as are trees and linear models.
+
+    Args:
+        model: where no part was found that could be pruned.
+        name: what messages call it.
+    """
+    if any(find_layers(model)):
+        return
+    kinds = dict.fromkeys(node.op_type for node in RecursiveGraphIterator(model.graph))
+    telling = [kind for kind in kinds if kind not in _MINOR] or list(kinds)
+    more = ["others"] if len(telling) > _NAMED else []
+    raise ModelError(
+        f"{name} has no layers, so nothing in it can be pruned: it is made of "
+        f"{', '.join([*telling[:_NAMED], *more])}"
+    )
 
 
 def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:

@@ -6,6 +6,7 @@ The bounds are the largest absolute slopes of the functions, rounded up in the l
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import onnx_ir as ir
 
@@ -106,7 +107,8 @@ _TANH_GELU = 1.1291
 
 _ONE = Op(lipschitz=data_only(1.0))
 _NONE = Op(lipschitz=data_only(None))
-_SUM = Op(lipschitz=pointwise(1.0))
+_ONE_EACH = Op(lipschitz=pointwise(1.0))
+_SUM = replace(_ONE_EACH, additive=True)
 _DISCRETE = Op(lipschitz=pointwise(None))
 _ONCE = Op(lipschitz=data_only(1.0), idempotent=True)
 _ROUNDED = Op(lipschitz=data_only(None), decides=True, idempotent=True)
@@ -196,10 +198,10 @@ _KNOWN = related(
         "Add": _SUM,
         "Sub": _SUM,
         "Sum": _SUM,
-        "Max": _SUM,
-        "Min": _SUM,
+        "Max": _ONE_EACH,
+        "Min": _ONE_EACH,
         "Mean": Op(lipschitz=_mean),
-        "Mul": Op(lipschitz=_mul),
+        "Mul": Op(lipschitz=_mul, annihilates=(0, 1)),
         "Div": Op(lipschitz=_div),
         "Pow": Op(lipschitz=_pow),
         "Where": Op(lipschitz=_where),

@@ -223,7 +223,7 @@ def _relate_integer(r: Relation) -> None:
 _KNOWN = related(
     {
         "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm, weights=(0, 1), biases=(2,)),
-        "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul, weights=(0, 1)),
+        "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul, weights=(0, 1), annihilates=(0, 1)),
         "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2, macs=_macs_einsum),
         "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
         "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),

@@ -48,8 +48,8 @@ def _log_softmax(node: ir.Node) -> float | None:
 
 
 _NONE = Op(lipschitz=data_only(None))
-_SCALED = Op(lipschitz=data_only(None), learnt=(1,))
-_SHIFTED = Op(lipschitz=data_only(None), learnt=(1, 2))
+_SCALED = Op(lipschitz=data_only(None), learnt=(1,), annihilates=(1,))
+_SHIFTED = Op(lipschitz=data_only(None), learnt=(1, 2), annihilates=(1,))
 
 
 def _relate_batch(r: Relation) -> None:
@@ -182,7 +182,7 @@ def _relate_mean_variance(r: Relation) -> None:
 
 _KNOWN = related(
     {
-        "BatchNormalization": Op(lipschitz=data_only(_batch_normalization), learnt=(1, 2)),
+        "BatchNormalization": Op(lipschitz=data_only(_batch_normalization), learnt=(1, 2), annihilates=(1,)),
         "Softmax": Op(lipschitz=data_only(1.0)),
         "LogSoftmax": Op(lipschitz=data_only(_log_softmax)),
         "Hardmax": Op(lipschitz=data_only(None), decides=True),

@@ -218,10 +218,10 @@ def _relate_regions(r: Relation) -> None:
 _KNOWN = related(
     {
         "MaxPool": Op(lipschitz=data_only(_max_pool)),
-        "AveragePool": Op(lipschitz=data_only(_average_pool)),
+        "AveragePool": Op(lipschitz=data_only(_average_pool), additive=True),
         "LpPool": Op(lipschitz=data_only(_lp_pool)),
         "GlobalMaxPool": Op(lipschitz=data_only(1.0)),
-        "GlobalAveragePool": Op(lipschitz=data_only(_global_average)),
+        "GlobalAveragePool": Op(lipschitz=data_only(_global_average), additive=True),
         "MaxUnpool": Op(lipschitz=data_only(None)),
         "MaxRoiPool": Op(lipschitz=data_only(None)),
         "Resize": Op(lipschitz=data_only(_resize), differentiable_inputs=1),

@@ -56,7 +56,7 @@ def _cumulative_sum(node: ir.Node) -> float | None:
 _ONE = Op(lipschitz=data_only(1.0))
 _SUM = Op(lipschitz=data_only(_sum))
 _NONE = Op(lipschitz=data_only(None))
-_PLACE = Op(lipschitz=data_only(None), decides=True)
+_PLACE = Op(lipschitz=data_only(None), decides=True, chooses=True)
 
 
 def _relate(r: Relation, kind: str) -> None:
@@ -123,7 +123,7 @@ _KNOWN = related(
         "ReduceProd": _NONE,
         "ReduceLogSum": _NONE,
         "ReduceSumSquare": _NONE,
-        "TopK": Op(lipschitz=data_only(1.0), decides=True),
+        "TopK": Op(lipschitz=data_only(1.0), decides=True, chooses=True),
         "CumSum": Op(lipschitz=data_only(_cumulative_sum)),
         "ArgMax": _PLACE,
         "ArgMin": _PLACE,

@@ -234,7 +234,7 @@ _NONE = Op(lipschitz=pointwise(None))
 _KNOWN = related(
     {
         "Slice": _ONE,
-        "Compress": Op(lipschitz=data_only(1.0), decides=True),
+        "Compress": Op(lipschitz=data_only(1.0), decides=True, chooses=True),
         "Gather": Op(linear=_lookup_table, lipschitz=_gather),
         "GatherElements": Op(lipschitz=_gather_anywhere),
         "GatherND": Op(lipschitz=_gather_anywhere),

@@ -6,6 +6,7 @@ Moving and selecting distinct elements has norm one; repeating an element r time
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -24,7 +25,8 @@ _VIEW = Op(lipschitz=data_only(1.0), view=True)
 _ZERO = Op(lipschitz=independent)
 _NONE = Op(lipschitz=pointwise(None))
 _SIZES = Op(lipschitz=independent, shape_only=True)
-_FOUND = Op(lipschitz=pointwise(None), decides=True)
+_FOUND = Op(lipschitz=pointwise(None), decides=True, chooses=True)
+_MOVED = Op(lipschitz=data_only(1.0), additive=True)
 _ALL_ONE = Op(lipschitz=lambda node: tuple(constant_or(node, i, 1.0) for i in range(len(node.inputs))))
 
 
@@ -173,17 +175,17 @@ _KNOWN = related(
     {
         "Reshape": _VIEW,
         "Flatten": _VIEW,
-        "Transpose": _ONE,
+        "Transpose": _MOVED,
         "Squeeze": _VIEW,
         "Unsqueeze": _VIEW,
-        "Split": _ONE,
-        "SpaceToDepth": _ONE,
-        "DepthToSpace": _ONE,
+        "Split": _MOVED,
+        "SpaceToDepth": _MOVED,
+        "DepthToSpace": _MOVED,
         "Trilu": _ONE,
         "ReverseSequence": _ONE,
         "SplitToSequence": _ONE,
         "SequenceAt": _ONE,
-        "Concat": _ALL_ONE,
+        "Concat": replace(_ALL_ONE, additive=True, joins=True),
         "SequenceConstruct": _ALL_ONE,
         "ConcatFromSequence": _ONE,
         # the outputs do not depend on the values of the inputs

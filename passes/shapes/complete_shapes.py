@@ -15,7 +15,8 @@ class CompleteShapes(ir.passes.InPlacePass):
 
     1. A graph with all ranks known is left alone.
     2. A size that is the same for two choices of the symbolic sizes is taken for fixed, others stay unknown.
-    3. An output without a type, of an operator that ONNX does not know, has that of the node's first input.
+    3. An output without a type, of an operator that ONNX does not know, has the one that came with its sizes,
+       or that of the node's first input.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -28,6 +29,8 @@ class CompleteShapes(ir.passes.InPlacePass):
             sizes = found.shapes.get(output)
             if sizes is not None and (output.shape is None or len(output.shape) == len(sizes)):
                 modified |= _complete(output, sizes, found.dynamic[output])
+            if output.type is None and output in found.dtypes:
+                output.type, modified = ir.TensorType(found.dtypes[output]), True
             producer = output.producer()
             first = None if producer is None or not producer.inputs else producer.inputs[0]
             if output.type is None and first is not None:  # 3.

@@ -1,15 +1,16 @@
 """Concrete shapes, and the small integers that are computed from them.
 
 Symbolic dimensions get numbers, every node's output shape is inferred from them with all shape arithmetic
-carried out, and a second run with other numbers shows what depends on the symbols. Reasoning about channels
+carried out, and runs with other numbers show what depends on the symbols. Reasoning about channels
 then needs no symbols at all.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,10 +21,11 @@ from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
-from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
+from obs_onnx.passes.shapes.contrib import ALIASES, FLOATS, SHAPES
+from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
-__all__ = ["Concrete", "concretize", "optional_inputs"]
+__all__ = ["Concrete", "Sizes", "Walk", "concretize", "fitting_sizes", "optional_inputs"]
 
 _MOST_ELEMENTS = 1 << 48
 
@@ -73,63 +75,153 @@ def optional_inputs(model: ir.Model) -> frozenset[ir.Value]:
 
 
 @dataclass(frozen=True)
-class _Sizes:
-    """Numbers for symbolic dimensions: uncommon ones, so that nothing agrees by chance."""
+class Sizes:
+    """Numbers for symbolic dimensions: uncommon ones, so that nothing agrees by chance.
+
+    Attributes:
+        batch: of first axes.
+        length: of other axes of inputs with at most three; each symbol adds 2.
+        side: of other axes of inputs with more.
+        unknown: of what depends on the data.
+        step: what each symbol adds to a side; 0 for models that take squares only.
+    """
 
     batch: int
     length: int
     side: int
     unknown: int
+    step: int = 0
 
     def choose(self, axis: int, rank: int, order: int) -> int:
         """Size of a dimension by its axis, the rank of its input and how many symbols came before it."""
-        if axis == 0 or (order == 0 and axis != rank - 1):
+        if axis == 0:
             return self.batch
-        return self.side if rank >= 4 else self.length + 2 * order
+        return self.side + self.step * order if rank >= 4 else self.length + 2 * order
 
 
 _TRIES = [  # sizes that a model may insist on come later; each with others to compare with
-    (_Sizes(3, 13, 64, 19), [_Sizes(5, 29, 192, 23), _Sizes(5, 11, 96, 23)]),
-    (_Sizes(3, 16, 224, 19), [_Sizes(5, 48, 448, 23), _Sizes(5, 8, 160, 23)]),
-    (_Sizes(3, 48, 64, 19), [_Sizes(5, 96, 192, 23), _Sizes(5, 24, 96, 23)]),
-    (_Sizes(1, 13, 64, 19), [_Sizes(1, 29, 192, 23), _Sizes(1, 11, 96, 23)]),
-    (_Sizes(1, 16, 224, 19), [_Sizes(1, 48, 448, 23), _Sizes(1, 8, 160, 23)]),
-    (_Sizes(1, 512, 256, 19), [_Sizes(2, 1024, 512, 23), _Sizes(2, 256, 128, 23)]),
-    (_Sizes(2, 16000, 512, 19), [_Sizes(3, 32000, 1024, 23), _Sizes(3, 8000, 256, 23)]),
+    (Sizes(3, 13, 128, 19, 32), [Sizes(5, 29, 224, 23, 96), Sizes(5, 11, 320, 23, 64)]),
+    (Sizes(3, 13, 64, 19), [Sizes(5, 29, 192, 23), Sizes(5, 11, 96, 23)]),
+    (Sizes(3, 16, 224, 19), [Sizes(5, 48, 448, 23), Sizes(5, 8, 160, 23)]),
+    (Sizes(3, 48, 64, 19), [Sizes(5, 96, 192, 23), Sizes(5, 24, 96, 23)]),
+    (Sizes(1, 13, 64, 19), [Sizes(1, 29, 192, 23), Sizes(1, 11, 96, 23)]),
+    (Sizes(1, 16, 224, 19), [Sizes(1, 48, 448, 23), Sizes(1, 8, 160, 23)]),
+    (Sizes(1, 512, 256, 19), [Sizes(2, 1024, 512, 23), Sizes(2, 256, 128, 23)]),
+    (Sizes(2, 16000, 512, 19), [Sizes(3, 32000, 1024, 23), Sizes(3, 8000, 256, 23)]),
 ]
 
 
 def concretize(model: ir.Model) -> Concrete:
     """Concrete shapes of the main graph of ``model`` (functions inlined, constants lifted)."""
-    symbolic = any(not isinstance(dim, int) for value in model.graph.inputs for dim in value.shape or ())
-    best: tuple[Concrete, _Sizes, list[_Sizes]] | None = None
-    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
-        found = _run(model, sizes)
-        if best is None or len(found.unknown) < len(best[0].unknown):
-            best = found, sizes, others
-        if not found.unknown:
-            break
-    assert best is not None
-    found, sizes, others = best
-    other = min((_run(model, one) for one in others), key=lambda run: len(run.unknown))
+    found, _, others = _first(model)
+    runs = [_run(model, one) for one in others]
+    fewest = min((len(run.unknown) for run in runs), default=0)
+    elsewhere = [run for run in runs if len(run.unknown) == fewest]
     for value, shape in found.shapes.items():
-        there = other.shapes.get(value, ())
-        same = len(there) == len(shape)
-        found.dynamic[value] = (
-            tuple(n != there[i] for i, n in enumerate(shape)) if same else (True,) * len(shape)
+        there = [run.shapes.get(value, ()) for run in elsewhere]
+        found.dynamic[value] = tuple(
+            any(len(one) != len(shape) or one[axis] != n for one in there) for axis, n in enumerate(shape)
         )
-    _run(model, sizes, found)
+    for node in model.graph:
+        _fold(node, found)
     return found
 
 
-def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concrete:
-    """One walk; with ``known`` only its values and marks are filled in, from its shapes and dynamic axes."""
-    found = Concrete(optional=optional_inputs(model)) if known is None else known
-    graph = model.graph
-    symbols: dict[str, int] = {}
-    types: dict[ir.Value, onnx.TypeProto] = {}
+def fitting_sizes(model: ir.Model) -> Sizes:
+    """Numbers for the symbolic dimensions with which most nodes of ``model`` have shapes."""
+    return _first(model)[1]
 
-    def declare(value: ir.Value) -> tuple[int, ...] | None:
+
+def _first(model: ir.Model) -> tuple[Concrete, Sizes, Sequence[Sizes]]:
+    """The shapes with the first sizes that suit the model, and sizes to compare with, if there are
+    symbols."""
+    declared = [dim for value in model.graph.inputs for dim in value.shape or ()]
+    symbolic = any(not isinstance(dim, int) or dim < 0 for dim in declared)
+    best: tuple[Concrete, Sizes, Sequence[Sizes]] | None = None
+    for sizes, others in _TRIES if symbolic else _TRIES[:1]:
+        found = _run(model, sizes)
+        if best is None or len(found.unknown) < len(best[0].unknown):
+            best = found, sizes, others if symbolic else ()
+        if not found.unknown:
+            break
+    assert best is not None
+    return best
+
+
+def _run(model: ir.Model, sizes: Sizes) -> Concrete:
+    walk = Walk(model, sizes)
+    for node in model.graph:
+        walk.node(node)
+    return walk.finished()
+
+
+class Walk:
+    """Shapes of a graph at one choice of its symbolic dimensions, node by node.
+
+    Args:
+        model: functions inlined, constants lifted.
+        sizes: of the symbolic dimensions.
+        given: numbers for some of them, by name.
+
+    Attributes:
+        found: what is known so far.
+    """
+
+    def __init__(self, model: ir.Model, sizes: Sizes, given: Mapping[str, int] | None = None) -> None:
+        self.found = Concrete(optional=optional_inputs(model))
+        self._sizes, self._symbols = sizes, dict(given or {})
+        self._types: dict[ir.Value, onnx.TypeProto] = {}
+        for value in (*model.graph.inputs, *model.graph.initializers.values()):
+            self.add(value)
+        self._infer = _Inference(model, self.found, self._types, self._symbols, sizes.unknown)
+
+    def add(self, value: ir.Value) -> None:
+        """Take an input or initializer in."""
+        tensor = value.const_value
+        shape = tuple(tensor.shape.numpy()) if tensor is not None else self._declare(value)
+        dtype = node_facts.dtype(value)
+        if shape is not None and dtype is not None and _possible(shape):
+            self.found.shapes[value] = shape
+            self._types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
+
+    def node(self, node: ir.Node) -> None:
+        """Shapes, and small integers, of the outputs of the next node (or of one that was changed)."""
+        found = self.found
+        found.unknown.pop(node, None)
+        for value in node.outputs:
+            for known in self._known():
+                known.pop(value, None)
+        _fold(node, found)
+        output = node.outputs[0] if node.outputs else None
+        if output is not None and (folded := found.values.get(output)) is not None:
+            found.shapes[output] = folded.shape
+            kind = int(ir.DataType.from_numpy(folded.dtype))
+            self._types[output] = onnx.helper.make_tensor_type_proto(kind, folded.shape)
+        else:
+            self._infer.node(node)
+
+    def take(self, node: ir.Node, other: Walk) -> None:
+        """The same for a node of which ``other`` found out what is true here as well."""
+        for mine, its in zip(self._known(), other._known(), strict=True):
+            for value in node.outputs:
+                mine.pop(value, None)
+                if value in its:
+                    mine[value] = its[value]
+        self.found.unknown.pop(node, None)
+        if node in other.found.unknown:
+            self.found.unknown[node] = other.found.unknown[node]
+
+    def _known(self) -> tuple[dict[ir.Value, Any], ...]:
+        return self.found.shapes, self.found.values, self.found.marks, self._types
+
+    def finished(self) -> Concrete:
+        """All that was found, with nothing said to depend on the symbols."""
+        found = self.found
+        found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
+        found.dtypes = {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in self._types.items()}
+        return found
+
+    def _declare(self, value: ir.Value) -> tuple[int, ...] | None:
         if value.shape is None:
             return None
         dims = []
@@ -138,38 +230,15 @@ def _run(model: ir.Model, sizes: _Sizes, known: Concrete | None = None) -> Concr
                 dims.append(dim)
                 continue
             name = (None if isinstance(dim, int) else dim.value) or f"{value.name}.{axis}"
-            if name not in symbols:
-                symbols[name] = sizes.choose(axis, len(value.shape), len(symbols))
-            dims.append(symbols[name])
+            if name not in self._symbols:
+                size = self._sizes.choose(axis, len(value.shape), len(self._symbols))
+                self._symbols[name] = size
+            dims.append(self._symbols[name])
         return tuple(dims)
-
-    if known is None:
-        for value in (*graph.inputs, *graph.initializers.values()):
-            tensor = value.const_value
-            shape = tuple(tensor.shape.numpy()) if tensor is not None else declare(value)
-            dtype = node_facts.dtype(value)
-            if shape is not None and dtype is not None and _possible(shape):
-                found.shapes[value] = shape
-                types[value] = onnx.helper.make_tensor_type_proto(int(dtype), shape)
-    infer = _Inference(model, found, types, symbols, sizes.unknown)
-    for node in graph:
-        _fold(node, found)
-        if known is not None:
-            continue
-        output = node.outputs[0] if node.outputs else None
-        if output is not None and (folded := found.values.get(output)) is not None:
-            found.shapes[output] = folded.shape
-            kind = int(ir.DataType.from_numpy(folded.dtype))
-            types[output] = onnx.helper.make_tensor_type_proto(kind, folded.shape)
-            continue
-        infer.node(node)
-    if known is None:
-        found.dynamic = {value: (False,) * len(shape) for value, shape in found.shapes.items()}
-        found.dtypes = {value: ir.DataType(kind.tensor_type.elem_type) for value, kind in types.items()}
-    return found
 
 
 def _fold(node: ir.Node, found: Concrete) -> None:
+    """Value and marks of the output of ``node``, where they follow from shapes and constants."""
     if len(node.outputs) != 1 or node.domain != "":
         return
     try:
@@ -271,7 +340,8 @@ class _Inference:
         """What was inferred; then what the model declares; then one number for all that depends on data."""
         declared = None if value.shape is None else [_declared(dim, self.symbols) for dim in value.shape]
         if info is None or not info.tensor_type.HasField("shape"):
-            return None if declared is None or None in declared else tuple(dim or 0 for dim in declared)
+            missing = self.missing
+            return None if declared is None else tuple(missing if dim is None else dim for dim in declared)
         dims = [int(d.dim_value) if d.HasField("dim_value") else None for d in info.tensor_type.shape.dim]
         if declared is not None and len(declared) == len(dims):
             dims = [there if here is None else here for here, there in zip(dims, declared, strict=True)]
@@ -281,7 +351,7 @@ class _Inference:
         op_type, domain = node.op_type, node.domain
         name = op_type if not domain else f"{domain}::{op_type}"
         if name in SHAPES:
-            return self._contributed(node, SHAPES[name])
+            return self._contributed(node, name)
         proto = ir.serde.serialize_node(node)
         if name in ALIASES:
             op_type, domain = ALIASES[name], ""
@@ -303,16 +373,17 @@ class _Inference:
                 known = value.const_value.numpy() if value.const_value.size <= 64 else None
             if known is not None and known.ndim <= 1:
                 data[str(value.name)] = onnx.numpy_helper.from_array(np.array(known, order="C"))
-        schema = onnx.defs.get_schema(op_type, self.versions.get(domain, 1), domain)
+        schema = schema_of(domain, op_type, self.versions.get(domain, 1))
+        if schema is None:
+            raise ValueError(f"{name} is not known")
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
-    def _contributed(
-        self, node: ir.Node, rule: Callable[[ir.Node, list[tuple[int, ...]]], list[tuple[int, ...] | None]]
-    ) -> dict[str, onnx.TypeProto]:
+    def _contributed(self, node: ir.Node, name: str) -> dict[str, onnx.TypeProto]:
         present = [value for value in node.inputs if value is not None]
-        shapes = rule(node, [self.found.shapes[value] for value in present])
+        shapes = SHAPES[name](node, [self.found.shapes[value] for value in present])
         kinds = [self.types[value].tensor_type.elem_type for value in present]
-        kind = next(kind for kind in kinds if ir.DataType(kind).is_floating_point())
+        floats = [kind for kind in kinds if ir.DataType(kind).is_floating_point()]
+        kind = onnx.TensorProto.FLOAT if name in FLOATS else [*floats, *kinds][0]
         return {
             str(output.name): onnx.helper.make_tensor_type_proto(kind, shape)
             for output, shape in zip(node.outputs, shapes, strict=False)

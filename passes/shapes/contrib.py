@@ -1,4 +1,4 @@
-"""Output shapes of operators that runtimes add to ONNX, which its own inference does not know."""
+"""Output shapes of operators that ONNX's own inference does not know: of runtimes, and of ``ai.onnx.ml``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["ALIASES", "SHAPES"]
+__all__ = ["ALIASES", "FLOATS", "SHAPES"]
 
 Shape = tuple[int, ...]
 
@@ -48,11 +48,30 @@ def _embeddings(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
     return [full, shapes[0][:1], full]
 
 
+def _columns(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [(shapes[0][0], sum(shape[-1] for shape in shapes))]
+
+
+def _regressor(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    targets = node.attributes.get_int("targets", 0) or node.attributes.get_int("n_targets", 1)
+    return [(shapes[0][0] if len(shapes[0]) > 1 else 1, targets)]
+
+
+FLOATS = {f"ai.onnx.ml::{name}" for name in ("FeatureVectorizer", "LinearRegressor", "Normalizer", "Scaler")}
+FLOATS |= {"ai.onnx.ml::SVMRegressor", "ai.onnx.ml::TreeEnsembleRegressor"}
+"""Operators that give single precision, whatever numbers they take."""
+
 SHAPES: dict[str, Callable[[ir.Node, Sequence[Shape]], list[Shape | None]]] = {
     **{
         f"com.microsoft::{name}": _same
         for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "RotaryEmbedding")
     },
+    **{f"ai.onnx.ml::{name}": _same for name in ("Imputer", "Normalizer", "Scaler")},
+    **{
+        f"ai.onnx.ml::{name}": _regressor
+        for name in ("LinearRegressor", "SVMRegressor", "TreeEnsembleRegressor")
+    },
+    "ai.onnx.ml::FeatureVectorizer": _columns,
     "SimplifiedLayerNormalization": _same,
     "com.microsoft::SkipLayerNormalization": _skip,
     "com.microsoft::SkipSimplifiedLayerNormalization": _skip,

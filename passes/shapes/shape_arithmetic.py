@@ -94,7 +94,8 @@ MOVES: dict[str, Callable[..., Array]] = {
 
 
 def _divide(node: ir.Node, a: Array, b: Array) -> Array:
-    return np.trunc(a / b).astype(a.dtype) if a.dtype.kind in "iu" else a / b
+    """Quotients, those of integers rounded towards zero (and exact, however large)."""
+    return np.asarray((a - np.fmod(a, b)) // b) if a.dtype.kind in "iu" else a / b
 
 
 COMPUTES: dict[str, Callable[..., Array]] = {

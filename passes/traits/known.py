@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.shapes.schemas import schema_of
 
 __all__ = ["Known"]
 
@@ -60,25 +61,15 @@ def _version(domain: str, op_type: str, opset: int) -> int | None:
     """The version that holds in ``opset``; of a domain that ONNX does not know, the opset itself."""
     if domain not in _DOMAINS:
         return opset
-    schema = _schema(domain, op_type, opset)
+    schema = schema_of(domain, op_type, opset)
     return None if schema is None else int(schema.since_version)
 
 
 _DOMAINS = {schema.domain: None for schema in onnx.defs.get_all_schemas()}
 
 
-def _schema(domain: str, op_type: str, opset: int) -> onnx.defs.OpSchema | None:
-    """The schema that holds in ``opset``; None where the installed ``onnx`` cannot know it."""
-    if not domain and opset > onnx.defs.onnx_opset_version():
-        return None
-    try:
-        return onnx.defs.get_schema(op_type, opset, domain)
-    except onnx.defs.SchemaError:
-        return None
-
-
 def _is_default(node: ir.Node, attribute: ir.Attr, opset: int | None) -> bool:
-    schema = None if opset is None else _schema(node.domain, node.op_type, opset)
+    schema = None if opset is None else schema_of(node.domain, node.op_type, opset)
     found = None if schema is None else schema.attributes.get(attribute.name)
     if found is None or not found.default_value.name or attribute.is_ref():
         return False

@@ -22,7 +22,14 @@ def _versions(names: Mapping[int, str]) -> dict[str, int]:
 
 LOOKED_AT: Mapping[str, int] = _versions(
     {
-        1: "Not",
+        1: """
+            Not ai.onnx.ml::ArrayFeatureExtractor ai.onnx.ml::Binarizer ai.onnx.ml::CategoryMapper
+            ai.onnx.ml::FeatureVectorizer ai.onnx.ml::Imputer ai.onnx.ml::LinearClassifier
+            ai.onnx.ml::LinearRegressor ai.onnx.ml::Normalizer ai.onnx.ml::OneHotEncoder
+            ai.onnx.ml::SVMClassifier ai.onnx.ml::SVMRegressor ai.onnx.ml::Scaler
+        """,
+        4: "ai.onnx.ml::LabelEncoder",
+        5: "ai.onnx.ml::TreeEnsembleClassifier ai.onnx.ml::TreeEnsembleRegressor",
         7: "And Or Xor",
         9: "Shrink",
         10: "ConvInteger MatMulInteger QLinearConv Upsample",
@@ -161,7 +168,8 @@ def known(name: str) -> Known:
     last = LOOKED_AT[name]
     older = {attribute for attribute, names in _OLDER.items() if name in names.split()}
     try:
-        schema = onnx.defs.get_schema(name, last)
+        domain, _, op_type = name.rpartition("::")
+        schema = onnx.defs.get_schema(op_type, last, domain)
     except onnx.defs.SchemaError:  # the installed onnx is older than the operator
         return Known(last, frozenset(older), 0, 0)
     return Known(

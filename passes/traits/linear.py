@@ -34,6 +34,12 @@ class ConvGeometry:
     output_padding: tuple[int, ...] = ()
     output_shape: tuple[int, ...] | None = None
 
+    @property
+    def uniform(self) -> bool:
+        """Whether a constant input gives the same everywhere: nothing is padded."""
+        padded = any(self.pads) if self.auto_pad == "NOTSET" else self.auto_pad != "VALID"
+        return not (self.transposed or padded)
+
 
 @dataclass(frozen=True)
 class MatmulGeometry:
@@ -48,6 +54,11 @@ class MatmulGeometry:
     input_axis: int = -1
     output_axis: int = -1
     groups: int = 1
+
+    @property
+    def uniform(self) -> bool:
+        """Whether a constant input gives the same everywhere."""
+        return True
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,13 @@ class Op:
         learnt: positions of other inputs that training changes: scales, shifts, slopes, recurrent weights.
         decides: the outputs are decisions on numbers (an index, a comparison, a rounded number), which a
             difference as small as one of rounding can turn into others.
+        chooses: these decisions say which elements there are, and how many: an index, the largest ones.
         idempotent: applied to its own result with the same parameters, it changes nothing.
+        annihilates: positions of inputs a zero of which makes the element of the output what it is without
+            the other inputs (a factor).
+        additive: the output is linear in all inputs together, in the same way for all elements (a sum, a mean
+            over places).
+        joins: the output is the inputs in a row, which do not meet.
         view: the output is the first input in another shape, so that it needs no memory of its own.
         shape_only: the outputs depend on the shapes of the inputs alone.
         random: the outputs are drawn anew in every run.
@@ -61,7 +67,11 @@ class Op:
     biases: tuple[int, ...] = ()
     learnt: tuple[int, ...] = ()
     decides: bool = False
+    chooses: bool = False
     idempotent: bool = False
+    annihilates: tuple[int, ...] = ()
+    additive: bool = False
+    joins: bool = False
     view: bool = False
     shape_only: bool = False
     random: bool = False

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from obs_onnx.allocation.channels import Allocation, admissible, allocate_channels
+from obs_onnx.allocation.channels import Allocation, Quantum, admissible, allocate_channels
 from obs_onnx.allocation.curves import Curve
 from obs_onnx.passes.costs.polynomials import Polynomial
 
@@ -105,11 +105,10 @@ def test_many_groups_and_wide_ones() -> None:
 def test_the_sensitive_group_keeps_more() -> None:
     curves = {0: curve(64, 0.01, 4), 1: curve(64, 1.0, 4)}
     cost = Polynomial({((0, 1), (2, 1)): 1.0, ((1, 1), (2, 1)): 1.0}, {0: 64, 1: 64, 2: 10})
-    found = allocate_channels(curves, [(cost, 640.0)], 8, least={0: 20})
+    found = allocate_channels(curves, [(cost, 640.0)], 8)
     assert found.kept[0] < found.kept[1]
     assert sum(found.kept.values()) == 64
     assert all(n % 8 == 0 for n in found.kept.values())
-    assert found.kept[0] >= 20
     assert 2 not in found.kept
     mixed = allocate_channels(curves, [(cost, 640.0)], {0: 16})
     assert mixed.kept[0] % 16 == 0
@@ -128,20 +127,22 @@ def test_nothing_to_do_and_nothing_possible() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n", "quantum", "least", "counts"),
+    ("n", "quantum", "whole", "counts"),
     [
-        (64, 16, 1, [16, 32, 48, 64]),
-        (70, 16, 1, [16, 32, 48, 64, 70]),
-        (24, 16, 1, [8, 16, 24]),
-        (12, 16, 1, [4, 8, 12]),
-        (3, 8, 1, [1, 2, 3]),
-        (1, 8, 1, [1]),
-        (64, 16, 33, [48, 64]),
-        (6, 1, 9, [6]),
+        (64, 16, True, [16, 32, 48, 64]),
+        (70, 16, True, [16, 32, 48, 64, 70]),
+        (70, 16, False, [16, 32, 48, 64]),
+        (24, 16, True, [16, 24]),
+        (12, 16, True, [12]),
+        (12, 16, False, [12]),
+        (1, 8, True, [1]),
+        (6, 1, False, [1, 2, 3, 4, 5]),
+        (20, (8, 16, 24), False, [8, 16]),
+        (20, (), True, [20]),
     ],
 )
-def test_admissible_counts(n: int, quantum: int, least: int, counts: list[int]) -> None:
-    assert admissible(n, quantum, least).tolist() == counts
+def test_admissible_counts(n: int, quantum: Quantum, whole: bool, counts: list[int]) -> None:
+    assert admissible(n, quantum, whole).tolist() == counts
 
 
 def test_a_quantum_is_at_least_one() -> None:

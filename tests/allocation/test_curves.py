@@ -34,6 +34,22 @@ def test_a_curve_never_falls_and_goes_through_its_points(one: Curve) -> None:
     np.testing.assert_allclose(one.damage(np.array(LEVELS)), one.damages, rtol=1e-9)
 
 
+@pytest.mark.parametrize("free", [1, 3, 5])
+def test_nothing_is_free_but_what_was_measured_to_be(free: int) -> None:
+    damages = tuple(0.0 if i < free else 0.1 * (i + 1) for i in range(5))
+    one = Curve(100, LEVELS, damages, (0.0,) * 5)
+    last, following = LEVELS[free - 1], (*LEVELS, 1.0)[free]
+    assert (one.damage(np.linspace(0, last, 50)) == 0).all()
+    if free < 5:
+        between = one.damage(np.linspace(last, following, 51)[1:])
+        assert (between > 0).all()
+        assert (np.diff(between) > 0).all()
+        assert between[24] == pytest.approx(0.1 * (free + 1) / 4)
+        np.testing.assert_allclose(one.damage(np.array(LEVELS)), damages, rtol=1e-9)
+    whole = Curve(100, LEVELS, (0.0,) * 5, (0.0,) * 5, gone=2.0)
+    assert whole.damage(np.array([0.95, 1.0])).tolist() == [0, 2]
+
+
 @pytest.mark.parametrize("target", [0.01, 0.5, 0.9, 0.99, 0.9999])
 @pytest.mark.parametrize("count", [2, 5, 9])
 def test_levels_rise_around_the_target(target: float, count: int) -> None:

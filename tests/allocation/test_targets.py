@@ -76,6 +76,14 @@ class TestTargets:
         assert found.timed
         assert not parse_targets(["macs=0.5"]).timed
 
+    @pytest.mark.parametrize("text", ["error=0", "error=0.0", "error=0%", "error=.0"])
+    def test_an_error_of_nothing_is_what_rounding_makes(self, text: str) -> None:
+        found = parse_targets([text])
+        assert found.lossless
+        assert found.bounded
+        assert found.as_dict() == {"error": 0.0}
+        assert not parse_targets(["error=1e-9"]).lossless
+
     def test_the_least_latency_needs_a_bound(self) -> None:
         assert not parse_targets(["latency=min"]).bounded
         assert not parse_targets([]).bounded

@@ -60,7 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     onnx.save(proto, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=64)
     Path("data").mkdir()
     Path("sub").mkdir()
-    names = ("other.onnx", "c.npz", "m.calib.npz", "ops.so", "worker.py", "feeds.py")
+    names = ("other.onnx", "c.npz", "k.json", "m.calib.npz", "ops.so", "worker.py", "feeds.py")
     for name in (*names, "data/1.npz", "data/preprocess.json"):
         Path(name).write_text(name)
     return tmp_path
@@ -90,11 +90,16 @@ def test_nothing_that_is_read_is_written_over(
     for name in list(aliases(path, folder)):
         before = state(folder)
         given = complete(command, {flag: name}, arguments)
-        result = run(command.name or "", "m.onnx", *given)
+        result = run(*called(command), *given)
         assert result.exit_code == 2, name
         (line,) = result.stderr.splitlines()
         assert any(words in line for words in ("is read", "is the model itself", "exists: choose")), line
         assert state(folder) == before
+
+
+def called(command: click.Command) -> list[str]:
+    """A command and its arguments."""
+    return [command.name or "", *(["k.json"] if command.name == "replay" else []), "m.onnx"]
 
 
 def complete(command: click.Command, given: dict[str, str], arguments: list[str]) -> list[str]:
@@ -120,7 +125,7 @@ TWICE = [
 def test_nothing_is_written_twice(folder: Path, command: click.Command, one: str, other: str) -> None:
     Path("to").symlink_to(folder, target_is_directory=True)
     before = state(folder)
-    result = run(command.name or "", "m.onnx", *complete(command, {one: "x.svg", other: "to/x.svg"}, []))
+    result = run(*called(command), *complete(command, {one: "x.svg", other: "to/x.svg"}, []))
     assert result.exit_code == 2
     assert result.stderr.count("\n") == 1
     assert "is given twice" in result.stderr

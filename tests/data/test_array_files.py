@@ -66,7 +66,7 @@ def test_bad_files(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}, 1], object))
     assert "plain numbers" in message("objects.npy")
     (tmp_path / "junk.npy").write_bytes(b"junk")
-    assert "cannot read it" in message("junk.npy")
+    assert "does not begin as numpy.save writes it" in message("junk.npy")
     (tmp_path / "folder").mkdir()
     assert "holds no npz, npy or image files" in message("folder")
 
@@ -202,3 +202,30 @@ def test_damaged_archives_are_refused_or_right(tmp_path, data):
     for name, wanted in (("x", X[:8]), ("y", X[0].astype(np.int64))):
         if name in found:
             np.testing.assert_array_equal(found[name], wanted)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': ('a', 4)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (4.0,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4)}",
+        "{'descr': '<q9', 'fortran_order': False, 'shape': (4,)}",
+        "{'descr': '<f4', 'shape': (4,)}",
+        "__import__('os')",
+        "(" * 3000,
+    ],
+)
+def test_headers_that_lie_are_told_in_our_words(tmp_path, header) -> None:
+    text = header.encode().ljust(4000) + b"\n"
+    raw = b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + bytes(16)
+    (tmp_path / "a.npy").write_bytes(raw)
+    with pytest.raises(DataError, match=r"a\.npy is damaged: it(s header declares| does not begin as)"):
+        open_npy(tmp_path / "a.npy")
+    for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        with zipfile.ZipFile(tmp_path / "a.npz", "w", kind) as archive:
+            archive.writestr("x.npy", raw)
+        with pytest.raises(
+            DataError, match=r"array 'x' is damaged: it(s header declares| does not begin as)"
+        ):
+            open_npz(tmp_path / "a.npz")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ten_samples import FREE, samples
 
-from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.feeds import TensorSpec, conform
 from obs_onnx.data.open_source import open_source
 from obs_onnx.passes.errors import DataError
 
@@ -68,3 +68,16 @@ def test_strings():
     assert next(iter(open_source({"x": np.array(["a", "b"])}, spec)))["x"].tolist() == ["a", "b"]
     with pytest.raises(DataError, match="array of strings"):
         open_source({"x": np.zeros(3)}, spec)
+
+
+def test_masks_of_minus_infinity_pass_and_other_infinities_do_not() -> None:
+    spec = TensorSpec("mask", ("N", 2), np.dtype(np.float32))
+    for mask in ([[0, -np.inf]], [[-1.5, -np.inf]], [[-np.inf, -np.inf]]):
+        np.testing.assert_array_equal(conform(np.array(mask), spec, "data"), mask)
+    for other in ([[0, np.inf]], [[1, -np.inf]], [[0, np.nan]], [[-np.inf, np.nan]], [[-np.inf, np.inf]]):
+        with pytest.raises(DataError, match="NaN or infinite values"):
+            conform(np.array(other), spec, "data")
+
+
+def test_a_number_stays_without_axes() -> None:
+    assert conform(5, TensorSpec("t", (), np.dtype(np.int64)), "data").shape == ()

@@ -7,8 +7,8 @@ import pytest
 from linear_scores import linear, scores
 
 from obs_onnx.entrypoints.evaluate import evaluate
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.evaluation.quality import Evaluation, Tally
-from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.errors import DataError
 
 

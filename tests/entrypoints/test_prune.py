@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from fixed_batches import BUILT, feed_of, fixed
+from nets import run_proto
 from onnx import TensorProto, helper, numpy_helper
 from repository import MODELS
 
 from obs_onnx import prune
+from obs_onnx.passes.batch.free_batch import free_batches
+from obs_onnx.passes.channels.keep_file import replay
 from obs_onnx.passes.errors import OptionError
+from obs_onnx.runtimes.onnxruntime import OrtSession
 
 MLP = MODELS / "digits_mlp.onnx"
 FAST = {"mode": "weights", "effort": "quick", "threads": 1, "latency": False}
@@ -370,9 +376,10 @@ class TestModels:
             "{ a = Gemm(x, w1, b1) r = Relu(a) s = MatMul(r, w2) y = ArgMax<axis = 1, keepdims = 0>(s) }"
         )
         proto = make_proto(text, {"w1": normal(0, 8, 16), "b1": normal(1, 16), "w2": normal(2, 16, 4)})
-        for targets in (None, {"error": 0.1}):
-            with pytest.raises(OptionError, match="no output of the model is of a float type"):
-                prune(proto, calib=ROWS, targets=targets, **FAST)
+        for targets, limit in ((None, 0.05), ({"error": 0.1}, 0.1)):
+            report = prune(proto, calib=ROWS, targets=targets, **FAST).report
+            assert 0 < report.output_error <= limit  # of the scores in front
+            assert "measured at s" in report.notes[0]
         report = prune(proto, calib=ROWS, targets=HALF, **FAST).report
         assert report.agreement > 0.55
         assert all(0.1 < layer.kept < 0.9 for layer in report.layers)
@@ -564,3 +571,53 @@ class TestParts:
         )
         with pytest.raises(OptionError, match="task segmentation needs an output"):
             prune(mlp, task="segmentation", **options)
+
+
+def free_of(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with a free batch, targets of Reshape included."""
+    model = ir.from_proto(proto)
+    free = next(free_batches(model)).model
+    return ir.to_proto(free)
+
+
+@pytest.mark.parametrize("name", ["flattened", "heads_first", "class_token", "detector"])
+def test_a_fixed_batch_costs_as_much_as_a_free_one(name: str, tmp_path: Path, monkeypatch) -> None:
+    proto = fixed(name, 1)
+    (shape,) = [value.shape for value in feed_of(proto, 0).values()]
+    calib = {"x": normal(0, 64, *shape[1:])}
+    options = {"calib": calib, "targets": {"macs": 0.8}, "effort": "quick", "threads": 1, "latency": False}
+    runs, run = [0], OrtSession.run
+
+    def counted(self, *args):
+        runs[-1] += 1
+        return run(self, *args)
+
+    monkeypatch.setattr(OrtSession, "run", counted)
+    kept = []
+    for k, model in enumerate((free_of(proto), proto)):
+        result = prune(model, output=tmp_path / f"{k}.onnx", **options)
+        kept.append(json.loads((tmp_path / f"{k}.keep.json").read_text())["tensors"])
+        kept.append(result.report.before.macs)
+        runs.append(0)
+    assert kept[:2] == kept[2:]
+    assert runs[1] <= runs[0] + 8  # that the one is the other is seen in so many runs
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("name", sorted(BUILT))
+def test_what_is_written_has_the_batch_that_came_in(name: str, n: int, tmp_path: Path) -> None:
+    proto, output = fixed(name, n), tmp_path / "small.onnx"
+    feeds = [feed_of(proto, seed) for seed in range(24)]
+    options = {"targets": {"params": 0.8}, "effort": "quick", "threads": 1, "latency": False}
+    prune(proto, calib=feeds, output=output, compensate=False, **options)
+    small = onnx.load(output)
+    given, written = (
+        [(v.name, v.type.tensor_type.shape) for v in (*one.graph.input, *one.graph.output)]
+        for one in (proto, small)
+    )
+    assert given == written
+    keep = json.loads(output.with_suffix(".keep.json").read_text())
+    again = ir.to_proto(replay(ir.from_proto(proto), keep))
+    feed = feed_of(proto, 99)
+    for key, y in run_proto(small, feed).items():
+        np.testing.assert_allclose(y, run_proto(again, feed)[key], atol=1e-5)

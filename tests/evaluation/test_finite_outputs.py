@@ -11,9 +11,9 @@ from nets import build_model
 
 from obs_onnx import finetune, prune, score
 from obs_onnx.evaluation.finite_outputs import check_outputs
-from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.evaluation.quality import Tally
-from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.io.onnx_file import from_proto, serialize
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
 from obs_onnx.runtimes.onnxruntime import OrtRuntime

@@ -10,8 +10,8 @@ from linear_scores import linear, scores
 
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.evaluate import evaluate
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.evaluation.quality import Evaluation, Tally, evaluate_sessions
-from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.runtimes import open_runtime
 
 

@@ -121,7 +121,7 @@ class TestExternalData:
         edit(external, change)
         fails(external, "truncated")
 
-    @pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "hard link", "none"])
+    @pytest.mark.parametrize("kind", ["parent", "absolute", "symlink", "none"])
     def test_outside_the_folder(self, external, tmp_path_factory, kind):
         outside = tmp_path_factory.mktemp("outside") / "secret.bin"
         outside.write_bytes(b"\0" * 4096)
@@ -133,10 +133,8 @@ class TestExternalData:
         }.get(kind, "link.bin")
         if kind == "symlink":
             inside.symlink_to(outside)
-        elif kind == "hard link":
-            os.link(outside, inside)
         edit(external, set_entry("location", location))
-        fails(external, "hard link" if kind == "hard link" else "outside the folder")
+        fails(external, "outside the folder")
 
     def test_symlink_inside_the_folder_is_fine(self, external):
         (external.parent / "link.bin").symlink_to(external.parent / "weights.bin")

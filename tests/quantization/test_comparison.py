@@ -8,10 +8,11 @@ import onnx_ir as ir
 import pytest
 
 from obs_onnx.data.open_source import open_source
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.runtimes import open_runtime
+from obs_onnx.verification.front import Front
 
 RUNTIME = open_runtime("onnxruntime", 1)
 
@@ -29,6 +30,7 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
     labelled = open_source({"x": x, "labels": labels}, inputs)
     first, second = combine(
         {"dense": dense, "other": other},
+        Front(dense),
         RUNTIME,
         held_out,
         labelled,
@@ -47,6 +49,6 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
 def test_latencies_where_they_are_wanted() -> None:
     model = ir.from_proto(nets.mlp())
     source = open_source({"x": nets.data(0, 8, 12)}, RUNTIME.session(nets.mlp().SerializeToString()).inputs)
-    (found,) = combine({"dense": model}, RUNTIME, source, None, (RUNTIME, next(iter(source))))
+    (found,) = combine({"dense": model}, Front(model), RUNTIME, source, None, (RUNTIME, next(iter(source))))
     assert found.accuracy is None
     assert 0 < found.latency_ms.p10 <= found.latency_ms.median <= found.latency_ms.p90

@@ -18,6 +18,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization import int8_run
 from obs_onnx.quantization.int8_run import Int8
 from obs_onnx.runtimes import open_runtime
+from obs_onnx.verification.front import Front
 
 RUNTIME = open_runtime("onnxruntime", 1)
 
@@ -27,7 +28,7 @@ def quantizer() -> Int8:
     proto = nets.mlp()
     source = open_source({"x": nets.data(0, 64, 12)}, RUNTIME.session(proto.SerializeToString()).inputs)
     model = canonicalize(ir.from_proto(proto))
-    return Int8.of(RUNTIME, ir.from_proto(proto), model, source)
+    return Int8.of(RUNTIME, Front(ir.from_proto(proto)), model, source)
 
 
 def outputs(model: ir.Model, x: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_outputs_that_are_no_numbers(quantizer: Int8, monkeypatch: pytest.Monkey
     with pytest.raises(VerificationError, match="no numbers"):
         quantizer.quantize(model)
     with pytest.raises(ModelError, match="leave out quantize"):
-        Int8.of(RUNTIME, model, model, quantizer.source)
+        Int8.of(RUNTIME, Front(model), model, quantizer.source)
 
 
 def test_bfloat16_is_refused(make_model, quantizer: Int8) -> None:
@@ -80,4 +81,4 @@ def test_bfloat16_is_refused(make_model, quantizer: Int8) -> None:
         {"w": np.ones((4, 3), ml_dtypes.bfloat16)},
     )
     with pytest.raises(OptionError, match="needs float32"):
-        Int8.of(RUNTIME, model, model, quantizer.source)
+        Int8.of(RUNTIME, Front(model), model, quantizer.source)

@@ -12,7 +12,7 @@ from nets import run_proto
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import RemovalDamage, ranking
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence

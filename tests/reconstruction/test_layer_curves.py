@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from layer_runs import FEEDS, LARGE, RUNTIME, normal, planned, solved
 
-from obs_onnx.evaluation.output_damage import Damage
-from obs_onnx.evaluation.yardstick import yardstick_of
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.reconstruction.layer_curves import damage_curves
 from obs_onnx.reconstruction.layers import SolveOptions
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from obs_onnx.data.options import LabelName
-from obs_onnx.evaluation.options import MeasureOptions
+from obs_onnx.data.options import FixedInputs, LabelName
+from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.option import Options, about, option
+from obs_onnx.pruning.options import MeasuredAt
 from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["EvaluateOptions"]
@@ -20,7 +21,9 @@ class Places(Options, title="Data"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateOptions(Places, LabelName, MeasureOptions, RuntimeOptions, title="Data"):
+class EvaluateOptions(
+    Places, LabelName, FixedInputs, MeasuredAt, MeasureOptions, RuntimeOptions, title="Data"
+):
     """Everything that an evaluation can be told."""
 
     against: str | None = option(

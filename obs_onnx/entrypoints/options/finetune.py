@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from obs_onnx.data.options import Labelled
-from obs_onnx.evaluation.options import TaskOption
+from obs_onnx.data.options import FixedInputs, Labelled
+from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import Options, about, option
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.pruning.options import Shown
+from obs_onnx.pruning.options import MeasuredAt, Shown
 from obs_onnx.runtimes.options import OperatorOptions
 from obs_onnx.training.options import TrainingOptions
 
@@ -38,7 +38,15 @@ class Places(Options, title="Data"):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(
-    Places, Labelled, TaskOption, TrainingOptions, OperatorOptions, Shown, title="Training"
+    Places,
+    Labelled,
+    FixedInputs,
+    TaskOption,
+    MeasuredAt,
+    TrainingOptions,
+    OperatorOptions,
+    Shown,
+    title="Training",
 ):
     """Everything that training can be told.
 

@@ -6,16 +6,18 @@ from dataclasses import dataclass
 
 from obs_onnx.criteria.channels.registry import CRITERIA
 from obs_onnx.data.options import DataOptions
-from obs_onnx.evaluation.options import TaskOption
+from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import option
-from obs_onnx.pruning.options import Damped, Memory, Protected, Regularized, Shown
+from obs_onnx.pruning.options import Damped, MeasuredAt, Memory, Protected, Regularized, Shown
 from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["ScoreOptions", "ScorerOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScorerOptions(DataOptions, TaskOption, Protected, Damped, Memory, RuntimeOptions, Shown, title="Data"):
+class ScorerOptions(
+    DataOptions, TaskOption, MeasuredAt, Protected, Damped, Memory, RuntimeOptions, Shown, title="Data"
+):
     """What every criterion is measured with."""
 
 

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.allocation.targets import Targets
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.pruning.judgement import Attempt
 
-__all__ = ["ChannelAttempt", "Keeps"]
+__all__ = ["ChannelAttempt", "Keeps", "Least"]
 
 Keeps: TypeAlias = dict[int, NDArray[np.bool_]]
 """Channels that stay, as a mask, by group."""
+
+
+@dataclass(frozen=True)
+class Least:
+    """The least that something can cost, reckoned as costs are.
+
+    Attributes:
+        rounded: with kept counts as they have to be.
+        any: with any kept counts, as predicted.
+    """
+
+    rounded: float
+    any: float
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class ChannelAttempt(Attempt):
         tensors: initializers of the dense model with the compensated weights of ``model`` in their places.
         expected: damage by group that the curves predict.
         costs: reached, as shares of the dense model's, or in the unit of a cost that is additive, by target.
+        least: what costs could be if nothing but they counted, where they are over their limits.
         left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
         alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
             their inputs follow from the data.
@@ -41,6 +54,7 @@ class ChannelAttempt(Attempt):
     costs: Mapping[str, float]
     left_out: frozenset[int] = frozenset()
     alone: frozenset[str] = frozenset()
+    least: Mapping[str, Least] = field(default_factory=dict)
 
     def kept(self, group: Group) -> int:
         """Channels of a group of the dense model that are left."""
@@ -53,8 +67,6 @@ class ChannelAttempt(Attempt):
         held = self.model.graph.initializers
         return [name for name in dense.graph.initializers if name not in held] if self.left_out else []
 
-    def met(self, wanted: Targets, limits: Mapping[str, float]) -> bool:
-        """Whether all targets hold; ``limits`` are those on costs."""
-        return self.strain(wanted) <= 1 and all(
-            self.costs[name] <= limit * (1 + 1e-9) for name, limit in limits.items()
-        )
+    def over(self, limits: Mapping[str, float]) -> list[str]:
+        """Names of the costs that are over their limits."""
+        return [name for name, limit in limits.items() if self.costs[name] > limit * (1 + 1e-9)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -13,6 +14,7 @@ from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import Stopwatch
 from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.verification.front import Front
 
 __all__ = ["DenseCosts"]
 
@@ -21,26 +23,39 @@ __all__ = ["DenseCosts"]
 class DenseCosts:
     """The dense model as the measure of what smaller ones cost.
 
+    What counts in runs is that of the part that is measured; what counts in files is that of all of it.
+
     Attributes:
         dense: the model.
+        front: where it was cut.
         sample: that runs are counted on.
         file_bytes: size of its file.
         stopwatch: times models where latency is wanted.
     """
 
     dense: DenseModel
+    front: Front
     sample: Values
     file_bytes: int
     stopwatch: Stopwatch | None
 
-    @property
+    @cached_property
     def measured(self) -> Measured:
         """The dense model as it is."""
-        return Measured(self.dense.model, self.dense.cost, self.file_bytes, self.stopwatch)
+        whole = self.front.complete(self.dense.model)
+        return Measured(whole, self.dense.cost, self.file_bytes, self.stopwatch)
 
     def whole(self, target: Target) -> float:
         """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""
         return target.model_cost.measure(self.measured) if target.additive else 1.0
+
+    def in_front(self, target: Target, limit: float) -> float:
+        """What share of its own cost the front may have for a share of the whole model's."""
+        if self.front.cut is None or target.additive or target.timed:
+            return limit
+        front = Measured(self.dense.model, self.dense.cost)
+        part = target.model_cost.measure(front) / (target.model_cost.measure(self.measured) or 1)
+        return max(1 - (1 - limit) / (part or 1), 0.0)
 
     def limits(self, targets: Targets) -> dict[str, float]:
         """Limits on costs, as they are reckoned: shares of the dense model's, or in the unit of the cost."""
@@ -57,10 +72,18 @@ class DenseCosts:
             return amount.value
         return amount.value / (target.model_cost.measure(self.measured) or 1)
 
+    def amount(self, target: Target, unit: Unit, cost: float) -> float | str:
+        """A cost, as it is reckoned, in a unit that a limit on it may be given in."""
+        if unit is Unit.SHARE:
+            return Amount(cost / self.whole(target)).plain
+        value = cost if target.additive else cost * target.model_cost.measure(self.measured)
+        return Amount(round(value) if unit is Unit.BYTES else value, unit).plain
+
     def of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs, as that is reckoned."""
         dense = self.measured
-        found = Measured(small, measured(self.dense.runtime, small, self.sample))
+        run, whole = measured(self.dense.runtime, small, self.sample), self.front.complete(small)
+        found = Measured(whole, run, timed=whole if self.front.runs else small)
         return {
             name: one.model_cost.measure(found) if one.additive else one.model_cost.share(found, dense)
             for name, one in costs().items()

@@ -17,7 +17,7 @@ from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import ranking
 from obs_onnx.criteria.score_curves import criterion_curves
 from obs_onnx.data.sources import Source
-from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import LatencyTable
@@ -39,8 +39,10 @@ def measured_curves(
     evidence: ChannelStatistics,
     stages: Plan,
     test: Source,
+    *,
     damaged: bool,
     branches: Mapping[int, Branch],
+    free: Mapping[int, NDArray[np.int64]],
 ) -> dict[int, Ranked]:
     """Groups with curves of measured damage.
 
@@ -50,6 +52,7 @@ def measured_curves(
         test: data for it.
         damaged: it was pruned before.
         branches: groups that may go altogether.
+        free: channels that change nothing, by group.
     """
     model, groups = evidence.model, evidence.coupling.groups
     dense, budget = task.calibrated.dense, task.calibrated.budget
@@ -72,6 +75,7 @@ def measured_curves(
             advance=advance,
             damaged=damaged,
             branches=branches,
+            free=free,
         )
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
 from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
+from obs_onnx.io import files_of
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.graph.names import chosen
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
@@ -28,7 +29,7 @@ from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, allocation_notes, check_allocation, with_default
-from obs_onnx.pruning.weights.layer_choice import matches
+from obs_onnx.pruning.weights.layer_choice import matching
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
@@ -74,7 +75,9 @@ class ChannelPlan:
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
         """What rounds of removing channels start from."""
-        costs = DenseCosts(calibrated.dense, calibrated.data.sample, self.file_bytes, calibrated.stopwatch)
+        costs = DenseCosts(
+            calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
+        )
         return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
 
     def search(
@@ -87,11 +90,16 @@ class ChannelPlan:
     ) -> Finished[ChannelAttempt]:
         """The best model within the targets, checked."""
         task = self.task(calibrated, recorder)
-        best, runs = search_channels(task, targets, rounds, retraining)
-        return self.finish(task, best, targets, runs)
+        best, runs, notes = search_channels(task, targets, rounds, retraining)
+        return self.finish(task, best, targets, runs, notes)
 
     def finish(
-        self, task: ChannelTask, best: ChannelAttempt, targets: Targets, runs: tuple[Trained, ...] = ()
+        self,
+        task: ChannelTask,
+        best: ChannelAttempt,
+        targets: Targets,
+        runs: tuple[Trained, ...] = (),
+        notes: Sequence[str] = (),
     ) -> Finished[ChannelAttempt]:
         """An attempt with its promises checked.
 
@@ -105,7 +113,7 @@ class ChannelPlan:
                 targets,
                 original=self.original,
                 stored=self.stored,
-                notes=allocation_notes(self.options),
+                notes=[*allocation_notes(self.options), *notes],
                 runs=runs,
             )
 
@@ -141,14 +149,17 @@ class ChannelStrategy:
                 )
         coupling = couple(model, options.protect)
         if not coupling.groups:
+            check_any(model, inputs.name)
             raise OptionError(
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
-        protected = [y.name for y in layers if any(matches(y, pattern) for pattern in options.protect)]
+        protected = [y.name for pattern in options.protect for y in matching(layers, pattern)]
         path = inputs.path
         return ChannelPlan(
             original=inputs.model,
-            file_bytes=path.stat().st_size if path else len(serialize(inputs.model)),
+            file_bytes=sum(one.stat().st_size for one in files_of(path))
+            if path
+            else len(serialize(inputs.original)),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),
@@ -164,4 +175,4 @@ def _criterion(options: ModeOptions) -> str:
 def _is_name(model: ir.Model, pattern: str) -> bool:
     names = [str(node.name) for node in model.graph]
     names += [str(value.name) for node in model.graph for value in node.outputs]
-    return any(fnmatchcase(name, pattern) for name in (*names, *map(str, model.graph.initializers)))
+    return bool(chosen(pattern, (*names, *map(str, model.graph.initializers))))

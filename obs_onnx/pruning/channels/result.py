@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.allocation.targets import ERROR, LATENCY, Targets
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -14,13 +14,15 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.judgement import missed_losses
 from obs_onnx.pruning.strategy import Finished, refitted_alone
-from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult
+from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult, Missed, plain
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.removal import check_removal
 
 __all__ = ["finish_channels"]
 
+_NO_FASTER = "no removal of channels makes the model faster: it stays as it is"
 _NAMED = 8  # outputs in a note
 
 
@@ -59,7 +61,7 @@ def finish_channels(
     return Finished(
         attempt=best,
         model=best.model if stored is None else _in_bfloat16(task, best, stored),
-        met=best.met(targets, limits),
+        missed=(*_missed_costs(task, best, targets, limits), *missed_losses(targets, best)),
         copied=stored is not None,
         latency_limit=limits.get(LATENCY.name),
         layers=tuple(_line(layer, best.model) for layer in dense.layers),
@@ -137,7 +139,7 @@ def _notes(
             f"{runtime.spec} has no kernels for bfloat16: all was computed and measured on a float32 copy"
         )
     if stopwatch is not None:
-        notes += [*stopwatch.notes, *_shortfall(best, limits)]
+        notes += [*stopwatch.notes]
     elif task.options.round_to is None and runtime.quantum > 1:
         notes.append(
             f"channel counts are multiples of a power of two up to {runtime.quantum}, "
@@ -146,17 +148,28 @@ def _notes(
     return notes
 
 
-def _shortfall(best: ChannelAttempt, limits: Mapping[str, float]) -> list[str]:
-    """Why a limit on latency does not hold."""
-    limit, found = limits.get(LATENCY.name), best.costs[LATENCY.name]
-    if limit is None or found <= limit:
-        return []
-    if all(mask.all() for mask in best.keep.values()):
-        return ["no removal of channels was found that makes the model faster: it stays as it is"]
-    return [
-        f"latency {limit:.3f} of the dense model's could not be reached: "
-        f"this is the fastest model found, at {found:.3f}"
-    ]
+def _missed_costs(
+    task: ChannelTask, best: ChannelAttempt, targets: Targets, limits: Mapping[str, float]
+) -> list[Missed]:
+    """Limits on costs that do not hold."""
+    over, missed = best.over(limits), []
+    for target, amount in targets:
+        if target.name not in over:
+            continue
+        reached = task.costs.amount(target, amount.unit, best.costs[target.name])
+        least, possible = best.least.get(target.name), None
+        advice = f"{ERROR.name}=0 lets no more go: allow an error" if targets.lossless else ""
+        if least is not None:
+            possible = task.costs.amount(target, amount.unit, min(least.rounded, best.costs[target.name]))
+            advice = "one channel of each group and what is left alone take more than that"
+            if least.any <= limits[target.name]:
+                fewer = task.costs.amount(target, amount.unit, least.any)
+                advice = f"without multiples of channel counts (round-to 1) it could be {plain(fewer)}"
+        elif target.timed:
+            gone = any(not mask.all() for mask in best.keep.values()) or best.left_out
+            advice = "no faster model was found" if gone else _NO_FASTER
+        missed.append(Missed(target.name, amount.plain, reached, possible, advice))
+    return missed
 
 
 def _line(layer: Layer, small: ir.Model) -> LayerResult:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
+import onnx_ir as ir
 
+from obs_onnx.allocation.aligned import allocate_aligned
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
 from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
@@ -15,21 +17,25 @@ from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory
 from obs_onnx.passes.costs.model_costs import Cost
+from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.layers.stages import plan_stages
-from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
+from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.layers.stages import Plan, plan_stages
+from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
 from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
+from obs_onnx.pruning.channels.lossless import redundant_in
+from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
 __all__ = ["Round"]
 
-_MULTIPLES = 8
 _CORRECTIONS = 6
 _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
@@ -50,19 +56,6 @@ class _Tried:
         return True, max(self.strains.values(), default=0.0)
 
 
-def quanta(coupling: Coupling, wanted: int | None, largest_quantum: int) -> dict[int, int]:
-    """What the kept count of each group is a multiple of.
-
-    By default the largest power of two, up to that of the runtime, that leaves a group at least eight counts.
-    """
-    if wanted is not None:
-        return {group.id: wanted for group in coupling.groups}
-    return {
-        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
-        for group in coupling.groups
-    }
-
-
 @dataclass(frozen=True)
 class Round:
     """Groups of the model pruned so far, in order of removal and with their curves.
@@ -75,9 +68,10 @@ class Round:
         ranked: groups with their curves.
         predicted: what the model pruned so far costs, as functions of kept counts.
         quantum: multiples of kept counts, by group.
+        widths: what makes the widths of layers the multiples that were asked for.
         dense: the same of the dense model.
         reached: what the model pruned so far costs, measured; nothing for the dense one.
-        start: weights of the dense model by now, where they were trained.
+        start: weights of the dense model by now, where they were trained or others added to them.
     """
 
     task: ChannelTask
@@ -87,9 +81,10 @@ class Round:
     ranked: dict[int, Ranked]
     predicted: Predicted
     quantum: dict[int, Quantum]
+    widths: Widths | None
     dense: Predicted
     reached: Mapping[str, float]
-    start: Tensors | None = None
+    start: Tensors = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -110,26 +105,24 @@ class Round:
         stages = dense.stages if before is None else plan_stages(model, layers)
         damage = task.options.allocation == DAMAGE
         fit, test = data.for_damage() if damage else (data.fit, data.fit)
-        evidence = ChannelStatistics(
-            dense.runtime,
-            model,
-            coupling,
-            layers,
-            stages,
-            fit,
-            budget=task.calibrated.budget.memory,
-            damping=task.options.damping,
-            seed=data.seed,
-            task=task.calibrated.yardstick.task,
-        )
-        table = _latencies(task, coupling)
-        if table is None:
-            quantum = dict[int, Quantum](quanta(coupling, task.options.round_to, dense.runtime.quantum))
-        else:
+        evidence = _statistics(task, model, coupling, layers, stages, fit)
+        if dense_evidence is None and before is not None:
+            dense_evidence = _statistics(
+                task, dense.model, channels.coupling, dense.layers, dense.stages, fit
+            )
+        table, wanted = _latencies(task, coupling), task.options.round_to
+        widths = None if wanted is None else widths_of(coupling, wanted)
+        quantum: dict[int, Quantum]
+        if table is not None:
             quantum = dict(table.counts)
+        else:
+            quantum = dict(quanta(coupling, dense.runtime.quantum) if widths is None else widths.steps)
         if damage:
             branches = channels.branches if last and before is None and table is not None else {}
-            ranked = measured_curves(task, evidence, stages, test, before is not None, branches)
+            free = redundant_in(dense.runtime, coupling, layers, data.first).channels if task.start else {}
+            ranked = measured_curves(
+                task, evidence, stages, test, damaged=before is not None, branches=branches, free=free
+            )
             if before is None and table is not None:
                 ranked = mended_curves(task, ranked, evidence, fit, test, branches)
         else:
@@ -148,9 +141,10 @@ class Round:
             ranked,
             predicted,
             quantum,
+            widths,
             whole,
             {} if before is None else before.costs,
-            None if before is None or before.training is None else before.tensors,
+            task.start if before is None or before.training is None else before.tensors,
         )
 
     def whole(self, target: Target) -> float:
@@ -173,7 +167,7 @@ class Round:
             (peaks if isinstance(cost, Memory) else sums).extend(at_most(cost, most))
         share = threshold_channels if self.task.by_threshold else allocate_channels
         curves = {group: one.curve for group, one in self.ranked.items()}
-        return share(curves, [*sums, *peaks], self.quantum)
+        return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
     def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
@@ -183,7 +177,8 @@ class Round:
         limits are tightened until the real ones hold, and those on estimated costs are loosened while there
         is much room.
         """
-        tight, tried = dict(limits), list[_Tried]()
+        tight = {name: self.task.costs.in_front(TARGETS[name], limit) for name, limit in limits.items()}
+        tried = list[_Tried]()
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
@@ -195,7 +190,7 @@ class Round:
             tight = corrected
         best = min(tried, key=_Tried.rank)
         slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
-        if slower:  # than the dense model: then rather that one
+        if slower and all(TARGETS[name].timed for name in limits):  # than the dense model: then rather that
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
         expected = {
@@ -203,6 +198,17 @@ class Round:
             for group, one in self.ranked.items()
         }
         return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start)
+
+    def least(self, names: Collection[str]) -> dict[str, Least]:
+        """The least that costs can be, if nothing else counts; nothing for what has to be timed."""
+        names = [name for name in names if not TARGETS[name].timed]
+        if not names:
+            return {}
+        real = self._tried(dict.fromkeys(names, 0.0), {}).real
+        ones = {group.id: 1 for group in self.coupling.groups}
+        costs = {name: TARGETS[name].model_cost.predict(self.predicted).value(ones) for name in names}
+        wholes = {name: 1.0 if TARGETS[name].additive else self.whole(TARGETS[name]) for name in names}
+        return {name: Least(real[name], costs[name] / (wholes[name] or 1.0)) for name in names}
 
     def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> _Tried:
         """Kept counts under ``tight`` limits, and what they really cost."""
@@ -229,6 +235,29 @@ class Round:
                 axes[axis] = before[here.get(name, {}).get(axis, range(len(before)))].tolist()
             together[name] = axes
         return dense.keep_from(together)
+
+
+def _statistics(
+    task: ChannelTask,
+    model: ir.Model,
+    coupling: Coupling,
+    layers: Sequence[Layer],
+    stages: Plan,
+    fit: Source,
+) -> ChannelStatistics:
+    """What criteria see of a model; nothing is computed before it is asked for."""
+    return ChannelStatistics(
+        task.calibrated.dense.runtime,
+        model,
+        coupling,
+        layers,
+        stages,
+        fit,
+        budget=task.calibrated.budget.memory,
+        damping=task.options.damping,
+        seed=task.calibrated.data.seed,
+        task=task.calibrated.yardstick.task,
+    )
 
 
 def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 
 from obs_onnx.allocation.search import largest
 from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
+from obs_onnx.pruning.channels.lossless import lossless, unchanged
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
 from obs_onnx.training.loop import Trained
@@ -14,12 +18,10 @@ from obs_onnx.training.retraining import Retraining
 
 __all__ = ["search_channels"]
 
-_NO_LIMIT = 2.0  # a share of the dense model's cost that it is far below, however it is measured
-
 
 def search_channels(
     task: ChannelTask, targets: Targets, rounds: int, retraining: Retraining | None
-) -> tuple[ChannelAttempt, tuple[Trained, ...]]:
+) -> tuple[ChannelAttempt, tuple[Trained, ...], tuple[str, ...]]:
     """The model that satisfies the targets with the least damage, or the one that comes closest.
 
     Args:
@@ -30,10 +32,17 @@ def search_channels(
         retraining: what follows each round, if anything.
 
     Returns:
-        The model, and what retraining did after each round.
+        The model, what retraining did after each round, and notes for the reader.
     """
     limits = task.costs.limits(targets)
-    best: ChannelAttempt | None = None
+    first = lossless(task)
+    notes = (first.note,) if first.note else ()
+    best = first.attempt
+    if targets.lossless:
+        return best or unchanged(task), (), notes
+    if best is not None and retraining is None and _enough(best, targets, limits):
+        return best, (), notes
+    task = replace(task, start=first.tensors)
     part: Round | None = None
     runs: list[Trained] = []
     for number in range(1, rounds + 1):
@@ -44,20 +53,26 @@ def search_channels(
             share = number / rounds
             found = part.reach({name: whole[name] * (limits[name] / whole[name]) ** share for name in limits})
         else:
-            found = _cheapest(part, targets)
+            found = _cheapest(part, targets, best)
         if retraining is not None:
             found, training = retrain_attempt(task, found, retraining, runs, targets, last)
             runs.append(training)
-        if limits or best is None:
-            best = found
-        else:
-            best = min(best, found, key=lambda attempt: _rank(attempt, targets))
+        best = found if limits or best is None else min(best, found, key=partial(_rank, targets=targets))
     assert best is not None
-    return best, tuple(runs)
+    assert part is not None
+    return replace(best, least=part.least(best.over(limits))), tuple(runs), notes
 
 
-def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
-    """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop."""
+def _enough(attempt: ChannelAttempt, targets: Targets, limits: Mapping[str, float]) -> bool:
+    """Whether an attempt meets all that is asked for, and as little as possible is not."""
+    return bool(limits) and not attempt.over(limits) and attempt.strain(targets) <= 1
+
+
+def _cheapest(part: Round, targets: Targets, before: ChannelAttempt | None) -> ChannelAttempt:
+    """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop.
+
+    ``before`` is one that the round measured around.
+    """
     cost = (targets.least or (MACS if part.whole(MACS) else PARAMS)).name
     tried: list[ChannelAttempt] = []
 
@@ -69,14 +84,16 @@ def _cheapest(part: Round, targets: Targets) -> ChannelAttempt:
         damage = part.allocate({cost: 1 - removed}).damage
         return math.sqrt(damage) / (targets.share(ERROR) or 0.1)
 
-    found = largest(trial, predict, tolerance=0.01, trials=part.task.calibrated.budget.effort.trials)
+    least = 0.0 if before is None else max(1 - before.costs[cost], 0.0)
+    trials = part.task.calibrated.budget.effort.trials
+    found = largest(trial, predict, tolerance=0.01, trials=trials, lower=least)
     if found is not None:
         return found.result
-    tried.append(part.reach({cost: _NO_LIMIT}))  # nothing goes: that holds, unless refitting breaks it
-    return min(tried, key=lambda attempt: attempt.strain(targets))
+    nothing_more = unchanged(part.task) if before is None else before  # that holds, without any refit
+    return min([*tried, nothing_more], key=lambda attempt: attempt.strain(targets))
 
 
 def _rank(attempt: ChannelAttempt, targets: Targets) -> tuple[bool, float]:
     """Sorts attempts: those that hold by their costs, then the others by their strain."""
     strain = attempt.strain(targets)
-    return (True, strain) if strain > 1 else (False, attempt.costs[MACS.name])
+    return (True, strain) if strain > 1 else (False, attempt.costs[(targets.least or MACS).name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,20 @@ from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import Keeps
 
-__all__ = ["Channels", "Selection"]
+__all__ = ["Channels", "Selection", "quanta"]
+
+_MULTIPLES = 8
+
+
+def quanta(coupling: Coupling, largest_quantum: int) -> dict[int, int]:
+    """What the kept count of each group is a multiple of, if nothing else is wanted.
+
+    The largest power of two, up to that of the runtime, that leaves a group at least eight counts.
+    """
+    return {
+        group.id: max(1, min(largest_quantum, 2 ** int(math.log2(max(group.n / _MULTIPLES, 1)))))
+        for group in coupling.groups
+    }
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.calibration.layer_problem import Tensors
@@ -36,6 +36,7 @@ class ChannelTask:
         calibrated: the dense model and the data.
         costs: that limits and smaller models are measured by.
         recorder: of the stages.
+        start: initializers that every attempt starts from in place of the dense ones.
     """
 
     channels: Channels
@@ -43,6 +44,7 @@ class ChannelTask:
     calibrated: Calibrated
     costs: DenseCosts
     recorder: Recorder
+    start: Tensors = field(default_factory=dict)
 
     @property
     def by_threshold(self) -> bool:

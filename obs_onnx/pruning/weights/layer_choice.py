@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.graph.names import chosen
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.solvers import Pattern
 
-__all__ = ["Choice", "choose_layers", "layer_sparsities", "matches"]
+__all__ = ["Choice", "choose_layers", "layer_sparsities", "matching"]
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,11 @@ class Choice:
     reasons: tuple[Frozen, ...]
 
 
-def matches(layer: Layer, pattern: str) -> bool:
-    """Whether a shell pattern is that of the layer's weight or of a node that uses it."""
-    return any(fnmatchcase(name, pattern) for name in (layer.name, *(use.node for use in layer.uses)))
+def matching(layers: Sequence[Layer], pattern: str) -> list[Layer]:
+    """Layers whose weight, or a node that uses it, has a name, or one that a shell pattern matches."""
+    names = [{layer.name, *(use.node for use in layer.uses)} for layer in layers]
+    wanted = chosen(pattern, set().union(*names))
+    return [layer for layer, own in zip(layers, names, strict=True) if own & wanted]
 
 
 def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Pattern) -> Choice:
@@ -45,15 +47,18 @@ def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Patt
 
     Args:
         layers: all layers of the model.
-        protect: shell patterns; a layer whose weight or node has a matching name is left alone.
+        protect: names or shell patterns; a layer whose weight or node has a matching name is left alone.
         pattern: of the zeros.
 
     Raises:
         OptionError: a pattern in ``protect`` matches nothing.
     """
     layers = list(layers)
+    protected: set[str] = set()
     for text in protect:
-        if not any(matches(layer, text) for layer in layers):
+        found = matching(layers, text)
+        protected.update(layer.name for layer in found)
+        if not found:
             raise OptionError(f"{named('protect')} {text!r} matches no layer: run inspect to see their names")
     pruned: list[Layer] = []
     dense: list[Layer] = []
@@ -63,7 +68,7 @@ def choose_layers(layers: Iterable[Layer], protect: Sequence[str], pattern: Patt
         geometry = layer.uses[0].geometry
         offsets = math.prod(geometry.kernel) if isinstance(geometry, ConvGeometry) else 1
         channels = layer.layout.goi[2] // offsets
-        if any(matches(layer, text) for text in protect):
+        if layer.name in protected:
             kept.append(layer)
             reasons.append(Frozen(layer.uses[0].node, layer.op_type, "protected by the user"))
         elif channels % pattern.columns:
@@ -80,19 +85,19 @@ def layer_sparsities(layers: Sequence[Layer], given: Mapping[str, float]) -> dic
 
     Args:
         layers: that take part.
-        given: shell pattern of names -> sparsity in [0, 1]; the last match counts.
+        given: name or shell pattern -> sparsity in [0, 1]; the last match counts.
 
     Raises:
         OptionError: a pattern matches nothing, or a sparsity is out of range.
     """
     fixed: dict[str, float] = {}
     for text, value in given.items():
-        matching = [layer.name for layer in layers if matches(layer, text)]
-        if not matching:
+        names = [layer.name for layer in matching(layers, text)]
+        if not names:
             raise OptionError(
                 f"{named('layer_sparsity')} {text}={value} matches no layer: run inspect to see their names"
             )
         if not 0 <= value <= 1:
             raise OptionError(f"{named('layer_sparsity')} {text}={value}: give a share between 0 and 1")
-        fixed.update(dict.fromkeys(matching, value))
+        fixed.update(dict.fromkeys(names, value))
     return fixed

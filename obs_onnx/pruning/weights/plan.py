@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import SPARSITY, Targets
+from obs_onnx.allocation.targets import ERROR, SPARSITY, Targets
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightScores
 from obs_onnx.criteria.weight_scores import ALLOCATIONS, WeightAllocation, criteria
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
@@ -138,6 +138,9 @@ class WeightStrategy:
         """The targets; an output error where neither they nor a pattern bound the search."""
         pattern = parse_pattern(options.pattern)
         targets.check_mode(WeightPlan.mode)
+        if targets.lossless:
+            channels = named("mode", "channels")
+            raise OptionError(f"target {ERROR.name}=0 is about channels that change nothing: use {channels}")
         if options.criterion not in criteria():
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(criteria())}"
@@ -161,6 +164,7 @@ class WeightStrategy:
         layers, frozen = find_layers(model)
         choice = choose_layers(layers, options.protect, pattern)
         if not choice.pruned:
+            check_any(model, inputs.name)
             raise OptionError(
                 f"{inputs.name} has no layer to prune: run inspect to see why each was left alone"
             )

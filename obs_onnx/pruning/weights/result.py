@@ -10,10 +10,11 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.pruning.judgement import missed_losses
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.task import WeightTask
-from obs_onnx.results.pruning import LayerResult
+from obs_onnx.results.pruning import LayerResult, Missed
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.error_bound import network_bound
 from obs_onnx.verification.layer_errors import measure
@@ -60,7 +61,7 @@ def finish_weights(
     return Finished(
         attempt=best,
         model=best.model if stored is None else _in_bfloat16(best, stored),
-        met=best.strain(targets) <= 1 and reached >= (targets.share(SPARSITY) or 0.0) - 1e-12,
+        missed=(*_too_dense(targets, reached), *missed_losses(targets, best)),
         copied=stored is not None,
         layers=tuple(layer_line(layer, best, counts, measured.layer_errors) for layer in dense.layers),
         bound=bound,
@@ -72,6 +73,12 @@ def finish_weights(
             *_copied(dense.runtime.spec, stored),
         ),
     )
+
+
+def _too_dense(targets: Targets, reached: float) -> tuple[Missed, ...]:
+    """The sparsity, where fewer weights are zero than it asks for."""
+    wanted = targets.share(SPARSITY)
+    return () if wanted is None or reached >= wanted - 1e-12 else (Missed(SPARSITY.name, wanted, reached),)
 
 
 def _in_bfloat16(best: WeightAttempt, stored: ir.Model) -> ir.Model:

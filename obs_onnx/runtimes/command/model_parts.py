@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import onnx
 
+from obs_onnx.io.external_data import data_file, folders_of, location_of
 from obs_onnx.io.onnx_checks import tensors_of
 from obs_onnx.io.onnx_file import parse
 from obs_onnx.passes.errors import ModelError
@@ -68,43 +69,36 @@ def model_parts(model: ModelSource, external_data: str | PathLike[str] | None = 
     Raises:
         ModelError: a file is missing, unreadable or outside of the folder, or all are too large to send.
     """
+    folders: Sequence[str]
     if isinstance(model, bytes):
-        data, folder = model, None if external_data is None else Path(external_data)
+        data, folders = model, () if external_data is None else (os.fspath(external_data),)
     else:
         path = Path(model)
         try:
-            data, folder = path.read_bytes(), path.resolve().parent
+            data, folders = path.read_bytes(), folders_of(path)
         except FileNotFoundError as error:
             raise ModelError(f"model {os.fspath(model)} does not exist") from error
         except OSError as error:
             raise ModelError(f"model {os.fspath(model)} cannot be read: {error.strerror}") from error
     parts = [Part(_MODEL, data, len(data))]
-    if folder is not None:
-        parts += [_external(folder, name) for name in _locations(data)]
+    if folders:
+        parts += [_external(folders, name) for name in _locations(data)]
     if sum(part.size for part in parts) > PAYLOAD_LIMIT:
         raise ModelError("the model with its external data is too large to send")
     return tuple(parts)
 
 
-def _external(folder: Path, name: str) -> Part:
-    path, what = folder / name, f"the external data {name!r} of the model"
-    if not is_inside(name) or name == _MODEL or not path.resolve().is_relative_to(folder.resolve()):
+def _external(folders: Sequence[str], name: str) -> Part:
+    what = f"the external data {name!r} of the model"
+    if not is_inside(name) or name == _MODEL:
         raise ModelError(f"{what} lies outside its folder; copy it beside the model")
-    if not path.is_file():
-        raise ModelError(f"{what} is missing; copy that file beside the model")
+    path = Path(data_file(name, folders, what))
     return Part(name, path, path.stat().st_size)
 
 
 def _locations(model: bytes) -> list[str]:
     """Names of the files that tensors are in."""
     proto = parse(model)
-    if proto is None:
-        return []
-    found = {
-        entry.value: None
-        for tensor in tensors_of(proto)
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-        for entry in tensor.external_data
-        if entry.key == "location"
-    }
-    return list(found)
+    external = onnx.TensorProto.EXTERNAL
+    found = () if proto is None else (one for one in tensors_of(proto) if one.data_location == external)
+    return list(dict.fromkeys(map(location_of, found)))

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.autodiff.optimizers import FOOF, SGD, Adam, AdamW, Optimizer
-from obs_onnx.passes.canonical.elementary import Elementary
+from obs_onnx.passes.canonical.plainer.elementary import Elementary
 from obs_onnx.passes.errors import GradientError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime, import_onnxruntime

@@ -56,8 +56,6 @@ class Resident:
         for output, name in self._carried.items():
             binding.bind_ortvalue_input(name, self._copies[turn][name])
             binding.bind_ortvalue_output(output, self._copies[1 - turn][name])
-        for name in self._names:
-            binding.bind_output(name)
         return binding
 
     def run(self, feed: Arrays) -> Feed:
@@ -67,9 +65,13 @@ class Resident:
             ModelError: the graph fails while running.
         """
         binding = self._bindings[self._turn]
-        arrays = {name: np.ascontiguousarray(feed[name]) for name in self._fed}  # alive until the run is over
+        arrays = {
+            name: np.asarray(feed[name], order="C") for name in self._fed
+        }  # alive until the run is over
         for name, array in arrays.items():
             binding.bind_cpu_input(name, array)
+        for name in self._names:  # anew: an output that was bound keeps the shape of its first run
+            binding.bind_output(name)
         try:
             self._raw.run_with_iobinding(binding)
         except Exception as error:

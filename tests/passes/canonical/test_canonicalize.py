@@ -7,7 +7,7 @@ from canonical_forms import operators
 from onnx import numpy_helper
 
 from obs_onnx.passes import canonicalize, find_layers
-from obs_onnx.passes.canonical.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.errors import ModelError
 
 

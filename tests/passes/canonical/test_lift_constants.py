@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from canonical_forms import operators, value
 
 from obs_onnx.passes import canonicalize, find_layers
+
+W = np.arange(12, dtype=np.float32).reshape(4, 3)
 
 
 class TestConstants:
@@ -117,3 +121,27 @@ class TestViews:
         assert [(f.node, f.reason) for f in find_layers(model)[1]] == [
             ("head", "quantized weights are not pruned")
         ]
+
+    @pytest.mark.parametrize("declared", [False, True])
+    def test_a_cast_constant_has_its_new_type_and_leaves_the_original_its_own(
+        self, make_proto, check, declared: bool
+    ) -> None:
+        half = (np.arange(12).reshape(4, 3) / 8).astype(np.float16)
+        proto = make_proto(
+            "g (float[2,4] x) => (float[2,3] y) { w = Cast<to = 1>(h) y = MatMul(x, w) }", {"h": half}
+        )
+        if declared:
+            proto.graph.value_info.append(onnx.helper.make_tensor_value_info("h", 10, [4, 3]))
+        original = ir.from_proto(proto)
+        model = check(proto, {"x": np.ones((2, 4), np.float32)})
+        assert operators(model) == ["MatMul"]
+        assert canonicalize(original).graph.initializers["h"].dtype == ir.DataType.FLOAT
+        assert original.graph.initializers["h"].dtype == ir.DataType.FLOAT16
+
+    def test_what_a_file_declares_of_a_tensor_gives_way_to_the_tensor(self, make_proto, run_model) -> None:
+        proto = make_proto("g (float[2,4] x) => (float[2,3] y) { y = MatMul(x, w) }", {"w": W})
+        proto.graph.value_info.append(onnx.helper.make_tensor_value_info("w", 10, [7]))
+        found = canonicalize(ir.from_proto(proto))
+        assert found.graph.initializers["w"].type == ir.TensorType(ir.DataType.FLOAT)
+        assert found.graph.initializers["w"].shape == ir.Shape([4, 3])
+        assert run_model(found, {"x": np.ones((2, 4), np.float32)})["y"].shape == (2, 3)

@@ -96,3 +96,14 @@ def test_equal_constants_that_were_two_before_stay_two(make_model) -> None:
     model = make_model(text, {"v": np.ones(8, np.float32), "w": np.ones(8, np.float32)})
     OwnConstants().call(model)
     assert not ShareConstants().call(model).modified
+
+
+def test_strings_are_compared_as_such() -> None:
+    words = [ir.StringTensor([b"a", b"b"], shape=ir.Shape([2]), name=name) for name in ("v", "w")]
+    first, second = (ir.Value(name=one.name, const_value=one) for one in words)
+    second.meta[COPY_OF] = "v"
+    nodes = [ir.node("Identity", [value]) for value in (first, second)]
+    graph = ir.Graph([], [node.outputs[0] for node in nodes], nodes=nodes, initializers=[first, second])
+    model = ir.Model(graph, ir_version=8)
+    assert ShareConstants().call(model).modified
+    assert [node.inputs[0].name for node in model.graph] == ["v", "v"]

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.passes.graph.names import Names, add_initializer, named, remove_if_unused
+from obs_onnx.passes.graph.names import Names, add_initializer, chosen, named, remove_if_unused
 
 TEXT = """g (float[4] x, bool c) => (float[4] y) {
     [first] h = Relu(x)
@@ -78,3 +78,18 @@ def test_what_is_used_stays(make_model) -> None:
     remove_if_unused(model, None)
     remove_if_unused(model, ir.Value(name="w"))  # of the same name, but another value
     assert set(model.graph.initializers) == {"v", "w", "o"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("block[0].w", {"block[0].w"}),  # not block0.w, which the pattern matches
+        ("block[1].w", {"block1.w"}),
+        ("block*", {"block[0].w", "block0.w", "block1.w"}),
+        ("*", {"*"}),
+        ("Block*", set()),
+        ("head?", {"head2"}),
+    ],
+)
+def test_a_name_counts_before_a_pattern(pattern: str, expected: set[str]) -> None:
+    assert chosen(pattern, ["block[0].w", "block0.w", "block1.w", "head2", "*"]) == expected

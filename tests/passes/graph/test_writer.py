@@ -22,6 +22,7 @@ def model(make_model) -> ir.Model:
 
 def test_nodes_in_front_are_typed_and_named_after_the_node(model: ir.Model) -> None:
     two = model.graph.node("two")
+    two.inputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     write = Writer(Names(model), two)
     constant = write.constant(np.array([2.0]), ir.DataType.FLOAT16)
     assert constant.const_value.dtype == ir.DataType.FLOAT16
@@ -32,6 +33,9 @@ def test_nodes_in_front_are_typed_and_named_after_the_node(model: ir.Model) -> N
     assert (doubled.dtype, shape.dtype) == (ir.DataType.FLOAT, ir.DataType.INT64)
     condition = ir.Value(name="c", type=ir.TensorType(ir.DataType.BOOL))
     assert write.op("Where", [condition, doubled, doubled]).dtype == ir.DataType.FLOAT
+    assert write.op("Neg", [ir.Value(name="of any type")]).dtype is None
+    fused = write.op("FastGelu", [doubled], domain="com.microsoft").producer()
+    assert (fused.domain, fused.op_type) == ("com.microsoft", "FastGelu")
 
 
 def test_nodes_behind_follow_one_another(model: ir.Model) -> None:

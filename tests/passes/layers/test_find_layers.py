@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.traits.linear import ConvGeometry, MatmulGeometry
 
@@ -199,7 +200,8 @@ class TestFrozen:
                 "its weight w is an output of the model",
             ),
             (
-                "g (float[N,4] x) => (float[N,4] y) { [n] y = com.microsoft.FusedMatMul(x, w) }",
+                "g (float[N,4] x) => (float[N,4] y)"
+                "{ [n] y = com.microsoft.FusedMatMul<transBatchA = 1>(x, w) }",
                 {"w": (4, 4)},
                 "FusedMatMul is not pruned; export without runtime fusions",
             ),
@@ -242,3 +244,20 @@ class TestFrozen:
             ir_version=3,
         )
         assert (layer.name, frozen) == ("w", [])
+
+
+def test_models_without_layers_are_told_apart_from_those_whose_layers_stay(make_model):
+    w = {"w": np.ones((8, 4), np.float32)}
+    check_any(make_model("g (float[N,8] x) => (float[N,4] y) { y = MatMul(x, w) }", w), "m")
+    check_any(make_model("g (int64[N] x) => (float[N,4] y) { y = Gather(w, x) }", w), "m")  # left alone
+
+    def refused(body, words):
+        model = make_model(f"g (float[N,8] x) => (float[N,8] y) {{ {body} }}")
+        with pytest.raises(ModelError, match=f"^m has no layers, so .* it is made of {words}$"):
+            check_any(model, "m")
+
+    refused("a = Identity(x) b = Abs(a) y = Sin(b)", "Abs, Sin")
+    refused("y = Identity(x)", "Identity")
+    refused(
+        "a = Abs(x) b = Sin(a) c = Exp(b) d = Neg(c) e = Cos(d) y = Tan(e)", "Abs, Sin, Exp, Neg, Cos, others"
+    )

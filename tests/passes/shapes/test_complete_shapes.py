@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 OPAQUE = """g (float[N,3,4] x) => (float[A,B] z) {
     s = Shape <start = 1> (x)  p = ReduceProd <keepdims = 1> (s)  q = Div(p, three)
@@ -48,3 +50,22 @@ def test_outputs_of_unknown_operators_have_the_type_of_the_first_input(make_mode
     model = make_model(head + "g (float16[N,4] x) => (float16[N,4] y) { a = com.acme.Warp(x)  y = Relu(a) }")
     CompleteShapes().call(model)
     assert model.graph[0].outputs[0].dtype == ir.DataType.FLOAT16
+
+
+def test_scaled_integers_are_floats():
+    proto = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]>
+        g (int64[N,2] x) => (float[N,2] y) {
+            a = ai.onnx.ml.Scaler<offset = [0.0, 0.0], scale = [1.0, 1.0]>(x)
+            b = ai.onnx.ml.Imputer<imputed_value_int64s = [1]>(x)
+            y = Neg(a)
+        }
+        """
+    )
+    model = ir.from_proto(proto)
+    InferShapes().call(model)
+    CompleteShapes().call(model)
+    scaled, imputed = (node.outputs[0] for node in list(model.graph)[:2])
+    assert (scaled.dtype, imputed.dtype) == (ir.DataType.FLOAT, ir.DataType.INT64)
+    assert [value.shape[1] for value in (scaled, imputed)] == [2, 2]

@@ -187,3 +187,18 @@ def test_an_axis_of_a_tensor_without_elements_is_no_channel(make_model) -> None:
     assert not couple(make_model(f"g (float[N,{2**40}] x) => (y) {{ a = Relu(x)  y = Softmax(a) }}")).groups
     assert tracemalloc.get_traced_memory()[1] < 20e6
     tracemalloc.stop()
+
+
+def test_free_sides_beside_one_sample_vary_however_far_they_are_pooled(make_model) -> None:
+    pools = " ".join(
+        f"p{k + 1} = MaxPool <kernel_shape = [2,2], strides = [2,2], ceil_mode = 1> (p{k})" for k in range(4)
+    )
+    model = make_model(
+        f"g (float[1,3,H,W] x) => (float[1,3,H,W] y) {{ p0 = Identity(x) {pools} s = Shape(p0) "
+        "y = Resize <mode = 'nearest'> (p4, , , s) }".replace("'", '"')
+    )
+    found, values = concretize(model), named(model)
+    assert not found.unknown
+    for name in ("p1", "p2", "p3", "p4", "y"):
+        assert found.dynamic[values[name]] == (False, False, True, True)
+        assert found.shapes[values[name]][2] != found.shapes[values[name]][3]

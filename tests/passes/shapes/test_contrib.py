@@ -18,6 +18,18 @@ def normal(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
+LEAF = {
+    **{f"nodes_{name}": [0] for name in ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids")},
+    "nodes_values": [0.0],
+    "nodes_modes": ["LEAF"],
+    "target_treeids": [0],
+    "target_nodeids": [0],
+    "target_ids": [1],
+    "target_weights": [1.0],
+    "n_targets": 2,
+}
+"""A tree of one leaf, for the second of two numbers."""
+
 CASES = {
     "Gelu": ([normal(2, 3, 8)], {}),
     "FastGelu": ([normal(2, 3, 8), normal(8)], {}),
@@ -35,6 +47,16 @@ CASES = {
     "MultiHeadAttention": ([normal(2, 5, 8), normal(2, 7, 8), normal(2, 7, 6)], {"num_heads": 2}),
     "FusedConv": ([normal(2, 4, 9, 9), normal(6, 2, 3, 3)], {"group": 2, "pads": [1, 1, 1, 1]}),
     "FusedGemm": ([normal(5, 4), normal(4, 3)], {"activation": "Relu"}),
+    "Scaler": ([normal(5, 3)], {"offset": [1.0] * 3, "scale": [2.0] * 3}),
+    "Imputer": ([normal(5, 3)], {"imputed_value_floats": [1.0]}),
+    "Normalizer": ([normal(5, 3)], {"norm": "L1"}),
+    "FeatureVectorizer": ([normal(5, 3), normal(5, 2)], {"inputdimensions": [3, 2]}),
+    "LinearRegressor": ([normal(5, 3)], {"coefficients": [1.0] * 6, "intercepts": [0.0] * 2, "targets": 2}),
+    "SVMRegressor": (
+        [normal(5, 3)],
+        {"coefficients": [1.0] * 3, "kernel_type": "LINEAR", "kernel_params": [1.0, 0.0, 1.0], "rho": [0.0]},
+    ),
+    "TreeEnsembleRegressor": ([normal(5, 3)], LEAF),
 }
 
 
@@ -44,7 +66,8 @@ def test_shapes_are_those_of_onnxruntime(case: str) -> None:
     op_type = case.split()[0]
     standard = op_type == "SimplifiedLayerNormalization"  # which onnxruntime keeps in the default domain
     names = [f"x{i}" for i in range(len(inputs))]
-    node = helper.make_node(op_type, names, ["y"], domain="" if standard else "com.microsoft", **attributes)
+    domain = "" if standard else "ai.onnx.ml" if f"ai.onnx.ml::{op_type}" in SHAPES else "com.microsoft"
+    node = helper.make_node(op_type, names, ["y"], domain=domain, **attributes)
     graph = helper.make_graph(
         [node, helper.make_node("Identity", ["y"], ["z"])],
         "g",
@@ -52,7 +75,7 @@ def test_shapes_are_those_of_onnxruntime(case: str) -> None:
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in zip(names[1:], inputs[1:], strict=True)],
     )
-    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    opsets = [helper.make_opsetid(*one) for one in (("", 17), ("com.microsoft", 1), ("ai.onnx.ml", 3))]
     proto = helper.make_model(graph, opset_imports=opsets, ir_version=8)
     options = ort.SessionOptions()
     options.intra_op_num_threads = 1

@@ -9,6 +9,7 @@ import pytest
 
 from obs_onnx.passes import canonicalize
 from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.shapes.concrete import concretize
 
 
 class TestShapes:
@@ -59,3 +60,29 @@ class TestShapes:
         copy = canonicalize(model)
         assert max(seen) < 1000
         assert copy.graph.initializers["w"].const_value is model.graph.initializers["w"].const_value
+
+    @pytest.mark.parametrize("declared", ["", "<float[N,6] h>"])
+    def test_what_is_declared_of_an_unknown_operator_stays(self, make_proto, rng, declared: str) -> None:
+        """What is declared wrongly elsewhere gives way all the same."""
+        proto = make_proto(
+            "<ir_version: 8, opset_import: ['' : 18, 'own' : 1]> g (float[N,4] x) => (float[N,3] y)".replace(
+                "'", '"'
+            )
+            + declared.replace(">", ", float[N,9] m>")
+            + " { h = own.Op(x) m = MatMul(h, w) y = Relu(m) }",
+            {"w": rng.normal(size=(6, 3)).astype(np.float32)},
+        )
+        model = canonicalize(ir.from_proto(proto))
+        found = model.graph.node("MatMul").outputs[0].shape
+        assert found == (ir.Shape(["N", 3]) if declared else None)
+
+    def test_normalization_in_an_opset_that_does_not_have_it(self, make_model) -> None:
+        """onnxruntime writes it into models of any opset, and what follows is inferred around it."""
+        model = canonicalize(
+            make_model(
+                "g (float[N,4] x) => (float[N,3] y) { h = LayerNormalization(x, s) y = MatMul(h, w) }",
+                {"s": np.ones(4, np.float32), "w": np.ones((4, 3), np.float32)},
+                opset=12,
+            )
+        )
+        assert concretize(model).unknown == {}

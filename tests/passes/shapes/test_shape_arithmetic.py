@@ -18,6 +18,7 @@ GRID = np.arange(6).reshape(2, 3)
 TRUE = np.array([True, False, True, False])
 CASES = [
     ("Identity", [A], {}),
+    ("Div", [np.array([2**53 + 1, -(2**62) - 3]), np.array([1, 2])], {}),
     ("Slice", [A, [1], [3]], {}),
     ("Slice", [A, [-3], [2**62], [0], [2]], {}),
     ("Slice", [A, [-1], [-(2**62)], [0], [-1]], {}),

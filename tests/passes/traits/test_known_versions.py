@@ -22,16 +22,12 @@ from obs_onnx.passes.traits.known_versions import CONTRIB, LOOKED_AT
 
 WITHOUT_RULES = {
     1: """
-        ai.onnx.ml::ArrayFeatureExtractor ai.onnx.ml::Binarizer ai.onnx.ml::CastMap
-        ai.onnx.ml::CategoryMapper ai.onnx.ml::DictVectorizer ai.onnx.ml::FeatureVectorizer
-        ai.onnx.ml::Imputer ai.onnx.ml::LinearClassifier ai.onnx.ml::LinearRegressor
-        ai.onnx.ml::Normalizer ai.onnx.ml::OneHotEncoder ai.onnx.ml::SVMClassifier
-        ai.onnx.ml::SVMRegressor ai.onnx.ml::Scaler ai.onnx.ml::ZipMap ai.onnx.preview.training::Adagrad
-        ai.onnx.preview.training::Adam ai.onnx.preview.training::Gradient
-        ai.onnx.preview.training::Momentum ai.onnx.preview::FlexAttention
+        ai.onnx.ml::CastMap ai.onnx.ml::DictVectorizer ai.onnx.ml::ZipMap
+        ai.onnx.preview.training::Adagrad ai.onnx.preview.training::Adam
+        ai.onnx.preview.training::Gradient ai.onnx.preview.training::Momentum
+        ai.onnx.preview::FlexAttention
     """,
-    4: "ai.onnx.ml::LabelEncoder",
-    5: "ai.onnx.ml::TreeEnsemble ai.onnx.ml::TreeEnsembleClassifier ai.onnx.ml::TreeEnsembleRegressor",
+    5: "ai.onnx.ml::TreeEnsemble",
     9: "TfIdfVectorizer",
     10: "StringNormalizer",
     11: "SequenceEmpty SequenceErase SequenceInsert SequenceLength",

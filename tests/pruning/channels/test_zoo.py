@@ -13,9 +13,9 @@ from onnx import numpy_helper
 
 from obs_onnx import prune
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.evaluation.output_damage import Damage
+from obs_onnx.evaluation.measures.output_damage import Damage
+from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.evaluation.quality import Tally
-from obs_onnx.evaluation.yardstick import yardstick_of
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import keep_file, replay

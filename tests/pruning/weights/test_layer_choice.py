@@ -51,6 +51,18 @@ class TestChoice:
             assert self.split(choice) == (["w3"], ["w1"], ["w2"])
         assert ("second", "protected by the user") in [(one.node, one.reason) for one in choice.reasons]
 
+    def test_a_name_with_brackets_means_its_own_layer(self, make_model) -> None:
+        """As a pattern it would be another one."""
+        names = ["h[0].w", "h0.w"]
+        model = make_model(
+            'g (float[N,4] x) => (float[N,4] y) { h = MatMul(x, "h[0].w") y = MatMul(h, "h0.w") }',
+            dict.fromkeys(names, np.ones((4, 4), np.float32)),
+        )
+        layers = find_layers(canonicalize(model))[0]
+        choice = choose_layers(layers, ["h[0].w"], parse_pattern(None))
+        assert self.split(choice) == (["h0.w"], [], ["h[0].w"])
+        assert layer_sparsities(layers, {"h[0].w": 0.5}) == {"h[0].w": 0.5}
+
     def test_a_pattern_that_matches_nothing(self, layers) -> None:
         with pytest.raises(OptionError, match=r"protect 'W\*' matches no layer"):
             choose_layers(layers, ["w1", "W*"], parse_pattern(None))

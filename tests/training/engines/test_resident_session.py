@@ -66,3 +66,17 @@ def test_a_step_that_fails_is_an_error_of_one_line() -> None:
     with pytest.raises(ModelError, match="cannot run a training step") as caught:
         resident.run({"x": np.ones(2, np.float32)})
     assert "\n" not in str(caught.value)
+
+
+def test_batches_of_any_size_in_any_order(resident: Resident) -> None:
+    for size in (2, 5, 1, 5, 3, 3):
+        x = np.arange(size, dtype=np.float32)
+        np.testing.assert_array_equal(resident.run({"x": x})["y"], -x)
+
+
+def test_a_number_stays_one() -> None:
+    model = build_model("g (float t, float[1] w) => (float[1] w2, float u) { w2 = Add(w, w) u = Neg(t) }")
+    resident = Resident(
+        OrtRuntime(threads=1), model.SerializeToString(), {"w2": "w"}, {"w": np.ones(1, np.float32)}
+    )
+    assert resident.run({"t": np.float32(3)})["u"].shape == ()

@@ -57,9 +57,10 @@ def first_line(error: BaseException) -> str:
 def ort_value(ort: Any, array: Any, *, bfloat16: bool) -> Any:
     """onnxruntime's own value of an array; bfloat16 comes as its bits."""
     make = ort.OrtValue
+    array = np.asarray(array, order="C")  # numpy.ascontiguousarray makes an axis where there is none
     if bfloat16:
-        return make.ortvalue_from_numpy_with_onnx_type(np.ascontiguousarray(array), _BFLOAT16)
-    return make.ortvalue_from_numpy(np.ascontiguousarray(array))
+        return make.ortvalue_from_numpy_with_onnx_type(array, _BFLOAT16)
+    return make.ortvalue_from_numpy(array)
 
 
 def timed(session: Any, values: Mapping[str, Any], runs: int) -> list[float]:

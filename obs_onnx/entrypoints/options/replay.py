@@ -1,0 +1,52 @@
+"""The options of :func:`obs_onnx.entrypoints.replay.replay`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from obs_onnx.data.options import FixedInputs
+from obs_onnx.io.paths import destination_of
+from obs_onnx.option import Options, about, option
+from obs_onnx.runtimes.options import RuntimeOptions
+
+__all__ = ["ReplayOptions"]
+
+
+@dataclass(frozen=True)
+class Places(Options, title="Output"):
+    """What is applied, and where the result goes."""
+
+    keep: object = field(
+        metadata=about("A keep.json, as prune and pareto write it, or its contents.", flags="", form="data")
+    )
+    output: str | os.PathLike[str] | None = option(
+        None,
+        help="File to write.",
+        otherwise="<stem>.pruned.onnx beside a model given as a file",
+        metavar="OUT",
+        form="new model",
+        flags="-o --output",
+        common=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayOptions(Places, FixedInputs, RuntimeOptions, title="Data"):
+    """Everything that a replay can be told."""
+
+    calib: object = option(
+        None,
+        help="Data on which the result is compared with the model in which the same channels are silenced.",
+        otherwise="<stem>.calib.npz beside the model, else one random sample",
+        metavar="SRC",
+        form="data",
+        common=2,
+    )
+
+    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
+        """The model where none is named."""
+        destination = destination_of(self.output, model)
+        return {"output": [destination]} if self.output is None and destination is not None else {}

@@ -1,0 +1,83 @@
+"""How far a changed model's outputs are from the dense ones: what allocation minimises.
+
+* ``error``: mean over the parts of all outputs of ``(weight * error)^2``, see
+  :mod:`obs_onnx.evaluation.measures.parts`; a sum of squares adds up where several layers do damage, while
+  targets limit the largest of them.
+* ``changed``: share of the numbers that differ, for models without any float output (class numbers).
+* ``kl``: Kullback-Leibler divergence of the class probabilities, mean over rows of scores, in nats; see
+  :mod:`obs_onnx.evaluation.measures.class_scores` for what is a class score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from obs_onnx.evaluation.measures.parts import ErrorSums
+from obs_onnx.evaluation.measures.yardstick import CHANGED, KL, Yardstick
+
+__all__ = ["Damage", "divergence"]
+
+Outputs = Mapping[str, NDArray[Any]]
+
+
+class Damage:
+    """Damage summed over batches.
+
+    Args:
+        yardstick: how the outputs are measured.
+        names: the outputs to compare.
+    """
+
+    def __init__(self, yardstick: Yardstick, names: Collection[str]) -> None:
+        self._yardstick, self._names = yardstick, tuple(names)
+        self._errors = ErrorSums([part for part in yardstick.parts if part.output in set(names)])
+        self._sum = self._count = 0.0
+
+    def update(self, dense: Outputs, changed: Outputs) -> None:
+        """Add one batch; an output whose size follows from the data and differs counts as all wrong."""
+        if self._yardstick.measure == KL:
+            self._add(divergence(self._yardstick, dense, changed))
+        elif self._yardstick.measure == CHANGED:
+            for name in self._names:
+                y, z = dense[name], changed[name]
+                size = float(max(y.size, z.size))
+                wrong = float(np.count_nonzero(y != z)) if y.shape == z.shape else size
+                self._add((wrong, size))
+        else:
+            self._errors.add(dense, changed)
+
+    def _add(self, pair: tuple[float, float]) -> None:
+        self._sum += pair[0]
+        self._count += pair[1]
+
+    @property
+    def value(self) -> float:
+        """Over all batches; 0 where nothing was compared."""
+        if self._yardstick.measure in (KL, CHANGED):
+            return self._sum / self._count if self._count else 0.0
+        squares = [one.weighted**2 for one in self._errors.errors()]
+        return float(np.mean(squares)) if squares else 0.0
+
+
+def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[float, float]:
+    """Kullback-Leibler divergence of class probabilities in nats, summed over rows, and how many rows they
+    are.
+
+    The logarithms are at hand, so they are subtracted; :func:`scipy.special.rel_entr` takes probabilities,
+    which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.
+    Scores of another size are wrong by all that a class can say.
+    """
+    scores = yardstick.scores
+    assert scores is not None
+    rows, classes = scores.rows(dense).shape
+    if dense[scores.name].shape != changed[scores.name].shape:
+        return rows * float(np.log(max(classes, 2))), rows
+    with np.errstate(invalid="ignore", over="ignore"):
+        log_p, log_q = scores.log_probabilities(dense), scores.log_probabilities(changed)
+    p, difference = np.exp(log_p), np.zeros_like(log_p)
+    np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
+    return float(np.sum(p * difference)), rows

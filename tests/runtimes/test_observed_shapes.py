@@ -1,0 +1,98 @@
+"""Shapes behind operators that neither ONNX nor the tables know, as onnxruntime finds them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.runtimes.observed_shapes import declare_shapes
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
+
+RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "w1": RNG.standard_normal((4, 8)).astype(np.float32),
+    "w2": RNG.standard_normal((8, 6)).astype(np.float32),
+    "w3": RNG.standard_normal((6, 2)).astype(np.float32),
+}
+BEHIND = " m = MatMul(u, w2) r = Relu(m) y = MatMul(r, w3) }"
+
+
+def net(make_model, operator: str, shape: str = "N,T,4", **more: np.ndarray) -> ir.Model:
+    """An operator between layers, the first of which it touches."""
+    text = f"g (float[{shape}] x) => (float[{shape[:-1]}2] y) {{ h = MatMul(x, w1) {operator}"
+    return make_model(text + BEHIND, {**WEIGHTS, **more})
+
+
+def shape_of(model: ir.Model, name: str) -> list[int | str | None] | None:
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    shape = values[name].shape
+    return None if shape is None else [dim if isinstance(dim, int) else dim.value for dim in shape]
+
+
+@pytest.mark.parametrize(
+    ("operator", "more"),
+    [
+        ("u = com.microsoft.Trilu(h)", {}),
+        ("u = com.microsoft.Pad(h, pads, zero)", {"pads": np.zeros(6, np.int64), "zero": np.float32(0)}),
+    ],
+)
+def test_what_lies_behind_an_unknown_operator_is_free(make_model, operator: str, more) -> None:
+    model = net(make_model, operator, **more)
+    assert couple(prepare(model)).groups == []  # nothing can be said of what lies behind
+    found = declare_shapes(OrtRuntime, model)
+    assert shape_of(found, "u") == ["N", "T", 8]
+    assert shape_of(model, "u") is None
+    coupling = couple(prepare(found))
+    assert [(group.name, group.n) for group in coupling.groups] == [("w2[1]", 6)]
+    assert any(one.reason == "nothing is known about how its axes relate" for one in coupling.frozen)
+
+
+def test_sizes_that_are_not_those_of_inputs_stay_unknown(make_model) -> None:
+    model = net(
+        make_model,
+        "u = com.microsoft.Pad(h, pads, zero)",
+        pads=np.array([0, 1, 0, 0, 1, 0]),
+        zero=np.float32(0),
+    )
+    assert shape_of(declare_shapes(OrtRuntime, model), "u") == ["N", None, 8]
+
+
+def test_free_sizes_without_names(make_model) -> None:
+    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4"))
+    unnamed = net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4")
+    unnamed.graph.inputs[0].shape = ir.Shape([None, None, 4])
+    unnamed.graph.outputs[0].shape = ir.Shape([None, None, 2])
+    assert len(couple(prepare(declare_shapes(OrtRuntime, unnamed))).groups) == 1
+    assert len(couple(prepare(found)).groups) == 1
+
+
+@pytest.mark.parametrize("operator", ["u = Relu(h)", "u = com.microsoft.FastGelu(h)"])
+def test_nothing_runs_where_all_is_known(make_model, operator: str) -> None:
+    model = net(make_model, operator)
+    assert declare_shapes(OrtRuntime, model) is model
+
+
+def test_an_operator_that_the_runtime_lacks_leaves_the_model_as_it_is(make_model) -> None:
+    model = net(make_model, "u = com.microsoft.NoSuchThing(h)")
+    assert declare_shapes(OrtRuntime, model) is model
+
+
+def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
+    """Indices have to lie in the table."""
+    model = make_model(
+        "g (int64[N,T] ids) => (float[N,T,2] y) { l = Add(ids, far) h = Gather(table, l) "
+        "u = com.microsoft.Trilu(h)" + BEHIND,
+        {**WEIGHTS, "table": RNG.standard_normal((1000, 8)).astype(np.float32), "far": np.array(-7)},
+    )
+    asked = []
+
+    def sample(specs):
+        asked.append([spec.name for spec in specs])
+        return {"ids": np.full((4, 5), 900)}
+
+    found = declare_shapes(OrtRuntime, model, sample)
+    assert shape_of(found, "u") == ["N", "T", 8]
+    assert len(couple(prepare(found)).groups) == 1
