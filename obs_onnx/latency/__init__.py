@@ -14,16 +14,14 @@ if TYPE_CHECKING:
     from obs_onnx.latency.cost import LatencyCost
     from obs_onnx.latency.stopwatch import Stopwatch
     from obs_onnx.latency.table import LatencyTable, measure_table
-    from obs_onnx.latency.timing_feed import timing_feed
 
-__all__ = ["LatencyCost", "LatencyTable", "Stopwatch", "measure_table", "timing_feed"]
+__all__ = ["LatencyCost", "LatencyTable", "Stopwatch", "measure_table"]
 
 _HOMES = {
     "LatencyCost": "obs_onnx.latency.cost",
     "LatencyTable": "obs_onnx.latency.table",
     "Stopwatch": "obs_onnx.latency.stopwatch",
     "measure_table": "obs_onnx.latency.table",
-    "timing_feed": "obs_onnx.latency.timing_feed",
 }
 
 

@@ -27,7 +27,8 @@ from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.latency import Stopwatch, timing_feed
+from obs_onnx.latency import Stopwatch
+from obs_onnx.latency.timing_feed import timing_feed
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer

@@ -9,7 +9,7 @@ from wide_net import LOCAL
 
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
-from obs_onnx.latency import timing_feed
+from obs_onnx.latency.timing_feed import timing_feed
 from obs_onnx.passes.errors import OptionError
 
 
