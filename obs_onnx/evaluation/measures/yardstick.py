@@ -63,7 +63,7 @@ class Yardstick:
         if still:
             found.append(
                 f"no variation on the calibration data in {_listed(still)} of the outputs: its error is "
-                "relative to the level"
+                "relative to its level, or where that is 0 to the spread of the rest"
             )
         return tuple(found)
 
