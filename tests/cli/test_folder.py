@@ -220,8 +220,8 @@ def test_a_report_that_fails_leaves_the_model(tmp_path: Path, monkeypatch: pytes
     given = COMMANDS["channels"].format(model="m.onnx", data="c.npz", one="a.onnx", two="/dev/full").split()
     result = CliRunner(catch_exceptions=False).invoke(main, [*given, "--report", "r.html"])
     assert result.exit_code == 4
-    assert result.stderr.endswith("/dev/full: No space left on device; a.onnx is written\n")
-    assert set(state(tmp_path)) == {*before, "a.onnx", "a.keep.json"}
+    assert result.stderr.endswith("/dev/full: No space left on device; a.onnx is complete and written\n")
+    assert set(state(tmp_path)) == {*before, "a.onnx", "a.keep.json", "r.html"}
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="devices")

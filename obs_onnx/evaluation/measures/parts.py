@@ -17,13 +17,15 @@ With outputs ``y`` of the dense model and ``z`` of another one, over all element
 
 so that a level that never changes hides nothing. Class scores are measured against their level (the root mean
 square), which decides the class of a sample as much as what varies does. So is a part that does not vary; one
-that is zero everywhere is measured against the spread of its output.
+that is zero everywhere is measured against the spread of its output. No part is measured against less than a
+small share of the largest spread of its output: 3% where its channels are classes of positions, whose scores
+have one scale, so that a class that the data hardly shows does not decide alone, and 0.01% elsewhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -36,13 +38,14 @@ from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.results.pruning import PartError
 
-__all__ = ["LEVEL", "SPREAD", "ErrorSums", "Part", "Spreads", "weighted"]
+__all__ = ["LEVEL", "SHARE", "SPREAD", "ErrorSums", "Part", "Spreads", "weighted"]
 
-SPREAD, LEVEL = "spread", "level"
+SPREAD, LEVEL, SHARE = "spread", "level", "share of its output's spread"
 """What errors are relative to."""
 
 _ALIKE = 3.0  # largest ratio of spreads in one part
 _STILL = 1e-6  # a spread below this share of the level is rounding
+_RARE, _LEAST = 0.03, 1e-4  # of the largest spread of an output, for scores of classes and for anything else
 _SHOWN = 4  # stretches of elements in a name
 
 
@@ -59,7 +62,7 @@ class Part:
         spread: root mean square distance of its numbers from the mean of their channel, on the data.
         level: root mean square of its numbers.
         scale: what its error is divided by.
-        basis: what that is: its spread or its level.
+        basis: what that is: its spread, its level, or a share of the spread of its output.
         weight: of its error among those of the others.
     """
 
@@ -155,10 +158,16 @@ class Spreads:
     Args:
         axes: by output, axes of channels; outputs that are not there have the second axis of two.
         whole: outputs that are one part, and the axis of their channels.
+        classes: outputs whose channels are classes.
     """
 
-    def __init__(self, axes: Mapping[str, Sequence[ChannelAxis]], whole: Mapping[str, int]) -> None:
-        self._axes, self._whole = axes, whole
+    def __init__(
+        self,
+        axes: Mapping[str, Sequence[ChannelAxis]],
+        whole: Mapping[str, int],
+        classes: Collection[str] = (),
+    ) -> None:
+        self._axes, self._whole, self._classes = axes, whole, classes
         self._moments: dict[str, dict[int | None, _Moments]] = {}
 
     def add(self, outputs: Mapping[str, Array]) -> None:
@@ -179,7 +188,9 @@ class Spreads:
         return tuple(
             part
             for name, found in self._moments.items()
-            for part in _scaled(self._of(name, found), name in self._whole)
+            for part in _scaled(
+                self._of(name, found), name in self._whole, _RARE if name in self._classes else _LEAST
+            )
         )
 
     def _candidates(self, name: str, y: Array) -> list[int]:
@@ -216,15 +227,23 @@ def _contrast(parts: Sequence[Part]) -> float:
     return max(spreads) / min(spreads) if spreads else 1.0
 
 
-def _scaled(parts: Sequence[Part], scores: bool) -> list[Part]:
-    """Parts of one output with what their errors are divided by; ``scores``: it holds class scores."""
+def _scaled(parts: Sequence[Part], scores: bool, share: float) -> list[Part]:
+    """Parts of one output with what their errors are divided by.
+
+    Args:
+        parts: all of them.
+        scores: they are class scores of whole samples.
+        share: of the largest spread, that no part is measured against less than.
+    """
     largest = max(part.spread for part in parts)
-    return [
-        replace(part, scale=part.level, basis=LEVEL)
-        if part.level and (scores or part.still)
-        else replace(part, scale=part.spread or largest)
-        for part in parts
-    ]
+    found = []
+    for part in parts:
+        basis = LEVEL if part.level and (scores or part.still) else SPREAD
+        scale = part.level if basis == LEVEL else part.spread or largest
+        if scale < share * largest:
+            scale, basis = share * largest, SHARE
+        found.append(replace(part, scale=scale, basis=basis))
+    return found
 
 
 def _stretches(elements: Sequence[int]) -> str:

@@ -106,7 +106,8 @@ def yardstick_of(
         single = _is_one_each(first[str(numbers)]) if scores is None else scores.single
         task = CLASSIFICATION if single else SEGMENTATION
     whole = {scores.name: scores.axis} if scores is not None and task != SEGMENTATION else {}
-    spreads = Spreads(_channel_axes(model), whole)
+    classes = () if scores is None else (scores.name,)
+    spreads = Spreads(_channel_axes(model), whole, classes)
     for outputs in seen:
         spreads.add(outputs)
     for outputs in rest:

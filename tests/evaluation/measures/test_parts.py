@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from obs_onnx.evaluation.measures.parts import ErrorSums, Part, Spreads, weighted
+from obs_onnx.evaluation.measures.parts import SHARE, SPREAD, ErrorSums, Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
 from obs_onnx.passes.errors import OptionError
 
@@ -159,3 +159,16 @@ def test_weights() -> None:
         weighted(parts, {"z": 1})
     with pytest.raises(OptionError, match="nothing to measure"):
         weighted(parts, {"y": 0})
+
+
+@pytest.mark.parametrize(("classes", "share"), [(("y",), 0.03), ((), 1e-4)])
+def test_what_hardly_varies_is_measured_against_a_share_of_its_output(classes, share: float) -> None:
+    y = RANDOM.random((16, 3, 40)) * np.array([1, 0.2, 1e-7])[:, None]
+    axes = {"y": [ChannelAxis(1, tuple(Piece((k,), f"p{k}") for k in range(3)))]}
+    spreads = Spreads(axes, {}, classes)
+    spreads.add({"y": y})
+    most, some, none = spreads.parts()
+    assert [part.basis for part in (most, some, none)] == [SPREAD, SPREAD, SHARE]
+    assert some.scale == some.spread
+    assert none.scale == pytest.approx(share * most.spread)
+    assert none.spread < none.scale
