@@ -84,5 +84,5 @@ def test_what_cannot_be_sent(path: Path, tmp_path_factory: pytest.TempPathFactor
     outside = tmp_path_factory.mktemp("outside") / "w.bin"
     outside.write_bytes(W.tobytes())
     (path.parent / "w.bin").symlink_to(outside)
-    with pytest.raises(ModelError, match="outside its folder"):
+    with pytest.raises(ModelError, match="lies outside the folder of the model"):
         model_parts(path)
