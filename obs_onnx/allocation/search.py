@@ -18,6 +18,7 @@ __all__ = ["Found", "largest"]
 T = TypeVar("T")
 
 _STEPS = 2**40
+_BY_MODEL = 2  # trials that go by the model of the error alone, however far off it is
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ def largest(
                 secant = low + (high - low) * (0.0 - log_low) / (log_high - log_low)
                 guess = (guess + secant) / 2
             guess = min(max(guess, low + margin), high - margin)
+        if best is None and number >= _BY_MODEL:  # the model of the error is no good
+            guess = min(guess, low + (high - low) / (4 if number == trials - 1 else 2))
         if best is not None and not failed and guess - low < tolerance / 2:
             break
         strain, result = trial(guess)

@@ -78,3 +78,17 @@ def test_a_failed_trial_is_never_returned() -> None:
     found = largest(cliff, lambda s: s, tolerance=0.01, trials=12)
     assert found is not None
     assert 0.55 < found.sparsity < 0.63
+
+
+@pytest.mark.parametrize("off", [0.02, 0.2])
+def test_a_prediction_that_is_far_off_still_leads_to_something(off: float) -> None:
+    """The strain stays on a plateau where the prediction falls fast."""
+
+    def strain(s: float) -> float:
+        return 1.2 + s if s > 0.2 else 4 * s
+
+    search = Search(strain)
+    found = largest(search, lambda s: off * math.exp(6 * (s - 0.5)), tolerance=0.01, trials=4)
+    assert found is not None
+    assert 0.05 < found.sparsity <= 0.2
+    assert len(search.asked) <= 4
