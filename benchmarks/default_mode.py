@@ -150,7 +150,11 @@ def differing(model: Path, output: Path, calib: Path) -> str:
         for spec in session.get_inputs():
             fixed = spec.shape and isinstance(spec.shape[0], int)
             rows = spec.shape[0] if fixed else 2
-            feed[spec.name] = given[spec.name][:rows] if calib.is_file() else given[spec.name]
+            array = given[spec.name]
+            if array.ndim > len(spec.shape):  # complete feeds, one after the other
+                feed[spec.name] = array[0]
+            else:
+                feed[spec.name] = array[:rows] if calib.is_file() else array
         found.append(session.run(None, feed))
     dense, small = found
     return next(
