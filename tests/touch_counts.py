@@ -196,7 +196,11 @@ OPERATOR = Addition(
             '        "BitCast": Op(lipschitz=pointwise(None), relate=_relate),\n',
             '        "Softsign": ',
         ),
-        Edit("passes/traits/known_versions.py", '        26: "BitCast",\n', '        1: "Not",'),
+        Edit(
+            "passes/traits/known_versions.py",
+            '        26: "BitCast",\n',
+            '        4: "ai.onnx.ml::LabelEncoder",',
+        ),
     ),
     """
 import numpy as np, onnx, onnx_ir as ir

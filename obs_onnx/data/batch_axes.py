@@ -24,6 +24,8 @@ __all__ = ["BatchAxes", "Role", "Shape", "batch_axes", "common_rows", "fits"]
 
 Shape = tuple[int, ...]
 _BATCH_NAMES = ("n", "b", "bs", "batch", "samples")
+_LENGTH_NAMES = ("t", "l", "s", "len")
+_LENGTHS = ("seq", "length", "time", "frame", "token", "step")  # parts of names of an axis that is a length
 
 
 class Role(Enum):
@@ -222,11 +224,17 @@ def _is_called_batch(symbol: str) -> bool:
     return symbol.lower() in _BATCH_NAMES or "batch" in symbol.lower()
 
 
+def _is_called_length(symbol: str) -> bool:
+    name = symbol.lower()
+    return name in _LENGTH_NAMES or any(part in name for part in _LENGTHS)
+
+
 def _may_belong_to_one(arrays: Sequence[_Array], found: BatchAxes) -> bool:
     """Whether the arrays are one graph or sequence rather than samples.
 
     Some array is shared and of a size of its own (the edges of a graph), and no axis is called a batch; or
-    what would count the samples is the size of another axis, too (a matrix of neighbours).
+    what would count the samples is the size of another axis, too (a matrix of neighbours), or all of it is
+    called a length.
     """
     own = [one for one in arrays if found.roles[one.spec.name] is Role.SHARED and not one.is_constant]
     called = any(_is_called_batch(str(one.symbol)) for one in arrays if one.free)
@@ -237,7 +245,8 @@ def _may_belong_to_one(arrays: Sequence[_Array], found: BatchAxes) -> bool:
         for name, have in zip((one.spec.shape or ())[1:], one.shape[1:], strict=False)
         if name in symbols and isinstance(name, str)
     ]
-    return (bool(own) and not called) or (bool(others) and all(others))
+    lengths = bool(symbols) and all(_is_called_length(str(symbol)) for symbol in symbols)
+    return (not called and (bool(own) or lengths)) or (bool(others) and all(others))
 
 
 def _one_feed(arrays: Sequence[_Array], where: str) -> BatchAxes:

@@ -102,8 +102,11 @@ def _check_names(graph: onnx.GraphProto, where: str, outer: set[str]) -> None:
             )
 
 
-def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] = ()) -> None:
-    """Raise ModelError for the first operator that needs a custom-op library, or one kind of machine."""
+def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collection[str] | None = ()) -> None:
+    """Raise ModelError for the first operator that needs a custom-op library, or one kind of machine.
+
+    Where ``custom_domains`` is None, any library may be there.
+    """
     functions = {(function.domain, function.name) for function in proto.functions}
     bodies = [proto.graph.node, *(function.node for function in proto.functions)]
     for node in (node for body in bodies for node in _nodes(body)):
@@ -113,6 +116,8 @@ def check_operators(proto: onnx.ModelProto, where: str, custom_domains: Collecti
                 f"{node.name!r} is {node.domain}::{node.op_type}): give the model from before its optimizer, "
                 "or save it at the optimization level 'extended' in place of 'all'"
             )
+        if custom_domains is None:
+            continue
         known = node.domain in _BUILT_IN_DOMAINS or node.domain in custom_domains
         if not known and (node.domain, node.op_type) not in functions:
             raise ModelError(

@@ -125,8 +125,7 @@ def from_proto(
         check_graph(proto, where)
         check_version(proto, where)
         check_opset(proto, where)
-        if custom_domains is not None:
-            check_operators(proto, where, custom_domains)
+        check_operators(proto, where, custom_domains)
         check_counts(proto, where)
         check_tensors(proto, where, folders)
         check_loops(proto, where)

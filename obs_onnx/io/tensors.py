@@ -71,9 +71,16 @@ def at_home(tensor: ir.TensorProtocol, folders: Sequence[str], where: str) -> ir
 
 
 def in_memory(model: ir.Model) -> ir.Model:
-    """A copy whose tensors refer to no external file; their data stays mapped."""
+    """A copy whose tensors refer to no external file; their data stays mapped.
+
+    Initializers are not declared a second time, beside their tensors.
+    """
     copy = model.clone()
     replace_tensors(copy, _held)
+    for value in copy.graph.initializers.values():
+        if value.const_value is not None and not (value.is_graph_input() or value.is_graph_output()):
+            value.type = None
+            value.shape = None
     return copy
 
 

@@ -64,9 +64,9 @@ class FreeBatch:
                 node.outputs[0].replace_all_uses_with(source)
         if self.repeats:
             RemoveUnusedNodesPass()(result)
-        ends = (*self.given.graph.inputs, *self.given.graph.outputs)
+        ends = (*real_inputs(self.given), *self.given.graph.outputs)
         shapes = {str(value.name): value.shape for value in ends}
-        for value in (*result.graph.inputs, *result.graph.outputs):
+        for value in (*real_inputs(result), *result.graph.outputs):
             value.shape = shapes.get(str(value.name), value.shape)
         sized = _with_batch(result, self.inputs, self.size)
         InferShapes().call(sized)

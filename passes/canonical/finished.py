@@ -22,11 +22,10 @@ def finished(model: ir.Model, original: ir.Model) -> ir.Model:
     copy = model.clone()
     ShareConstants().call(copy)  # 1.
     if not any(_declared(value) for node in original.graph for value in node.outputs):  # 2.
-        made = [value for node in copy.graph.all_nodes() for value in node.outputs]
-        held = [value for value in copy.graph.initializers.values() if not value.is_graph_input()]
-        for value in filter(_declared, (*made, *held)):
-            value.type = None
-            value.shape = None
+        for node in copy.graph.all_nodes():
+            for value in filter(_declared, node.outputs):
+                value.type = None
+                value.shape = None
     return copy
 
 

@@ -62,9 +62,10 @@ def remove_unused_nodes(model: ir.Model) -> None:
     :class:`onnx_ir.passes.common.RemoveUnusedNodesPass` drops absent inputs at the end of a node, too. They
     are put back where its operator has to have them: a Loop without a condition.
     """
+    before = {node: len(node.inputs) for node in RecursiveGraphIterator(model.graph)}
     RemoveUnusedNodesPass()(model)
     for node in RecursiveGraphIterator(model.graph):
-        if onnx.defs.has(node.op_type, node.domain):
+        if len(node.inputs) < before[node] and onnx.defs.has(node.op_type, node.domain):
             least = onnx.defs.get_schema(node.op_type, node.domain).min_input
             if len(node.inputs) < least:
-                node.resize_inputs(least)
+                node.resize_inputs(min(least, before[node]))

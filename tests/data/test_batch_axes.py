@@ -30,6 +30,11 @@ def specs(*shapes: tuple) -> list[TensorSpec]:
         ([(4, 3), (4, 2)], [(12, 3), (12, 2)], [S, S], 12, 4, True),
         ([(4, 3), ("N", 2)], [(12, 3), (12, 2)], [S, S], 12, 4, True),
         ([(4, 3)], [(4, 3)], [S], 4, 4, True),
+        # one sequence
+        ([("T",)], [(7,)], [SHARED], 1, 1, True),
+        ([("sequence_length", 3)], [(7, 3)], [SHARED], 1, 1, True),
+        ([("T", 3)], [(64, 7, 3)], [F], 64, 1, True),
+        ([("batch_of_tokens", 3)], [(64, 3)], [S], 64, 1, False),
         # a scalar or a table for all samples
         ([("N", 3), ()], [(64, 3), ()], [S, SHARED], 64, 1, False),
         ([("N", 3), (1,)], [(64, 3), (1,)], [S, SHARED], 64, 1, False),

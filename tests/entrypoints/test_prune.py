@@ -126,7 +126,7 @@ class TestDigits:
         assert report.met
         assert report.output_error <= 0.05
         assert np.linalg.norm(pruned - dense) <= 0.06 * np.linalg.norm(dense)
-        assert zero_share(*(weights_of(output)[f"fc{n}.weight"] for n in (1, 2, 3))) > 0.88
+        assert zero_share(*(weights_of(output)[f"fc{n}.weight"] for n in (1, 2, 3))) > 0.86
 
     @pytest.mark.parametrize("pattern", ["2:4", "1x4"])
     def test_patterns_lie_along_the_contracted_axis(self, tmp_path: Path, pattern: str) -> None:
@@ -380,7 +380,7 @@ class TestModels:
             report = prune(proto, calib=ROWS, targets=targets, **FAST).report
             assert 0 < report.output_error <= limit  # of the scores in front
             assert "measured at s" in report.notes[0]
-        report = prune(proto, calib=ROWS, targets=HALF, **FAST).report
+        report = prune(proto, calib=ROWS, targets=HALF, task="classification", **FAST).report
         assert report.agreement > 0.55
         assert all(0.1 < layer.kept < 0.9 for layer in report.layers)
 

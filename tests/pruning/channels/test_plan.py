@@ -425,9 +425,9 @@ class TestModels:
         rng = np.random.default_rng(0)
         tensors = {"w": rng.normal(size=(12, 32)), "b": rng.normal(size=32), "v": rng.normal(size=(32, 4))}
         proto = make_proto(text, {name: array.astype(np.float32) for name, array in tensors.items()})
-        with pytest.raises(OptionError, match="no output of the model is of a float type"):
-            prune(proto, calib={"x": nets.data(0, 200, 12)}, **FAST)
-        report = prune(proto, calib={"x": nets.data(0, 200, 12)}, targets={"macs": 0.5}, **FAST).report
+        options = {"calib": {"x": nets.data(0, 200, 12)}, "task": "classification", **FAST}
+        assert prune(proto, **options).report.output_error <= 0.05  # of the scores in front
+        report = prune(proto, targets={"macs": 0.5}, **options).report
         assert report.met
         assert report.agreement > 0.6
 
