@@ -179,7 +179,7 @@ def talking(seed: int = 0) -> onnx.ModelProto:
         "emb": rng.standard_normal((12, 16)),
         "enc": rng.standard_normal((16, 24)) / 4,
         "hid": rng.standard_normal((24, 16)) / 5,
-        "dur": np.abs(rng.standard_normal((16, 1))) / 3,
+        "dur": 2 * np.abs(rng.standard_normal((16, 1))),
         "dec": rng.standard_normal((24, 20)) / 5,
         "out": rng.standard_normal((20, 3)) / 4,
     }
