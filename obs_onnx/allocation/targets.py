@@ -47,6 +47,7 @@ __all__ = [
 ]
 
 _TIMER_NOISE = 0.99
+_NOISE = 1e-5  # relative differences up to here are rounding
 
 
 class Quality(Protocol):
@@ -275,7 +276,7 @@ class Targets:
     """
 
     amounts: Mapping[str, Amount] = field(default_factory=dict)
-    rounding: float = 1e-5
+    rounding: float = _NOISE
 
     def __iter__(self) -> Iterator[tuple[Target, Amount]]:
         """What is set, in the order of :data:`TARGETS`."""
@@ -297,8 +298,14 @@ class Targets:
 
     @property
     def lossless(self) -> bool:
-        """Whether only what changes nothing may go."""
-        return any(one.loss is not None and amount.value == 0 for one, amount in self)
+        """Whether only what changes nothing may go: errors within rounding cannot be told from none."""
+        return any(
+            one.loss is not None and amount.value <= (_NOISE if one is ERROR else 0) for one, amount in self
+        )
+
+    def allowed(self, target: Target, amount: Amount) -> float:
+        """How much may be lost of a quality, rounding included."""
+        return self.rounding if amount.value <= (_NOISE if target is ERROR else 0) else amount.value
 
     @property
     def bounded(self) -> bool:
@@ -327,9 +334,7 @@ class Targets:
 
     def strain(self, judged: Judgement) -> float:
         """Largest ratio of what a model lost to what it may lose; at most 1 if no quality is missed."""
-        return max(
-            (loss / (amount.value or self.rounding) for _, amount, loss in self.losses(judged)), default=0
-        )
+        return max((loss / self.allowed(one, amount) for one, amount, loss in self.losses(judged)), default=0)
 
     def losses(self, judged: Judgement) -> Iterator[tuple[Target, Amount, float]]:
         """What a model lost of each quality that is limited and measured, with how much it may."""

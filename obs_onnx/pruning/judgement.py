@@ -56,7 +56,7 @@ def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
     return tuple(
         Missed(one.name, amount.plain, loss, advice=advice)
         for one, amount, loss in targets.losses(judged)
-        if loss > (amount.value or targets.rounding)
+        if loss > targets.allowed(one, amount)
     )
 
 

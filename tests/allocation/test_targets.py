@@ -82,7 +82,8 @@ class TestTargets:
         assert found.lossless
         assert found.bounded
         assert found.as_dict() == {"error": 0.0}
-        assert not parse_targets(["error=1e-9"]).lossless
+        assert parse_targets(["error=1e-5"]).lossless
+        assert not parse_targets(["error=2e-5"]).lossless
 
     def test_the_least_latency_needs_a_bound(self) -> None:
         assert not parse_targets(["latency=min"]).bounded

@@ -140,7 +140,9 @@ class WeightStrategy:
         targets.check_mode(WeightPlan.mode)
         if targets.lossless:
             channels = named("mode", "channels")
-            raise OptionError(f"target {ERROR.name}=0 is about channels that change nothing: use {channels}")
+            raise OptionError(
+                f"target {ERROR.name} of 1e-5 or less is about channels that change nothing: use {channels}"
+            )
         if options.criterion not in criteria():
             raise OptionError(
                 f"criterion {options.criterion!r} does not rank weights: use one of {', '.join(criteria())}"

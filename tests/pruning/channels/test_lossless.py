@@ -73,12 +73,12 @@ def test_nothing_goes_where_everything_counts() -> None:
             array[:8] = -40
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
     assert kept(pruned(never, {"error": 0})) == [32, 24]
-    some = pruned(never, {"error": 1e-5}, round_to=1)
+    some = pruned(never, {"error": 1e-4}, round_to=1)
     assert kept(some) == [24, 24]
 
 
 def test_single_weights_are_not_judged_by_data_alone() -> None:
-    with pytest.raises(OptionError, match=r"target error=0 is about channels .* use mode='channels'"):
+    with pytest.raises(OptionError, match=r"about channels that .* use mode='channels'"):
         pruned(nets.mlp(), {"error": 0}, mode="weights")
 
 
