@@ -22,6 +22,7 @@ from obs_onnx.allocation.costs import (
     at_most,
 )
 from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -49,7 +50,7 @@ def test_predictions_of_shares_hold(name: str) -> None:
         assert cost.share(dense, dense) == 1
         assert cost.share(found, dense) == pytest.approx(share, rel=1e-9)
     assert RAM.predict(predicted).value({}) == RAM.measure(dense)
-    assert SIZE.measure(dense) == len(ir.to_proto(model).SerializeToString())
+    assert SIZE.measure(dense) == len(serialize(model))
     assert SIZE.measure(Measured(model, run, file_bytes=7)) == 7
 
 
