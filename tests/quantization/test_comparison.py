@@ -9,6 +9,7 @@ import pytest
 
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.measures.yardstick import yardstick_of
+from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.runtimes import open_runtime
@@ -38,7 +39,7 @@ def test_sizes_errors_and_accuracies_of_each() -> None:
         yardstick_of([{"y": y}], task="classification"),
     )
     assert (first.model, second.model) == ("dense", "other")
-    assert first.file_bytes == len(ir.to_proto(dense).SerializeToString())
+    assert first.file_bytes == len(serialize(dense))
     assert (first.output_error, first.agreement, first.latency_ms) == (None, None, None)
     assert first.accuracy == pytest.approx(2 / 3)
     assert second.output_error == pytest.approx(np.linalg.norm(z - y) / np.linalg.norm(y), rel=1e-5)
