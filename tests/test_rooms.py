@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,10 @@ def test_modules_and_functions_are_short(path: Path) -> None:
             body = node.body[1:] if ast.get_docstring(node) else node.body
             length = node.end_lineno - body[0].lineno + 1 if body else 0
             assert length <= CODE, f"{named(path)}: {node.name} has {length} lines"
+
+
+def test_every_room_is_in_the_wheel() -> None:
+    rooms = {named(face.parent).replace("/", ".") for face in SOURCES if face.name == "__init__.py"}
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    listed = set(re.findall(r'^  "(obs_onnx[\w.]*)",$', text[text.index("packages = [") :], re.MULTILINE))
+    assert listed == {room if room.startswith("obs_onnx") else f"obs_onnx.{room}" for room in rooms}
