@@ -8,7 +8,7 @@ no axis is kept by being an output, and each axis of each float input may lose e
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -164,3 +164,16 @@ def summed(
     graph.node.extend([*before, *body, *after])
     graph.output.append(helper.make_tensor_value_info("loss", kind, []))
     return model, feeds, weights
+
+
+def first_of_each() -> Callable[[OperatorCase], bool]:
+    """Whether a case is the first one that it is asked about with its operator."""
+    seen: set[str] = set()
+
+    def select(case: OperatorCase) -> bool:
+        operator = case.model.graph.node[-1].op_type
+        new = operator not in seen
+        seen.add(operator)
+        return new
+
+    return select

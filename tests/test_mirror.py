@@ -22,7 +22,7 @@ TESTED_ELSEWHERE = {
         "training/engines/test_ort_training.py train with"
     ),
     "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
-    "obs_onnx/*/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
+    "obs_onnx/*/*/options.py": "likewise",
     "obs_onnx/entrypoints/options/*.py": "likewise",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "

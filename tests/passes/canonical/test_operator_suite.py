@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from operator_forms import Form, forms
-from operator_suite import OperatorCase
+from operator_suite import first_of_each
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -25,16 +25,8 @@ def faults(found: list[Form]) -> list[Form]:
 
 
 def test_the_first_case_of_each_operator() -> None:
-    seen: set[str] = set()
-
-    def select(case: OperatorCase) -> bool:
-        node = case.model.graph.node[-1]
-        new = node.op_type not in seen
-        seen.add(node.op_type)
-        return new
-
     with np.errstate(all="ignore"):
-        found = list(forms(select))
+        found = list(forms(first_of_each()))
     assert not faults(found)
     assert sum(one.verdict == "equal" for one in found) > 150
 

@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from operator_removals import Removal, removals
-from operator_suite import OperatorCase
+from operator_suite import first_of_each
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -52,16 +52,8 @@ def faults(found: list[Removal]) -> list[Removal]:
 
 
 def test_the_first_case_of_each_operator() -> None:
-    seen: set[str] = set()
-
-    def select(case: OperatorCase) -> bool:
-        node = case.model.graph.node[-1]
-        new = node.op_type not in seen
-        seen.add(node.op_type)
-        return new
-
     with np.errstate(all="ignore"):
-        found = list(removals(select))
+        found = list(removals(first_of_each()))
     assert not faults(found)
     assert sum(one.verdict == "equal" for one in found) > 350
 
