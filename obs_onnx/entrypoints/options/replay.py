@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from obs_onnx.data.options import FixedInputs
+from obs_onnx.entrypoints.options.prune import Written
 from obs_onnx.io.paths import destination_of
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
@@ -17,24 +17,15 @@ __all__ = ["ReplayOptions"]
 
 @dataclass(frozen=True)
 class Places(Options, title="Output"):
-    """What is applied, and where the result goes."""
+    """What is applied."""
 
     keep: object = field(
         metadata=about("A keep.json, as prune and pareto write it, or its contents.", flags="", form="data")
     )
-    output: str | os.PathLike[str] | None = option(
-        None,
-        help="File to write.",
-        otherwise="<stem>.pruned.onnx beside a model given as a file",
-        metavar="OUT",
-        form="new model",
-        flags="-o --output",
-        common=1,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayOptions(Places, FixedInputs, RuntimeOptions, title="Data"):
+class ReplayOptions(Written, Places, FixedInputs, RuntimeOptions, title="Data"):
     """Everything that a replay can be told."""
 
     calib: object = option(
