@@ -42,10 +42,9 @@ def _own(node: ir.Node, names: Names) -> int:
         return 0
     bias = owner.inputs[index]
     assert bias is not None
-    assert bias.const_value is not None
     if len(list(bias.uses())) == 1 and not bias.is_graph_output():
         return 0
-    owner.replace_input_with(index, names.initializer(str(bias.name), bias.const_value))  # 1.
+    owner.replace_input_with(index, names.copy(bias))  # 1.
     return 1
 
 

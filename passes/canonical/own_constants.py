@@ -9,14 +9,12 @@ import onnx_ir as ir
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.errors import boundary
-from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.names import COPY_OF, Names
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.concrete import optional_inputs
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
-__all__ = ["COPY_OF", "OwnConstants", "ShareConstants", "prepare"]
-
-COPY_OF = "obs_onnx.copy_of"  # in the meta of a copied initializer: name of the one it was copied from
+__all__ = ["OwnConstants", "ShareConstants", "prepare"]
 
 _SMALL = 1024  # elements of a matrix or kernel that still gets a copy for each use
 
@@ -64,15 +62,13 @@ class OwnConstants(ir.passes.InPlacePass):
                 continue
             uses = [use for use in value.uses() if not lookup(use.node).shape_only]  # 4.
             for node, index in uses[1:]:
-                own = names.initializer(str(value.name), tensor)  # 1.
-                own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)
-                node.replace_input_with(index, own)
+                node.replace_input_with(index, names.copy(value))  # 1.
                 modified = True
         return ir.passes.PassResult(model, modified)
 
 
 class ShareConstants(ir.passes.InPlacePass):
-    """Undo :class:`OwnConstants` where the copies still hold the same, so that the file holds it once."""
+    """Make copies of an initializer that still hold the same one again, so that the file holds it once."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""

@@ -18,9 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
-from obs_onnx.passes.canonical.own_constants import COPY_OF
 from obs_onnx.passes.channels.relate import relate
-from obs_onnx.passes.graph.names import chosen
+from obs_onnx.passes.graph.names import COPY_OF, chosen
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize

@@ -10,7 +10,10 @@ from onnx_ir.traversal import RecursiveGraphIterator
 
 from obs_onnx.passes.graph.usage import is_used
 
-__all__ = ["Names", "add_initializer", "chosen", "named", "remove_if_unused"]
+__all__ = ["COPY_OF", "Names", "add_initializer", "chosen", "named", "remove_if_unused"]
+
+COPY_OF = "obs_onnx.copy_of"
+"""Key in ``Value.meta`` of a copied initializer: name of the one it was copied from."""
 
 
 def chosen(pattern: str, names: Iterable[str]) -> set[str]:
@@ -54,6 +57,13 @@ class Names:
         )
         add_initializer(self._model, value)
         return value
+
+    def copy(self, value: ir.Value) -> ir.Value:
+        """A new initializer with the data of the initializer ``value``, marked as a copy of it."""
+        assert value.const_value is not None, value
+        own = self.initializer(str(value.name), value.const_value)
+        own.meta[COPY_OF] = value.meta.get(COPY_OF, value.name)
+        return own
 
 
 def named(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:

@@ -7,6 +7,7 @@ from canonical_forms import value
 from onnx import numpy_helper
 
 from obs_onnx.passes import find_layers
+from obs_onnx.passes.canonical.own_constants import ShareConstants
 
 
 class TestBiases:
@@ -35,3 +36,17 @@ class TestBiases:
         model = check(proto, {"x": rng.normal(size=(2, 4)).astype(np.float32)})
         (layer,), _ = find_layers(model)
         np.testing.assert_array_equal(value(model, layer.uses[0].bias), [1.5] * 3)
+
+
+class TestWritten:
+    def test_biases_that_still_hold_the_same_are_one_again(self, make_proto, check, rng):
+        proto = make_proto(
+            """g (float[N,4] x) => (float[N,4] y, float[N,4] z) {
+                a = Gemm(x, u, b)  m = MatMul(a, v)  y = Add(m, b)  z = Gemm(y, w, b)
+            }""",
+            {name: rng.normal(size=(4, 4)).astype(np.float32) for name in "uvw"}
+            | {"b": rng.normal(size=4).astype(np.float32)},
+        )
+        model = check(proto, {"x": rng.normal(size=(2, 4)).astype(np.float32)})
+        ShareConstants().call(model)
+        assert set(model.graph.initializers) == {"u", "v", "w", "b"}

@@ -7,7 +7,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.passes.canonical.own_constants import COPY_OF, OwnConstants, ShareConstants, prepare
+from obs_onnx.passes.canonical.own_constants import OwnConstants, ShareConstants, prepare
+from obs_onnx.passes.graph.names import COPY_OF
 
 TWICE = "g (float[N,8] x) => (float[N,8] y) { a = Mul(x, v)  b = Add(a, v)  y = Sub(b, v) }"
 
