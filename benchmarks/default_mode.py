@@ -1,12 +1,12 @@
 """Models pruned with no option but their data: valid, equal to the silenced reference, no traceback.
 
     OBS_ONNX_DATA=<folder with zoo/ and field/> python benchmarks/default_mode.py [NAME ...]
-        [--effort quick] [--samples 32] [--timeout 300] [--without-zoo] [--without-real]
+        [--target params=0.8] [--effort quick] [--samples 32] [--timeout 300] [--without-zoo] [--without-real]
 
 Each model is pruned by the command line in a process of its own, as a user would: as many channels as an
-output error of 5% allows, refitted. The program compares the smaller model with the dense one in which the
-channels are silenced; the script checks what was written by itself: the ONNX checker, a run in onnxruntime,
-shapes and types of the outputs. One row per model, and counts.
+output error of 5% allows, or a target of one's own, refitted. The program compares the smaller model with the
+dense one in which the channels are silenced ("difference"); the script checks what was written by itself: the
+ONNX checker, a run in onnxruntime, shapes and types of the outputs. One row per model, and counts.
 """
 
 from __future__ import annotations
@@ -38,7 +38,15 @@ class Row:
     seconds: float
     error: float | None = None
     parameters: float | None = None
+    difference: float | None = None
     note: str = ""
+
+    def __str__(self) -> str:
+        error = "" if self.error is None else f"{self.error:.3f}"
+        left = "" if self.parameters is None else f"{self.parameters:.3f}"
+        difference = "" if self.difference is None else f"{self.difference:.0e}"
+        cells = (self.name, self.outcome, error, left, difference, f"{self.seconds:.0f}", self.note)
+        return "| " + " | ".join(cells) + " |"
 
 
 def main() -> int:
@@ -46,14 +54,16 @@ def main() -> int:
     if options.root is None:
         sys.exit("set OBS_ONNX_DATA to a folder with zoo/ and field/, or give --root")
     rows = []
-    print("| model | outcome | output error | parameters left | seconds | note |\n|---|---|---|---|---|---|")
+    print(
+        "| model | outcome | output error | parameters left | difference | seconds | note |\n"
+        + "|---" * 7
+        + "|"
+    )
     for name, model, calib, folder in models(Path(options.root), options):
         with folder:
             row = pruned(name, model, calib, options)
         rows.append(row)
-        error = "" if row.error is None else f"{row.error:.3f}"
-        left = "" if row.parameters is None else f"{row.parameters:.3f}"
-        print(f"| {name} | {row.outcome} | {error} | {left} | {row.seconds:.0f} | {row.note} |", flush=True)
+        print(row, flush=True)
     counts = Counter(row.outcome for row in rows)
     print(
         f"\n{len(rows)} models: " + ", ".join(f"{count} {outcome}" for outcome, count in counts.most_common())
@@ -65,6 +75,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--root", default=os.environ.get("OBS_ONNX_DATA"))
+    parser.add_argument(
+        "--target", action="append", default=[], help="as prune takes it; several may be given"
+    )
     parser.add_argument("--effort", default="quick")
     parser.add_argument("--samples", type=int, default=32, help="of calibration data that is made up")
     parser.add_argument("--timeout", type=float, default=300, help="seconds a model may take")
@@ -114,6 +127,7 @@ def pruned(name: str, model: Path, calib: Path, options: argparse.Namespace) -> 
         str(calib),
     ]
     command += ["--effort", options.effort, "--json", str(result), "--threads", "1", "-q", "--no-latency"]
+    command += [part for target in options.target for part in ("--target", target)]
     start = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout)
@@ -130,8 +144,13 @@ def pruned(name: str, model: Path, calib: Path, options: argparse.Namespace) -> 
     report = json.loads(result.read_text())
     left = report["after"]["parameters"] / max(report["before"]["parameters"], 1)
     wrong = differing(model, output, calib)
-    outcome = "broken" if wrong else "pruned" if done.returncode == 0 else "target not met"
-    return Row(name, outcome, seconds, report["output_error"], left, wrong)
+    same = all(group["kept"] == group["channels"] for group in report["groups"])
+    met = "nothing removed" if same else "pruned"
+    outcome = "broken" if wrong else met if done.returncode == 0 else "target not met"
+    proof = report["proof"]
+    difference = max(proof["differences"].values(), default=None)
+    unproven = "".join(f"not compared: {output} {reason}; " for output, reason in proof["left_out"].items())
+    return Row(name, outcome, seconds, report["output_error"], left, difference, unproven + wrong)
 
 
 def differing(model: Path, output: Path, calib: Path) -> str:

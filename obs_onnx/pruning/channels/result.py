@@ -85,7 +85,7 @@ def finish_channels(
             *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
         ),
-        alerts=tuple(_unproven(agreement)),
+        alerts=(*_unproven(agreement), *_unchanged(best, targets)),
     )
 
 
@@ -119,6 +119,23 @@ def _unproven(found: Agreement) -> list[str]:
     if found.largest is None:
         return [f"nothing could be compared with the dense model, so nothing is proven: {reasons}"]
     return [f"not compared with the dense model: {reasons}"]
+
+
+def _unchanged(best: ChannelAttempt, targets: Targets) -> list[str]:
+    """That the model lost nothing, and what would let something go."""
+    if best.left_out or any(not mask.all() for mask in best.keep.values()):
+        return []
+    if targets.lossless:
+        return ["nothing was removed: every channel changes the outputs; allow an error, or name a cost"]
+    losses = " and ".join(
+        f"{one.name}={plain(amount.value)}" for one, amount in targets if one.loss is not None
+    )
+    if not losses:
+        return ["nothing was removed: the dense model is within what was asked for"]
+    return [
+        f"nothing was removed: nothing that was tried holds {losses}; allow more, or name a cost "
+        "(--target macs=0.8) and see what it loses"
+    ]
 
 
 def _outputs(names: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ def masked(dead: int = 9, copies: int = 4) -> onnx.ModelProto:
     return proto
 
 
-def pruned(proto: onnx.ModelProto, targets: dict[str, float], **options: object) -> Pruned:
+def pruned(proto: onnx.ModelProto, targets: dict[str, object], **options: object) -> Pruned:
     return prune(ir.from_proto(proto), calib={"x": X}, targets=targets, **FAST, **options)
 
 
@@ -127,3 +127,23 @@ def test_a_limit_that_multiples_cannot_reach_says_so() -> None:
     assert missed.reached == missed.possible == pytest.approx(share)
     assert str(missed).startswith("macs=0.05 is missed: 0.4151 was reached, the least possible is 0.4151; ")
     assert "(round-to 1) it could be 0.01416" in str(missed)
+
+
+class TestNothingRemoved:
+    @pytest.mark.parametrize(
+        ("targets", "said"),
+        [
+            ({"error": 0}, "every channel changes the outputs"),
+            ({"error": 1e-3}, "nothing that was tried holds error=0.001"),
+            ({"size": "10MB"}, "the dense model is within what was asked for"),
+        ],
+    )
+    def test_is_said(self, targets: dict[str, object], said: str) -> None:
+        found = pruned(nets.mlp(), targets)
+        assert found.report.after.parameters == found.report.before.parameters
+        (alert,) = (one for one in found.report.alerts if one.startswith("nothing was removed"))
+        assert said in alert
+
+    def test_is_not_said_of_a_smaller_model(self) -> None:
+        found = pruned(masked(), {"error": 0}, round_to=1)
+        assert not [one for one in found.report.alerts if "nothing was removed" in one]
