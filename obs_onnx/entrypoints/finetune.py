@@ -192,6 +192,7 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
         mix=options.mix,
         task=options.task,
         given=given,
+        axes=front.class_axes,
     )
     notes = [*front.notes, *source.notes]
     if judged is None:

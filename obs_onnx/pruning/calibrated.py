@@ -208,7 +208,7 @@ def calibrate(
             "the result may have this, and nothing new"
         )
     data = replace(data, notes=tuple(dict.fromkeys(notes)))
-    yardstick = _yardstick(session, model, data, targets, options)
+    yardstick = _yardstick(session, model, inputs.front, data, targets, options)
     data = replace(data, notes=(*data.notes, *yardstick.notes))
     metric = open_metric(options.metric, options.metric_lower_is_better, yardstick.task)
     labelled = None
@@ -243,7 +243,12 @@ def calibrate(
 
 
 def _yardstick(
-    session: Session, model: ir.Model, data: CalibrationData, targets: Targets, options: SearchOptions
+    session: Session,
+    model: ir.Model,
+    front: Front,
+    data: CalibrationData,
+    targets: Targets,
+    options: SearchOptions,
 ) -> Yardstick:
     """How the outputs are measured, from what the dense model gives for calibration data."""
     feed, labels = next((data.labelled or data.held_out).batches())
@@ -255,6 +260,7 @@ def _yardstick(
         labelled=None if labels is None else (session.run(feed), labels),
         weights=options.weight,
         loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
+        axes=front.class_axes,
     )
 
 

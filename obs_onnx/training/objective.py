@@ -73,6 +73,7 @@ def choose_objective(
     distance: str = "logits",
     task: str = AUTO,
     given: NDArray[np.int64] | None = None,
+    axes: Mapping[str, int] | None = None,
 ) -> Objective:
     """The terms of the loss.
 
@@ -85,6 +86,7 @@ def choose_objective(
         distance: of class scores to the teacher's: ``logits`` or ``kl``.
         task: what the model is for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
         given: labels of the batch, which tell class scores, whether they are trained on or not.
+        axes: of outputs, along which what lies behind them looks for classes.
 
     Raises:
         OptionError: neither, or a share out of range.
@@ -100,7 +102,7 @@ def choose_objective(
         raise DataError("no output of the model is of a float type: there is nothing to train")
     if labels and given is None and task == AUTO:
         task = CLASSIFICATION  # cross-entropy is of nothing else
-    found = find_class_scores({name: answer[name] for name in floats}, given, task, model)
+    found = find_class_scores({name: answer[name] for name in floats}, given, task, model, axes=axes)
     found = found if found is not None and found.single else None
     scores = None if found is None else str(logits_of(outputs[found.name]).name)
     hidden = found is not None and found.probabilities and scores == found.name

@@ -9,7 +9,7 @@ front of them says what these weights do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.logits import class_axes
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.interface.cut import Cut, cut, has_weights, learns
 from obs_onnx.passes.ops import key, lookup
@@ -50,6 +51,13 @@ class Front:
     def model(self) -> ir.Model:
         """What is pruned and measured."""
         return self.original if self.cut is None else self.cut.front
+
+    @property
+    def class_axes(self) -> Mapping[str, int]:
+        """Axes of outputs of :attr:`model` which what lies behind takes for those of classes."""
+        if self.cut is None:
+            return {}
+        return class_axes(self.cut.whole, {str(value.name) for value in self.cut.front.graph.outputs})
 
     @property
     def runs(self) -> bool:
