@@ -17,7 +17,7 @@ from obs_onnx.evaluation.measures.class_scores import ClassScores, find_class_nu
 from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
 from obs_onnx.evaluation.measures.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
-from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.errors import InputError, OptionError, named
 from obs_onnx.runtimes import Session
 
 __all__ = ["CHANGED", "ERROR", "KL", "Yardstick", "choose_measure", "read_outputs", "yardstick_of"]
@@ -173,5 +173,5 @@ def _is_one_each(numbers: Array) -> bool:
 def _channel_axes(model: ir.Model | None) -> Mapping[str, Sequence[ChannelAxis]]:
     try:
         return {} if model is None else channel_axes(model)
-    except Exception:  # what cannot be read off a graph is not known
+    except InputError:  # what cannot be read off a graph is not known
         return {}
