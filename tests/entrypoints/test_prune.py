@@ -385,6 +385,16 @@ class TestModels:
         assert report.agreement > 0.55
         assert all(0.1 < layer.kept < 0.9 for layer in report.layers)
 
+    def test_a_generator_of_samples_for_a_model_of_one(self, make_proto) -> None:
+        tensors = {"w": normal(0, 8, 16), "b": normal(1, 16), "v": normal(2, 16, 4)}
+        text = "g (float[1,8] x) => (float[1,4] y) { a = Gemm(x, w, b) r = Relu(a) y = MatMul(r, v) }"
+        proto, x = make_proto(text, tensors), ROWS["x"]
+        items = ({"x": x[row : row + 1]} for row in range(len(x)))
+        found = prune(proto, calib=items, targets=HALF, **FAST)
+        like = prune(proto, calib=[{"x": x[row : row + 1]} for row in range(len(x))], targets=HALF, **FAST)
+        for name, array in weights_of(ir.to_proto(found.model)).items():
+            np.testing.assert_array_equal(weights_of(ir.to_proto(like.model))[name], array)
+
     def test_masked_scores(self, make_proto) -> None:
         text = "g (float[N,8] x) => (float[N,4] y) { a = Gemm(x, w, b) y = Add(a, m) }"
         masked = np.array([0, 0, -np.inf, 0], np.float32)
