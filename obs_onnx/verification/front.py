@@ -26,7 +26,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.foreign import foreign_operators
 from obs_onnx.verification.decisions import decides, draws
 
-__all__ = ["Front", "find_front"]
+__all__ = ["Front", "find_front", "undecided"]
 
 _NAMED = 3  # things that a note lists
 
@@ -164,6 +164,21 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
     return Front(model, found, tuple(map(_text, beginning)), tuple(map(_text, strange)))
+
+
+def undecided(runtime: Runtime, model: ir.Model) -> ir.Model:
+    """A model up to where its first output is decided; as it is, where that is not decided.
+
+    Args:
+        runtime: where it runs.
+        model: as it came in; it is not changed.
+
+    Raises:
+        ModelError: nothing in front of the decision is learnt.
+    """
+    front = find_front(runtime, model)
+    given = {str(value.name) for value in front.model.graph.outputs}
+    return model if str(model.graph.outputs[0].name) in given else front.model
 
 
 def _read_outputs(model: ir.Model) -> None:
