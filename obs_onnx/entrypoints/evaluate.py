@@ -18,6 +18,7 @@ from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
+from obs_onnx.runtimes.model_files import open_session
 from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
@@ -112,7 +113,7 @@ def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
     if not isinstance(given, _FILES):
         return given
     assert runtime is not None
-    return runtime.session(given)
+    return open_session(runtime, given)
 
 
 def _compared(
