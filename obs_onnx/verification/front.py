@@ -40,12 +40,14 @@ class Front:
         cut: where it is cut; None where all of it is pruned and measured.
         decided: the nodes with which the rest begins, which decide.
         foreign: nodes in the rest that the runtime cannot run.
+        choosing: nodes in the front that choose rows by what was learnt, with weights behind them.
     """
 
     original: ir.Model
     cut: Cut | None = None
     decided: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    choosing: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
@@ -100,8 +102,16 @@ class Front:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where quality is measured and what lies behind, for people."""
+        inside = ()
+        if self.choosing:
+            verb = "chooses" if len(self.choosing) == 1 else "choose"
+            inside = (
+                f"{_listed(self.choosing)} {verb} rows in front of further weights: where a smaller model "
+                "chooses others, or in another order, all of their error counts; a place in front of the choice "
+                f"can be measured with {named('cut')}, what the rows are worth with {named('metric')}",
+            )
         if self.cut is None:
-            return ()
+            return inside
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
         verb = "decides" if len(self.decided) == 1 else "decide"
         by = f", on which {_listed(self.decided)} {verb}," if self.decided else ""
@@ -110,7 +120,7 @@ class Front:
             f"and not at {_listed(self.cut.outputs)} behind; "
             "multiply-accumulates and memory are counted up to there"
         )
-        return (place, *self.notes_behind)
+        return (place, *inside, *self.notes_behind)
 
     @property
     def notes_behind(self) -> tuple[str, ...]:
@@ -157,13 +167,14 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         )
     decided = list(_last_decisions(whole, settled, asked))
     if not first and not decided:
-        return Front(model)
+        return Front(model, choosing=tuple(map(_text, _inner_choices(whole))))
     found = cut(whole, [*first, *decided], at)
     given = {str(value.name) for value in found.front.graph.outputs}
     if late := [name for name in at if name not in given]:
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
-    return Front(model, found, tuple(map(_text, beginning)), tuple(map(_text, strange)))
+    inside = _inner_choices(found.front)
+    return Front(model, found, *(tuple(map(_text, nodes)) for nodes in (beginning, strange, inside)))
 
 
 def undecided(runtime: Runtime, model: ir.Model) -> ir.Model:
@@ -242,6 +253,20 @@ def _last_decisions(
             (weighs or has_weights(node), weighted),
         ):
             values.update(read if flagged else ())
+
+
+def _inner_choices(model: ir.Model) -> list[ir.Node]:
+    """Nodes that choose rows by what was learnt, of which a layer with weights and then an output follows."""
+    learnt, found = learns(model)[0], []
+    reaching, weighted = set(model.graph.outputs), set[ir.Value]()
+    for node in reversed(model.graph):
+        reaches, weighs = (any(y in values for y in node.outputs) for values in (reaching, weighted))
+        read = [] if lookup(node).shape_only else reads(node)
+        if weighs and lookup(node).chooses and any(value in learnt for value in read):
+            found.append(node)
+        reaching.update(read if reaches else ())
+        weighted.update(read if weighs or (reaches and has_weights(node)) else ())
+    return found[::-1]
 
 
 def _earliest(model: ir.Model, nodes: Collection[ir.Node]) -> list[ir.Node]:
