@@ -25,6 +25,8 @@ from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.free_batch import Open, find_free_batch, freed_source
+from obs_onnx.evaluation.measures.parts import Part
+from obs_onnx.evaluation.measures.yardstick import read_outputs
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
@@ -45,6 +47,7 @@ from obs_onnx.verification.front import Front, find_front
 __all__ = ["FinetuneReport", "Finetuned", "finetune"]
 
 HELD_OUT = 0.125
+_GLANCE = 512  # samples that the spread of a teacher's outputs is taken from
 _LEAST_HELD_OUT = 16  # samples or feeds in all, from which on some are held out
 
 
@@ -199,6 +202,9 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
     if dense is not None:
         answer = dense.run(feed)
         check_outputs(runtime, None, feed, answer, f"the teacher {name}")
+    parts: tuple[Part, ...] = ()
+    if dense is not None:
+        parts = read_outputs(dense, fit.limit(_GLANCE), model=student, task=options.task).parts
     objective = choose_objective(
         student,
         answer,
@@ -208,6 +214,7 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
         task=options.task,
         given=given,
         axes=front.class_axes,
+        parts=parts,
     )
     notes = [*front.notes, *source.notes]
     if judged is None:

@@ -107,7 +107,7 @@ class Front:
             verb = "chooses" if len(self.choosing) == 1 else "choose"
             inside = (
                 f"{_listed(self.choosing)} {verb} rows in front of further weights: where a smaller model "
-                "chooses others, or in another order, all of their error counts; a place in front of the choice "
+                "chooses others, or in another order, all of their error counts; a place in front of it "
                 f"can be measured with {named('cut')}, what the rows are worth with {named('metric')}",
             )
         if self.cut is None:
