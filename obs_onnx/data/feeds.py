@@ -7,7 +7,8 @@ the array.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import DataError, named
 
-__all__ = ["Array", "Feed", "TensorSpec", "conform", "conform_feed", "conform_labels", "is_float"]
+__all__ = ["Array", "Feed", "Repeated", "TensorSpec", "conform", "conform_feed", "conform_labels", "is_float"]
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -213,3 +214,23 @@ def conform_labels(labels: Any, count: int | None, where: str, key: str = "label
         )
     result: NDArray[np.int64] = labels.astype(np.int64)
     return result
+
+
+class Repeated(Iterable[object]):
+    """What an iterator gives, as often as it is asked for.
+
+    Args:
+        items: the iterator; it is read as far as somebody asks.
+    """
+
+    def __init__(self, items: Iterator[object]) -> None:
+        self._items, self._held, self.where = items, list[object](), type(items).__name__
+
+    def __iter__(self) -> Iterator[object]:
+        for number in itertools.count():
+            if number == len(self._held):
+                try:
+                    self._held.append(next(self._items))
+                except StopIteration:
+                    return
+            yield self._held[number]

@@ -21,7 +21,7 @@ import numpy as np
 
 from obs_onnx.data.array_files import open_npy, open_npz
 from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
-from obs_onnx.data.feeds import Array, TensorSpec, check_names, check_type, conform_labels
+from obs_onnx.data.feeds import Array, Repeated, TensorSpec, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
 from obs_onnx.data.limits import check_room
 from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, concrete_shape, free_sizes, natural
@@ -124,6 +124,8 @@ class _Opener:
         if callable(source):
             return self._function(source, getattr(source, "__name__", "function"))
         name = type(source).__name__
+        if isinstance(source, Repeated):
+            return self._feeds(lambda: iter(source), source.where, once=True)
         if isinstance(source, Iterator):
             return self._feeds(lambda: source, name, once=True)
         if isinstance(source, Sequence) and len(source) == 1 and isinstance(source[0], Mapping):

@@ -35,6 +35,7 @@ from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.engines.ort_artifacts import FILES, Training, fitted, readable, write_artifacts
 from obs_onnx.training.loop import zero_masks
+from obs_onnx.verification.front import undecided
 
 __all__ = ["OPTIMIZERS", "Artifacts", "artifacts"]
 
@@ -81,7 +82,8 @@ class Artifacts:
 def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     """Write the artifacts of a model.
 
-    BatchNormalization is folded into the weights.
+    BatchNormalization is folded into the weights. Where the first output is decided (an ArgMax, rows that a
+    NonMaxSuppression chooses), the loss is of what it is decided from.
 
     Args:
         model: a file, or a model in memory (which is not changed); its weights are float32.
@@ -95,7 +97,7 @@ def artifacts(model: ModelLike, options: ArtifactsOptions) -> Artifacts:
     original, name, _ = open_model(model, options.custom_domains)
     with boundary(f"{name} cannot be opened for training"):
         runtime = OrtRuntime()
-        form = readable(modernize(canonicalize(original)))
+        form = readable(modernize(canonicalize(undecided(runtime, original))))
         terms = [_term(form, options.loss)]
         trained = _trained(form, terms, options.requires_grad)
         masks = zero_masks(form, trained) if options.keep_zeros else {}

@@ -18,6 +18,7 @@ from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
+from obs_onnx.runtimes.model_files import open_session
 from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
@@ -75,7 +76,7 @@ def evaluate(
         )
         if isinstance(model, _FILES) or isinstance(against, _FILES):
             runtime = runtime or open_runtime()
-        model, against = _compared(runtime, model, against, cut, fix)
+        model, against, axes = _compared(runtime, model, against, cut, fix)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
             data,
@@ -95,6 +96,7 @@ def evaluate(
             task=asked.task,
             weights=asked.weight,
             spreads=reference is not None,
+            axes=axes,
         )
         return evaluate_sessions(
             session,
@@ -103,6 +105,7 @@ def evaluate(
             yardstick=yardstick,
             metric=open_metric(asked.metric, asked.metric_lower_is_better, yardstick.task),
             progress=progress,
+            trained=reference is None,
         )
 
 
@@ -110,7 +113,7 @@ def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
     if not isinstance(given, _FILES):
         return given
     assert runtime is not None
-    return runtime.session(given)
+    return open_session(runtime, given)
 
 
 def _compared(
@@ -119,26 +122,30 @@ def _compared(
     against: ModelSource | Session | None,
     cut: Sequence[str],
     fix: Fixed,
-) -> tuple[ModelSource | Session, ModelSource | Session | None]:
-    """What is measured of the models: of two, what lies in front of the reference's last decisions."""
+) -> tuple[ModelSource | Session, ModelSource | Session | None, Mapping[str, int]]:
+    """What is measured of the models: of two, what lies in front of the reference's last decisions.
+
+    Returns:
+        Both, and axes of outputs along which what was cut off looks for classes.
+    """
     if runtime is not None and isinstance(model, _FILES) and isinstance(against, _FILES):
         return _parts(runtime, model, against, cut, fix)
     if cut:
         raise OptionError(f"{named('cut')} is about two models that are compared: give their files")
     if fix and isinstance(model, _FILES):
-        return serialize(with_fixed(_read(model), fix)), against
-    return model, against
+        return serialize(with_fixed(_read(model), fix)), against, {}
+    return model, against, {}
 
 
 def _parts(
     runtime: Runtime, model: ModelSource, against: ModelSource, cut: Sequence[str], fix: Fixed
-) -> tuple[ModelSource, ModelSource]:
+) -> tuple[ModelSource, ModelSource, Mapping[str, int]]:
     read = [_read(one) for one in (model, against)]
     small, dense = all_with_fixed(read, fix) if fix else read
     front, small = find_front(runtime, dense, cut), plain(small)
     if front.cut is None or not (front.is_in(small) or cut or front.foreign):
-        return (serialize(small), serialize(dense)) if fix else (model, against)
-    return serialize(front.part(small)), serialize(front.model)
+        return (serialize(small), serialize(dense), {}) if fix else (model, against, {})
+    return serialize(front.part(small)), serialize(front.model), front.class_axes
 
 
 def _read(model: ModelSource) -> ir.Model:

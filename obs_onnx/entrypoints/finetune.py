@@ -7,7 +7,7 @@ come back.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Feed
+from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
@@ -24,9 +24,14 @@ from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.evaluation.finite_outputs import check_outputs
+from obs_onnx.evaluation.free_batch import Open, find_free_batch, freed_source
+from obs_onnx.evaluation.measures.parts import Part
+from obs_onnx.evaluation.measures.yardstick import read_outputs
+from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.json_file import jsonable
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
 from obs_onnx.option import asked
+from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.errors import DataError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
@@ -42,6 +47,7 @@ from obs_onnx.verification.front import Front, find_front
 __all__ = ["FinetuneReport", "Finetuned", "finetune"]
 
 HELD_OUT = 0.125
+_GLANCE = 512  # samples that the spread of a teacher's outputs is taken from
 _LEAST_HELD_OUT = 16  # samples or feeds in all, from which on some are held out
 
 
@@ -114,8 +120,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     with boundary(f"{name} cannot be opened for training"):
         runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
         front = find_front(runtime, with_fixed(original, options.fix), options.cut)
-        stored = canonicalize(front.model) if options.fold else unfolded(front.model)
-        lesson = _prepared(runtime, stored, front, options)
+        lesson = _prepared(runtime, front, options)
     found = retrain(
         runtime,
         lesson.student,
@@ -129,9 +134,10 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         checkpoint=options.checkpoint,
         resume=options.resume,
     )
-    result = front.complete(SetWeights(found.weights)(stored.clone()).model)
+    trained = SetWeights(found.weights)(lesson.stored.clone()).model
+    result = front.complete(trained if lesson.batch is None else lesson.batch.put_back(trained))
     masks = zero_masks(lesson.student, list(found.weights)) if options.keep_zeros else {}
-    _write(runtime, front, result, masks, next(iter(lesson.fit)), options)
+    _write(runtime, front, result, masks, lesson.sample, options)
     return Finetuned(result, _report(name, lesson, settings, found, options, begin))
 
 
@@ -140,7 +146,10 @@ class _Lesson:
     """What a model is trained on.
 
     Attributes:
-        student: the model in a form that can be trained.
+        stored: the model in the form whose weights are the result's; it takes any number of samples, where
+            that is possible.
+        batch: how it was made so, where the model as it came in has a fixed batch.
+        student: the same in a form that can be trained.
         objective: the loss.
         fit, judged: data to learn from, and to measure on.
         teacher, taught_by: session and name of the teacher.
@@ -148,6 +157,8 @@ class _Lesson:
         notes: what the reader should know.
     """
 
+    stored: ir.Model
+    batch: FreeBatch | None
     student: ir.Model
     objective: Objective
     fit: Source
@@ -157,24 +168,31 @@ class _Lesson:
     labelled: bool
     notes: tuple[str, ...]
 
+    @property
+    def sample(self) -> Feed:
+        """Data that the model takes as it came in."""
+        feed = next(iter(self.fit))
+        return feed if self.batch is None else fitted(feed, self.batch.inputs, self.batch.size)
 
-def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: FinetuneOptions) -> _Lesson:
+
+def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _Lesson:
     """Open the data and the teacher, and choose the loss."""
-    batch, labels, seed = options.batch, options.labels, options.seed
+    labels, seed = options.labels, options.seed
+    taught, name = _teacher(options.teacher, front, options.fix)
+    dense, batch = _freed(runtime, front.model, taught, partial(_open, options, options.data))
+    given = front.model if batch is None else batch.model
+    stored = canonicalize(given) if options.fold else unfolded(given)
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
-    opened = partial(
-        open_source,
-        specs=session.inputs,
-        batch_size=batch,
-        labels_key=labels,
-        seed=seed,
-        preprocess=options.preprocess,
-        without=fixed_names(options.fix),
-    )
-    source = opened(options.data)
-    fit, judged = _parts(source, None if options.held_out is None else opened(options.held_out), seed)
-    dense, name = _teacher(runtime, options.teacher, session, front, options.fix)
+    if dense is not None:
+        _check_teacher(dense, session, f"the teacher {name}")
+    opened = [
+        freed_source(batch, session.inputs, options.batch, partial(_open, options, data))
+        for data in (options.data, options.held_out)
+        if data is not None
+    ]
+    source = opened[0]
+    fit, judged = _parts(source, None if options.held_out is None else opened[1], seed)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")
@@ -184,6 +202,9 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     if dense is not None:
         answer = dense.run(feed)
         check_outputs(runtime, None, feed, answer, f"the teacher {name}")
+    parts: tuple[Part, ...] = ()
+    if dense is not None:
+        parts = read_outputs(dense, fit.limit(_GLANCE), model=student, task=options.task).parts
     objective = choose_objective(
         student,
         answer,
@@ -192,13 +213,15 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
         mix=options.mix,
         task=options.task,
         given=given,
+        axes=front.class_axes,
+        parts=parts,
     )
     notes = [*front.notes, *source.notes]
     if judged is None:
         notes.append("too little data to hold some out: the last weights are the result")
     if copied:
         notes.append("trained on a float32 copy of the bfloat16 model")
-    return _Lesson(student, objective, fit, judged, dense, name, labelled, tuple(notes))
+    return _Lesson(stored, batch, student, objective, fit, judged, dense, name, labelled, tuple(notes))
 
 
 def _write(
@@ -278,20 +301,57 @@ def _parts(source: Source, held_out: Source | None, seed: int) -> tuple[Source, 
     return split(source, HELD_OUT, seed)
 
 
-def _teacher(
-    runtime: OrtRuntime, teacher: ModelLike | None, student: Session, front: Front, fix: Fixed
-) -> tuple[Session | None, str | None]:
+def _open(options: FinetuneOptions, data: object, specs: Sequence[TensorSpec]) -> Source:
+    """Data for inputs."""
+    return open_source(
+        data,
+        specs,
+        batch_size=options.batch,
+        labels_key=options.labels,
+        seed=options.seed,
+        preprocess=options.preprocess,
+        without=fixed_names(options.fix),
+    )
+
+
+def _freed(
+    runtime: OrtRuntime, student: ir.Model, teacher: ir.Model | None, open_data: Open
+) -> tuple[Session | None, FreeBatch | None]:
+    """The session of the teacher, and how the student takes any number of samples, if its teacher does."""
+    batch = find_free_batch(runtime, student, open_data)
+    if teacher is None:
+        return None, batch
+    freed = find_free_batch(runtime, teacher, open_data)
+    dense = runtime.session(serialize(runnable(runtime, teacher if freed is None else freed.model)[0]))
+    sizes = {spec.name: spec.shape for spec in dense.inputs}
+    fixed = batch is not None and any(
+        (shape := sizes.get(name)) is not None and axis < len(shape) and isinstance(shape[axis], int)
+        for name, axis in batch.inputs.items()
+    )
+    if not fixed:
+        return dense, batch
+    return runtime.session(serialize(runnable(runtime, teacher)[0])), None
+
+
+def _teacher(teacher: ModelLike | None, front: Front, fix: Fixed) -> tuple[ir.Model | None, str | None]:
+    """As much of the teacher as the model is measured at, and its name."""
     if teacher is None:
         return None, None
     model, name, _ = open_model(teacher, None)
-    part = front.part(plain(with_fixed(model, fix, partly=True)), f"the teacher {name}")
-    dense = runtime.session(serialize(runnable(runtime, part)[0]))
+    return front.part(plain(with_fixed(model, fix, partly=True)), f"the teacher {name}"), name
+
+
+def _check_teacher(dense: Session, student: Session, called: str) -> None:
+    """Refuse a teacher of other inputs and outputs.
+
+    Raises:
+        DataError: it is one.
+    """
     if {spec.name for spec in dense.inputs} != {spec.name for spec in student.inputs}:
-        raise DataError(f"the teacher {name} takes other inputs than the model: only the same can teach it")
+        raise DataError(f"{called} takes other inputs than the model: only the same can teach it")
     missing = [spec.name for spec in student.outputs if spec.name not in {y.name for y in dense.outputs}]
     if missing:
-        raise DataError(f"the teacher {name} has no output {missing[0]!r}")
-    return dense, name
+        raise DataError(f"{called} has no output {missing[0]!r}")
 
 
 def _check_zeros(model: ir.Model, masks: Mapping[str, NDArray[np.bool_]]) -> None:

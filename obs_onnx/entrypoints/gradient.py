@@ -12,11 +12,13 @@ from obs_onnx.entrypoints.options.gradient import GradientOptions
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model, serialize
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, weights
-from obs_onnx.passes.autodiff.losses import append_loss
+from obs_onnx.passes.autodiff.losses import LOSSES, append_loss
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.errors import GradientError, boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.verification.front import undecided
 
 __all__ = ["gradient"]
 
@@ -30,7 +32,8 @@ def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
     with all v together. Labels (or targets) come in as ``labels``, for ``kl`` logits as ``teacher``.
 
     Functions are inlined and constants become initializers; nothing is folded, so that the initializers are
-    those of ``model``, with their names and shapes.
+    those of ``model``, with their names and shapes. Where the first output is decided (an ArgMax, rows that a
+    NonMaxSuppression chooses), the loss is of what it is decided from, and the decision is not in the result.
 
     Args:
         model: a file, or a model in memory (which is not changed).
@@ -44,7 +47,8 @@ def gradient(model: ModelLike, options: GradientOptions) -> ir.Model:
     check_files(model, options)
     original, name, _ = open_model(model, options.custom_domains)
     with boundary(f"{name} cannot be differentiated", GradientError):
-        result = modernize(plain(original), plain)
+        learnt = undecided(OrtRuntime(), original) if options.loss in LOSSES else original
+        result = modernize(plain(learnt), plain)
         InferShapes().call(result)
         scalar = append_loss(result, options.loss)
         wanted = list(wrt) if wrt is not None else _own(original, weights(result, scalar))

@@ -162,7 +162,7 @@ def saturation(seen: Seen, outputs: Mapping[str, Array], scores_NC: Array | None
 
 
 def guesses(accuracy: float | None, samples: int, classes: int) -> list[str]:
-    """A warning about a dense model that is right no more often than one that guesses."""
+    """A warning about a trained model that is right no more often than one that guesses."""
     if accuracy is None or classes < 2 or samples < 1:
         return []
     right, chance = round(accuracy * samples), 1 / classes
@@ -171,7 +171,7 @@ def guesses(accuracy: float | None, samples: int, classes: int) -> list[str]:
     if not (guessed and poor):
         return []
     return [
-        f"the dense model is right for {right} of {samples} labelled samples, as often as by guessing one of "
+        f"the model is right for {right} of {samples} labelled samples, as often as by guessing one of "
         f"{classes} classes: the labels or the preprocessing are not those it was trained with"
     ]
 

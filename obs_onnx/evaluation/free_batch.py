@@ -23,7 +23,7 @@ from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.bfloat16 import runnable
 
-__all__ = ["find_free_batch", "freed_source"]
+__all__ = ["Open", "find_free_batch", "freed_source"]
 
 _FEEDS, _LOOKED_AT = 3, 32  # that are compared, and among which they are looked for
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, Feed, is_float
 from obs_onnx.data.open_source import Source
+from obs_onnx.evaluation.data_checks import guesses
 from obs_onnx.evaluation.measures.class_counts import ClassCounts
 from obs_onnx.evaluation.measures.class_scores import classes_of
 from obs_onnx.evaluation.measures.metric import MIOU, Collected, Metric
@@ -48,6 +49,7 @@ class Evaluation:
         agreement: share of rows (0 to 1) put into the same class as by the reference.
         measures: others of the task, by name.
         metric: what the user's own function says.
+        alerts: what makes all this doubtful, of a model that is measured by itself.
     """
 
     samples: int
@@ -60,6 +62,7 @@ class Evaluation:
     agreement: float | None = None
     measures: Mapping[str, float] = field(default_factory=dict)
     metric: float | None = None
+    alerts: tuple[str, ...] = ()
 
     def figure(self, metric: Metric) -> float | None:
         """What was measured of a metric."""
@@ -72,6 +75,8 @@ class Evaluation:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.task == AUTO:
             del fields["task"]
+        if not self.alerts:
+            del fields["alerts"]
         if len(self.output_errors or ()) < 2:
             del fields["output_errors"]
         fields["parts"] = [asdict(part) for part in self.parts] if len(self.parts) > 1 else None
@@ -131,6 +136,12 @@ class Tally:
             return len(outputs[scores.name])
         classes = classes_of(outputs, scores, numbers)
         return 1 if classes is None else len(classes)
+
+    @property
+    def alerts(self) -> tuple[str, ...]:
+        """What labels and classes so far say against data, or labels, of a model that was trained on both."""
+        classes = self._classes
+        return tuple(guesses(classes.accuracy, classes.labelled, classes.classes))
 
     def result(self, metric: float | None = None) -> Evaluation:
         """What all batches so far amount to, with what the user's function says."""
@@ -193,6 +204,7 @@ def evaluate_sessions(
     yardstick: Yardstick | None = None,
     metric: Metric | None = None,
     progress: Callable[[int], None] | None = None,
+    trained: bool = False,
 ) -> Evaluation:
     """:func:`evaluate` for loaded models.
 
@@ -204,6 +216,7 @@ def evaluate_sessions(
             it.
         metric: of the user's.
         progress: called with the number of batches done.
+        trained: the model should know its labels; it is an alert if it guesses.
 
     Raises:
         DataError: data that does not fit, or a reference with other inputs or outputs.
@@ -227,7 +240,7 @@ def evaluate_sessions(
         if progress is not None:
             progress(number)
     own = None if metric is None or metric.function is None else metric.value(collected)
-    found = tally.result(own)
+    found = replace(tally.result(own), alerts=tally.alerts if trained else ())
     counted = source.unit == "samples" and source.count is not None
     return replace(found, samples=source.count) if counted and source.count is not None else found
 

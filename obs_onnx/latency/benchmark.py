@@ -22,6 +22,7 @@ from obs_onnx.passes.errors import OptionError, boundary
 from obs_onnx.results.benchmark import BUSY, SLOW, UNSURE, Benchmark, Latency, Ratio
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 from obs_onnx.runtimes.machine import pinned
+from obs_onnx.runtimes.model_files import open_session
 
 __all__ = ["bench", "quick"]
 
@@ -70,7 +71,7 @@ def bench(
         with boundary("the models cannot be timed"):
             timers = []
             for model in models:
-                session = where.session(model) if isinstance(model, (bytes, str, PathLike)) else model
+                session = open_session(where, model) if isinstance(model, (bytes, str, PathLike)) else model
                 given = random_feed(session.inputs, batch, sizes) if feed is None else feed
                 timers.append(_Timer(session, given))
         rounds = _measure(timers, seconds, min_runs)

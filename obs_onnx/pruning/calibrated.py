@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
@@ -198,18 +198,15 @@ def calibrate(
     data = _open_data(inputs, session, options)
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
+    answer = session.run(first)
     notes = [*inputs.front.notes, *data.notes, *varying_notes(model, rows)]
-    for feed in (next(iter(data.fit)), first):
-        answer = session.run(feed)
-        notes += check_outputs(where, model, feed, answer)
+    yardstick = _yardstick(session, model, inputs, data, targets, options, notes)
     if said := complaints(model):
         notes.append(
             f"the ONNX checker does not pass the dense model, which {where.spec} runs: {said[0]}; "
             "the result may have this, and nothing new"
         )
-    data = replace(data, notes=tuple(dict.fromkeys(notes)))
-    yardstick = _yardstick(session, model, data, targets, options)
-    data = replace(data, notes=(*data.notes, *yardstick.notes))
+    data = replace(data, notes=tuple(dict.fromkeys([*notes, *yardstick.notes])))
     metric = open_metric(options.metric, options.metric_lower_is_better, yardstick.task)
     labelled = None
     if data.labelled is not None:
@@ -243,18 +240,38 @@ def calibrate(
 
 
 def _yardstick(
-    session: Session, model: ir.Model, data: CalibrationData, targets: Targets, options: SearchOptions
+    session: Session,
+    model: ir.Model,
+    inputs: Inputs,
+    data: CalibrationData,
+    targets: Targets,
+    options: SearchOptions,
+    notes: list[str],
 ) -> Yardstick:
-    """How the outputs are measured, from what the dense model gives for calibration data."""
+    """How the outputs are measured, from what the dense model gives for calibration data.
+
+    ``notes`` gets what is told of outputs that are not finite.
+
+    Raises:
+        ModelError: outputs that hold NaN.
+    """
     feed, labels = next((data.labelled or data.held_out).batches())
     samples = EFFORTS[options.effort].samples
+
+    def answers() -> Iterator[Values]:
+        for one in chain(data.held_out, data.fit.limit(samples)):
+            answer = session.run(one)
+            notes.extend(check_outputs(inputs.runtime, model, one, answer))
+            yield answer
+
     return yardstick_of(
-        (session.run(one) for one in chain(data.held_out, data.fit.limit(samples))),
+        answers(),
         model=model,
         task=options.task,
         labelled=None if labels is None else (session.run(feed), labels),
         weights=options.weight,
         loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
+        axes=inputs.front.class_axes,
     )
 
 

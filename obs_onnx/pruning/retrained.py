@@ -95,6 +95,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         options.finetune,
         rounds,
         options.progress,
+        calibrated.yardstick.parts,
     )
     found.check(dense.model)
     return found

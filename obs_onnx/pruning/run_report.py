@@ -8,7 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import LATENCY, Targets
+from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, Targets
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
 from obs_onnx.evaluation.measures.options import AUTO
@@ -36,6 +36,7 @@ from obs_onnx.verification.front import Front
 
 __all__ = ["Run", "dry_report", "report"]
 
+_ROUNDING = 1e-9  # of a share
 _SLOWER = 1.01  # of the dense model's time, that is more than noise
 
 
@@ -147,7 +148,7 @@ def report(
     sizes = tried("the result was not measured", lambda: run.sizes(result, file), run.bare_sizes(result))
     timing, combined = _timed(run, result, recorder), _compared(run, result, quantized, recorder)
     before, after = sizes.value
-    missed, slower = result.missed, list[str]()
+    missed, slower = (*result.missed, *_over(run.targets, result, before, after)), list[str]()
     if timing.value is not None:
         before, after = timing.value.added(before, after)
         missed = (*missed, *_late(run.targets, result, timing.value.ratio))
@@ -246,6 +247,19 @@ def _compared(
             return _combinations(run, result.attempt.model, quantized)
 
     return tried("the quantized models were not compared", work, ())
+
+
+def _over(targets: Targets, result: Finished[Attempt], before: Figures, after: Figures) -> list[Missed]:
+    """Costs that are over their limit by the figures that are shown, whatever they were reckoned to be."""
+    known, found = {one.target for one in result.missed}, []
+    for target, limit in ((PARAMS, targets.share(PARAMS)), (MACS, targets.share(MACS))):
+        (old,), (new,) = target.measures(before), target.measures(after)
+        if limit is None or not old or new is None or target.name in known:
+            continue
+        if new / old > limit * (1 + _ROUNDING):
+            advice = f"the file has more {target.label} than was reckoned: ask for less"
+            found.append(Missed(target.name, limit, new / old, advice=advice))
+    return found
 
 
 def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:

@@ -4,14 +4,15 @@
 * teacher with class scores alone: ``logits``, half the mean square of the difference of centred scores (or
   ``kl``, the divergence of the student's from the teacher's class probabilities, which sees little but the
   first class where the teacher is sure);
-* teacher with any other outputs: for each float output the ``mse``, relative to the mean square of the
-  teacher's output, so that no output drowns another by its scale;
+* teacher with any other outputs: the mean over their parts (:mod:`obs_onnx.evaluation.measures.parts`) of the
+  square of the error that they are measured by, so that no part drowns another by its scale; where the parts
+  are not known, for each float output the ``mse``, relative to the mean square of the teacher's output;
 * both: ``mix`` times the first and ``1 - mix`` times the second.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from obs_onnx.evaluation.measures.class_scores import (
     rows_of,
 )
 from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION
+from obs_onnx.evaluation.measures.parts import Part
 from obs_onnx.passes.autodiff.training_step import Term
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.passes.graph.logits import logits_of
@@ -73,6 +75,8 @@ def choose_objective(
     distance: str = "logits",
     task: str = AUTO,
     given: NDArray[np.int64] | None = None,
+    axes: Mapping[str, int] | None = None,
+    parts: Sequence[Part] = (),
 ) -> Objective:
     """The terms of the loss.
 
@@ -85,6 +89,8 @@ def choose_objective(
         distance: of class scores to the teacher's: ``logits`` or ``kl``.
         task: what the model is for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
         given: labels of the batch, which tell class scores, whether they are trained on or not.
+        axes: of outputs, along which what lies behind them looks for classes.
+        parts: of the outputs, with what their errors are measured against.
 
     Raises:
         OptionError: neither, or a share out of range.
@@ -100,7 +106,7 @@ def choose_objective(
         raise DataError("no output of the model is of a float type: there is nothing to train")
     if labels and given is None and task == AUTO:
         task = CLASSIFICATION  # cross-entropy is of nothing else
-    found = find_class_scores({name: answer[name] for name in floats}, given, task, model)
+    found = find_class_scores({name: answer[name] for name in floats}, given, task, model, axes=axes)
     found = found if found is not None and found.single else None
     scores = None if found is None else str(logits_of(outputs[found.name]).name)
     hidden = found is not None and found.probabilities and scores == found.name
@@ -116,14 +122,33 @@ def choose_objective(
         terms.append(Term(distance, scores, TEACHER, share))
         taught[TEACHER] = found.name
     elif teacher:
-        for name in floats:
-            target = f"{TEACHER}.{name}"
-            square = float(np.mean(np.square(answer[name].astype(np.float64))))
-            scale = 1 / square if np.isfinite(square) and square > 0 else 1.0
-            terms.append(Term("mse", name, target, share * scale / len(floats)))
-            taught[target] = name
+        terms += _distances({name: answer[name] for name in floats}, parts, share)
+        taught |= {term.target: term.output for term in terms if term.target != LABELS}
     trailing = 0 if found is None else answer[found.name].ndim - 2
     return Objective(tuple(terms), taught, scores, classes, trailing)
+
+
+def _distances(answer: Feed, parts: Sequence[Part], share: float) -> Iterator[Term]:
+    """Terms for the outputs of a teacher, which weigh ``share`` together."""
+    counted = [part for part in parts if part.weight and part.scale > 0 and part.output in answer]
+    if not counted:
+        for name, y in answer.items():
+            square = float(np.mean(np.square(y.astype(np.float64))))
+            scale = 1 / square if np.isfinite(square) and square > 0 else 1.0
+            yield Term("mse", name, f"{TEACHER}.{name}", share * scale / len(answer))
+        return
+    for name, y in answer.items():
+        own = [part for part in counted if part.output == name]
+        divided = [part.axis for part in own if part.axis is not None and part.elements]
+        axis = divided[0] if divided else 0
+        factors = np.zeros(y.shape[axis] if divided else 1)
+        for part in own:  # all elements of its output count in the mean, whose part it is
+            chosen = list(part.elements) if part.elements else slice(None)
+            few = len(part.elements) / len(factors) if part.elements else 1.0
+            factors[chosen] = part.weight / part.scale / few**0.5
+        if own:
+            told = tuple(factors.tolist())
+            yield Term("mse", name, f"{TEACHER}.{name}", share / len(counted), told, axis)
 
 
 class ReferenceLoss:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.evaluation.measures.parts import Part
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.modernize import modernize
 from obs_onnx.passes.errors import ModelError
@@ -43,6 +44,7 @@ class Retraining:
         mix: their share of the loss.
         task: what the models are for.
         progress: shows a stage.
+        parts: of the outputs, with what their errors are measured against.
     """
 
     runtime: OrtRuntime
@@ -56,6 +58,7 @@ class Retraining:
     between: int = 0
     rounds: int = 1
     progress: Progress = quiet
+    parts: tuple[Part, ...] = ()
 
     def __call__(
         self,
@@ -123,6 +126,7 @@ class Retraining:
             mix=self.mix,
             task=self.task,
             given=labels,
+            parts=self.parts,
         )
 
 

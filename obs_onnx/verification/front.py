@@ -9,7 +9,7 @@ front of them says what these weights do.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -17,6 +17,7 @@ import onnx_ir as ir
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.logits import class_axes
 from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.interface.cut import Cut, cut, has_weights, learns
 from obs_onnx.passes.ops import key, lookup
@@ -25,7 +26,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.foreign import foreign_operators
 from obs_onnx.verification.decisions import decides, draws
 
-__all__ = ["Front", "find_front"]
+__all__ = ["Front", "find_front", "undecided"]
 
 _NAMED = 3  # things that a note lists
 
@@ -39,17 +40,26 @@ class Front:
         cut: where it is cut; None where all of it is pruned and measured.
         decided: the nodes with which the rest begins, which decide.
         foreign: nodes in the rest that the runtime cannot run.
+        choosing: nodes in the front that choose rows by what was learnt, with weights behind them.
     """
 
     original: ir.Model
     cut: Cut | None = None
     decided: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
+    choosing: tuple[str, ...] = ()
 
     @property
     def model(self) -> ir.Model:
         """What is pruned and measured."""
         return self.original if self.cut is None else self.cut.front
+
+    @property
+    def class_axes(self) -> Mapping[str, int]:
+        """Axes of outputs of :attr:`model` which what lies behind takes for those of classes."""
+        if self.cut is None:
+            return {}
+        return class_axes(self.cut.whole, {str(value.name) for value in self.cut.front.graph.outputs})
 
     @property
     def runs(self) -> bool:
@@ -92,8 +102,16 @@ class Front:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where quality is measured and what lies behind, for people."""
+        inside = ()
+        if self.choosing:
+            verb = "chooses" if len(self.choosing) == 1 else "choose"
+            inside = (
+                f"{_listed(self.choosing)} {verb} rows in front of further weights: where a smaller model "
+                "chooses others, or in another order, all of their error counts; a place in front of it "
+                f"can be measured with {named('cut')}, what the rows are worth with {named('metric')}",
+            )
         if self.cut is None:
-            return ()
+            return inside
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
         verb = "decides" if len(self.decided) == 1 else "decide"
         by = f", on which {_listed(self.decided)} {verb}," if self.decided else ""
@@ -102,7 +120,7 @@ class Front:
             f"and not at {_listed(self.cut.outputs)} behind; "
             "multiply-accumulates and memory are counted up to there"
         )
-        return (place, *self.notes_behind)
+        return (place, *inside, *self.notes_behind)
 
     @property
     def notes_behind(self) -> tuple[str, ...]:
@@ -149,13 +167,29 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         )
     decided = list(_last_decisions(whole, settled, asked))
     if not first and not decided:
-        return Front(model)
+        return Front(model, choosing=tuple(map(_text, _inner_choices(whole))))
     found = cut(whole, [*first, *decided], at)
     given = {str(value.name) for value in found.front.graph.outputs}
     if late := [name for name in at if name not in given]:
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
-    return Front(model, found, tuple(map(_text, beginning)), tuple(map(_text, strange)))
+    inside = _inner_choices(found.front)
+    return Front(model, found, *(tuple(map(_text, nodes)) for nodes in (beginning, strange, inside)))
+
+
+def undecided(runtime: Runtime, model: ir.Model) -> ir.Model:
+    """A model up to where its first output is decided; as it is, where that is not decided.
+
+    Args:
+        runtime: where it runs.
+        model: as it came in; it is not changed.
+
+    Raises:
+        ModelError: nothing in front of the decision is learnt.
+    """
+    front = find_front(runtime, model)
+    given = {str(value.name) for value in front.model.graph.outputs}
+    return model if str(model.graph.outputs[0].name) in given else front.model
 
 
 def _read_outputs(model: ir.Model) -> None:
@@ -219,6 +253,20 @@ def _last_decisions(
             (weighs or has_weights(node), weighted),
         ):
             values.update(read if flagged else ())
+
+
+def _inner_choices(model: ir.Model) -> list[ir.Node]:
+    """Nodes that choose rows by what was learnt, of which a layer with weights and then an output follows."""
+    learnt, found = learns(model)[0], []
+    reaching, weighted = set(model.graph.outputs), set[ir.Value]()
+    for node in reversed(model.graph):
+        reaches, weighs = (any(y in values for y in node.outputs) for values in (reaching, weighted))
+        read = [] if lookup(node).shape_only else reads(node)
+        if weighs and lookup(node).chooses and any(value in learnt for value in read):
+            found.append(node)
+        reaching.update(read if reaches else ())
+        weighted.update(read if weighs or (reaches and has_weights(node)) else ())
+    return found[::-1]
 
 
 def _earliest(model: ir.Model, nodes: Collection[ir.Node]) -> list[ir.Node]:

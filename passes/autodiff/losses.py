@@ -6,15 +6,16 @@ With logits z of class c, all losses are means over examples (and over the posit
 * ``kl``: ``sum_c p (log p - log softmax(z))`` with ``p = softmax(teacher)``;
 * ``logits``: ``mean_c d^2 / 2`` where ``d = z - teacher`` less its mean over the classes, which no softmax
   sees: what ``T^2 kl`` at temperature T approaches as T grows (Hinton et al. 2015, section 2.1);
-* ``mse``: the mean over elements of ``(y - label)^2``;
+* ``mse``: the mean over elements of ``(y - label)^2``, or of ``(f (y - label))^2`` with factors ``f``;
 * ``relative_error``: ``|y - label|^2 / |label|^2`` over all elements;
 * ``sum_of_squares``: ``sum y^2 / 2``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.autodiff.gradient import find
@@ -31,6 +32,8 @@ def append_loss(
     output: str | None = None,
     name: str = "loss",
     target: str | None = None,
+    factors: Sequence[float] = (),
+    axis: int = 0,
 ) -> str:
     """Append a loss to ``model`` and make it an output.
 
@@ -41,6 +44,8 @@ def append_loss(
             ``kl`` and ``logits`` it has shape (N, C) or (N, C, d1, ...).
         name: of the new output.
         target: name of the new input; by default ``teacher`` for ``kl`` and ``logits``, else ``labels``.
+        factors: of the differences in ``mse``, one for each element of an axis, or one for all.
+        axis: of the output, along which they lie.
 
     Returns:
         The name of the loss. The new input is for ``cross_entropy`` integers (N, d1, ...), for ``kl`` and
@@ -59,9 +64,11 @@ def append_loss(
         return kind
     emitter = Emitter(model, Names(model), "loss")
     (y,) = find(model, [output or str(model.graph.outputs[0].name)])
-    loss = emitter.op(
-        "Identity", LOSSES[kind](emitter, y, target or ("teacher" if kind in _TAUGHT else "labels"))
-    )
+    target = target or ("teacher" if kind in _TAUGHT else "labels")
+    if kind == "mse" and len(factors):
+        loss = emitter.op("Identity", _mse(emitter, y, target, factors, axis))
+    else:
+        loss = emitter.op("Identity", LOSSES[kind](emitter, y, target))
     if (taken := emitter.names.fresh(name)) != name:
         raise GradientError(f"the name {name!r} is taken in the model")
     loss.name = taken
@@ -108,8 +115,11 @@ def _logits(e: Emitter, y: ir.Value, target: str) -> ir.Value:
     return e.mul(e.mean(e.mul(centred, centred)), 0.5)
 
 
-def _mse(e: Emitter, y: ir.Value, target: str) -> ir.Value:
+def _mse(e: Emitter, y: ir.Value, target: str, factors: Sequence[float] = (), axis: int = 0) -> ir.Value:
     difference = e.sub(y, _input(e, target, y.shape, y.dtype))
+    if len(factors):
+        shape = [-1] + [1] * (e.rank(y) - 1 - axis) if len(factors) > 1 else []
+        difference = e.mul(difference, e.constant(np.reshape(factors, shape), y))
     return e.mean(e.mul(difference, difference))
 
 

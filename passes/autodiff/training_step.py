@@ -42,12 +42,16 @@ class Term:
         output: value of the model that it is about.
         target: name of the new input with labels, or outputs of a teacher.
         weight: factor.
+        factors: of the differences of ``mse``, for each element of an axis, or one for all; none for 1.
+        axis: of the output, along which they lie.
     """
 
     loss: str
     output: str
     target: str
     weight: float = 1.0
+    factors: tuple[float, ...] = ()
+    axis: int = 0
 
 
 @dataclass(frozen=True)
@@ -181,7 +185,13 @@ def _with_loss(model: ir.Model, terms: Sequence[Term]) -> tuple[Emitter, ir.Valu
     parts = []
     for number, term in enumerate(terms):
         name = append_loss(
-            model, term.loss, term.output, names.fresh(f"loss.{number}"), names.fresh(term.target)
+            model,
+            term.loss,
+            term.output,
+            names.fresh(f"loss.{number}"),
+            names.fresh(term.target),
+            term.factors,
+            term.axis,
         )
         parts.append((find(model, [name])[0], term.weight))
     e = Emitter(model, Names(model), "step")

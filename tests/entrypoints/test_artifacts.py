@@ -156,3 +156,16 @@ def test_wrong_gradients_are_found(make_proto, rng, tmp_path, monkeypatch):
     with pytest.raises(VerificationError, match="gradient of 'w'"):
         artifacts(model, tmp_path / "wrong")
     assert os.listdir(tmp_path) == ["right"]
+
+
+def test_the_loss_is_of_what_a_decision_is_taken_on(make_proto, rng, tmp_path):
+    body = "a = MatMul(x, w)  h = Tanh(a)  z = MatMul(h, v)"
+    weights = {"w": rng.standard_normal((4, 6)), "v": rng.standard_normal((6, 3))}
+    weights = {name: array.astype(np.float32) for name, array in weights.items()}
+    decided = f"g (float[N,4] x) => (int64[N,1] y) {{ {body}  y = ArgMax <axis = 1> (z) }}"
+    plain = f"g (float[N,4] x) => (float[N,3] z) {{ {body} }}"
+    found, expected = (
+        artifacts(make_proto(text, weights), tmp_path / name)
+        for name, text in (("decided", decided), ("plain", plain))
+    )
+    assert (found.loss, found.trained) == (expected.loss, expected.trained)

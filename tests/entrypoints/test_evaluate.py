@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from linear_scores import linear, scores
@@ -19,7 +21,38 @@ def test_accuracy_over_batches():
     labels = order[np.arange(50), rank]
     result = evaluate(linear(np.eye(7)), {"x": x, "labels": labels}, batch_size=8)
     expected = Evaluation(50, "classification", np.mean(rank == 0), np.mean(rank < 5))
-    assert result == expected
+    assert replace(result, alerts=()) == expected
+
+
+def test_a_model_that_guesses_is_an_alert_and_one_that_is_compared_is_none():
+    x = scores(50, 7)
+    labels = np.argsort(-x, axis=1)[np.arange(50), np.arange(50) % 7]
+    guessing, other = linear(np.eye(7)), linear(np.diag([1, 1, 1, 1, 1, 1, 0.5]))
+    result = evaluate(guessing, {"x": x, "labels": labels})
+    assert len(result.alerts) == 1
+    assert "right for 8 of 50 labelled samples, as often as by guessing one of 7" in result.alerts[0]
+    assert result.to_json()["alerts"] == result.alerts
+    for right in (
+        evaluate(guessing, {"x": x, "labels": x.argmax(1)}),
+        evaluate(other, {"x": x, "labels": labels}, against=guessing),
+    ):
+        assert right.alerts == ()
+        assert "alerts" not in right.to_json()
+
+
+def test_scores_in_front_of_a_choice_of_classes(make_proto, tmp_path):
+    x = scores(40, 4)
+    for nodes, outputs in (
+        ("y = ArgMax <axis = 1> (s)", "int64[N,1] y"),
+        ("v, y = TopK <axis = 1> (s, k)", "float[N,2] v, int64[N,2] y"),
+    ):
+        held = {"k": np.array([2])} if "TopK" in nodes else {}
+        text = f"g (float[N,4] x) => ({outputs}) {{ s = MatMul(x, w)  {nodes} }}"
+        weights = [np.eye(4), np.diag([1, 1, 1, 0.5])]
+        dense, other = (make_proto(text, {"w": w.astype(np.float32), **held}) for w in weights)
+        result = evaluate(other.SerializeToString(), {"x": x}, against=dense.SerializeToString())
+        assert result.task == "classification"
+        assert result.agreement == np.mean((x @ weights[1]).argmax(1) == x.argmax(1))
 
 
 def test_few_classes_have_no_top5_and_no_labels_no_accuracy():

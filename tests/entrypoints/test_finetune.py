@@ -19,6 +19,29 @@ def test_streams_and_batches_of_fixed_size(make_proto, easy, rng):
         assert report.after.loss < 0.5 * report.before.loss
 
 
+@pytest.mark.parametrize("data", ["arrays", "generator", "samples one by one"])
+def test_a_model_for_one_sample_is_trained_in_batches_and_stays_what_it_was(make_proto, rng, easy, data):
+    wide, one = (DEEP.replace("float[N", f"float[{n}") for n in ("N", "1"))
+    held = tensors(rng, w1=(6, 16), b1=(16,), w2=(16, 4), b2=(4,))
+    free, fixed = make_proto(wide, held), make_proto(one, held)
+    x, labels = easy["x"], easy["labels"]
+    given = {
+        "arrays": easy,
+        "generator": (({"x": x[i : i + 1]}, labels[i : i + 1]) for i in range(len(x))),
+        "samples one by one": [({"x": x[i : i + 1]}, labels[i : i + 1]) for i in range(len(x))],
+    }[data]
+    options = {"steps": 40, "lr": 0.02, "batch": 32, "held_out": easy}
+    found = finetune(fixed, given, **options)
+    assert found.report.after.loss < 0.5 * found.report.before.loss
+    assert [str(n) for n in found.model.graph.inputs[0].shape] == ["1", "6"]
+    assert found.model.graph.outputs[0].shape[0] == 1
+    if data == "arrays":  # the very same training
+        like = finetune(free, given, **options)
+        assert found.report.after.loss == pytest.approx(like.report.after.loss, rel=1e-5)
+    taught = finetune(fixed, {"x": x}, teacher=found.model, steps=40, lr=0.02, batch=32).report
+    assert taught.after.loss < 0.5 * taught.before.loss
+
+
 def test_views_of_images(make_proto, rng):
     text = "g (float[N, 1, 4, 4] x) => (float[N, 2] z) { f = Flatten(x)  z = Gemm(f, w, b) }"
     model = make_proto(text, tensors(rng, w=(16, 2), b=(2,)))

@@ -110,3 +110,18 @@ def test_the_model_is_not_overwritten(linear, tmp_path):
     onnx.save(proto, tmp_path / "m.onnx")
     with pytest.raises(OptionError, match="the model itself"):
         gradient(tmp_path / "m.onnx", tmp_path / "m.onnx")
+
+
+@pytest.mark.parametrize("end", ["y = ArgMax <axis = 1> (z)", "v, y = TopK <axis = 1> (z, k)"])
+def test_the_loss_is_of_what_a_decision_is_taken_on(make_proto, tmp_path, rng, end):
+    w = rng.standard_normal((4, 3)).astype(np.float32)
+    outputs = ("float[N,1] v, " if "TopK" in end else "") + "int64[N,1] y"
+    held = {"k": np.array([1])} if "TopK" in end else {}
+    decided = make_proto(f"g (float[N,4] x) => ({outputs}) {{ z = MatMul(x, w) {end} }}", {"w": w, **held})
+    plain = make_proto("g (float[N,4] x) => (float[N,3] z) { z = MatMul(x, w) }", {"w": w})
+    feed = {"x": rng.standard_normal((5, 4)).astype(np.float32), "labels": np.array([0, 2, 1, 1, 0])}
+    for name, proto in (("a", decided), ("b", plain)):
+        gradient(proto, tmp_path / f"{name}.onnx")
+    found, expected = (run(tmp_path / f"{name}.onnx", feed) for name in "ab")
+    assert list(found) == list(expected) == ["z", "loss", "w.grad"]
+    np.testing.assert_array_equal(found["w.grad"], expected["w.grad"])

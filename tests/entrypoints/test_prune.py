@@ -380,9 +380,32 @@ class TestModels:
             report = prune(proto, calib=ROWS, targets=targets, **FAST).report
             assert 0 < report.output_error <= limit  # of the scores in front
             assert "measured at s" in report.notes[0]
-        report = prune(proto, calib=ROWS, targets=HALF, task="classification", **FAST).report
+        report = prune(proto, calib=ROWS, targets=HALF, **FAST).report
+        assert report.task == "classification"  # the ArgMax behind says so
         assert report.agreement > 0.55
         assert all(0.1 < layer.kept < 0.9 for layer in report.layers)
+
+    def test_parameters_are_a_share_of_those_that_came_in(self, make_proto) -> None:
+        """An exporter stores equal biases once; that each layer gets its own makes the model no larger."""
+        heads = range(6)
+        nodes = [f"a{i} = Gemm(x, w{i}, b)  r{i} = Relu(a{i})  y{i} = MatMul(r{i}, v{i})" for i in heads]
+        text = f"g (float[N,8] x) => (float[N,4] y) {{ {' '.join(nodes)}  y = Sum(y0, y1, y2, y3, y4, y5) }}"
+        tensors = {f"w{i}": normal(i, 8, 16) for i in heads} | {f"v{i}": normal(9 + i, 16, 4) for i in heads}
+        options = {"calib": ROWS, "effort": "quick", "round_to": 1, "targets": {"params": 0.7}}
+        report = prune(make_proto(text, {**tensors, "b": normal(20, 16)}), **options).report
+        assert report.before.parameters == 6 * 12 * 16 + 16
+        assert report.met
+        assert 0.6 < report.after.parameters / report.before.parameters <= 0.7
+
+    def test_a_generator_of_samples_for_a_model_of_one(self, make_proto) -> None:
+        tensors = {"w": normal(0, 8, 16), "b": normal(1, 16), "v": normal(2, 16, 4)}
+        text = "g (float[1,8] x) => (float[1,4] y) { a = Gemm(x, w, b) r = Relu(a) y = MatMul(r, v) }"
+        proto, x = make_proto(text, tensors), ROWS["x"]
+        items = ({"x": x[row : row + 1]} for row in range(len(x)))
+        found = prune(proto, calib=items, targets=HALF, **FAST)
+        like = prune(proto, calib=[{"x": x[row : row + 1]} for row in range(len(x))], targets=HALF, **FAST)
+        for name, array in weights_of(ir.to_proto(found.model)).items():
+            np.testing.assert_array_equal(weights_of(ir.to_proto(like.model))[name], array)
 
     def test_masked_scores(self, make_proto) -> None:
         text = "g (float[N,8] x) => (float[N,4] y) { a = Gemm(x, w, b) y = Add(a, m) }"

@@ -49,6 +49,15 @@ def test_the_first_node_is_named(body: str, message: str, mode: str, tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("row", [3, 200, 311])
+def test_any_sample_may_be_the_one(row: int) -> None:
+    model = opened("q = ReduceMax(x, last)  l = Sqrt(q)  y = Mul(z, l)", last=np.array([1]))
+    x = np.abs(RNG.standard_normal((320, 6))).astype(np.float32)
+    x[row] = -1
+    with pytest.raises(ModelError, match=r"gives NaN in its output 'y' .* is 'node_l' \(Sqrt"):
+        prune(model, calib={"x": x}, targets={"macs": 0.5})
+
+
 @pytest.mark.parametrize("broken", ["student", "teacher"])
 def test_nothing_is_learnt_from_or_for_what_is_no_number(broken: str, tmp_path: Path) -> None:
     models = {

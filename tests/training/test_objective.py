@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from obs_onnx.evaluation.measures.parts import ErrorSums, Spreads, weighted
+from obs_onnx.io.onnx_file import serialize
+from obs_onnx.passes.autodiff.training_step import loss_graph
+from obs_onnx.passes.channels.pieces import ChannelAxis, Piece
 from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.runtimes import open_runtime
 from obs_onnx.training.batches import TrainingBatch
 from obs_onnx.training.objective import Objective, ReferenceLoss, choose_objective
 
@@ -75,6 +80,31 @@ def test_outputs_of_any_scale_weigh_the_same(choose) -> None:
     square = 1e6 * np.mean(np.square(SCORES.astype(np.float64)))
     assert described(found) == [("mse", "y", "teacher.y", 1 / square / 2), ("mse", "z", "teacher.z", 0.5)]
     assert found.taught == {"teacher.y": "y", "teacher.z": "z"}
+
+
+def test_the_distance_to_a_teacher_is_that_by_which_it_is_measured(make_model) -> None:
+    """The mean over parts of squared errors, whatever their scales and sizes, and no more."""
+    rng = np.random.default_rng(5)
+    y = (rng.standard_normal((6, 5, 4)) * np.array([300, 300, 1, 1, 0.01])[:, None]).astype(np.float32)
+    z = (7 + rng.standard_normal((6, 3))).astype(np.float32)
+    answer, axes = {"y": y, "z": z}, {"y": [ChannelAxis(1, (Piece(tuple(range(5))),))]}
+    spreads = Spreads(axes, {"z": 1})
+    spreads.add(answer)
+    parts = weighted(spreads.parts(), {"y[2:4]": 2, "y[4]": 0})
+    text = "g (float[N,5,4] x, float[N,3] u) => (float[N,5,4] y, float[N,3] z) { y = Neg(x)  z = Neg(u) }"
+    model = make_model(text)
+    found = choose_objective(model, answer, labels=False, teacher=True, parts=parts)
+    assert found.taught == {"teacher.y": "y", "teacher.z": "z"}
+    graph, loss = loss_graph(model, found.terms)
+    feed = {"x": rng.standard_normal(y.shape), "u": rng.standard_normal(z.shape)}
+    feed = {name: array.astype(np.float32) for name, array in feed.items()}
+    session = open_runtime("onnxruntime", 1).session(serialize(graph))
+    sums = ErrorSums(parts)
+    sums.add(answer, {"y": -feed["x"], "z": -feed["u"]})
+    expected = np.mean([one.weighted**2 for one in sums.errors()])
+    assert len(sums.errors()) == 3
+    given = session.run({**feed, "teacher.y": y, "teacher.z": z})[loss]
+    assert given == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

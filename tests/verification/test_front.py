@@ -121,3 +121,20 @@ def test_places_that_cannot_be(make_proto) -> None:
         front_of(plugin(), "found")
     with pytest.raises(ModelError, match="a model has no value 'bs'"):
         front_of(detector()).part(ir.from_proto(decided("y = Relu(br)", "float[1,16,4,4] y")), "a model")
+
+
+@pytest.mark.parametrize("behind", ["Conv(g, wb)", "Relu(g)"])
+def test_rows_that_are_chosen_in_front_of_weights_are_told(behind: str) -> None:
+    """As the queries of a detector with two stages are, by the TopK of their scores."""
+    nodes = f"""p = ReduceMean <keepdims = 0> (br, places)  v, i = TopK <axis = 1> (p, four)
+                s = Squeeze(i, zero)  g = Gather <axis = 1> (br, s)  y = {behind}"""
+    held = {"places": np.array([2, 3]), "four": np.array([16])}
+    found = front_of(decided(nodes, "float[1,4,4,4] y" if "wb" in behind else "float[1,16,4,4] y", **held))
+    told = [note for note in found.notes if "in front of further weights" in note]
+    if "wb" in behind:
+        assert found.cut is None
+        assert len(told) == 1
+        assert told[0].startswith("node n5 (TopK) chooses rows")
+    else:
+        assert found.cut is not None
+        assert told == []

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ParamSpec, Protocol, TypeVar
 
+from obs_onnx.data.feeds import Repeated
 from obs_onnx.option import described, options_of
 
 __all__ = ["Verb", "takes"]
@@ -39,7 +41,7 @@ def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]
     def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
         @functools.wraps(body)
         def verb(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
-            return body(model, make(*args, **kwargs))
+            return body(model, _repeated(make(*args, **kwargs)))
 
         own, given = inspect.signature(body), inspect.signature(make).parameters.values()
         first = next(iter(own.parameters.values()))
@@ -49,6 +51,13 @@ def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]
         return verb
 
     return decorate
+
+
+def _repeated(options: O) -> O:
+    """Options whose data can be read again and again: an iterator gives what it has only once."""
+    given = {one.name: getattr(options, one.name) for one in options_of(type(options)) if one.form == "data"}
+    once = {name: Repeated(data) for name, data in given.items() if isinstance(data, Iterator)}
+    return dataclasses.replace(options, **once) if once else options  # type: ignore[type-var]
 
 
 def _documented(text: str, group: type) -> str:

@@ -134,6 +134,16 @@ class ClassCounts:
         self._rows[name] = self._rows.get(name, 0.0) + rows
 
     @property
+    def classes(self) -> int:
+        """How many there are, by scores with labels; 0 where that was not seen."""
+        return self._classes
+
+    @property
+    def labelled(self) -> int:
+        """Rows with labels."""
+        return self._labelled
+
+    @property
     def accuracy(self) -> float | None:
         """Share of the rows whose largest score is their label."""
         return self._right / self._labelled if self._labelled else None

@@ -6,8 +6,12 @@ decides nothing. An output of a floating-point type holds class scores along one
 * the task that was asked for says so, or
 * labels say so: there is one for each row of scores, or
 * a softmax (or its logarithm) along that axis gave it, by the graph, or by rows that all add up to 1 within
-  0.001, :data:`MANY` of them or more. Where an output has several rows for each sample (a class for each
-  pixel or token), it has to be the only one of a floating-point type: maps of attention are no classes.
+  0.001, :data:`MANY` of them or more, or
+* the graph that was cut off behind it looks for the class along that axis
+  (:func:`obs_onnx.passes.graph.logits.class_axes`).
+
+Where only the last two say so, and an output has several rows for each sample (a class for each pixel or
+token), it has to be the only one of a floating-point type: maps of attention are no classes.
 
 The scores are *probabilities* where, in the batch that was looked at, no number is negative and the numbers
 of each row add up to 1. Otherwise their softmax is. They are *alone* where no other output is of a
@@ -87,6 +91,7 @@ def find_class_scores(
     task: str = AUTO,
     model: ir.Model | None = None,
     more: Sequence[Outputs] = (),
+    axes: Mapping[str, int] | None = None,
 ) -> ClassScores | None:
     """The class scores of a model; None where nothing says that it gives any.
 
@@ -96,17 +101,21 @@ def find_class_scores(
         task: what was asked for, one of :data:`obs_onnx.evaluation.measures.options.TASKS`.
         model: with these outputs, where it can be looked at.
         more: what it gives for further batches.
+        axes: of outputs, along which what lies behind them looks for classes.
     """
     floats = {name: y for name, y in outputs.items() if is_float(y.dtype)}
     if task not in (AUTO, *SCORED):
         return None
     graph = {str(y.name): softmax_axis(y) for y in model.graph.outputs} if model is not None else {}
+    shown = [{name: axis for name, axis in graph.items() if axis is not None}, axes or {}]
     found = []
     for name, y in floats.items():
         for axis in _axes(y, task):
             single = y.size == y.shape[0] * y.shape[axis] and axis > 0
             rows = rows_of(y, axis)
-            proven = graph.get(name) == axis or _add_up([y, *(o[name] for o in more if name in o)], axis)
+            proven = any(one.get(name) == axis for one in shown) or _add_up(
+                [y, *(o[name] for o in more if name in o)], axis
+            )
             fits = labels is not None and len(rows) == len(labels)
             if task != AUTO or fits or (proven and (single or len(floats) == 1)):
                 right = _share_right(rows, labels) if fits and labels is not None else 0.0

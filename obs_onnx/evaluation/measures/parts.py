@@ -5,8 +5,8 @@ graph and by what the dense model gives for the data:
 
 1. Inputs of a Concat in front of the output are parts, along the axis they are joined on
    (:mod:`obs_onnx.passes.channels.pieces`); everything else counts samples.
-2. Where there is none, channels whose spreads lie within a factor of three of the largest among them are one
-   part. Without a graph these are the columns of an output (samples, features).
+2. Where there is none, and inside of each of them, channels whose spreads lie within a factor of three of the
+   largest among them are one part. Without a graph these are the columns of an output (samples, features).
 3. Class scores of whole samples, which only say something together, and whatever has no axis of channels, are
    one part.
 
@@ -19,7 +19,8 @@ so that a level that never changes hides nothing. Class scores are measured agai
 square), which decides the class of a sample as much as what varies does. So is a part that does not vary; one
 that is zero everywhere is measured against the spread of its output. No part is measured against less than a
 small share of the largest spread of its output: 3% where its channels are classes of positions, whose scores
-have one scale, so that a class that the data hardly shows does not decide alone, and 0.01% elsewhere.
+have one scale, so that a class that the data hardly shows does not decide alone, and 0.01% elsewhere. The
+channels of one input of a Concat have one scale, too: 3% of the largest spread among them.
 """
 
 from __future__ import annotations
@@ -137,9 +138,10 @@ class _Moments:
         )
 
     def alike(self, piece: Piece) -> list[Piece]:
-        """Its elements, divided by their spreads; those that do not vary lie apart."""
+        """Its elements, divided by their spreads; those that vary by rounding alone lie apart."""
         spreads = np.sqrt(self.around / np.maximum(self.count, 1))
-        spreads[spreads <= _STILL * np.abs(self.mean)] = 0
+        most = spreads[list(piece.elements)].max(initial=0.0)
+        spreads[spreads <= _STILL * np.maximum(np.abs(self.mean), most)] = 0
         found: list[list[int]] = []
         largest = np.inf
         for element in sorted(piece.elements, key=lambda i: -spreads[i]):
@@ -204,19 +206,20 @@ class Spreads:
             ]
         return [1] if y.ndim == 2 else []
 
-    def _of(self, name: str, found: Mapping[int | None, _Moments]) -> list[Part]:
-        """The division along the axis on which spreads differ most."""
-        choices = [[found[None].part(name, None)]]
+    def _of(self, name: str, found: Mapping[int | None, _Moments]) -> list[list[Part]]:
+        """The division along the axis on which spreads differ most; for each piece, its parts."""
+        choices = [(0.0, [[found[None].part(name, None)]])]
         for axis, moments in found.items():
             if axis is not None:
                 whole = Piece(tuple(range(len(moments.count))))
                 pieces = next((a.pieces for a in self._axes.get(name, ()) if a.axis == axis), (whole,))
+                divided = [moments.alike(piece) for piece in pieces]
                 if name in self._whole:
-                    pieces = (whole,)
-                elif len(pieces) == 1:
-                    pieces = tuple(moments.alike(pieces[0]))
-                choices.append([moments.part(name, piece) for piece in pieces])
-        return max(reversed(choices), key=_contrast)
+                    pieces, divided = (whole,), [[whole]]
+                largest = pieces if len(pieces) > 1 else divided[0]
+                contrast = _contrast([moments.part(name, piece) for piece in largest])
+                choices.append((contrast, [[moments.part(name, one) for one in p] for p in divided]))
+        return max(reversed(choices), key=lambda choice: choice[0])[1]
 
 
 def _contrast(parts: Sequence[Part]) -> float:
@@ -227,22 +230,26 @@ def _contrast(parts: Sequence[Part]) -> float:
     return max(spreads) / min(spreads) if spreads else 1.0
 
 
-def _scaled(parts: Sequence[Part], scores: bool, share: float) -> list[Part]:
+def _scaled(pieces: Sequence[Sequence[Part]], scores: bool, share: float) -> list[Part]:
     """Parts of one output with what their errors are divided by.
 
     Args:
-        parts: all of them.
+        pieces: for each piece, its parts.
         scores: they are class scores of whole samples.
         share: of the largest spread, that no part is measured against less than.
     """
-    largest = max(part.spread for part in parts)
+    largest = max(part.spread for parts in pieces for part in parts)
     found = []
-    for part in parts:
-        basis = LEVEL if part.level and (scores or part.still) else SPREAD
-        scale = part.level if basis == LEVEL else part.spread or largest
-        if scale < share * largest:
-            scale, basis = share * largest, SHARE
-        found.append(replace(part, scale=scale, basis=basis))
+    for parts in pieces:
+        least = share * largest
+        if len(pieces) > 1:
+            least = max(least, _RARE * max(part.spread for part in parts))
+        for part in parts:
+            basis = LEVEL if part.level and (scores or part.still) else SPREAD
+            scale = part.level if basis == LEVEL else part.spread or largest
+            if scale < least:
+                scale, basis = least, SHARE
+            found.append(replace(part, scale=scale, basis=basis))
     return found
 
 

@@ -17,7 +17,7 @@ from obs_onnx.evaluation.measures.class_scores import ClassScores, find_class_nu
 from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
 from obs_onnx.evaluation.measures.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
-from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.errors import InputError, OptionError, named
 from obs_onnx.runtimes import Session
 
 __all__ = ["CHANGED", "ERROR", "KL", "Yardstick", "choose_measure", "read_outputs", "yardstick_of"]
@@ -81,6 +81,7 @@ def yardstick_of(
     labelled: tuple[Mapping[str, Array], NDArray[np.int64]] | None = None,
     weights: Mapping[str, float] | None = None,
     loss: str = ERROR,
+    axes: Mapping[str, int] | None = None,
 ) -> Yardstick:
     """The yardstick for a model.
 
@@ -91,6 +92,7 @@ def yardstick_of(
         labelled: its outputs for a batch with labels, and these, (rows,), if there are any.
         weights: of parts, see :func:`obs_onnx.evaluation.measures.parts.weighted`.
         loss: damage that is asked for, see :func:`choose_measure`.
+        axes: of outputs, along which what lies behind them looks for classes.
 
     Raises:
         OptionError: a task, a weight or a loss that does not fit the outputs.
@@ -98,7 +100,7 @@ def yardstick_of(
     rest = iter(answers)
     seen = list(islice(rest, _FEEDS))
     first, labels = (seen[0], None) if labelled is None else labelled
-    scores = find_class_scores(first, labels, task, model, seen if labelled else seen[1:])
+    scores = find_class_scores(first, labels, task, model, seen if labelled else seen[1:], axes)
     numbers = None if scores is not None else find_class_numbers(first, labels, task, model)
     if task in _WANTED and scores is None and numbers is None:
         raise OptionError(f"{named('task')} {task} needs an output {_WANTED[task]}: give another task")
@@ -125,20 +127,21 @@ def read_outputs(
     task: str = AUTO,
     weights: Mapping[str, float] | None = None,
     spreads: bool = True,
+    axes: Mapping[str, int] | None = None,
 ) -> Yardstick:
     """The yardstick for a model that runs in ``session``; see :func:`yardstick_of`.
 
     Args:
         session: of the model.
         source: data; without ``spreads`` no more of it is looked at than class scores take.
-        model, task, weights: as there.
+        model, task, weights, axes: as there.
         spreads: whether errors are to be measured.
     """
     feed, labels = next(iter(source.batches()))
     labelled = None if labels is None else (session.run(feed), labels)
     answers = (session.run(feed) for feed in source)
     looked_at = answers if spreads else islice(answers, _FEEDS)
-    return yardstick_of(looked_at, model=model, task=task, labelled=labelled, weights=weights)
+    return yardstick_of(looked_at, model=model, task=task, labelled=labelled, weights=weights, axes=axes)
 
 
 def choose_measure(asked: str, yardstick: Yardstick, outputs: Mapping[str, Array]) -> str:
@@ -170,5 +173,5 @@ def _is_one_each(numbers: Array) -> bool:
 def _channel_axes(model: ir.Model | None) -> Mapping[str, Sequence[ChannelAxis]]:
     try:
         return {} if model is None else channel_axes(model)
-    except Exception:  # what cannot be read off a graph is not known
+    except InputError:  # what cannot be read off a graph is not known
         return {}

@@ -41,9 +41,8 @@ class DenseCosts:
 
     @cached_property
     def measured(self) -> Measured:
-        """The dense model as it is."""
-        whole = self.front.complete(self.dense.model)
-        return Measured(whole, self.dense.cost, self.file_bytes, self.stopwatch)
+        """The dense model as it came in, whose figures people compare with."""
+        return Measured(self.front.original, self.dense.cost, self.file_bytes, self.stopwatch)
 
     def whole(self, target: Target) -> float:
         """What the dense model costs, as that is reckoned: 1, or a number in the unit of the cost."""

@@ -79,6 +79,37 @@ def test_a_rare_class_beside_background_is_a_part() -> None:
     assert errors_of([whole], maps, lost)["y"] < 0.15
 
 
+def test_a_rare_class_inside_of_a_piece_is_a_part_and_a_dead_one_is_none() -> None:
+    y = HEAD.astype(np.float64)
+    y[:, :4] /= 10
+    y[:, 6] = SCORES[:, 2] / 12  # rare
+    y[:, 8] = 1e-3 + 1e-10 * RANDOM.random((8, 50))  # never seen: its spread is rounding
+    y[:, 9] = 1e-12 * RANDOM.random((8, 50))
+    boxes, scores, rare, *dead = parts_of(y, axes=PIECES)
+    assert [part.name for part in (boxes, scores, rare)] == ["y[0:4]", "y[4:6,7]", "y[6]"]
+    assert [part.node for part in (scores, rare)] == ["scores", "scores"]
+    assert rare.scale == pytest.approx(SCORES[:, 2].std() / 12)
+    (never,) = dead
+    assert (never.name, never.basis) == ("y[8:10]", SHARE)
+    assert never.scale == pytest.approx(0.03 * scores.spread)
+    lost = y.copy()
+    lost[:, 6] = y[:, 6].mean()
+    assert errors_of((boxes, scores, rare, never), y, lost) == {
+        "y[0:4]": 0, "y[4:6,7]": 0, "y[6]": pytest.approx(1), "y[8:10]": 0
+    }  # fmt: skip
+    noisy = y.copy()
+    noisy[:, 8] += 1e-9
+    assert errors_of((never,), y, noisy)["y[8:10]"] < 1e-6
+
+
+def test_what_a_piece_hardly_shows_is_measured_against_a_share_of_the_piece() -> None:
+    y = HEAD.copy()
+    y[:, :4] /= 10
+    y[:, 6] /= 1000
+    _, scores, rare = parts_of(y, axes=PIECES)
+    assert (rare.name, rare.basis, rare.scale) == ("y[6]", SHARE, pytest.approx(0.03 * scores.spread))
+
+
 def test_of_two_axes_the_one_whose_spreads_differ_most() -> None:
     table = np.moveaxis(HEAD, 1, 2)
     levels = ChannelAxis(1, (Piece(tuple(range(30))), Piece(tuple(range(30, 50)))))

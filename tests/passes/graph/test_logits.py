@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
-from obs_onnx.passes.canonical.canonicalize import canonicalize
-from obs_onnx.passes.graph.logits import holds_class_numbers, logits_of, softmax_axis
+from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
+from obs_onnx.passes.graph.logits import class_axes, holds_class_numbers, logits_of, softmax_axis
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 
 def found(make_model, nodes: str, rank: int = 2, opset: int = 18) -> str:
@@ -67,3 +69,40 @@ def test_class_numbers_come_from_a_decision(make_model) -> None:
     )
     model = make_model(f"{head} {{ {nodes} n = ReduceMax <keepdims = 0> (c) }}")
     assert [holds_class_numbers(output) for output in model.graph.outputs] == [True, False]
+
+
+FLAT = "float[N,5] x"
+MAP = "float[N,5,4,3] x"
+
+
+@pytest.mark.parametrize(
+    ("given", "nodes", "outputs", "axis"),
+    [
+        (FLAT, "y = ArgMax <axis = 1> (z)", "int64[N,1] y", 1),
+        (FLAT, "i = ArgMax <axis = -1, keepdims = 0> (z)  y = Cast <to = 6> (i)", "int32[N] y", 1),
+        (FLAT, "v, y = TopK <axis = 1> (z, two)", "float[N,2] v, int64[N,2] y", 1),
+        (FLAT, "s = Softmax <axis = 1> (z)  v, y = TopK <axis = 1> (s, two)", "int64[N,2] y", 1),
+        (FLAT, "y = Softmax(z)", "float[N,5] y", 1),
+        (FLAT, "y = LogSoftmax(z)", "float[N,5] y", 1),
+        (MAP, "y = ArgMax <axis = 1> (z)", "int64[N,1,4,3] y", 1),
+        (MAP, "t = Transpose <perm = [0, 2, 3, 1]> (z)  y = ArgMax <axis = 3> (t)", "int64[N,4,3,1] y", 1),
+        (MAP, "t = Transpose <perm = [0, 2, 3, 1]> (z)  r = Reshape(t, rows)  y = ArgMax <axis = 1> (r)",
+         "int64[M,1] y", 1),
+        ("float[N,5,1,1] x", "r = Reshape(z, flat)  y = ArgMax <axis = 1> (r)", "int64[N,1] y", 1),
+        # rows that are chosen, the largest of a map, and what is computed with are no classes
+        (FLAT, "v, i = TopK <axis = 1> (z, two)  y = GatherElements <axis = 1> (x, i)", "float[N,2] y", None),
+        (FLAT, "v, y = TopK <axis = 1> (z, two)  w = Relu(x)", "int64[N,2] y, float[N,5] w", None),
+        (FLAT, "v, i = TopK <axis = 1> (z, two)  y = Identity(v)", "float[N,2] y", None),
+        (MAP, "r = Reshape(z, heat)  i = ArgMax <axis = 2, keepdims = 0> (r)  y = Mod(i, three)",
+         "int64[N,5] y", None),
+        (MAP, "r = Reshape(z, heat)  y = ArgMax <axis = 2> (r)", "int64[N,5,1] y", None),
+        (FLAT, "s = Softmax(z)  y = MatMul(s, m)", "float[N,5] y", None),
+    ],
+)  # fmt: skip
+def test_the_axis_along_which_classes_are_looked_for(make_model, given, nodes, outputs, axis) -> None:
+    held = {"two": np.array([2]), "rows": np.array([-1, 5]), "flat": np.array([0, 5]),
+            "heat": np.array([0, 5, 12]), "three": np.array(3), "m": np.eye(5, dtype=np.float32)}  # fmt: skip
+    held = {name: array for name, array in held.items() if name in nodes}
+    model = plain(make_model(f"g ({given}) => ({outputs}) {{ z = Sigmoid(x)  {nodes} }}", held))
+    InferShapes().call(model)
+    assert class_axes(model, ["z"]) == ({} if axis is None else {"z": axis})
