@@ -25,6 +25,7 @@ from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.data.sources import Source
+from obs_onnx.meter import span
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
@@ -146,7 +147,10 @@ class SequentialMoments:
 
     def _gather(self, stage: Stage, layers: list[Layer], halved: bool = False) -> list[dict[str, Moments]]:
         """Moments of all batches, or of those of each half."""
-        assert self._halves is not None or not halved, "made without halves"
+        halves = [0] * len(self._walk)
+        if halved:
+            assert self._halves is not None, "made without halves"
+            halves = self._halves
         targeted = self._pruned is not None
         self.alone.update(self._other_lengths(layers))
         moments = [
@@ -161,18 +165,11 @@ class SequentialMoments:
             pruned = self._pruned[number] if self._pruned else None
             for layer in layers:
                 with threads_for(layer.layout.goi[2]):
-                    self._observe(
-                        stage,
-                        layer,
-                        moments[self._halves[number] if halved else 0][layer.name],
-                        before,
-                        tapped,
-                        pruned,
-                    )
+                    self._observe(stage, layer, moments[halves[number]][layer.name], before, tapped, pruned)
 
         shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
         outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), span("moments"):
             self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
             for part in moments:
                 for layer in layers:
