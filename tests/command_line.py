@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from repository import MODELS
@@ -18,6 +19,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / name).write_bytes((MODELS / name).read_bytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+def commands() -> dict[str, click.Command]:
+    """All commands by name, imported."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
 
 
 def run(*arguments: str) -> Result:

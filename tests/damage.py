@@ -19,12 +19,11 @@ from typing import Any
 import click
 import numpy as np
 import onnx
+from command_line import commands
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from nets import build_model
 from random_graphs import BUILDERS, SIZE, build
-
-from obs_onnx.cli import main
 
 __all__ = ["Case", "case"]
 
@@ -395,7 +394,7 @@ def options(rng: Rng, folder: Path) -> list[Any]:
         *given[command],
         *([] if command in ("inspect", "gradient") else ["--threads", 1]),
     ]
-    known = [one for one in main.commands[command].params if isinstance(one, click.Option)]
+    known = [one for one in commands()[command].params if isinstance(one, click.Option)]
     for _ in range(int(rng.integers(1, 4))):
         option = pick(rng, [one for one in known if "--help" not in one.opts and one.name not in COSTLY])
         line.append(pick(rng, option.opts))

@@ -1,11 +1,13 @@
 """ActivationCache at one boundary of a graph, kept within a memory budget.
 
 Carrying a data set through a network stage by stage needs the values at the current boundary only. They
-stay in memory as long as the budget allows; what goes beyond it lies in unnamed temporary files.
+stay in memory as long as the budget allows; what goes beyond it lies in unnamed temporary files. These are
+mapped, and only the pages of the batch that was asked for last stay in memory.
 """
 
 from __future__ import annotations
 
+import mmap
 import tempfile
 from collections.abc import Iterator, Mapping
 
@@ -15,6 +17,10 @@ from numpy.typing import NDArray
 __all__ = ["ActivationCache"]
 
 Values = dict[str, NDArray[np.generic]]
+
+_GIVES_BACK = hasattr(
+    mmap, "MADV_DONTNEED"
+)  # not on Windows, where the system takes pages when it needs them
 
 
 class ActivationCache:
@@ -28,6 +34,8 @@ class ActivationCache:
         self._budget = budget
         self._batches: list[Values] = []
         self._held = 0
+        self._mapped: dict[int, mmap.mmap] = {}  # of arrays in files, by their identity
+        self._last: int | None = None
 
     def append(self, values: Mapping[str, NDArray[np.generic]]) -> None:
         """Add a batch."""
@@ -48,20 +56,33 @@ class ActivationCache:
         return len(self._batches)
 
     def __getitem__(self, index: int) -> Values:
+        if self._last not in (None, index):
+            self._give_back(self._batches[self._last])
+        self._last = index
         return self._batches[index]
 
     def __iter__(self) -> Iterator[Values]:
-        return iter(self._batches)
+        return map(self.__getitem__, range(len(self._batches)))
 
     def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         if self._held + array.nbytes <= self._budget or array.nbytes == 0 or array.dtype.hasobject:
             self._held += array.nbytes
             return array
         with tempfile.TemporaryFile() as file:
-            mapped = np.memmap(file, dtype=array.dtype, mode="w+", shape=array.shape or (1,))
+            file.truncate(array.nbytes)
+            pages = mmap.mmap(file.fileno(), array.nbytes)
+        mapped: NDArray[np.generic] = np.ndarray(array.shape, array.dtype, buffer=pages)
         mapped[...] = array
-        return mapped.reshape(array.shape)
+        self._mapped[id(mapped)] = pages
+        self._give_back({"": mapped})
+        return mapped
 
     def _forget(self, array: NDArray[np.generic]) -> None:
-        if not isinstance(array, np.memmap):
+        if self._mapped.pop(id(array), None) is None:
             self._held -= array.nbytes
+
+    def _give_back(self, values: Values) -> None:
+        """Let go of the memory of pages; what is written in them stays in the file."""
+        for array in values.values():
+            if _GIVES_BACK and (pages := self._mapped.get(id(array))) is not None:
+                pages.madvise(mmap.MADV_DONTNEED)

@@ -11,7 +11,7 @@ the dense model gives to it, as far as the pruned one still has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -24,6 +24,8 @@ from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.data.sources import Source
+from obs_onnx.meter import span
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
@@ -50,6 +52,15 @@ def _check_finite(layer: Layer, moments: Moments) -> None:
         )
 
 
+def _halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:
+    """Feeds, and the half that each belongs to: samples of a source are told apart, other feeds alternate."""
+    if isinstance(fit, Source):
+        for half, feeds in enumerate(fit.halves()):
+            yield from ((half, feed) for feed in feeds)
+    else:
+        yield from ((number % 2, feed) for number, feed in enumerate(fit))
+
+
 class SequentialMoments:
     """A data set behind the dense prefix, and behind the pruned one if there is a difference.
 
@@ -57,11 +68,12 @@ class SequentialMoments:
         runtime: where everything runs.
         dense: the dense model.
         plan: its stages.
-        fit: feeds.
+        fit: feeds, or a source of them.
         budget: bytes of activations in memory.
         paired: follow a pruned model too, whose layers get dense targets.
         cut: the part of a dense value that the pruned model still has.
         start: the pruned model, where it differs from the dense one before the first stage.
+        halves: tell two halves of the samples apart, for :meth:`pose`.
 
     Attributes:
         alone: names of the layers so far that got other lengths in the pruned model.
@@ -77,17 +89,29 @@ class SequentialMoments:
         paired: bool,
         cut: Cut = _uncut,
         start: ir.Model | None = None,
+        halves: bool = False,
     ) -> None:
         self.alone: set[str] = set()
         self._dense, self._cut = dense, cut
-        self._walk = StagedRun(runtime, plan, fit, budget // 2 if paired else budget)
+        self._halves: list[int] | None = [] if halves else None
+        self._walk = StagedRun(runtime, plan, self._feeds(fit), budget // 2 if paired else budget)
         self._walk.step(dense)
         self._pruned: StagedRun | None = None
         if paired and start is None:
             self._pruned = StagedRun(runtime, plan, self._walk, budget // 2, self._walk.index)
         elif paired and start is not None:
-            self._pruned = StagedRun(runtime, plan, fit, budget // 2)
+            self._pruned = StagedRun(runtime, plan, self._feeds(fit), budget // 2)
             self._pruned.step(start)
+
+    def _feeds(self, fit: Iterable[Values]) -> Iterator[Values]:
+        """The feeds; to which half each of them belongs is kept."""
+        if self._halves is None:
+            yield from fit
+            return
+        self._halves.clear()
+        for half, feed in _halved(fit):
+            self._halves.append(half)
+            yield feed
 
     def observe(self, stage: Stage, layers: Iterable[Layer] | None = None) -> dict[str, Moments]:
         """Moments of the stage's layers; the dense walk moves on to the next boundary.
@@ -96,7 +120,7 @@ class SequentialMoments:
             stage: the stage at whose boundary both walks stand.
             layers: the stage's layers as they are in the pruned model, where sizes differ.
         """
-        return self._gather(stage, list(stage.layers if layers is None else layers), 1)[0]
+        return self._gather(stage, list(stage.layers if layers is None else layers))[0]
 
     def pose(
         self, stage: Stage, layers: Iterable[Layer], model: ir.Model, damping: float
@@ -109,7 +133,7 @@ class SequentialMoments:
             damping: the least one.
         """
         layers = list(layers)
-        first, second = self._gather(stage, layers, 2)
+        first, second = self._gather(stage, layers, halved=True)
         found = {}
         for layer in layers:
             halves = first[layer.name], second.pop(layer.name)
@@ -121,8 +145,12 @@ class SequentialMoments:
             found[layer.name] = halves[0], best
         return found
 
-    def _gather(self, stage: Stage, layers: list[Layer], parts: int) -> list[dict[str, Moments]]:
-        """Moments of every ``parts``-th batch, from each of the first ``parts`` ones on."""
+    def _gather(self, stage: Stage, layers: list[Layer], halved: bool = False) -> list[dict[str, Moments]]:
+        """Moments of all batches, or of those of each half."""
+        halves = [0] * len(self._walk)
+        if halved:
+            assert self._halves is not None, "made without halves"
+            halves = self._halves
         targeted = self._pruned is not None
         self.alone.update(self._other_lengths(layers))
         moments = [
@@ -130,18 +158,18 @@ class SequentialMoments:
                 layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
                 for layer in layers
             }
-            for _ in range(parts)
+            for _ in range(1 + halved)
         ]
 
         def visit(number: int, before: Values, tapped: Values) -> None:
             pruned = self._pruned[number] if self._pruned else None
             for layer in layers:
                 with threads_for(layer.layout.goi[2]):
-                    self._observe(stage, layer, moments[number % parts][layer.name], before, tapped, pruned)
+                    self._observe(stage, layer, moments[halves[number]][layer.name], before, tapped, pruned)
 
         shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
         outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"), span("moments"):
             self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
             for part in moments:
                 for layer in layers:

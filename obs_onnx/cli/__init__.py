@@ -1,4 +1,4 @@
-"""The command ``obs-onnx``: parse, call the API, print. What is heavy is imported when it is called.
+"""The command ``obs-onnx``: parse, call the API, print. A command is imported when it is called.
 
 In: the command line. Out: text on the terminal and an exit code (0 done, 2 bad input, 3 a target was not
 met, 4 something behind a written result failed). Next: :mod:`obs_onnx.entrypoints` does the work.
@@ -9,25 +9,31 @@ from __future__ import annotations
 import click
 
 from obs_onnx import __version__
-from obs_onnx.cli.artifacts import artifacts
-from obs_onnx.cli.bench import bench
-from obs_onnx.cli.errors import Program
-from obs_onnx.cli.evaluate import evaluate
-from obs_onnx.cli.finetune import finetune
-from obs_onnx.cli.gradient import gradient
-from obs_onnx.cli.inspect import inspect
-from obs_onnx.cli.pareto import pareto
-from obs_onnx.cli.prune import prune, replay
-from obs_onnx.cli.score import score
+from obs_onnx.cli.errors import Lazy, Program
 
 __all__ = ["main"]
 
+_COMMANDS = {
+    "artifacts": Lazy("artifacts:artifacts", "Write what onnxruntime needs to train MODEL on a device."),
+    "bench": Lazy("bench:bench", "Time MODELS side by side; ratios are to the first."),
+    "eval": Lazy("evaluate:evaluate", "Measure the accuracy of MODEL, and how far it is from a reference."),
+    "finetune": Lazy("finetune:finetune", "Train MODEL a little; zeros of a pruned model stay zeros."),
+    "gradient": Lazy("gradient:gradient", "Write MODEL with a loss and its gradients as further outputs."),
+    "inspect": Lazy(
+        "inspect:inspect", "Show the layers and channels of MODEL, and what is left alone and why."
+    ),
+    "pareto": Lazy("pareto:pareto", "Write the frontier of smaller models of MODEL."),
+    "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
+    "replay": Lazy("prune:replay", "Remove the channels that KEEP, a keep.json, leaves out from MODEL."),
+    "score": Lazy("score:score", "Score the channels of MODEL."),
+}
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+@click.group(
+    cls=Program,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="obs-onnx")
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
-
-
-for command in (prune, pareto, inspect, bench, evaluate, gradient, finetune, score, artifacts, replay):
-    main.add_command(command)

@@ -7,6 +7,8 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import click
@@ -22,6 +24,7 @@ __all__ = [
     "EXIT_PROMISE",
     "EXIT_TARGET",
     "Behind",
+    "Lazy",
     "Program",
     "be_verbose",
     "speller",
@@ -66,8 +69,52 @@ class Behind:
             sys.exit(EXIT_BEHIND if code is None else code)
 
 
+@dataclass(frozen=True)
+class Lazy:
+    """A command that is imported when it is called.
+
+    Attributes:
+        place: module of this room, and name in it: ``prune:replay``.
+        help: one line, which its own help begins with.
+    """
+
+    place: str
+    help: str
+
+    def load(self) -> click.Command:
+        """The command."""
+        module, _, name = self.place.partition(":")
+        found: click.Command = getattr(import_module(f"obs_onnx.cli.{module}"), name)
+        return found
+
+
 class Program(click.Group):
-    """The commands; errors of usage and of the program are one line, and an exit code."""
+    """The commands; errors of usage and of the program are one line, and an exit code.
+
+    Args:
+        lazy: commands by name, beside those that are added.
+    """
+
+    def __init__(self, *args: Any, lazy: Mapping[str, Lazy] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = dict(lazy or {})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names, in order."""
+        return sorted({*self.commands, *self._lazy})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """A command, imported now."""
+        lazy = self._lazy.get(cmd_name)
+        return super().get_command(ctx, cmd_name) if lazy is None else lazy.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """One line for each command, none of which is imported."""
+        if not self._lazy:
+            super().format_commands(ctx, formatter)
+            return
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in sorted(self._lazy.items())])
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         """Run, and end with the exit codes of the program."""

@@ -140,7 +140,7 @@ class ChannelStatistics:
         """Second moments of the inputs of all layers that read channels, and damping; one pass of data."""
         reading = {c.layer.name for group in self.coupling.groups for c in self.consumers(group)}
         prefixes = SequentialMoments(
-            self._runtime, self.model, self._plan, self._fit, self._budget, paired=False
+            self._runtime, self.model, self._plan, self._fit, self._budget, paired=False, halves=True
         )
         found: dict[str, tuple[Moments, float]] = {}
         for stage in self._plan.stages:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -69,6 +69,15 @@ class Source(ABC):
     @abstractmethod
     def split(self, held_out: float, seed: int) -> tuple[Source, Source]:
         """See :func:`split`."""
+
+    def halves(self, seed: int = 0) -> tuple[Iterable[Feed], Iterable[Feed]]:
+        """Two halves of the samples, the same ones however many are in a batch.
+
+        The second one is empty where there is only one sample, or only one feed of samples that go together.
+        """
+        if self.count is not None and self.count <= self.axes.group:
+            return self, ()
+        return self.split(0.5, seed)
 
     def __iter__(self) -> Iterator[Feed]:
         return (feed for feed, _ in self.batches())

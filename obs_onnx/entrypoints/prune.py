@@ -21,6 +21,7 @@ from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
 from obs_onnx.io.paths import destination_of, int8_path, keep_path
 from obs_onnx.io.streams import is_stream
+from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import calibrate
 from obs_onnx.pruning.channels.plan import ChannelStrategy
@@ -73,7 +74,12 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the result broke a promise; nothing is written.
     """
-    recorder, strategy = Recorder(options.progress), STRATEGIES[options.mode]
+    with metered() as meter:
+        return _pruned(model, options, Recorder(options.progress, meter))
+
+
+def _pruned(model: ModelLike, options: PruneOptions, recorder: Recorder) -> Pruned:
+    strategy = STRATEGIES[options.mode]
     targets = strategy.checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
     with boundary(f"{name_of(model)} cannot be opened"):
@@ -94,7 +100,8 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     if options.dry_run:
         return Pruned(inputs.front.complete(plan.model), dry_report(run, cost_note, recorder))
 
-    found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+    with recorder.part("search"):
+        found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(found, calibrated, recorder)
     quantized = None
     if int8 is not None:

@@ -23,7 +23,7 @@ from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.free_batch import find_free_batch, freed_source
-from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES, measured
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import LatencyTable, measure_table
@@ -38,14 +38,12 @@ from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
-from obs_onnx.runtimes.machine import activation_budget
+from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.verification.front import find_front
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
 Float = NDArray[np.float64]
-
-_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -160,7 +158,7 @@ class Scorer:
         read = partial(
             open_source,
             calibration_of(options.calib, path),
-            batch_size=_BATCH,
+            batch_size=MOST_SAMPLES,
             labels_key=options.labels,
             seed=options.seed,
             preprocess=options.preprocess,
@@ -175,7 +173,11 @@ class Scorer:
             raise OptionError(
                 f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
             )
-        source = freed_source(batch, where.session(serialize(dense)).inputs, _BATCH, read)
+        source = freed_source(batch, where.session(serialize(dense)).inputs, MOST_SAMPLES, read)
+        memory = working_memory(options.memory)
+        self._where, self._sample = where, next(iter(source.rebatch(1)))
+        self._demand = measured(where, dense, self._sample)
+        source = source.rebatch(self._demand.samples(memory))
         self._layers, self._progress = find_layers(dense)[0], options.progress
         self._evidence = ChannelStatistics(
             where,
@@ -184,15 +186,13 @@ class Scorer:
             self._layers,
             plan_stages(dense, self._layers),
             source,
-            budget=activation_budget(options.memory),
+            budget=activation_budget(memory),
             damping=options.damping,
             seed=options.seed,
             task=options.task,
         )
-        self._where, self._sample = where, next(iter(source.rebatch(1)))
         feed = next(iter(source))
         infinite = check_outputs(where, dense, feed, where.session(serialize(dense)).run(feed))
-        self._demand = measured(where, dense, self._sample)
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.special import bdtr, bdtrc, betaincinv
 
 from obs_onnx.data.feeds import Array, Feed, is_float
 from obs_onnx.data.rows import RandomRows
@@ -166,8 +166,8 @@ def guesses(accuracy: float | None, samples: int, classes: int) -> list[str]:
     if accuracy is None or classes < 2 or samples < 1:
         return []
     right, chance = round(accuracy * samples), 1 / classes
-    guessed = binomtest(right, samples, chance, alternative="greater").pvalue > 1 - _CONFIDENCE
-    poor = binomtest(right, samples, (1 + chance) / 2, alternative="less").pvalue < 1 - _CONFIDENCE
+    guessed = _at_least(right, samples, chance) > 1 - _CONFIDENCE
+    poor = float(bdtr(right, samples, (1 + chance) / 2)) < 1 - _CONFIDENCE
     if not (guessed and poor):
         return []
     return [
@@ -193,8 +193,8 @@ def contradiction(
     """
     if drop is None or agreement is None or drop <= 0 or not samples or not labelled:
         return []
-    changed = binomtest(round((1 - agreement) * samples), samples).proportion_ci(_CONFIDENCE).high
-    lost = binomtest(round(min(drop, 1.0) * labelled), labelled).proportion_ci(_CONFIDENCE).low
+    changed = _interval(round((1 - agreement) * samples), samples)[1]
+    lost = _interval(round(min(drop, 1.0) * labelled), labelled)[0]
     if lost <= changed:
         return []
     by = "" if error is None else f" (output error {error:.3g})"
@@ -253,3 +253,19 @@ def _at_ends(outputs: Mapping[str, Array]) -> bool:
     ends = [(np.abs(y) > 1 - _ENDS) | (np.abs(y) < _ENDS) for y in floats]
     full = any((np.abs(y) > 1 - _ENDS).any() for y in floats)
     return full and all(end.mean() > 0.9 for end in ends)
+
+
+def _at_least(count: int, trials: int, share: float) -> float:
+    """Probability of so many hits or more, if ``share`` is that of one.
+
+    These two are ``scipy.stats.binomtest``; importing ``scipy.stats`` takes longer than all else.
+    """
+    return float(bdtrc(count - 1, trials, share)) if count > 0 else 1.0
+
+
+def _interval(count: int, trials: int) -> tuple[float, float]:
+    """The shares of hits that go with so many of them, by Clopper and Pearson."""
+    tail = (1 - _CONFIDENCE) / 2
+    low = float(betaincinv(count, trials - count + 1, tail)) if count > 0 else 0.0
+    high = float(betaincinv(count + 1, trials - count, 1 - tail)) if count < trials else 1.0
+    return low, high

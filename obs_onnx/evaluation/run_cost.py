@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from obs_onnx.passes.costs.macs import count_macs
-from obs_onnx.passes.costs.memory import Peak, peak_memory
+from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.partial_run import Values, every_value
 
-__all__ = ["RunCost", "measured"]
+__all__ = ["MOST_SAMPLES", "RunCost", "measured"]
+
+MOST_SAMPLES = 128  # in one run
+_LARGEST = 16 << 20  # bytes of a value; larger arrays are mapped anew in every run by most allocators
+_SHARE = 4  # of the memory, that all values of a run may take
 
 
 @dataclass(frozen=True)
@@ -23,11 +27,23 @@ class RunCost:
         macs: multiply-accumulates.
         peak: memory of activations.
         sizes: bytes of every value, by name.
+        activations: of them, bytes of those that follow from the inputs and take memory of their own.
     """
 
     macs: int
     peak: Peak
     sizes: Mapping[str, int]
+    activations: tuple[int, ...] = ()
+
+    def samples(self, memory: int) -> int:
+        """How many samples to run at once, if this is what one of them takes.
+
+        Args:
+            memory: bytes that may be used in all.
+        """
+        largest, total = max(self.activations, default=0), sum(self.activations)
+        within = min(_LARGEST // max(largest, 1), memory // _SHARE // max(total, 1))
+        return max(1, min(MOST_SAMPLES, within))
 
 
 def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:
@@ -35,4 +51,5 @@ def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:
     found = every_value(runtime, model, sample)
     sizes = {name: array.nbytes for name, array in found.items()}
     macs = count_macs(model, {name: array.shape for name, array in found.items()})
-    return RunCost(macs, peak_memory(model, sizes), sizes)
+    own = tuple(sizes.get(str(value.name), 0) for value in lifetimes(model.graph))
+    return RunCost(macs, peak_memory(model, sizes), sizes, own)

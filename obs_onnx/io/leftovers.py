@@ -18,8 +18,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import psutil
-
 __all__ = ["MOVES", "NEW", "OLD", "make_scratch", "note_moves", "scratch_name", "stamp", "sweep"]
 
 NEW, OLD, MOVES = "new", "old", "moves.json"
@@ -104,6 +102,8 @@ def _is_left(entry: os.DirEntry[str]) -> bool:
 
 def _is_dead(process: int, seen: float) -> bool:
     """Whether the process that was alive at ``seen`` (in seconds) is not any more."""
+    import psutil
+
     try:
         found = psutil.Process(process)
         return bool(found.status() == psutil.STATUS_ZOMBIE or found.create_time() > seen + _SLACK)

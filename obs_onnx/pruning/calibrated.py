@@ -24,7 +24,7 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.measures.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.evaluation.run_cost import RunCost, measured
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES, RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch
@@ -34,10 +34,10 @@ from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Budget
-from obs_onnx.pruning.inputs import BATCH, Inputs, open_calibration
+from obs_onnx.pruning.inputs import Inputs, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
-from obs_onnx.runtimes.machine import activation_budget
+from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
@@ -46,6 +46,7 @@ __all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate
 
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
+_FIRST = 8
 _ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
@@ -95,6 +96,7 @@ class CalibrationData:
         seed: of everything random.
         notes: what the user should know about the data.
         alerts: what must not be overlooked.
+        batch: samples that are run at once, where that is free.
     """
 
     fit: Source
@@ -103,11 +105,24 @@ class CalibrationData:
     seed: int
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
+    batch: int = MOST_SAMPLES
+
+    def rebatch(self, batch: int) -> CalibrationData:
+        """The same data, so many samples at once."""
+        labelled = None if self.labelled is None else self.labelled.rebatch(batch)
+        held_out = self.held_out.rebatch(batch)
+        return replace(
+            self,
+            fit=self.fit.rebatch(batch),
+            held_out=held_out,
+            labelled=held_out if self.labelled is self.held_out else labelled,
+            batch=batch,
+        )
 
     @cached_property
     def first(self) -> Values:
-        """A batch of held-out data."""
-        return next(iter(self.held_out))
+        """A batch of held-out data, of some samples even where fewer than that are run at once."""
+        return next(iter(self.held_out if self.batch >= _FIRST else self.held_out.rebatch(_FIRST)))
 
     @cached_property
     def sample(self) -> Values:
@@ -195,7 +210,9 @@ def calibrate(
     session = where.session(serialize(model))
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
-    data = _open_data(inputs, session, options)
+    data, memory = _open_data(inputs, session, options), working_memory(options.memory)
+    cost = measured(where, model, data.sample)
+    data = data.rebatch(cost.samples(memory))
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
     answer = session.run(first)
@@ -215,7 +232,6 @@ def calibrate(
     for alert in alerts:
         options.progress.say(f"warning: {alert}")
     data = replace(data, alerts=alerts)
-    cost = measured(where, model, data.sample)
     stages = plan_stages(model, layers)
     dense = DenseModel(
         model, layers, stages, where, session, cost, yardstick, metric, labelled, said, inputs.batch
@@ -231,7 +247,7 @@ def calibrate(
     return Calibrated(
         dense,
         data,
-        Budget(effort, activation_budget(options.memory)),
+        Budget(effort, activation_budget(memory), memory),
         inputs.front,
         timing,
         stopwatch,
@@ -343,7 +359,7 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
         def read(specs: Sequence[TensorSpec]) -> Source:
             return open_calibration(specs, inputs.path, replace(options, calib=what))
 
-        return freed_source(inputs.batch, session.inputs, BATCH, read)
+        return freed_source(inputs.batch, session.inputs, MOST_SAMPLES, read)
 
     source = opened(options.calib)
     fit, held_out = split(source, HELD_OUT, options.seed)

@@ -100,10 +100,12 @@ class Budget:
 
     Attributes:
         effort: how much is measured.
-        memory: bytes of activations in memory.
+        activations: bytes of them that are kept in memory.
+        memory: bytes to work with in all.
     """
 
     effort: Effort
+    activations: int
     memory: int
 
 

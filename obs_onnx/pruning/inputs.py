@@ -15,6 +15,7 @@ from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.passes.batch.free_batch import FreeBatch
@@ -25,9 +26,7 @@ from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.verification.front import Front, find_front
 
-__all__ = ["BATCH", "Inputs", "load", "open_calibration"]
-
-BATCH = 128
+__all__ = ["Inputs", "load", "open_calibration"]
 
 _SAMPLE = 4  # rows that shapes are seen on
 
@@ -111,7 +110,7 @@ def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: Se
     return open_source(
         calibration_of(options.calib, path),
         specs,
-        batch_size=BATCH,
+        batch_size=MOST_SAMPLES,
         labels_key=options.labels,
         seed=options.seed,
         preprocess=options.preprocess,

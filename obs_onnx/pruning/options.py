@@ -100,8 +100,9 @@ class Memory(Options, title="Measuring"):
 
     memory: int | None = option(
         None,
-        help="Bytes for activations, on the command line for example 2GB.",
-        otherwise="half of what is free",
+        help="Bytes to work with, on the command line for example 2GB: samples are run in batches that fit, "
+        "and what waits goes to files; the model and the moments of its layers come on top.",
+        otherwise="1 GB, or half of what is free",
         above=0,
         metavar="SIZE",
         form="size",

@@ -12,11 +12,11 @@ from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.free_batch import freed_source
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated, CalibrationData, DenseModel
-from obs_onnx.pruning.inputs import BATCH
 from obs_onnx.pruning.judgement import Attempt, Judged, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -75,13 +75,14 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         read = partial(
             open_source,
             options.finetune_data,
-            batch_size=BATCH,
+            batch_size=MOST_SAMPLES,
             labels_key=options.labels,
             seed=options.seed,
             preprocess=options.preprocess,
             without=fixed_names(options.fix),
         )
-        source = freed_source(dense.batch, dense.session.inputs, BATCH, read)
+        source = freed_source(dense.batch, dense.session.inputs, MOST_SAMPLES, read)
+        source = source.rebatch(dense.cost.samples(calibrated.budget.memory))
         fit, held_out = split(source, HELD_OUT, options.seed)
     found = Retraining(
         dense.runtime,

@@ -127,6 +127,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
     return replace(
         run.report(size, size),
         seconds=recorder.seconds,
+        stages=recorder.costs,
         notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
         alerts=run.calibrated.data.alerts,
     )
@@ -167,6 +168,7 @@ def report(
         layers=result.layers,
         groups=result.groups,
         seconds=recorder.with_total,
+        stages=recorder.costs,
         method=run.options.criterion,
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,

@@ -39,7 +39,7 @@ _RUINED = 1e9  # damage of outputs that are no numbers any more
 class Reference:
     """Held-out feeds, and the dense model's outputs for them, to be gone through again and again."""
 
-    feeds: Sequence[Values]
+    feeds: Iterable[Values]
     outputs: Iterable[Values]
     yardstick: Yardstick
 

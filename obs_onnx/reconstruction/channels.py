@@ -145,7 +145,9 @@ def solve_channels(
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared = set(fixed)
     cut = _Cutter(coupling, keep)
-    prefixes = SequentialMoments(runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small)
+    prefixes = SequentialMoments(
+        runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small, halves=True
+    )
     refitted: Tensors = {}
     for number, stage in enumerate(plan.stages):
         there = [layers[layer.name] for layer in stage.layers if layer.name in layers]

@@ -8,6 +8,7 @@ from functools import partial
 import onnx_ir as ir
 
 from obs_onnx.allocation.curves import Curve, measure_curve
+from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
@@ -35,7 +36,7 @@ class _Probe:
         plan: Plan,
         layer: Layer,
         solver: LayerSolver,
-        reference: Sequence[Values],
+        reference: Iterable[Values],
         yardstick: Yardstick,
     ) -> None:
         self._testing, self._layer, self._solver = testing, layer, solver
@@ -69,7 +70,7 @@ def damage_curves(
     model: ir.Model,
     plan: Plan,
     fit: Iterable[Values],
-    held_out: Sequence[Values],
+    held_out: Iterable[Values],
     *,
     levels: Sequence[float],
     refinements: int,
@@ -101,10 +102,11 @@ def damage_curves(
         chosen: names of the layers to measure; by default all.
     """
     around = model if context is None else context
-    fitting = SequentialMoments(runtime, model, plan, fit, budget * 3 // 4, paired=context is not None)
-    testing = StagedRun(runtime, plan, held_out, budget // 4)
+    fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
+    testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
-    reference = [whole(batch) for batch in held_out]
+    for batch in testing:
+        reference.append(whole(batch))
     testing.step(around)
     curves: dict[str, Curve] = {}
     for stage in plan.stages:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Protocol
 from obs_onnx.io.json_file import jsonable
 
 if TYPE_CHECKING:
-    from obs_onnx.passes.layers.layer import Frozen
-
+    from obs_onnx.meter import StageCost
+from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.results import benchmark
 
 __all__ = [
@@ -267,7 +267,8 @@ class Report:
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
         combinations: dense and pruned model, in float and in integers of 8 bits.
-        seconds: wall-clock time of every stage.
+        seconds: wall-clock time of every stage that is shown.
+        stages: what each kind of work took in all, without what others took inside of it.
         options: what was asked for, where it is not the default.
         proof: outputs compared with those of the dense model without the effect of removed channels.
         notes: advice for the reader.
@@ -294,6 +295,7 @@ class Report:
     groups: tuple[GroupResult, ...] = ()
     frozen: tuple[Frozen, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
+    stages: tuple[StageCost, ...] = ()
     method: str | None = None
     pattern: str | None = None
     damping: float | None = None

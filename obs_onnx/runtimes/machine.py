@@ -11,9 +11,10 @@ from typing import Any
 
 import psutil
 
-__all__ = ["activation_budget", "describe_machine", "pinned", "usable_cores"]
+__all__ = ["activation_budget", "describe_machine", "pinned", "usable_cores", "working_memory"]
 
 _CPU = Path("/sys/devices/system/cpu")
+_OF_USE = 1_000_000_000  # activations beyond that wait in files
 
 
 @contextmanager
@@ -59,9 +60,14 @@ def usable_cores() -> int:
     return max(1, min(logical, psutil.cpu_count(logical=False) or logical))
 
 
-def activation_budget(memory: int | None) -> int:
-    """Bytes that activations may take: ``memory``, or half of what is free."""
-    return memory or psutil.virtual_memory().available // 2
+def working_memory(memory: int | None) -> int:
+    """Bytes to work with: ``memory``, or half of what is free, though not more than is of use."""
+    return memory or min(psutil.virtual_memory().available // 2, _OF_USE)
+
+
+def activation_budget(memory: int) -> int:
+    """Of ``memory``, the bytes of activations that are kept; the rest is for runs and for moments."""
+    return memory // 4
 
 
 def _choose(cores: list[int], count: int) -> set[int]:

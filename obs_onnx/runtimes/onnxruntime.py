@@ -17,6 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
+from obs_onnx.meter import loading, running
 from obs_onnx.passes.canonical.fixed_numbers import FixNumbers
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
@@ -73,6 +74,7 @@ class OrtSession:
         self.inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
         self.outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
+    @running()
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
 
@@ -167,6 +169,7 @@ class OrtRuntime:
         other._steady = True
         return other
 
+    @loading()
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
         """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""
         if self._steady and isinstance(model, bytes):

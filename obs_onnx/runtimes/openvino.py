@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.io.onnx_file import parse
+from obs_onnx.meter import loading, running
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
@@ -56,6 +57,7 @@ class OpenVinoSession:
         self.outputs = tuple(outputs)
         self._fed: list[NDArray[Any]] = []  # some tensors share the memory of their array
 
+    @running()
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
 
@@ -167,6 +169,7 @@ class OpenVinoRuntime:
                     f"openvino has no device {device!r} here; available: {', '.join(available)}"
                 )
 
+    @loading()
     def session(
         self, model: ModelSource, external_data: str | PathLike[str] | None = None
     ) -> OpenVinoSession:

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import mmap
+import sys
+
 import numpy as np
+import psutil
 import pytest
 from layer_runs import LARGE, normal
 
 from obs_onnx.calibration.activation_cache import ActivationCache
+
+
+def in_file(array: np.ndarray) -> bool:
+    return isinstance(array.base, mmap.mmap)
+
+
+def resident() -> int:
+    """Bytes of this process in memory."""
+    return psutil.Process().memory_info().rss
 
 
 class TestActivations:
@@ -25,15 +38,26 @@ class TestActivations:
             for name, array in expected.items():
                 assert values[name].dtype == array.dtype
                 np.testing.assert_array_equal(values[name], array)
-        spilled = [isinstance(array, np.memmap) for values in held for array in values.values()]
+        spilled = [in_file(array) for values in held for array in values.values()]
         assert any(spilled) == (budget < LARGE)
 
     def test_what_stays_is_not_written_again_and_what_goes_makes_room(self) -> None:
         held = ActivationCache(100)
         held.append({"a": np.zeros(10), "b": np.ones(10)})
-        assert [isinstance(array, np.memmap) for array in held[0].values()] == [False, True]
+        assert [in_file(array) for array in held[0].values()] == [False, True]
         kept = held[0]["b"]
         held.replace(0, {"b": kept, "c": np.full(10, 2.0)})
         assert held[0]["b"] is kept
         assert not isinstance(held[0]["c"], np.memmap)
         assert set(held[0]) == {"b", "c"}
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="the system itself takes pages back")
+    def test_of_files_one_batch_is_in_memory(self) -> None:
+        held, size = ActivationCache(0), 8 << 20
+        before = resident()
+        for number in range(16):
+            held.append({"a": np.full(size // 4, number, np.float32)})
+        assert [values["a"][-1] for values in held] == list(range(16))
+        sums = [float(values["a"].mean()) for values in held]
+        assert sums == list(range(16))
+        assert resident() - before < 4 * size

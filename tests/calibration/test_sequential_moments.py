@@ -113,7 +113,7 @@ def test_a_part_of_the_dense_values(mlp) -> None:
 
 def test_posing_chooses_a_damping_and_keeps_all_samples(mlp) -> None:
     dense, _, plan = planned(mlp)
-    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=False)
+    walk = SequentialMoments(RUNTIME, dense, plan, FEEDS, LARGE, paired=False, halves=True)
     ((found, damping),) = walk.pose(plan.stages[0], plan.stages[0].layers, dense, 1e-2).values()
     assert_moments(found, X, None)
     assert damping >= 1e-2

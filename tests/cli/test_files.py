@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 import onnx
 import pytest
-from command_line import run
+from command_line import commands, run
 from repository import MODELS
 
-from obs_onnx.cli import main
 from obs_onnx.cli.options import TitledOption
 
 WRITTEN = ("file", "new model", "new folder")
@@ -46,7 +45,7 @@ def reads(command: click.Command) -> Iterator[tuple[str, list[str], str]]:
 
 CASES = [
     pytest.param(command, flag, arguments, path, id=f"{command.name} {flag} {where}")
-    for command in main.commands.values()
+    for command in commands().values()
     for flag in flags(command, WRITTEN)
     for where, arguments, path in reads(command)
 ]
@@ -115,7 +114,7 @@ def complete(command: click.Command, given: dict[str, str], arguments: list[str]
 
 TWICE = [
     pytest.param(command, one, other, id=f"{command.name} {one} {other}")
-    for command in main.commands.values()
+    for command in commands().values()
     for one, other in product(flags(command, WRITTEN), repeat=2)
     if one < other
 ]
@@ -133,16 +132,16 @@ def test_nothing_is_written_twice(folder: Path, command: click.Command, one: str
 
 
 def test_every_command_is_here() -> None:
-    assert {case.values[0].name for case in CASES} == set(main.commands)
+    assert {case.values[0].name for case in CASES} == set(commands())
     assert len(CASES) > 100
-    kinds = {one.form for command in main.commands.values() for one in flags(command, WRITTEN).values()}
+    kinds = {one.form for command in commands().values() for one in flags(command, WRITTEN).values()}
     assert kinds == set(WRITTEN)
 
 
 @pytest.mark.usefixtures("folder")
 def test_options_that_name_files_have_a_form() -> None:
     words = ("PATH", "SRC", "MODEL2", "OUT", "FOLDER", "DIR", "LIBRARY", "SPEC")
-    for command in main.commands.values():
+    for command in commands().values():
         for option in command.params:
             if isinstance(option, TitledOption) and re.split(r"\W", option.metavar or "")[0] in words:
                 assert option.form, f"{command.name} {option.name}"

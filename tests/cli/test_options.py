@@ -10,6 +10,7 @@ from typing import Any
 import click
 import pytest
 from click.testing import CliRunner, Result
+from command_line import commands
 
 from obs_onnx.cli import main
 from obs_onnx.cli.errors import Program
@@ -159,5 +160,5 @@ def test_prune_shows_the_common_dozen_first() -> None:
 
 
 def test_commands_have_every_flag_of_their_list() -> None:
-    flags = {flag for one in main.commands["prune"].params for flag in one.opts}
+    flags = {flag for one in commands()["prune"].params for flag in one.opts}
     assert {flag for one in options_of(PruneOptions) for flag in one.flags} <= flags

@@ -12,10 +12,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from command_line import run
+from command_line import commands, run
 from decided_nets import detector, images
-
-from obs_onnx.cli import main
 
 DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
 
@@ -332,13 +330,15 @@ class TestOtherCommands:
         assert words in refused(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [[], *([name] for name in main.commands)])
+@pytest.mark.parametrize("arguments", [[], *([name] for name in commands())])
 def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> None:
+    heavy = ["numpy", "scipy", "onnx", "onnx_ir", "onnxruntime"]
+    heavy += [] if arguments else ["psutil", "obs_onnx.cli.prune", "obs_onnx.entrypoints"]
     code = (
         "import sys, obs_onnx.cli\n"
         f"try: obs_onnx.cli.main([*{arguments}, '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "print([m for m in ('numpy', 'scipy', 'onnx', 'onnx_ir', 'onnxruntime') if m in sys.modules])"
+        f"print([m for m in {heavy} if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -346,6 +346,23 @@ def test_help_imports_nothing_heavy(tmp_path: Path, arguments: list[str]) -> Non
     if not arguments:
         for command in ("prune", "inspect", "bench", "eval"):
             assert f"  {command} " in result.stdout
+
+
+def test_pruning_starts_without_what_is_slow_to_load(tmp_path: Path) -> None:
+    code = "import sys, obs_onnx.entrypoints.prune; print([m for m in ('scipy.stats',) if m in sys.modules])"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert result.stdout == "[]\n"
+
+
+def test_the_list_of_commands_says_what_they_say_themselves() -> None:
+    shown = " ".join(run("--help").stdout.split())
+    for name, command in commands().items():
+        assert command.name == name
+        said = (command.help or "").split("\n\n")[0].split()
+        told = shown.partition(f" {name} ")[2].split()
+        assert told[:4] == said[:4]
 
 
 def test_as_a_program(folder: Path) -> None:

@@ -32,6 +32,21 @@ def test_split_of_two_gives_one_each():
         assert (seen(fit), seen(held)) == ([0], [1])
 
 
+@pytest.mark.parametrize("batch", [1, 3, 128])
+def test_halves_are_those_of_samples_whatever_the_batch(batch):
+    stream = open_source(lambda: iter(samples(40)), FREE)
+    for source in (open_source({"x": samples(40)}, FREE), stream):
+        first, second = source.rebatch(batch).halves()
+        assert sorted(seen(first) + seen(second)) == list(range(40))
+        assert (seen(first), seen(second)) == tuple(map(seen, source.halves()))
+        assert len(seen(first)) == len(seen(second)) == 20
+
+
+def test_one_sample_has_no_second_half():
+    first, second = open_source({"x": samples(1)}, FREE).halves()
+    assert (seen(first), list(second)) == ([0], [])
+
+
 @pytest.mark.parametrize("data", [{"x": samples(1)}, [samples(1)[0]]])
 def test_one_sample_cannot_be_split(data):
     with pytest.raises(DataError, match=r"only (one|1) .*held out"):

@@ -644,3 +644,29 @@ def test_what_is_written_has_the_batch_that_came_in(name: str, n: int, tmp_path:
     feed = feed_of(proto, 99)
     for key, y in run_proto(small, feed).items():
         np.testing.assert_allclose(y, run_proto(again, feed)[key], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"mode": "weights", "targets": {"sparsity": 0.6}}, {"mode": "channels", "targets": {"macs": 0.6}}],
+    ids=["weights", "channels"],
+)
+def test_little_memory_gives_what_much_gives(make_proto, tmp_path: Path, given: dict[str, object]) -> None:
+    """Batches of 3 samples and of 128: other sums of rounded products, the same masks."""
+    text = "g (float[N,16] x) => (float[N,8] y) { a = Gemm(x, w1, b1) r = Relu(a) y = Gemm(r, w2, b2) }"
+    sizes = {"w1": (16, 24), "b1": (24,), "w2": (24, 8), "b2": (8,)}
+    proto = make_proto(text, {name: normal(n, *shape) for n, (name, shape) in enumerate(sizes.items())})
+    found = []
+    for memory in (4000, None):
+        prune(
+            proto,
+            out := tmp_path / "out.onnx",
+            **FAST | given,
+            calib={"x": normal(9, 500, 16)},
+            memory=memory,
+        )
+        found.append(weights_of(out))
+    few, many = found
+    for name, array in few.items():
+        np.testing.assert_array_equal(array == 0, many[name] == 0)
+        np.testing.assert_allclose(array, many[name], rtol=1e-3, atol=1e-4)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from obs_onnx.data.feeds import TensorSpec
 from obs_onnx.data.open_source import open_source, split
+from obs_onnx.evaluation import data_checks
 from obs_onnx.evaluation.data_checks import (
     check_samples,
     contradiction,
@@ -181,3 +183,11 @@ def test_a_drop_that_contradicts(drop, labelled, agreement, samples, told) -> No
     said = contradiction(drop, labelled, agreement, samples, 0.03)
     assert bool(said) == told
     assert not told or "(output error 0.03)" in said[0]
+
+
+@pytest.mark.parametrize(("count", "trials"), [(0, 5), (1, 1), (3, 40), (250, 500), (500, 500)])
+def test_shares_are_those_of_the_binomial_test(count: int, trials: int) -> None:
+    test = binomtest(count, trials, 0.1, alternative="greater")
+    assert data_checks._at_least(count, trials, 0.1) == pytest.approx(test.pvalue)
+    both = binomtest(count, trials).proportion_ci(data_checks._CONFIDENCE)
+    assert data_checks._interval(count, trials) == pytest.approx((both.low, both.high))

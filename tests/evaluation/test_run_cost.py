@@ -7,8 +7,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.evaluation.run_cost import measured
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES, RunCost, measured
 from obs_onnx.passes.canonical.canonicalize import canonicalize
+from obs_onnx.passes.costs.memory import Peak
 from obs_onnx.runtimes import open_runtime
 
 RUNTIME = open_runtime("onnxruntime", 1)
@@ -40,3 +41,27 @@ def test_sizes_that_only_a_run_knows(make_model) -> None:
     assert (cost.sizes["s"], cost.sizes["y"]) == (5 * 3 * 4, 5 * 2 * 4)
     assert cost.peak.bytes == 8 * 3 * 4 + 8 + 5 * 3 * 4
     assert cost.peak.node == next(node.name for node in model.graph if node.op_type == "Compress")
+
+
+class TestSamplesOfARun:
+    @pytest.mark.parametrize(
+        ("sizes", "memory", "samples"),
+        [
+            ((1000, 2000), 1 << 30, MOST_SAMPLES),
+            ((1 << 20, 1 << 20), 1 << 30, 16),  # arrays of 16 MB
+            ((1 << 20,) * 8, 1 << 26, 2),  # a quarter of 64 MB
+            ((1 << 20,) * 8, 1000, 1),
+            ((1 << 28,), 1 << 34, 1),
+            ((), 1000, MOST_SAMPLES),
+        ],
+    )
+    def test_arrays_stay_small_and_all_of_them_in_a_quarter_of_the_memory(
+        self, sizes: tuple[int, ...], memory: int, samples: int
+    ) -> None:
+        assert RunCost(0, Peak(0, None), {}, sizes).samples(memory) == samples
+
+    def test_what_follows_from_weights_does_not_count(self, make_model) -> None:
+        text = "g (float[N,4] x) => (float[N,4] y) { u = Transpose(w) v = Flatten(x) y = MatMul(v, u) }"
+        model = make_model(text, {"w": np.ones((4, 4), np.float32)})
+        cost = measured(RUNTIME, model, {"x": np.ones((1, 4), np.float32)})
+        assert sorted(cost.activations) == [16, 16]

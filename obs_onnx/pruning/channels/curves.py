@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +27,6 @@ from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
 from obs_onnx.reconstruction.channels import solve_channels
-from obs_onnx.runtimes.partial_run import Values
 
 __all__ = ["measured_curves", "mended_curves", "scored_curves"]
 
@@ -59,9 +58,8 @@ def measured_curves(
     count, samples = budget.effort.bounded(
         len(groups), dense.cost.macs, len(model.graph), test.count or budget.effort.samples
     )
-    feeds, outputs = list(test.limit(samples)), ActivationCache(budget.memory // 4)
-    for feed in feeds:
-        outputs.append(dense.session.run(feed))
+    feeds = test.limit(samples)
+    outputs = _answers(task, feeds)
     with task.recorder.stage("measure damage", len(groups)) as advance:
         return group_curves(
             dense.runtime,
@@ -71,12 +69,20 @@ def measured_curves(
             rank=ranking(task.options.criterion, evidence),
             levels=np.linspace(_LEAST_REMOVED, _MOST_REMOVED, count).tolist(),
             compensate=task.options.compensate,
-            budget=budget.memory,
+            budget=budget.activations // 4,
             advance=advance,
             damaged=damaged,
             branches=branches,
             free=free,
         )
+
+
+def _answers(task: ChannelTask, feeds: Source) -> ActivationCache:
+    """What the dense model gives for data."""
+    outputs = ActivationCache(task.calibrated.budget.activations // 4)
+    for feed in feeds:
+        outputs.append(task.calibrated.dense.session.run(feed))
+    return outputs
 
 
 @dataclass(frozen=True)
@@ -93,8 +99,8 @@ class _RefitProbe:
     task: ChannelTask
     evidence: ChannelStatistics
     few: Source
-    feeds: Sequence[Values]
-    outputs: Sequence[Values]
+    feeds: Source
+    outputs: ActivationCache
 
     def __call__(self, group: int, mask: NDArray[np.bool_]) -> float:
         """Damage with the channels of ``mask`` kept."""
@@ -112,7 +118,7 @@ class _RefitProbe:
             selection.keep,
             fixed={*task.channels.protected, *(layer.name for layer in before)},
             damping=task.options.damping,
-            budget=task.calibrated.budget.memory // 2,
+            budget=task.calibrated.budget.activations // 2,
             advance=lambda _: None,
             empty=selection.empty,
         ).model
@@ -147,9 +153,8 @@ def mended_curves(
     moved = sum(dense.cost.sizes.values())
     if not whole or not layers or not effort.refits(probes, dense.cost.macs, moved, layers):
         return dict(ranked)
-    feeds = list(test.limit(effort.samples))
-    expected = [dense.session.run(feed) for feed in feeds]
-    damage = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, expected)
+    feeds = test.limit(effort.samples)
+    damage = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds))
     with task.recorder.stage("measure damage behind the refit", len(ranked)) as advance:
         return mended(ranked, damage, branches, advance)
 

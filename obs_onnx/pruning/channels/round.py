@@ -253,7 +253,7 @@ def _statistics(
         layers,
         stages,
         fit,
-        budget=task.calibrated.budget.memory,
+        budget=task.calibrated.budget.activations // 2,
         damping=task.options.damping,
         seed=task.calibrated.data.seed,
         task=task.calibrated.yardstick.task,

@@ -111,7 +111,7 @@ def _refitted(
         selection.keep,
         fixed=task.channels.protected,
         damping=options.damping,
-        budget=task.calibrated.budget.memory,
+        budget=task.calibrated.budget.activations,
         advance=advance,
         start=start,
         empty=selection.empty,

@@ -98,7 +98,7 @@ class WeightPlan:
             dense.runtime,
             dense.stages,
             calibrated.data.fit,
-            calibrated.budget.memory,
+            calibrated.budget.activations,
             options.damping,
             self.pattern,
             options.normalize,

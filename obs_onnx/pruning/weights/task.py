@@ -107,12 +107,12 @@ class WeightTask:
                 self.model,
                 dense.stages,
                 fit,
-                list(test.limit(samples)),
+                test.limit(samples),
                 levels=sparsity_levels(center, count),
                 refinements=budget.effort.refinements,
                 yardstick=self.calibrated.yardstick,
                 options=self.options,
-                budget=budget.memory,
+                budget=budget.activations,
                 advance=advance,
                 context=context,
                 chosen={layer.name for layer in free},
@@ -148,7 +148,7 @@ def attempt_pruning(task: WeightTask, removed: Mapping[str, int]) -> WeightAttem
         task: the model and its data.
         removed: number of weights to set to zero, by layer name.
     """
-    dense, data, memory = task.calibrated.dense, task.calibrated.data, task.calibrated.budget.memory
+    dense, data, memory = task.calibrated.dense, task.calibrated.data, task.calibrated.budget.activations
     with task.recorder.stage("solve layers", len(dense.layers)) as advance:
         model, solved = solve_layers(
             dense.runtime,

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
+from obs_onnx.meter import loading, running
 from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.runtimes.base import ModelSource
 from obs_onnx.runtimes.command.link import Link
@@ -62,6 +63,7 @@ class CommandSession:
         self.inputs = tuple(tensor_spec(one, "input") for one in found["inputs"])
         self.outputs = tuple(tensor_spec(one, "output") for one in found["outputs"])
 
+    @running()
     def run(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str] | None = None) -> Feed:
         """Output name -> array for one complete feed.
 
@@ -183,6 +185,7 @@ class CommandRuntime:
         self.provider = find_provider(provider, available, "over there")
         self.threads = cores if threads is None else threads
 
+    @loading()
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> CommandSession:
         """Send ``model`` and load it; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""
         name = "the model" if isinstance(model, bytes) else os.fspath(model)
