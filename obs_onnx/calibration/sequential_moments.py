@@ -19,7 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.second_moments import Moments

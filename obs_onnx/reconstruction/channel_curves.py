@@ -10,7 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
-from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
-from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.channel_statistics import ChannelStatistics

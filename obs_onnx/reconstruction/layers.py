@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import LayerProblem, Tensors
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments

@@ -23,6 +23,7 @@ from obs_onnx.solvers.problem import Problem, inverse_of
 __all__ = ["EFFORTS", "admm_levels"]
 
 EFFORTS: dict[str, tuple[tuple[float, ...], int]] = {
+    "brief": ((0.04, 0.12, 0.36, 1.08), 3),
     "quick": ((0.04, 0.12, 0.36, 1.08), 6),
     "normal": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 12),
     "thorough": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 48),

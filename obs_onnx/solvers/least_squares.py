@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.problem import Problem
 
 __all__ = ["conjugate_gradients", "refit"]
@@ -153,7 +154,8 @@ def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
         supports: dict[bytes, list[int]] = {}
         for row, packed in enumerate(np.packbits(mask[group], axis=1)):
             supports.setdefault(packed.tobytes(), []).append(row)
-        for members in supports.values():
-            rows = np.asarray(members)
-            w[group, rows] = _on_support(problem, group, rows, mask[group, members[0]])
+        with threads_for(int(np.minimum(kept, columns - kept).max())):
+            for members in supports.values():
+                rows = np.asarray(members)
+                w[group, rows] = _on_support(problem, group, rows, mask[group, members[0]])
     return w

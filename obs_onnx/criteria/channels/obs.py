@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels.magnitude import l2
 from obs_onnx.passes.channels.coupling import Group
