@@ -6,6 +6,8 @@ met, 4 something behind a written result failed). Next: :mod:`obs_onnx.entrypoin
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from obs_onnx import __version__
@@ -22,11 +24,14 @@ from obs_onnx.cli.score import score
 
 __all__ = ["main"]
 
+_IDLE = "20"  # 2^20 cycles, below a millisecond: threads of OpenBLAS that wait longer sleep, by default 2^26
+
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="obs-onnx")
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _IDLE)  # read when numpy is imported
 
 
 for command in (prune, pareto, inspect, bench, evaluate, gradient, finetune, score, artifacts, replay):

@@ -190,8 +190,8 @@ def solve_levels(
             one level admm and, where it costs little, obs as well, whichever errs less.
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
-        effort: "brief", "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Brief
-            and quick also end iterative refits early, at a relative residual of 1e-3.
+        effort: "brief", "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.
+            Brief and quick also end iterative refits early, at a relative residual of 1e-3.
         scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
 
     Returns:
