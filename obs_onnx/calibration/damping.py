@@ -3,11 +3,14 @@
 A layer with as many inputs as samples fits the calibration data and little else (a fully connected layer on
 two thousand images), a convolution sees every position of every image. For each candidate ``lambda`` the
 layer is refitted on one half of the samples and judged on the other, ``w^T h w - 2 c^T w``, and the candidate
-with the smallest sum of both wins (Stone 1974; Hastie et al. 2009, section 7.10). All outputs share it: of
-many, evenly spaced ones are judged.
+with the smallest sum of both wins (Stone 1974; Hastie et al. 2009, section 7.10). The error first falls with
+``lambda``, then rises: the first candidate after which it rises is the last that is tried. All outputs share
+it: of many, evenly spaced ones are judged.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +20,15 @@ from obs_onnx.calibration.second_moments import LayerMoments
 
 __all__ = ["FACTORS", "cross_validated"]
 
+Float = NDArray[np.float64]
+
 FACTORS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _WIDE = 2048  # columns from which every other factor is tried
 _ROWS = 128  # outputs of a group that are refitted to compare factors
 
 
 def cross_validated(
-    halves: tuple[LayerMoments, LayerMoments], w_GOI: NDArray[np.float64], damping: float, seed: int = 0
+    halves: tuple[LayerMoments, LayerMoments], w_GOI: Float, damping: float, seed: int = 0
 ) -> float:
     """The best of ``damping`` times :data:`FACTORS`, relative to the mean diagonal of the second moments.
 
@@ -42,24 +47,60 @@ def cross_validated(
     if halves[0].c is None and columns > 1:
         kept[np.random.default_rng(seed).permutation(columns)[columns // 2 :]] = False
     factors = FACTORS if columns < _WIDE else FACTORS[::2]
-    errors = np.zeros(len(factors))
-    for fit, test in (halves, halves[::-1]):
-        for group in range(groups):
-            rows = slice(None, None, max(1, -(-w_GOI.shape[1] // _ROWS)))
-            w = w_GOI[group, rows]
-            h, g = fit.h[group], test.h[group]
-            c = w @ h if fit.c is None else fit.c[group, :, rows].T
-            d = w @ g if test.c is None else test.c[group, :, rows].T
-            h, c, g, d, old = h[np.ix_(kept, kept)], c[:, kept], g[np.ix_(kept, kept)], d[:, kept], w[:, kept]
-            scale = float(np.trace(h)) / len(h)
-            for number, factor in enumerate(factors):
-                ridge = factor * damping * scale
-                a = h.copy()
-                a[np.diag_indices_from(a)] += ridge
-                _, solution, info = lapack.dposv(a, (c + ridge * old).T, overwrite_a=1, overwrite_b=1)
-                if info != 0:
-                    errors[number] = np.inf
-                    continue
-                found = np.asarray(solution).T
-                errors[number] += float(np.sum((found @ g) * found) - 2 * np.sum(found * d))
-    return damping * factors[int(np.argmin(errors))]
+    parts = [
+        _Part.of(fit, test, w_GOI, group, kept)
+        for fit, test in (halves, halves[::-1])
+        for group in range(groups)
+    ]
+    best, least = factors[0], np.inf
+    for factor in factors:
+        error = sum(part.error(factor * damping) for part in parts)
+        if error > least:
+            break
+        if error < least:
+            best, least = factor, error
+    return damping * best
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A group of a layer on one half of the samples, judged on the other.
+
+    Attributes:
+        h, c: (I, I) and (O, I) moments to fit to.
+        g, d: those to judge by.
+        old: (O, I) present weight.
+    """
+
+    h: Float
+    c: Float
+    g: Float
+    d: Float
+    old: Float
+
+    @classmethod
+    def of(
+        cls, fit: LayerMoments, test: LayerMoments, w_GOI: Float, group: int, kept: NDArray[np.bool_]
+    ) -> _Part:
+        """Some rows of a group, and the ``kept`` (I,) columns."""
+        rows = slice(None, None, max(1, -(-w_GOI.shape[1] // _ROWS)))
+        w = w_GOI[group, rows]
+        h, g = fit.h[group], test.h[group]
+        c = w @ h if fit.c is None else fit.c[group, :, rows].T
+        d = w @ g if test.c is None else test.c[group, :, rows].T
+        if kept.all():
+            return cls(h, c, g, d, w)
+        at = np.ix_(kept, kept)
+        return cls(h[at], c[:, kept], g[at], d[:, kept], w[:, kept])
+
+    def error(self, damping: float) -> float:
+        """Squared error, but for a constant, on the other half; infinite where nothing can be fitted."""
+        ridge = damping * float(np.trace(self.h)) / len(self.h)
+        a = self.h.copy()
+        a[np.diag_indices_from(a)] += ridge
+        right = np.asarray((self.c + ridge * self.old).T)
+        _, solution, info = lapack.dposv(a.T, right, lower=1, overwrite_a=1, overwrite_b=1)
+        if info != 0:
+            return float(np.inf)
+        found = np.asarray(solution).T
+        return float(np.sum((found @ self.g) * found) - 2 * np.sum(found * self.d))

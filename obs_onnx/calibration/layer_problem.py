@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.passes.errors import DataError, boundary
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.solvers import Problem, prepare
+from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["LayerProblem", "Tensors", "bias_of", "stored"]
 

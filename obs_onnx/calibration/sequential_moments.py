@@ -19,7 +19,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_problem import bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
@@ -31,6 +30,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["Cut", "SequentialMoments"]
 

@@ -6,12 +6,16 @@ met, 4 something behind a written result failed). Next: :mod:`obs_onnx.entrypoin
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from obs_onnx import __version__
 from obs_onnx.cli.errors import Lazy, Program
 
 __all__ = ["main"]
+
+_IDLE = "20"  # 2^20 cycles, below a millisecond: threads of OpenBLAS that wait longer sleep, by default 2^26
 
 _COMMANDS = {
     "artifacts": Lazy("artifacts:artifacts", "Write what onnxruntime needs to train MODEL on a device."),
@@ -37,3 +41,4 @@ _COMMANDS = {
 @click.version_option(__version__, prog_name="obs-onnx")
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
+    os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _IDLE)  # read when numpy is imported

@@ -17,7 +17,6 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
@@ -30,6 +29,7 @@ from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
 
 __all__ = ["Refitted", "emptied", "solve_alone", "solve_channels", "spread"]

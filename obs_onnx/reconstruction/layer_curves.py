@@ -44,7 +44,7 @@ class _Probe:
         self._fed = [layer.name] + ([bias] if (bias := bias_of(layer)) else [])
         self._stored = {name: stored(around, name) for name in self._fed}
         self._run = testing.part(around, plan.outputs, self._fed)
-        self._effort = "quick" if is_wide(layer) else None
+        self._effort = "brief" if is_wide(layer) else None
 
     def __call__(self, sparsities: Sequence[float]) -> list[tuple[float, float]]:
         """Damage and predicted error of the layer itself at each sparsity."""

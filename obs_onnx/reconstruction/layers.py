@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.layer_problem import LayerProblem, Tensors
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
@@ -28,6 +27,7 @@ from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
+from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["LayerSolver", "SolveOptions", "Solved", "is_wide", "solve_layers"]
 

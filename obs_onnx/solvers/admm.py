@@ -13,16 +13,22 @@ weights come from the exact refit on the support.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.solvers.blas_threads import row_threads
 from obs_onnx.solvers.patterns import UNSTRUCTURED, Pattern, project
 from obs_onnx.solvers.problem import Problem, inverse_of
 
 __all__ = ["EFFORTS", "admm_levels"]
 
+Float32 = NDArray[np.floating]
+
 EFFORTS: dict[str, tuple[tuple[float, ...], int]] = {
+    "brief": ((0.04, 0.12, 0.36, 1.08), 3),
     "quick": ((0.04, 0.12, 0.36, 1.08), 6),
     "normal": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 12),
     "thorough": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 48),
@@ -50,34 +56,95 @@ def admm_levels(
         One mask (G, O, I) per sparsity, in order.
     """
     scale = np.sqrt(np.einsum("gii->gi", problem.a))
-    a = problem.a / scale[:, :, None]
-    a /= scale[:, None, :]
-    best = problem.start * scale[:, None, :]
-    b = (best @ a).astype(np.float32)
-    best = best.astype(np.float32)
-    diagonal = np.einsum("gii->gi", a)
-    inverses = []
-    for rho in penalties:
-        if ("admm", rho) not in problem.shared:
-            diagonal[...] = 1.0 + rho
-            problem.shared["admm", rho] = inverse_of(a.astype(np.float32))
-        inverses.append(problem.shared["admm", rho])
-    del a, diagonal
+    b = ((problem.start @ problem.a) / scale[:, None, :]).astype(np.float32)
+    best = (problem.start * scale[:, None, :]).astype(np.float32)
+    steps = list(zip(np.asarray(penalties, np.float32), _inverses(problem, scale, penalties), strict=True))
     for sparsity in sparsities:
         mask = project(best * best, sparsity, pattern)
-        if mask.all():
-            yield mask
-            continue
-        d, v = best * mask, np.zeros_like(best)
-        stable = 0
-        for rho, inverse in zip(np.asarray(penalties, np.float32), inverses, strict=True):
+        if not mask.all():
+            supports = _Supports(sparsity, pattern)
+            mask = _annealed(b, best * mask, mask, supports, steps, iterations)
+        yield mask
+
+
+def _inverses(problem: Problem, scale: NDArray[np.float64], penalties: Sequence[float]) -> list[Float32]:
+    """(A + rho I)^-1 of the scaled moment, for each penalty; computed once for a problem."""
+    keys = [("admm", rho) for rho in penalties]
+    missing = [key for key in keys if key not in problem.shared]
+    if missing:
+        a = np.empty(problem.a.shape, np.float32)
+        np.divide(problem.a, scale[:, :, None], out=a, casting="same_kind")
+        a /= scale.astype(np.float32)[:, None, :]
+        for key in missing:
+            np.einsum("gii->gi", a)[...] = 1.0 + key[1]
+            problem.shared[key] = inverse_of(a)
+    return [problem.shared[key] for key in keys]
+
+
+@dataclass(frozen=True)
+class _Supports:
+    """The projection onto a pattern at a sparsity."""
+
+    sparsity: float
+    pattern: Pattern
+
+    def __call__(self, z: Float32) -> NDArray[np.bool_]:
+        return project(z * z, self.sparsity, self.pattern)
+
+
+def _annealed(
+    b: Float32,
+    d: Float32,
+    mask: NDArray[np.bool_],
+    supports: _Supports,
+    steps: Sequence[tuple[np.float32, Float32]],
+    iterations: int,
+) -> NDArray[np.bool_]:
+    """The support after some iterations with each penalty.
+
+    Args:
+        b: (G, O, I) right-hand sides.
+        d: the first guess on its support ``mask``.
+        mask: (G, O, I).
+        supports: the projection.
+        steps: penalties rho, each with its inverses (G, I, I).
+        iterations: with each, at most.
+    """
+    state = _State(b, d, np.zeros_like(b), np.empty_like(b), np.empty_like(b))
+    rows, columns = b.shape[1:]
+    stable = 0
+    with row_threads(columns) as threads:
+        for rho, inverse in steps:
             for _ in range(iterations):
-                w = (b - v + rho * d) @ inverse
-                z = w + v / rho
-                previous, mask = mask, project(z * z, sparsity, pattern)
-                d = z * mask
-                v += rho * (w - d)
+                threads.each(rows, partial(state.solve, rho, inverse))
+                previous, mask = mask, supports(state.z)
+                threads.each(rows, partial(state.follow, rho, mask))
                 stable = stable + 1 if np.array_equal(mask, previous) else 0
                 if stable >= _STABLE:
                     break
-        yield mask
+    return mask
+
+
+@dataclass(frozen=True)
+class _State:
+    """Arrays (G, O, I) of the iteration in the module's words, with z = W + V / rho; changed in place."""
+
+    b: Float32
+    d: Float32
+    v: Float32
+    w: Float32
+    z: Float32
+
+    def solve(self, rho: np.float32, inverse: Float32, rows: slice) -> None:
+        """W and z of some rows."""
+        for b, d, v, w, a in zip(
+            *(x[:, rows] for x in (self.b, self.d, self.v, self.w)), inverse, strict=True
+        ):
+            np.matmul(b - v + rho * d, a, out=w)
+        np.add(self.w[:, rows], self.v[:, rows] / rho, out=self.z[:, rows])
+
+    def follow(self, rho: np.float32, mask: NDArray[np.bool_], rows: slice) -> None:
+        """D and V of some rows, with the support of D."""
+        w, d, v = self.w[:, rows], self.d[:, rows], self.v[:, rows]
+        np.multiply(self.z[:, rows], mask[:, rows], out=d)
+        v += rho * (w - d)

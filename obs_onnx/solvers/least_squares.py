@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from obs_onnx.solvers.blas_threads import RowThreads, row_threads, threads_for
 from obs_onnx.solvers.problem import Problem
 
 __all__ = ["conjugate_gradients", "refit"]
@@ -92,13 +93,27 @@ def conjugate_gradients(
         rounds: most float64 residuals.
         iterations: most steps per round.
     """
+    with row_threads(len(a)) as threads:
+        return _conjugate(threads, a, b, keep, start, tolerance, rounds, iterations)
+
+
+def _conjugate(
+    threads: RowThreads,
+    a: Float,
+    b: Float,
+    keep: Mask,
+    start: Float,
+    tolerance: float,
+    rounds: int,
+    iterations: int,
+) -> Float:
     scale = 1.0 / np.sqrt(np.diag(a))
     a32 = (a * scale[:, None] * scale).astype(np.float32)
     mask32 = keep.astype(np.float32)
     w = np.where(keep, start, 0.0)
     size = np.maximum(np.linalg.norm(np.where(keep, b * scale, 0.0), axis=1), np.finfo(float).tiny)
     for _ in range(rounds):
-        residual = np.where(keep, (b - w @ a) * scale, 0.0)
+        residual = np.where(keep, (b - threads.product(w, a)) * scale, 0.0)
         now = np.linalg.norm(residual, axis=1)
         active = np.flatnonzero(now > tolerance * size)
         if not len(active):
@@ -109,7 +124,7 @@ def conjugate_gradients(
         x, p = np.zeros_like(r), r.copy()
         energy = np.einsum("oi,oi->o", r, r)
         for _ in range(iterations):
-            q = (p @ a32) * keep32
+            q = threads.product(p, a32) * keep32
             step = energy / np.maximum(np.einsum("oi,oi->o", p, q), np.finfo(np.float32).tiny)
             x += step[:, None] * p
             r -= step[:, None] * q
@@ -153,7 +168,8 @@ def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
         supports: dict[bytes, list[int]] = {}
         for row, packed in enumerate(np.packbits(mask[group], axis=1)):
             supports.setdefault(packed.tobytes(), []).append(row)
-        for members in supports.values():
-            rows = np.asarray(members)
-            w[group, rows] = _on_support(problem, group, rows, mask[group, members[0]])
+        with threads_for(int(np.minimum(kept, columns - kept).max())):
+            for members in supports.values():
+                rows = np.asarray(members)
+                w[group, rows] = _on_support(problem, group, rows, mask[group, members[0]])
     return w

@@ -28,6 +28,8 @@ Float = NDArray[np.float64]
 
 _MAX_TRIES = 14
 _SMALLEST_DAMPING = 1e-10
+_NARROW = 64  # columns up to which all groups are handled at once
+_TILE = 256  # rows and columns that are mirrored at a time
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,18 @@ class Problem:
     @cached_property
     def optimum(self) -> Float:
         """w*, (G, O, I), with one step of iterative refinement."""
-        w = self.b @ self.inverse
-        w += (self.b - w @ self.a) @ self.inverse
-        return np.asarray(w)
+        if self.a.shape[1] <= _NARROW:
+            w = self.b @ self.inverse
+            w += (self.b - w @ self.a) @ self.inverse
+            return np.asarray(w)
+        w = np.empty_like(self.b)
+        for group, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
+            factor, info = lapack.dpotrf(a.T, lower=1, clean=0)
+            if info != 0:
+                raise np.linalg.LinAlgError("matrix is not positive definite")
+            best = lapack.dpotrs(factor, b.T, lower=1)[0].T
+            w[group] = best + lapack.dpotrs(factor, (b - best @ a).T, lower=1)[0].T
+        return w
 
     @cached_property
     def start(self) -> Float:
@@ -128,7 +139,7 @@ def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
     Raises:
         numpy.linalg.LinAlgError: a matrix is not positive definite.
     """
-    if a.shape[1] <= 64:
+    if a.shape[1] <= _NARROW:
         np.linalg.cholesky(a)
         inverse = np.linalg.inv(a)
         return np.asarray((inverse + inverse.swapaxes(1, 2)) / 2)
@@ -142,13 +153,24 @@ def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
             lower, info = invert(lower, lower=1, overwrite_c=1)
         if info != 0:
             raise np.linalg.LinAlgError("matrix is not positive definite")
-        upper = np.triu(lower.T)
-        result[group] = upper
-        result[group] += np.triu(upper, 1).T
+        _mirror(lower.T, result[group])
     return result
 
 
+def _mirror(upper: NDArray[np.floating], result: NDArray[np.floating]) -> None:
+    """Put the symmetric matrix whose upper triangle is given into ``result``, both (I, I)."""
+    columns = len(upper)
+    for first in range(0, columns, _TILE):
+        rows = slice(first, first + _TILE)
+        result[rows, first:] = upper[rows, first:]
+        square = result[rows, rows]
+        square[...] = np.triu(square) + np.triu(square, 1).T
+        result[first + _TILE :, rows] = upper[rows, first + _TILE :].T
+
+
 def _is_definite(a: Float) -> bool:
+    if a.shape[1] > _NARROW:
+        return all(lapack.dpotrf(matrix.T, lower=1, clean=0)[1] == 0 for matrix in a)
     try:
         np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
@@ -210,10 +232,11 @@ def prepare(
     scale = diagonal.mean(axis=1)
     usual = scale[scale > 0].mean() if (scale > 0).any() else 1.0
     scale = np.maximum(scale, 1e-9 * usual)
-    identity = np.eye(h.shape[1])
+    a = h.copy()
+    energies = diagonal.copy()
     for _ in range(_MAX_TRIES):
         ridge = damping * scale
-        a = h + ridge[:, None, None] * identity
+        np.einsum("gii->gi", a)[...] = energies + ridge[:, None]
         if _is_definite(a):
             break
         damping = max(10 * damping, _SMALLEST_DAMPING)

@@ -30,6 +30,7 @@ __all__ = [
 AUTO = "auto"
 
 _WIDE = 2048
+_EARLY = {"brief", "quick"}  # efforts whose iterative refits end early
 _BOTH_SECONDS = 2.0
 _EARLY_END = 0.5
 
@@ -189,8 +190,8 @@ def solve_levels(
             one level admm and, where it costs little, obs as well, whichever errs less.
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
-        effort: "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns. Quick also
-            ends iterative refits early, at a relative residual of 1e-3.
+        effort: "brief", "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.
+            Brief and quick also end iterative refits early, at a relative residual of 1e-3.
         scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
 
     Returns:
@@ -224,7 +225,7 @@ def _solutions(asked: Asked, name: str, method: Method, refit: bool) -> list[Sol
     if method.single and asked.pattern.kind != "unstructured":
         raise OptionError(f"{name} removes single weights, not {asked.pattern}; use obs or admm")
     problem, solutions = asked.problem, []
-    tolerance = 1e-3 if asked.effort == "quick" and not method.patient else 1e-9
+    tolerance = 1e-3 if asked.effort in _EARLY and not method.patient else 1e-9
     exact = refit or method.exact
     for mask, left in method.supports(asked):
         w = refit_on(problem, mask, tolerance) if exact else problem.w * mask if left is None else left

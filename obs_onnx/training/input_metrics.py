@@ -15,7 +15,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.data.sources import Source
@@ -24,6 +23,7 @@ from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["measure_metrics"]
 

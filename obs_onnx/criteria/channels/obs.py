@@ -7,10 +7,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.blas_threads import threads_for
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels.magnitude import l2
 from obs_onnx.passes.channels.coupling import Group
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import Consumer, greedy_order
 
 __all__ = ["surgeon"]

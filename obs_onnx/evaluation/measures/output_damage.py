@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.evaluation.measures.class_scores import log_probabilities
 from obs_onnx.evaluation.measures.parts import ErrorSums
 from obs_onnx.evaluation.measures.yardstick import CHANGED, KL, Yardstick
 
 __all__ = ["Damage", "divergence"]
+
+_BLOCK = 1 << 16  # scores that stay in the cache
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -76,8 +79,14 @@ def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[
     rows, classes = scores.rows(dense).shape
     if dense[scores.name].shape != changed[scores.name].shape:
         return rows * float(np.log(max(classes, 2))), rows
-    with np.errstate(invalid="ignore", over="ignore"):
-        log_p, log_q = scores.log_probabilities(dense), scores.log_probabilities(changed)
-    p, difference = np.exp(log_p), np.zeros_like(log_p)
-    np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
-    return float(np.sum(p * difference)), rows
+    dense_NC, changed_NC = scores.rows(dense), scores.rows(changed)
+    step, total = max(1, _BLOCK // classes), 0.0
+    for first in range(0, rows, step):
+        block = slice(first, first + step)
+        with np.errstate(invalid="ignore", over="ignore"):
+            log_p = log_probabilities(dense_NC[block], scores.probabilities)
+            log_q = log_probabilities(changed_NC[block], scores.probabilities)
+        p, difference = np.exp(log_p), np.zeros_like(log_p)
+        np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
+        total += float(np.sum(p * difference))
+    return total, rows

@@ -48,6 +48,7 @@ _ALIKE = 3.0  # largest ratio of spreads in one part
 _STILL = 1e-6  # a spread below this share of the level is rounding
 _RARE, _LEAST = 0.03, 1e-4  # of the largest spread of an output, for scores of classes and for anything else
 _SHOWN = 4  # stretches of elements in a name
+_BLOCK = 1 << 15  # numbers that stay in the cache
 
 
 @dataclass(frozen=True)
@@ -327,10 +328,25 @@ class ErrorSums:
 
 def _squares(y: Array, z: Array) -> tuple[float, float]:
     """Sum of squared differences, and of how many numbers; equal infinities (masked scores) are equal."""
-    y, z = y.astype(np.float64), z.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
-        total = float(np.sum(np.square(np.subtract(z, y, out=np.zeros_like(y), where=z != y))))
-    return total if math.isfinite(total) else math.inf, float(np.isfinite(y).sum())
+    y, z = y.reshape(-1), z.reshape(-1)
+    total = count = 0.0
+    for first in range(0, y.size, _BLOCK):
+        before = y[first : first + _BLOCK].astype(np.float64)
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is told elsewhere
+            difference = z[first : first + _BLOCK].astype(np.float64) - before
+            squares = _energy(difference)
+            if math.isfinite(squares):
+                count += len(before)
+            else:
+                difference[z[first : first + _BLOCK] == before] = 0.0
+                squares = _energy(difference)
+                count += float(np.isfinite(before).sum())
+        total += squares
+    return total if math.isfinite(total) else math.inf, count
+
+
+def _energy(x: NDArray[np.float64]) -> float:
+    return float(np.einsum("i,i->", x, x))  # a dot product would start threads for it
 
 
 def _lost(part: Part, y: Array) -> tuple[float, float]:
