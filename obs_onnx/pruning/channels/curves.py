@@ -28,6 +28,7 @@ from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
 from obs_onnx.reconstruction.channels import solve_channels
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.work.digest import digest_of
 
 __all__ = ["measured_curves", "mended_curves", "scored_curves"]
 
@@ -76,6 +77,7 @@ def measured_curves(
             damaged=damaged,
             branches=branches,
             free=free,
+            work=task.calibrated.work.stage("samples", len(feeds)),
         )
 
 
@@ -149,7 +151,12 @@ def mended_curves(
         return dict(ranked)
     feeds = list(test.limit(effort.samples))
     expected = [dense.session.run(feed) for feed in feeds]
-    damage = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, expected)
+    probe = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, expected)
+    work = task.calibrated.work.stage("damage behind the refit", dense.model)
+
+    def damage(group: int, mask: NDArray[np.bool_]) -> float:
+        return work.one(float, digest_of(group, mask), lambda: probe(group, mask))
+
     with task.recorder.stage("measure damage behind the refit", len(ranked)) as advance:
         return mended(ranked, damage, branches, advance)
 
