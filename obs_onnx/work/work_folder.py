@@ -119,7 +119,7 @@ class Work:
         if not path.exists():
             return None
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 name, digest, tree = json.loads(str(file["about"]))
                 arrays = {one.removeprefix("array "): file[one] for one in file.files if one != "about"}
             whole = name == path.name and digest == digest_of(tree, arrays)
