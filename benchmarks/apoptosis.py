@@ -131,7 +131,7 @@ def zeroed(task: WeightTask, refit: bool, ratio: float) -> Judged:
         mask = project(scores, counts[layer.name] / layer.size, task.options.pattern)
         tensors[layer.name] = layer.layout.to_tensor(w_GOI * mask)
     pruned = SetWeights(tensors)(task.model.clone()).model
-    return judge(pruned, task.calibrated.dense, task.calibrated.data, task.recorder)
+    return judge(pruned, task.calibrated, task.recorder)
 
 
 def table(bench: Bench, net: str, mode: str, criteria: list[str], columns: tuple[str, ...]) -> None:

@@ -122,6 +122,10 @@ class SequentialMoments:
         """
         return self._gather(stage, list(stage.layers if layers is None else layers))[0]
 
+    def pass_by(self, stage: Stage, layers: Iterable[Layer] | None = None) -> None:
+        """Let the dense walk move on as :meth:`observe` and :meth:`pose` do, to the same bits, unobserved."""
+        self._walk.step(self._dense, self._taps(stage.layers if layers is None else layers))
+
     def pose(
         self, stage: Stage, layers: Iterable[Layer], model: ir.Model, damping: float
     ) -> dict[str, tuple[Moments, float]]:
@@ -167,14 +171,19 @@ class SequentialMoments:
                 with threads_for(layer.layout.goi[2]):
                     self._observe(stage, layer, moments[halves[number]][layer.name], before, tapped, pruned)
 
-        shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
-        outputs = [layer.uses[0].y for layer in layers if targeted and len(layer.uses) == 1]
         with np.errstate(over="ignore", invalid="ignore"), span("moments"):
-            self._walk.step(self._dense, list(dict.fromkeys(shared + outputs)), visit)
+            self._walk.step(self._dense, self._taps(layers), visit)
             for part in moments:
                 for layer in layers:
                     _check_finite(layer, part[layer.name])
         return moments
+
+    def _taps(self, layers: Iterable[Layer]) -> list[str]:
+        """Values of the dense model that moments of these layers need beside those at the boundary."""
+        layers = list(layers)
+        shared = [use.x for layer in layers if len(layer.uses) > 1 for use in layer.uses]
+        targets = [layer.uses[0].y for layer in layers if len(layer.uses) == 1]
+        return list(dict.fromkeys(shared if self._pruned is None else shared + targets))
 
     def _observe(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import onnx_ir as ir
@@ -25,6 +25,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Curvature", "GateDerivatives", "GateGradients"]
 
@@ -134,35 +135,52 @@ class GateDerivatives:
             found[group.id] = Curvature(g / samples, h / samples)
         return found
 
-    def removals(self, advance: Callable[[int], None] = lambda done: None) -> dict[int, Float]:
+    def removals(
+        self, advance: Callable[[int], None] = lambda done: None, work: Work = NOWHERE
+    ) -> dict[int, Float]:
         """Change of the mean loss when each channel alone is silenced, by group: (channels,).
 
         Args:
             advance: called with 1 after each channel.
+            work: where the changes of groups are kept.
         """
-        teacher, found = self._lessons.teacher, {}
+        work = work.stage("removals", self._model)
+        known = work.known(np.ndarray, [_name(group) for group in self._coupling.groups])
+        found = {group.id: known[_name(group)] for group in self._coupling.groups if _name(group) in known}
+        advance(sum(map(len, found.values())))
+        if len(found) == len(self._coupling.groups):
+            return found
         for group, walk, lessons in self._behind():
-            gate, places = _name(group), self._places[group.id]
-            model = self._lessons.model.clone()
-            exact = bool(places) and self._only_sums(group)
-            if exact:
-                gate_groups(model, {gate: (group.n, places)})
-                gated = walk.part(model, [teacher.output], [gate])
-            total, samples = np.zeros(group.n), sum(lesson.samples for lesson in lessons)
-            base = sum(lesson.samples * teacher.loss(lesson.dense, lesson.targets) for lesson in lessons)
-            for channel, keep in enumerate(~np.eye(group.n, dtype=bool)):
-                fed: Values = {}
-                if exact:
-                    run, fed = gated, {gate: keep.astype(self._ones(model, gate, group.n).dtype)}
-                else:
-                    silent = silence(self._model, {group.id: keep}, self._coupling)
-                    run = walk.part(silent, [teacher.output])
-                for number, lesson in enumerate(lessons):
-                    y = run({**walk[number], **fed})[teacher.output]
-                    total[channel] += lesson.samples * teacher.loss(y, lesson.targets)
-                advance(1)
-            found[group.id] = (total - base) / samples
+            if group.id not in found:
+                task = partial(self._removal, group, walk, lessons, advance)
+                found[group.id] = work.one(np.ndarray, _name(group), task)
         return found
+
+    def _removal(
+        self, group: Group, walk: StagedRun, lessons: Sequence[Lesson], advance: Callable[[int], None]
+    ) -> Float:
+        """The same of one group, whose gates lie behind the boundary at which ``walk`` stands."""
+        teacher = self._lessons.teacher
+        gate, places = _name(group), self._places[group.id]
+        model = self._lessons.model.clone()
+        exact = bool(places) and self._only_sums(group)
+        if exact:
+            gate_groups(model, {gate: (group.n, places)})
+            gated = walk.part(model, [teacher.output], [gate])
+        total, samples = np.zeros(group.n), sum(lesson.samples for lesson in lessons)
+        base = sum(lesson.samples * teacher.loss(lesson.dense, lesson.targets) for lesson in lessons)
+        for channel, keep in enumerate(~np.eye(group.n, dtype=bool)):
+            fed: Values = {}
+            if exact:
+                run, fed = gated, {gate: keep.astype(self._ones(model, gate, group.n).dtype)}
+            else:
+                silent = silence(self._model, {group.id: keep}, self._coupling)
+                run = walk.part(silent, [teacher.output])
+            for number, lesson in enumerate(lessons):
+                y = run({**walk[number], **fed})[teacher.output]
+                total[channel] += lesson.samples * teacher.loss(y, lesson.targets)
+            advance(1)
+        return (total - base) / samples
 
     @cached_property
     def _places(self) -> Mapping[int, list[GatePlace]]:

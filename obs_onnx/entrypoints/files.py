@@ -20,21 +20,25 @@ from obs_onnx.io.paths import calibration_beside, check_new_folder, same_file, s
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, options_of
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.work.options import WorkOptions
+from obs_onnx.work.place import check_place
 
 __all__ = ["check_files", "files_read", "files_written"]
 
 _MODEL = "model"  # what the model itself is called among options
 _READ = ("model", "data", "libraries", "runtime")
-_WRITTEN = ("file", "new model", "new folder")
+_FOLDERS = ("new folder", "work folder")
+_WRITTEN = ("file", "new model", *_FOLDERS)
 
 
 @dataclass(frozen=True)
 class Written:
-    """A file or a folder that is written, for an option."""
+    """A file or a folder that is written, for an option; a folder may be one to go on from."""
 
     option: str
     path: Path
     folder: bool = False
+    kept: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def files_written(model: object, options: Options) -> Iterator[Written]:
         if form == "new model" and name not in results:
             paths += [side_path(path) for path in paths if not is_stream(path)]
         for path in paths:
-            yield Written(name, path, form == "new folder")
+            yield Written(name, path, form in _FOLDERS, form == "work folder")
 
 
 def check_files(model: object, options: Options, **further: str | os.PathLike[str] | None) -> None:
@@ -113,10 +117,13 @@ def check_files(model: object, options: Options, **further: str | os.PathLike[st
         value = getattr(options, option.name)
         if option.form in ("file", "new model") and value is not None:
             check_writable(value)
+    if isinstance(options, WorkOptions):
+        check_place(options.work, options.resume)
     written = [*files_written(model, options)]
     written += [Written(name, Path(path)) for name, path in further.items() if path is not None]
     for number, one in enumerate(written):
-        (check_new_folder if one.folder else check_writable)(one.path)
+        if not one.kept:
+            (check_new_folder if one.folder else check_writable)(one.path)
         _check_apart(one, written[:number])
     read = list(files_read(model, options))
     for one in written:

@@ -35,6 +35,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.continued import continued
 from obs_onnx.pruning.frontier_points import (
     Candidate,
     checked,
@@ -103,6 +104,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         plan = strategy.open(inputs, choice)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
+    calibrated = continued(inputs, calibrated, options, "pareto")
     recorder.reached("open")
     if note := plan.cost_note(calibrated):
         options.progress.say(note)

@@ -25,6 +25,7 @@ from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import calibrate
 from obs_onnx.pruning.channels.plan import ChannelStrategy
+from obs_onnx.pruning.continued import continued
 from obs_onnx.pruning.inputs import load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.proof import Proven, verify
@@ -88,6 +89,8 @@ def _pruned(model: ModelLike, options: PruneOptions, recorder: Recorder) -> Prun
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     targets = replace(targets, rounding=calibrated.rounding)
+    if not options.dry_run:
+        calibrated = continued(inputs, calibrated, options, "prune")
     int8 = None
     if options.quantize is not None:
         int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)

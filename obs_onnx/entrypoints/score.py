@@ -36,6 +36,7 @@ from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
+from obs_onnx.pruning.continued import work_of
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget, working_memory
@@ -191,6 +192,7 @@ class Scorer:
             seed=options.seed,
             task=options.task,
         )
+        self._work = work_of(options, "score", [original, dense], [source], where)
         feed = next(iter(source))
         infinite = check_outputs(where, dense, feed, where.session(serialize(dense)).run(feed))
         unlabelled = "no labels: the loss compares with the model's own outputs"
@@ -212,7 +214,9 @@ class Scorer:
     def latency(self) -> LatencyTable:
         """Milliseconds of one run on one sample, measured."""
         with self._progress.stage("measure latency") as advance:
-            return measure_table(self._coupling, self._where, self._where, self._sample, advance=advance)
+            return measure_table(
+                self._coupling, self._where, self._where, self._sample, advance=advance, work=self._work
+            )
 
     def _penalties(self, weights: Mapping[str, float]) -> dict[int, float]:
         groups = self._coupling.groups
@@ -227,7 +231,7 @@ class Scorer:
         """What every channel does to the loss, measured."""
         start = time.perf_counter()
         with self._progress.stage("oracle", sum(group.n for group in self._coupling.groups)) as advance:
-            found = self._evidence.gates.removals(advance)
+            found = self._evidence.gates.removals(advance, self._work)
         changes = {group: np.abs(change) for group, change in found.items()}
         return Oracle(changes, time.perf_counter() - start)
 
@@ -241,13 +245,15 @@ class Scorer:
         truth = self.oracle if oracle or exhaustive else None
         start = time.perf_counter()
         off, found = self._penalties(regularize or {}), []
+        work = self._work.stage("scores", criterion)
         with self._progress.stage(criterion, len(self._coupling.groups)) as advance:
             for group in self._coupling.groups:
                 change = None if truth is None else truth.changes[group.id]
                 if change is not None and exhaustive:
                     raw = change
                 else:
-                    raw = CRITERIA[criterion](self._evidence, group)
+                    task = partial(CRITERIA[criterion], self._evidence, group)
+                    raw = work.one(np.ndarray, str(group.id), task)
                 found.append(self._scored(group, raw, off[group.id], change if oracle else None))
                 self._evidence.forget(group)
                 advance(1)

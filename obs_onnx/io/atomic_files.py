@@ -72,13 +72,16 @@ def _obstacle(path: str) -> str | None:
 
 
 @contextmanager
-def together() -> Iterator[Together]:
+def together(noted: bool = True) -> Iterator[Together]:
     """Files that are moved to their places at the end of the block, all of them or none.
+
+    Args:
+        noted: in the journal.
 
     Raises:
         OptionError: one of them cannot be written; everything is as it was before.
     """
-    files = Together()
+    files = Together(noted)
     try:
         yield files
         files.move()
@@ -104,11 +107,15 @@ class Together:
     Whatever lies beside a new file is moved with it. What was in a place keeps a second name until all are
     moved, and is moved back if that fails.
 
+    Args:
+        noted: in the journal, once they are in their places.
+
     Attributes:
         last: the place asked for last, as it was given, for messages.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, noted: bool = True) -> None:
+        self._noted = noted
         self.last = "the files"
         self._scratch: dict[Path, Path] = {}
         self._places: dict[Path, str] = {}
@@ -155,7 +162,7 @@ class Together:
                 with suppress(OSError):
                     _restore(new, target)
             raise
-        if (written := _JOURNAL.get()) is not None:
+        if self._noted and (written := _JOURNAL.get()) is not None:
             names = [self._places.get(target, str(target)) for _, target in reversed(moves)]
             written.update(dict.fromkeys((*names, *(stream for _, stream in self._streams))))
         for folder in self._scratch:

@@ -18,6 +18,7 @@ from obs_onnx.latency.table import LEVELS, LatencyTable, measure_table
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Stopwatch"]
 
@@ -36,6 +37,7 @@ class Stopwatch:
         round_to: multiple of kept channel counts, discovered by default.
         levels: widths of each group that are measured for tables, a prime.
         cache: of latencies; by default the user's.
+        work: where finished measurements of the run are kept.
     """
 
     target: Runtime
@@ -45,6 +47,7 @@ class Stopwatch:
     round_to: int | None = None
     levels: int = LEVELS
     cache: LatencyCache | None = None
+    work: Work = NOWHERE
     _told: list[str] = field(default_factory=list, init=False)
     _noise: Noise = field(default_factory=Noise, init=False)
     _ratios: dict[str, float] = field(default_factory=dict, init=False)
@@ -56,7 +59,8 @@ class Stopwatch:
     @cached_property
     def dense_ms(self) -> float:
         """Milliseconds of the dense model."""
-        return self._bench([self._session], 1.0).latencies[0].median
+        work = self.work.stage("latency")
+        return work.one(float, "dense", lambda: self._bench([self._session], 1.0).latencies[0].median)
 
     @property
     def notes(self) -> list[str]:
@@ -70,8 +74,12 @@ class Stopwatch:
         """
         key = signature(model, self.sample)
         if key not in self._ratios:
-            sessions = [self._session, self.target.session(serialize(model))]
-            self._ratios[key] = self._bench(sessions, seconds).ratios[1].value
+
+            def timed() -> float:
+                sessions = [self._session, self.target.session(serialize(model))]
+                return self._bench(sessions, seconds).ratios[1].value
+
+            self._ratios[key] = self.work.stage("latency").one(float, f"{key} {seconds}", timed)
         return self._ratios[key]
 
     def table(self, coupling: Coupling, advance: Callable[[int], None] = lambda _: None) -> LatencyTable:
@@ -85,6 +93,7 @@ class Stopwatch:
             levels=self.levels,
             cache=self.cache,
             advance=advance,
+            work=self.work,
         )
         steps = sorted({quantum for quantum in found.kinds.values() if quantum is not None})
         self._told.append(

@@ -32,6 +32,7 @@ from obs_onnx.passes.costs.blocks import cut_blocks
 from obs_onnx.passes.costs.model_costs import Cost, Costs
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["LatencyTable", "Whole", "fit_cost", "measure_table"]
 
@@ -87,6 +88,34 @@ class LatencyTable:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Timed:
+    """What was timed for a table.
+
+    Attributes:
+        kinds: quantum of each kind of block.
+        quanta, counts: steps of the kept count of each group, and the counts.
+        rows: counts of the models that were measured.
+        times: of the blocks of each row.
+        wholes: models that were timed as a whole.
+        dense_ms: of the dense model, in turn with these.
+        noise: how many of the whole models' times were disturbed.
+        timed, asked, left_out: see :class:`LatencyTable`.
+    """
+
+    kinds: dict[str, int | None]
+    quanta: dict[int, int]
+    counts: dict[int, tuple[int, ...]]
+    rows: list[dict[int, int]]
+    times: list[dict[str, float]]
+    wholes: list[Whole]
+    dense_ms: list[float]
+    noise: Noise
+    timed: int
+    asked: int
+    left_out: dict[str, str]
+
+
 def measure_table(
     coupling: Coupling,
     target: Runtime,
@@ -97,6 +126,7 @@ def measure_table(
     levels: int = LEVELS,
     cache: LatencyCache | None = None,
     advance: Callable[[int], None] = lambda _: None,
+    work: Work = NOWHERE,
 ) -> LatencyTable:
     """Measure the latency of a model at many widths.
 
@@ -109,6 +139,7 @@ def measure_table(
         levels: widths of each group that are measured, a prime.
         cache: of earlier times; by default that of ``target`` and this machine.
         advance: called with 1 after each of the models that are measured.
+        work: where the times are kept once all are known; those of single blocks are in ``cache`` at once.
 
     Raises:
         ModelError: a whole model cannot be loaded or run.
@@ -116,20 +147,11 @@ def measure_table(
     if cache is None:
         cache = LatencyCache({"cpu": target.machine()["cpu"], **target.environment()})
     clock = BlockClock(target, local, sample, cache)
-    try:
-        kinds = {} if round_to is not None else kind_quanta(clock, coupling, advance)
-        quanta = group_quanta(coupling, kinds, target.quantum, round_to)
-        if round_to is None:
-            counts = group_counts(coupling, quanta)
-        else:
-            counts = {one.id: tuple(admissible(one.n, quanta[one.id]).tolist()) for one in coupling.groups}
-        meeting = groups_of_blocks(coupling).values()
-        rows = plans({group: np.array(own) for group, own in counts.items()}, meeting, levels)
-        times, wholes, dense_ms, noise = _timed_rows(clock, coupling, rows, advance)
-    finally:
-        cache.save()
-    middle = float(np.median(dense_ms))
-    blocks, weights = _blocks(coupling, rows, times), Costs(coupling).bytes
+    kept = work.stage("latency table", coupling.model, sample, round_to, levels)
+    found = kept.one(_Timed, "times", lambda: _timed(clock, coupling, round_to, levels, advance))
+    middle = float(np.median(found.dense_ms))
+    blocks, weights = _blocks(coupling, found.rows, found.times), Costs(coupling).bytes
+    wholes = found.wholes
     cost = fit_cost(blocks, wholes, middle, weights)
     errors = [
         abs(
@@ -142,14 +164,49 @@ def measure_table(
     return LatencyTable(
         cost,
         middle,
-        quanta,
-        counts,
-        kinds,
+        found.quanta,
+        found.counts,
+        found.kinds,
         float(np.median(errors)) if errors else 0.0,
+        found.timed,
+        found.asked,
+        tuple(wholes),
+        found.noise,
+        found.left_out,
+    )
+
+
+def _timed(
+    clock: BlockClock,
+    coupling: Coupling,
+    round_to: int | None,
+    levels: int,
+    advance: Callable[[int], None],
+) -> _Timed:
+    """Times of models at many widths; those of blocks stay in the cache whatever happens."""
+    try:
+        kinds = {} if round_to is not None else kind_quanta(clock, coupling, advance)
+        quanta = group_quanta(coupling, kinds, clock.target.quantum, round_to)
+        if round_to is None:
+            counts = group_counts(coupling, quanta)
+        else:
+            counts = {one.id: tuple(admissible(one.n, quanta[one.id]).tolist()) for one in coupling.groups}
+        meeting = groups_of_blocks(coupling).values()
+        rows = plans({group: np.array(own) for group, own in counts.items()}, meeting, levels)
+        times, wholes, dense_ms, noise = _timed_rows(clock, coupling, rows, advance)
+    finally:
+        clock.cache.save()
+    return _Timed(
+        dict(kinds),
+        dict(quanta),
+        dict(counts),
+        [dict(row) for row in rows],
+        times,
+        wholes,
+        dense_ms,
+        noise,
         clock.timed,
         clock.asked,
-        tuple(wholes),
-        noise,
         dict(clock.left_out),
     )
 
@@ -173,6 +230,7 @@ def _timed_rows(
             wholes.append(Whole(row, found.ratios[1].value))
             dense_ms.append(found.latencies[0].median)
             noise.add(found)
+        clock.cache.save()
         advance(1)
 
     def times() -> list[dict[str, float]]:

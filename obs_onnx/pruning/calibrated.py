@@ -41,6 +41,7 @@ from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
 
@@ -151,6 +152,7 @@ class Calibrated:
         timing: held-out samples that models are timed on, where latency is wanted at all.
         stopwatch: times models where latency is a target.
         rounding: relative difference that rounding may make of the outputs.
+        work: where finished pieces of the run are kept.
     """
 
     dense: DenseModel
@@ -160,6 +162,7 @@ class Calibrated:
     timing: Values | None = None
     stopwatch: Stopwatch | None = None
     rounding: float = 1e-5
+    work: Work = NOWHERE
 
     @property
     def yardstick(self) -> Yardstick:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.io.onnx_file import serialize
-from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
+from obs_onnx.pruning.calibrated import Calibrated, CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.results.pruning import Missed
 from obs_onnx.training.loop import Trained
@@ -60,15 +60,19 @@ def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
     )
 
 
-def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: Recorder) -> Judged:
-    """Measure a pruned model on held-out (and labelled) data."""
-    session = dense.runtime.session(serialize(model))
+def judge(model: ir.Model, calibrated: Calibrated, recorder: Recorder) -> Judged:
+    """Measure a pruned model on held-out (and labelled) data, unless that was done before."""
     with recorder.stage("evaluate"):
-        yardstick, metric = dense.yardstick, dense.metric
-        quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)
-        labelled = drop = None
-        if data.labelled is not None and dense.figure is not None:
-            labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
-            figure = labelled.figure(metric)
-            drop = None if figure is None else metric.lost(dense.figure, figure)
+        work = calibrated.work.stage("evaluate", model)
+        return work.one(Judged, "figures", lambda: _judged(model, calibrated.dense, calibrated.data))
+
+
+def _judged(model: ir.Model, dense: DenseModel, data: CalibrationData) -> Judged:
+    session, yardstick, metric = dense.runtime.session(serialize(model)), dense.yardstick, dense.metric
+    quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)
+    labelled = drop = None
+    if data.labelled is not None and dense.figure is not None:
+        labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
+        figure = labelled.figure(metric)
+        drop = None if figure is None else metric.lost(dense.figure, figure)
     return Judged(quality, drop, labelled=labelled)

@@ -14,6 +14,7 @@ from obs_onnx.passes.errors import named
 from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes.options import RuntimeOptions
 from obs_onnx.training.options import RetrainingOptions
+from obs_onnx.work.options import WorkOptions
 
 __all__ = [
     "DAMAGE",
@@ -198,6 +199,7 @@ class SearchOptions(
     MeasureOptions,
     RuntimeOptions,
     LatencyOptions,
+    WorkOptions,
     Shown,
     title="Data",
 ):

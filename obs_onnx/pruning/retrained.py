@@ -16,7 +16,7 @@ from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated, CalibrationData, DenseModel
+from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated
 from obs_onnx.pruning.judgement import Attempt, Judged, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -70,7 +70,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         trainer=options.trainer,
         augment=options.augment,
     )
-    fit, held_out = data.fit, data.held_out
+    fit, held_out, work = data.fit, data.held_out, calibrated.work
     if options.finetune_data is not None:
         read = partial(
             open_source,
@@ -84,6 +84,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         source = freed_source(dense.batch, dense.session.inputs, MOST_SAMPLES, read)
         source = source.rebatch(dense.cost.samples(calibrated.budget.memory))
         fit, held_out = split(source, HELD_OUT, options.seed)
+        work = work.stage("data to train on", fit.batches(), held_out.batches())
     found = Retraining(
         dense.runtime,
         dense.session,
@@ -97,6 +98,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         rounds,
         options.progress,
         calibrated.yardstick.parts,
+        work,
     )
     found.check(dense.model)
     return found
@@ -111,8 +113,7 @@ def retrained(
     keep_zeros: bool,
     last: bool,
     targets: Targets,
-    dense: DenseModel,
-    data: CalibrationData,
+    calibrated: Calibrated,
     recorder: Recorder,
 ) -> Retrained:
     """Retrain the model of an attempt and judge it again.
@@ -121,13 +122,13 @@ def retrained(
         attempt: not changed.
         retraining: how; ``frozen``, ``before``, ``keep_zeros`` and ``last`` are as for its call.
         targets: whose limits count.
-        dense, data: what the model is judged by.
+        calibrated: the dense model and the data that the model is judged by.
         recorder: of the stages.
     """
     with recorder.stage("retrain"):
         found = retraining(attempt.model, frozen, keep_zeros, before, last)
     model = SetWeights(found.weights)(attempt.model.clone()).model
-    judged = judge(model, dense, data, recorder)
+    judged = judge(model, calibrated, recorder)
     broken = judged.strain(targets) > 1 >= attempt.strain(targets)
     return Retrained(model, found, judged, not broken)
 

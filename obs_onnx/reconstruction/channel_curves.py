@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -27,6 +28,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Reference", "compensated", "group_curves"]
 
@@ -202,6 +204,7 @@ def group_curves(
     damaged: bool = False,
     branches: Mapping[int, Branch] | None = None,
     free: Mapping[int, NDArray[np.int64]] | None = None,
+    work: Work = NOWHERE,
 ) -> dict[int, Ranked]:
     """Order and damage curve of every group.
 
@@ -218,22 +221,37 @@ def group_curves(
         damaged: the model around differs from the dense one, what it is off by itself is subtracted.
         branches: groups that may go altogether.
         free: channels that change nothing, by group; they go first.
+        work: where measured curves are kept.
     """
     model, coupling = evidence.model, evidence.coupling
     at: dict[int, list[Group]] = {}
     for group in coupling.groups:
         at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
+    ordered = [group for index in range(-1, len(plan.stages)) for group in at.get(index, ())]
+    scope = {one: branch.layers for one, branch in (branches or {}).items()}
+    work = work.stage("damage of channels", model, list(levels), compensate, damaged, scope, free or {})
+    known = work.known(Ranked, [str(group.id) for group in ordered])
+    if len(known) == len(ordered):
+        advance(len(ordered))
+        return {group.id: known[str(group.id)] for group in ordered}
     measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {})
     testing = StagedRun(runtime, plan, reference.feeds, budget)
-    found: dict[int, Ranked] = {}
-    base = 0.0
+    base: float | None = None if damaged else 0.0
+
+    def probe(group: Group) -> _Probe:
+        return _Probe(testing, model, coupling, group, evidence.consumers(group), plan, reference)
+
+    def curve(group: Group, base: float) -> Ranked:
+        found = measuring.ranked(group, probe(group), base)
+        evidence.forget(group)
+        return found
+
+    advance(len(known))
     for index in range(-1, len(plan.stages)):
-        for group in at.get(index, ()):
-            probe = _Probe(testing, model, coupling, group, evidence.consumers(group), plan, reference)
-            if damaged and not found:
-                base = probe.base()
-            found[group.id] = measuring.ranked(group, probe, base)
-            evidence.forget(group)
-            advance(1)
+        ahead = [group for group in at.get(index, ()) if str(group.id) not in known]
+        if ahead:
+            base = work.one(float, "base", probe(ahead[0]).base) if base is None else base
+            tasks = {str(group.id): partial(curve, group, base) for group in ahead}
+            known.update(work.finish(Ranked, tasks, lambda: advance(1)))
         testing.step(model)
-    return found
+    return {group.id: known[str(group.id)] for group in ordered}

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
 from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, stored
+from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.coupling import Coupling, Keep
@@ -25,12 +28,13 @@ from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Refitted", "emptied", "solve_alone", "solve_channels", "spread"]
 
@@ -101,6 +105,14 @@ def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
     return found
 
 
+@dataclass(frozen=True)
+class _RefittedLayer:
+    """Initializers of a layer that was refitted, and whether that was on what the dense model gives to it."""
+
+    tensors: Tensors
+    alone: bool
+
+
 def _is_depthwise(layer: Layer) -> bool:
     """Whether every output sees a single input channel."""
     geometry = layer.uses[0].geometry
@@ -120,6 +132,7 @@ def solve_channels(
     advance: Callable[[int], None],
     start: Tensors | None = None,
     empty: Collection[str] = (),
+    work: Work = NOWHERE,
 ) -> Refitted:
     """Remove channels and refit what is left, layer by layer.
 
@@ -138,38 +151,71 @@ def solve_channels(
         advance: called with 1 after each layer.
         start: initializers of the dense model that the smaller one starts from instead of the dense ones.
         empty: names of layers that give zeros.
+        work: where refitted layers are kept.
     """
     dense = coupling.model
     small = SetWeights(start or {})(dense.clone()).model
     RemoveChannels(keep, coupling.of(small)).call(small)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
-    spared = set(fixed)
-    cut = _Cutter(coupling, keep)
-    prefixes = SequentialMoments(
-        runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small, halves=True
-    )
+    spared, cut = {*fixed, *empty}, _Cutter(coupling, keep)
+    free = {
+        name: layer
+        for name, layer in layers.items()
+        if name not in spared and not _is_depthwise(layer) and cut.fits(layer)
+    }
+    names = [layer.name for stage in plan.stages for layer in stage.layers if layer.name in free]
+    work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping)
+    known = work.known(_RefittedLayer, names)
+    prefixes = None
+    if len(known) < len(names):
+        prefixes = SequentialMoments(
+            runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small, halves=True
+        )
     refitted: Tensors = {}
     for number, stage in enumerate(plan.stages):
-        there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
-        solved = [
-            layer
-            for layer in there
-            if layer.name not in spared | set(empty) and not _is_depthwise(layer) and cut.fits(layer)
-        ]
-        tensors = emptied(small, there, empty)
-        if solved:
+        solved = [free[layer.name] for layer in stage.layers if layer.name in free]
+        if solved and prefixes is not None:
             prefixes.skip(number, small)
-            moments = prefixes.pose(stage, solved, small, damping)
+            known.update(_refitted(prefixes, stage, solved, small, damping, known, work))
+        there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
+        tensors = emptied(small, there, empty)
         for layer in solved:
-            posed = LayerProblem(small, layer, *moments.pop(layer.name))
-            with threads_for(layer.layout.goi[2]):
-                tensors.update(posed.tensors(posed.problem.optimum))
+            tensors.update(known[layer.name].tensors)
         SetWeights(tensors)(small)
         refitted.update(tensors)
-        if solved:
+        if solved and prefixes is not None:
             prefixes.follow(small)
         advance(len(stage.layers))
-    return Refitted(small, refitted, frozenset(prefixes.alone))
+    return Refitted(small, refitted, frozenset(name for name in names if known[name].alone))
+
+
+def _refitted(
+    prefixes: SequentialMoments,
+    stage: Stage,
+    layers: Sequence[Layer],
+    small: ir.Model,
+    damping: float,
+    known: Collection[str],
+    work: Work,
+) -> dict[str, _RefittedLayer]:
+    """Layers of a stage refitted on what comes to them, but for those that are ``known``."""
+    ahead = [layer for layer in layers if layer.name not in known]
+    if not ahead:
+        prefixes.pass_by(stage, layers)
+        return {}
+    moments = prefixes.pose(stage, layers, small, damping)
+    tasks = {
+        layer.name: partial(_refit, small, layer, moments, layer.name in prefixes.alone) for layer in ahead
+    }
+    return work.finish(_RefittedLayer, tasks)
+
+
+def _refit(
+    small: ir.Model, layer: Layer, moments: dict[str, tuple[Moments, float]], alone: bool
+) -> _RefittedLayer:
+    posed = LayerProblem(small, layer, *moments.pop(layer.name))
+    with threads_for(layer.layout.goi[2]):
+        return _RefittedLayer(posed.tensors(posed.problem.optimum), alone)
 
 
 def solve_alone(evidence: ChannelStatistics, keep: Mapping[int, Mask]) -> Tensors:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.curves import Curve, measure_curve
 from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.calibration.layer_problem import bias_of, stored
+from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.evaluation.measures.output_damage import Damage
@@ -19,6 +20,7 @@ from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["damage_curves"]
 
@@ -80,6 +82,7 @@ def damage_curves(
     advance: Callable[[int], None],
     context: ir.Model | None = None,
     chosen: Collection[str] | None = None,
+    work: Work = NOWHERE,
 ) -> dict[str, Curve]:
     """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
 
@@ -100,25 +103,39 @@ def damage_curves(
         advance: called with 1 after each layer.
         context: a model pruned before; by default the dense one.
         chosen: names of the layers to measure; by default all.
+        work: where measured curves are kept.
     """
     around = model if context is None else context
+    layers = [layer for stage in plan.stages for layer in stage.layers]
+    names = [layer.name for layer in layers if chosen is None or layer.name in chosen]
+    work = work.stage("damage of layers", model, context, list(levels), refinements, held_out)
+    curves = work.known(Curve, names)
+    if len(curves) == len(names):
+        advance(len(layers))
+        return curves
     fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
     for batch in testing:
         reference.append(whole(batch))
     testing.step(around)
-    curves: dict[str, Curve] = {}
+
+    def curve(layer: Layer, moments: dict[str, Moments]) -> Curve:
+        solver = LayerSolver(model, layer, moments.pop(layer.name), options)
+        probe = _Probe(testing, around, plan, layer, solver, reference, yardstick)
+        base = 0.0 if context is None else probe([0.0])[0][0]
+        more = 0 if is_wide(layer) else refinements
+        return measure_curve(layer.size, levels, more, partial(probe.beyond, base))
+
     for stage in plan.stages:
-        moments = fitting.observe(stage)
-        for layer in stage.layers:
-            if chosen is None or layer.name in chosen:
-                solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-                probe = _Probe(testing, around, plan, layer, solver, reference, yardstick)
-                base = 0.0 if context is None else probe([0.0])[0][0]
-                more = 0 if is_wide(layer) else refinements
-                curves[layer.name] = measure_curve(layer.size, levels, more, partial(probe.beyond, base))
-            advance(1)
+        ahead = [layer for layer in stage.layers if layer.name in names and layer.name not in curves]
+        advance(len(stage.layers) - len(ahead))
+        if ahead:
+            moments = fitting.observe(stage)
+            tasks = {layer.name: partial(curve, layer, moments) for layer in ahead}
+            curves.update(work.finish(Curve, tasks, lambda: advance(1)))
+        else:
+            fitting.pass_by(stage)
         fitting.follow(around)
         testing.step(around)
-    return curves
+    return {name: curves[name] for name in names}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import onnx_ir as ir
 
@@ -28,6 +29,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
 from obs_onnx.solvers.blas_threads import threads_for
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["LayerSolver", "SolveOptions", "Solved", "is_wide", "solve_layers"]
 
@@ -120,6 +122,7 @@ def solve_layers(
     options: SolveOptions,
     budget: int,
     advance: Callable[[int], None],
+    work: Work = NOWHERE,
 ) -> tuple[ir.Model, dict[str, Solved]]:
     """Prune all layers in order.
 
@@ -133,25 +136,38 @@ def solve_layers(
         options: of the solver.
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
+        work: where solved layers are kept.
 
     Returns:
         The pruned model, and what became of each layer.
     """
     pruned = model.clone()
+    repairs = options.sequential and options.compensate
+    names = [layer.name for stage in plan.stages for layer in stage.layers]
+    names = [name for name in names if repairs or removed.get(name, 0)]
+    work = work.stage("solve layers", model, removed)
+    results = work.known(Solved, names)
+    if len(results) == len(names):
+        SetWeights({key: array for one in results.values() for key, array in one.tensors.items()})(pruned)
+        advance(sum(len(stage.layers) for stage in plan.stages))
+        return pruned, results
     prefixes = SequentialMoments(runtime, model, plan, fit, budget, paired=options.sequential)
-    results: dict[str, Solved] = {}
+
+    def solved(layer: Layer, moments: dict[str, Moments]) -> Solved:
+        solver = LayerSolver(model, layer, moments.pop(layer.name), options)
+        found = solver.solve([removed.get(layer.name, 0)], None if is_wide(layer) else "thorough")[0]
+        return replace(found, alone=layer.name in prefixes.alone)
+
     for stage in plan.stages:
-        tensors: Tensors = {}
-        moments = prefixes.observe(stage)
-        for layer in stage.layers:
-            count = removed.get(layer.name, 0)
-            if count or (options.sequential and options.compensate):
-                solved = LayerSolver(model, layer, moments.pop(layer.name), options).solve(
-                    [count], None if is_wide(layer) else "thorough"
-                )[0]
-                results[layer.name] = replace(solved, alone=layer.name in prefixes.alone)
-                tensors.update(solved.tensors)
-            advance(1)
-        SetWeights(tensors)(pruned)
+        chosen = [layer for layer in stage.layers if layer.name in names]
+        ahead = [layer for layer in chosen if layer.name not in results]
+        advance(len(stage.layers) - len(ahead))
+        if ahead:
+            moments = prefixes.observe(stage)
+            tasks = {layer.name: partial(solved, layer, moments) for layer in ahead}
+            results.update(work.finish(Solved, tasks, lambda: advance(1)))
+        else:
+            prefixes.pass_by(stage)
+        SetWeights({key: a for one in chosen for key, a in results[one.name].tensors.items()})(pruned)
         prefixes.follow(pruned)
-    return pruned, results
+    return pruned, {name: results[name] for name in names}

@@ -252,7 +252,9 @@ class _Loop:
             self.held_out is not None,
             metrics,
         )
-        done, state = (saved.step, saved.state) if saved is not None else self._inherited()
+        done, state = self._inherited()
+        if saved is not None:
+            done, state = done + saved.step, saved.state
         self._engine = open_engine(self.runtime, task, done, state)
         if saved is None:
             self.best = dict(self.start)

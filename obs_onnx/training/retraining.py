@@ -21,6 +21,7 @@ from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.augment import augmented, parse_augment
 from obs_onnx.training.loop import Course, Settings, Trained, check_trainable, train
 from obs_onnx.training.objective import Objective, choose_objective
+from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Retraining", "retrain", "unfolded"]
 
@@ -45,6 +46,7 @@ class Retraining:
         task: what the models are for.
         progress: shows a stage.
         parts: of the outputs, with what their errors are measured against.
+        work: where finished parts are kept.
     """
 
     runtime: OrtRuntime
@@ -59,6 +61,7 @@ class Retraining:
     rounds: int = 1
     progress: Progress = quiet
     parts: tuple[Part, ...] = ()
+    work: Work = NOWHERE
 
     def __call__(
         self,
@@ -80,20 +83,32 @@ class Retraining:
         Raises:
             GradientError: it cannot be differentiated.
         """
-        objective = self.objective(model)
-        return retrain(
-            self.runtime,
-            model,
-            objective,
-            self.fit,
-            self.settings if last else replace(self.settings, steps=self.between, evaluations=1),
-            held_out=self.held_out if last else self.held_out.limit(_GLANCE),
-            teacher=self.teacher if self._taught else None,
-            keep_zeros=keep_zeros,
-            frozen=frozen,
-            progress=self.progress,
-            course=self._course(before, last),
-        )
+        settings = self.settings if last else replace(self.settings, steps=self.between, evaluations=1)
+        course = self._course(before, last)
+        work = self.work.stage("retrain", model, settings, set(frozen), keep_zeros, course.done, course.total)
+        checkpoint = None if work.folder is None else work.place("checkpoint")
+
+        def trained() -> Trained:
+            return retrain(
+                self.runtime,
+                model,
+                self.objective(model),
+                self.fit,
+                settings,
+                held_out=self.held_out if last else self.held_out.limit(_GLANCE),
+                teacher=self.teacher if self._taught else None,
+                keep_zeros=keep_zeros,
+                frozen=frozen,
+                progress=self.progress,
+                checkpoint=checkpoint,
+                resume=checkpoint is not None,
+                course=course,
+            )
+
+        found = work.one(Trained, "trained", trained)
+        if checkpoint is not None:
+            checkpoint.unlink(missing_ok=True)
+        return found
 
     @property
     def _taught(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -10,7 +12,9 @@ from wide_net import LOCAL, coupled, sample_of, seconds, wide
 
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.blocks import narrowed
+from obs_onnx.latency.cache import LatencyCache
 from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.work.work_folder import open_work
 
 
 class TestStopwatch:
@@ -38,6 +42,20 @@ class TestStopwatch:
         assert (watch.ratio(other), watch.target.timings) == (found, timings)
         watch.ratio(narrowed(coupling, {group.id: 48 for group in coupling.groups}))
         assert watch.target.timings > timings
+
+    def test_what_was_timed_before_a_stop_is_not_timed_again(self, tmp_path: Path) -> None:
+        found = []
+        for _ in range(2):
+            watch, coupling = self.watch()
+            watch.work = open_work(tmp_path, lambda: {"model": "wide"}, True)
+            watch.cache = LatencyCache({}, tmp_path / "none")
+            small = narrowed(coupling, {group.id: 32 for group in coupling.groups})
+            table = watch.table(coupling)
+            found.append(
+                (watch.dense_ms, watch.ratio(small), table.cost.value({}), table.counts, table.noise)
+            )
+            assert bool(watch.target.timings) == (len(found) == 1)
+        assert found[0] == found[1]
 
     def test_noise_is_told_once(self) -> None:
         watch, coupling = self.watch(load=3.9)

@@ -10,13 +10,23 @@ from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import option
 from obs_onnx.pruning.options import Damped, MeasuredAt, Memory, Protected, Regularized, Shown
 from obs_onnx.runtimes.options import RuntimeOptions
+from obs_onnx.work.options import WorkOptions
 
 __all__ = ["ScoreOptions", "ScorerOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerOptions(
-    DataOptions, TaskOption, MeasuredAt, Protected, Damped, Memory, RuntimeOptions, Shown, title="Data"
+    DataOptions,
+    TaskOption,
+    MeasuredAt,
+    Protected,
+    Damped,
+    Memory,
+    RuntimeOptions,
+    WorkOptions,
+    Shown,
+    title="Data",
 ):
     """What every criterion is measured with."""
 

@@ -27,6 +27,7 @@ from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
 from obs_onnx.reconstruction.channels import solve_channels
+from obs_onnx.work.digest import digest_of
 
 __all__ = ["measured_curves", "mended_curves", "scored_curves"]
 
@@ -74,6 +75,7 @@ def measured_curves(
             damaged=damaged,
             branches=branches,
             free=free,
+            work=task.calibrated.work.stage("samples", samples),
         )
 
 
@@ -154,7 +156,12 @@ def mended_curves(
     if not whole or not layers or not effort.refits(probes, dense.cost.macs, moved, layers):
         return dict(ranked)
     feeds = test.limit(effort.samples)
-    damage = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds))
+    probe = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds))
+    work = task.calibrated.work.stage("damage behind the refit", dense.model)
+
+    def damage(group: int, mask: NDArray[np.bool_]) -> float:
+        return work.one(float, digest_of(group, mask), lambda: probe(group, mask))
+
     with task.recorder.stage("measure damage behind the refit", len(ranked)) as advance:
         return mended(ranked, damage, branches, advance)
 

@@ -90,7 +90,7 @@ def _attempt(task: ChannelTask, keep: Keeps, tensors: Tensors) -> ChannelAttempt
     dense, selection = task.calibrated.dense, task.channels.select(keep)
     small = SetWeights(tensors)(dense.model.clone()).model
     task.channels.remove(selection, small)
-    judged = judge(small, dense, task.calibrated.data, task.recorder)
+    judged = judge(small, task.calibrated, task.recorder)
     nothing = dict.fromkeys(keep, 0.0)
     costs = task.costs.of(small)
     return ChannelAttempt(judged.quality, judged.drop, small, selection.keep, tensors, nothing, costs)

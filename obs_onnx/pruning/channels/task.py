@@ -71,7 +71,7 @@ def attempt_removal(
     dense, selection = task.calibrated.dense, task.channels.select(keep)
     with task.recorder.stage("remove and refit", len(dense.layers)) as advance:
         found = _refitted(task, selection, evidence, start, advance)
-    judged = judge(found.model, dense, task.calibrated.data, task.recorder)
+    judged = judge(found.model, task.calibrated, task.recorder)
     return ChannelAttempt(
         judged.quality,
         judged.drop,
@@ -115,6 +115,7 @@ def _refitted(
         advance=advance,
         start=start,
         empty=selection.empty,
+        work=task.calibrated.work,
     )
     tensors.update(spread(coupling, selection.keep, found.tensors))
     if selection.empty:
@@ -149,8 +150,7 @@ def retrain_attempt(
         keep_zeros=False,
         last=last,
         targets=targets,
-        dense=task.calibrated.dense,
-        data=task.calibrated.data,
+        calibrated=task.calibrated,
         recorder=task.recorder,
     )
     if not found.kept:

@@ -116,6 +116,7 @@ class WeightTask:
                 advance=advance,
                 context=context,
                 chosen={layer.name for layer in free},
+                work=self.calibrated.work,
             )
 
     def shares(self, curves: Mapping[str, Curve], sparsity: float) -> dict[str, int]:
@@ -159,6 +160,7 @@ def attempt_pruning(task: WeightTask, removed: Mapping[str, int]) -> WeightAttem
             options=task.options,
             budget=memory,
             advance=advance,
+            work=task.calibrated.work,
         )
     best = _attempted(task, model, solved, removed)
     if not task.correct:
@@ -179,7 +181,7 @@ def attempt_pruning(task: WeightTask, removed: Mapping[str, int]) -> WeightAttem
 def _attempted(
     task: WeightTask, model: ir.Model, solved: Mapping[str, Solved], removed: Mapping[str, int]
 ) -> WeightAttempt:
-    judged = judge(model, task.calibrated.dense, task.calibrated.data, task.recorder)
+    judged = judge(model, task.calibrated, task.recorder)
     return WeightAttempt(judged.quality, judged.drop, model, solved, removed, labelled=judged.labelled)
 
 
@@ -209,8 +211,7 @@ def retrain_attempt(
         keep_zeros=True,
         last=last,
         targets=targets,
-        dense=task.calibrated.dense,
-        data=task.calibrated.data,
+        calibrated=task.calibrated,
         recorder=task.recorder,
     )
     if not found.kept:
