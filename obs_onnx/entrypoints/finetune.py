@@ -25,7 +25,7 @@ from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.io.json_file import jsonable
-from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.errors import DataError, VerificationError, boundary
@@ -33,6 +33,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
@@ -162,7 +163,7 @@ def _prepared(runtime: OrtRuntime, stored: ir.Model, front: Front, options: Fine
     """Open the data and the teacher, and choose the loss."""
     batch, labels, seed = options.batch, options.labels, options.seed
     student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
+    session = open_whole(runtime, student)
     opened = partial(
         open_source,
         specs=session.inputs,
@@ -222,7 +223,7 @@ def _write(
         again = load_model(written, custom_domains=None)
         _check_zeros(again, masks)
         part = again if front.runs else front.part(again)
-        runtime.session(serialize(runnable(runtime, part)[0])).run(feed)
+        open_whole(runtime, runnable(runtime, part)[0]).run(feed)
 
     save_model(result, options.output, check)
 
@@ -285,7 +286,7 @@ def _teacher(
         return None, None
     model, name, _ = open_model(teacher, None)
     part = front.part(plain(with_fixed(model, fix, partly=True)), f"the teacher {name}")
-    dense = runtime.session(serialize(runnable(runtime, part)[0]))
+    dense = open_whole(runtime, runnable(runtime, part)[0])
     if {spec.name for spec in dense.inputs} != {spec.name for spec in student.inputs}:
         raise DataError(f"the teacher {name} takes other inputs than the model: only the same can teach it")
     missing = [spec.name for spec in student.outputs if spec.name not in {y.name for y in dense.outputs}]

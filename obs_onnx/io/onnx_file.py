@@ -38,6 +38,7 @@ from obs_onnx.passes.shapes.infer_shapes import MADE_UP, InferShapes
 
 __all__ = [
     "ModelLike",
+    "file_size",
     "from_proto",
     "load_model",
     "name_of",
@@ -162,6 +163,12 @@ def serialize(model: ir.Model) -> bytes:
     if size_of(model) > _PROTOBUF_BYTES:
         raise ModelError(_TOO_LARGE)
     return bytes(ir.to_proto(in_memory(model)).SerializeToString(deterministic=True))
+
+
+def file_size(model: ir.Model) -> int:
+    """Bytes of the file of a model, or of its data alone if that is too large for one file."""
+    size = size_of(model)
+    return len(serialize(model)) if size <= _PROTOBUF_BYTES else size
 
 
 def save_model(

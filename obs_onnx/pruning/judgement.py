@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.pruning.calibrated import CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.results.pruning import Missed
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Attempt", "Judged", "judge", "missed_losses"]
@@ -62,7 +62,7 @@ def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
 
 def judge(model: ir.Model, dense: DenseModel, data: CalibrationData, recorder: Recorder) -> Judged:
     """Measure a pruned model on held-out (and labelled) data."""
-    session = dense.runtime.session(serialize(model))
+    session = open_whole(dense.runtime, model)
     with recorder.stage("evaluate"):
         yardstick, metric = dense.yardstick, dense.metric
         quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)

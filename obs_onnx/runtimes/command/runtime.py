@@ -156,6 +156,7 @@ class CommandRuntime:
     """
 
     in_process = False
+    maps = False
     quantum = QUANTUM
 
     def __init__(
