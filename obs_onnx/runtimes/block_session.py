@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.scratch import let_go
 from obs_onnx.io.tensors import referring, size_of
 from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.passes.graph.extract import extract
@@ -89,6 +90,7 @@ class BlockSession:
             found = session.run({spec.name: values[spec.name] for spec in session.inputs}, names)
             values.update(found)
             self._drop(values, block, wanted)
+        let_go(self._model)
         return {name: self._given(name, values) for name in wanted}
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
