@@ -35,9 +35,9 @@ _RANKS = 8  # no tensor has more axes
 Values = Mapping[str, NDArray[Any]]
 
 
-def is_large(model: ir.Model) -> bool:
-    """Whether a model is run block by block."""
-    return size_of(model) > LARGE_BYTES
+def is_large(model: ir.Model, of: float = 1.0) -> bool:
+    """Whether a model is run block by block; or whether it has more than a share ``of`` such weights."""
+    return size_of(model) > of * LARGE_BYTES
 
 
 def declare_fed(part: ir.Model, fed: Values) -> None:

@@ -12,10 +12,12 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.block_session import BlockSession, declare_fed, is_large
+from obs_onnx.runtimes.block_session import BlockSession, declare_fed, is_large, open_at_once
 
 __all__ = ["Values", "every_value", "open_part", "open_whole", "run_feed", "timable"]
 
+
+_WEIGHTY = 0.25  # of what is loaded at once at most: weights that are better mapped than copied
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -32,8 +34,8 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
     """
     if fed is not None:
         declare_fed(part, fed)
-    if is_large(part):
-        return BlockSession(runtime, part)
+    if is_large(part, of=_WEIGHTY):
+        return open_whole(runtime, part)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
@@ -42,7 +44,9 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
 
 def open_whole(runtime: Runtime, model: ir.Model) -> Session:
     """A session for a model in memory; a large one runs block by block."""
-    return BlockSession(runtime, model) if is_large(model) else runtime.session(serialize(model))
+    if is_large(model):
+        return BlockSession(runtime, model)
+    return open_at_once(runtime, model) if is_large(model, of=_WEIGHTY) else runtime.session(serialize(model))
 
 
 def timable(runtime: Runtime, model: ir.Model) -> Session | bytes:

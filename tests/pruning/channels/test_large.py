@@ -33,13 +33,7 @@ def pruned(folder: Path, model: Path, options: dict[str, Any]) -> tuple[dict[str
     "options",
     [
         {"targets": {"params": 0.7}},
-        {
-            "targets": {"params": 0.7},
-            "criterion": "magnitude",
-            "allocation": "magnitude",
-            "compensate": False,
-        },
-        {"targets": {"params": 0.8}, "rounds": 2},
+        {"targets": {"macs": 0.6}, "criterion": "l2", "allocation": "l2", "compensate": False},
         {"targets": {"sparsity": 0.5}, "mode": "weights"},
     ],
     ids=["channels", "magnitude", "weights"],
