@@ -53,6 +53,7 @@ WITHOUT_MODULE = {
     "passes/ops/vjp/test_operator_suite.py": "the derivatives of all operators",
     "runtimes/command/test_worker.py": "the files of the worker together",
     "pruning/channels/test_cut.py": "whole runs on models that end in a decision",
+    "pruning/channels/test_large.py": "whole runs on models that are not loaded at once",
     "pruning/channels/test_ram.py": "whole runs with a target ram",
     "pruning/channels/test_zoo.py": "whole runs on models that others made",
 }

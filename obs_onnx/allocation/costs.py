@@ -12,7 +12,7 @@ from typing import Protocol
 
 import onnx_ir as ir
 
-from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.onnx_file import file_size
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory, Peak
 from obs_onnx.passes.costs.model_costs import Cost, Costs
@@ -139,7 +139,7 @@ def _parameters(measured: Measured) -> int:
 
 
 def _file_bytes(measured: Measured) -> float:
-    return float(len(serialize(measured.model)) if measured.file_bytes is None else measured.file_bytes)
+    return float(file_size(measured.model) if measured.file_bytes is None else measured.file_bytes)
 
 
 def _dense_ms(measured: Measured) -> float:

@@ -14,6 +14,7 @@ from scipy.sparse import csr_array
 from obs_onnx.calibration.layer_problem import LayerProblem, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.calibration.shelf import Shelf
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
@@ -29,6 +30,21 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
 
 __all__ = ["ChannelStatistics", "Consumption", "Signal"]
+
+
+_FACTORS = 4  # matrices of the size of its moments that a posed layer may have, and as many weights
+_MOMENTS = 4  # share of the budget
+
+
+def _bytes(layer: Layer) -> int:
+    """What the problem of a layer takes at most once it is solved."""
+    groups, rows, columns = layer.layout.goi
+    return 8 * _FACTORS * groups * columns * (columns + rows)
+
+
+def _moment_bytes(found: tuple[Moments, float]) -> int:
+    groups, _, columns = found[0].goi
+    return 8 * groups * columns * columns
 
 
 @dataclass(frozen=True)
@@ -128,6 +144,10 @@ class ChannelStatistics:
         """The least-squares problem of a layer on the model's own inputs."""
         if layer.name not in self._posed:
             self._posed[layer.name] = LayerProblem(self.model, layer, *self.moments[layer.name])
+            sizes = {name: _bytes(posed.layer) for name, posed in self._posed.items()}
+            for name in list(sizes)[:-1]:
+                if sum(sizes.values()) > self._budget:
+                    del self._posed[name], sizes[name]
         return self._posed[layer.name]
 
     def forget(self, group: Group) -> None:
@@ -136,16 +156,18 @@ class ChannelStatistics:
             self._posed.pop(consumption.layer.name, None)
 
     @cached_property
-    def moments(self) -> dict[str, tuple[Moments, float]]:
+    def moments(self) -> Mapping[str, tuple[Moments, float]]:
         """Second moments of the inputs of all layers that read channels, and damping; one pass of data."""
         reading = {c.layer.name for group in self.coupling.groups for c in self.consumers(group)}
         prefixes = SequentialMoments(
             self._runtime, self.model, self._plan, self._fit, self._budget, paired=False, halves=True
         )
-        found: dict[str, tuple[Moments, float]] = {}
+        found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _moment_bytes)
         for stage in self._plan.stages:
             layers = [layer for layer in stage.layers if layer.name in reading]
-            found.update(prefixes.pose(stage, layers, self.model, self._damping))
+            posed = prefixes.pose(stage, layers, self.model, self._damping)
+            for name in list(posed):
+                found[name] = posed.pop(name)
         return found
 
     def signal(self, group: Group) -> list[tuple[Signal, csr_array]]:

@@ -29,7 +29,7 @@ from obs_onnx.evaluation.measures.parts import Part
 from obs_onnx.evaluation.measures.yardstick import read_outputs
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.json_file import jsonable
-from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.option import asked
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
@@ -38,6 +38,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
@@ -183,7 +184,7 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
     model = front.model if batch is None else batch.model
     stored = canonicalize(model) if options.fold else unfolded(model)
     student, copied = runnable(runtime, stored)
-    session = runtime.session(serialize(student))
+    session = open_whole(runtime, student)
     if dense is not None:
         _check_teacher(dense, session, f"the teacher {name}")
     opened = [
@@ -245,7 +246,7 @@ def _write(
         again = load_model(written, custom_domains=None)
         _check_zeros(again, masks)
         part = again if front.runs else front.part(again)
-        runtime.session(serialize(runnable(runtime, part)[0])).run(feed)
+        open_whole(runtime, runnable(runtime, part)[0]).run(feed)
 
     save_model(result, options.output, check)
 
@@ -322,7 +323,7 @@ def _freed(
     if teacher is None:
         return None, batch
     freed = find_free_batch(runtime, teacher, open_data)
-    dense = runtime.session(serialize(runnable(runtime, teacher if freed is None else freed.model)[0]))
+    dense = open_whole(runtime, runnable(runtime, teacher if freed is None else freed.model)[0])
     sizes = {spec.name: spec.shape for spec in dense.inputs}
     fixed = batch is not None and any(
         (shape := sizes.get(name)) is not None and axis < len(shape) and isinstance(shape[axis], int)
@@ -330,7 +331,7 @@ def _freed(
     )
     if not fixed:
         return dense, batch
-    return runtime.session(serialize(runnable(runtime, teacher)[0])), None
+    return open_whole(runtime, runnable(runtime, teacher)[0]), None
 
 
 def _teacher(teacher: ModelLike | None, front: Front, fix: Fixed) -> tuple[ir.Model | None, str | None]:

@@ -24,7 +24,7 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.measures.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
-from obs_onnx.io.onnx_file import ModelLike, name_of, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
 from obs_onnx.io.paths import frontier_folder, keep_path
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
@@ -52,6 +52,7 @@ from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Frontier, Point, undominated
+from obs_onnx.runtimes.partial_run import timable
 
 __all__ = ["Pareto", "pareto"]
 
@@ -213,7 +214,7 @@ def _timed(
         else:
             models = [inputs.given, *(inputs.put_back(one.attempt.model) for one in candidates)]
         return bench(
-            [*map(serialize, models)],
+            [timable(inputs.target, one) for one in models],
             inputs.target,
             batch=options.batch,
             feed=calibrated.file_timing,

@@ -17,7 +17,7 @@ from obs_onnx.data.rows import random_feed
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
-from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.io.paths import calibration_beside, destination_of
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
@@ -27,7 +27,7 @@ from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.partial_run import Values, open_whole
 from obs_onnx.verification.front import Front, find_front
 from obs_onnx.verification.removal import check_removal
 
@@ -78,7 +78,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     if destination is not None:
 
         def check(written: Path) -> None:
-            runtime.session(serialize(front.part(load_model(written, custom_domains=None))))
+            open_whole(runtime, front.part(load_model(written, custom_domains=None)))
 
         save_model(small, destination, check)
     return Replayed(small, destination, (note, *front.notes_behind))
@@ -122,7 +122,7 @@ def _compared(
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
     coupling = couple(prepare(front.model, canonical=False))
-    session = runtime.session(serialize(coupling.model))
+    session = open_whole(runtime, coupling.model)
     try:
         feed: Values = random_feed(session.inputs)
         if calib is not None:

@@ -24,7 +24,7 @@ from obs_onnx.entrypoints.options.score import ScoreOptions, ScorerOptions
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.free_batch import find_free_batch, freed_source
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES, measured
-from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
+from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.latency import LatencyTable, measure_table
 from obs_onnx.option import asked
@@ -40,6 +40,7 @@ from obs_onnx.pruning.continued import work_of
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget, working_memory
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.verification.front import find_front
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
@@ -174,7 +175,7 @@ class Scorer:
             raise OptionError(
                 f"{self._name} has no channels that can be removed: run inspect to see what keeps them"
             )
-        source = freed_source(batch, where.session(serialize(dense)).inputs, MOST_SAMPLES, read)
+        source = freed_source(batch, open_whole(where, dense).inputs, MOST_SAMPLES, read)
         memory = working_memory(options.memory)
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         self._demand = measured(where, dense, self._sample)
@@ -194,7 +195,7 @@ class Scorer:
         )
         self._work = work_of(options, "score", [original, dense], [source], where)
         feed = next(iter(source))
-        infinite = check_outputs(where, dense, feed, where.session(serialize(dense)).run(feed))
+        infinite = check_outputs(where, dense, feed, open_whole(where, dense).run(feed))
         unlabelled = "no labels: the loss compares with the model's own outputs"
         short = f"{where.spec} has no kernels for bfloat16: all was computed on a float32 copy"
         self._notes = (

@@ -16,12 +16,12 @@ import onnx_ir as ir
 from obs_onnx.data.feeds import Array, Feed, TensorSpec
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.merged import MergedSource, joined, rows_of, take_rows, together
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.batch.batch_search import BatchAxis
 from obs_onnx.passes.batch.free_batch import FreeBatch, free_batches
 from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.bfloat16 import runnable
+from obs_onnx.runtimes.partial_run import open_whole
 
 __all__ = ["Open", "find_free_batch", "freed_source"]
 
@@ -45,7 +45,7 @@ def find_free_batch(runtime: Runtime, model: ir.Model, open_data: Open) -> FreeB
     feeds: list[Feed] = []
     for one in free_batches(model):
         if given is None:
-            given = runtime.session(serialize(runnable(runtime, model)[0]))
+            given = open_whole(runtime, runnable(runtime, model)[0])
             feeds = list(islice(open_data(given.inputs).rebatch(one.size), _LOOKED_AT))
         if not one.inputs:
             return None if _takes_two(given, open_data) else one
@@ -95,7 +95,7 @@ def _gives_the_same(runtime: Runtime, given: Session, one: FreeBatch, feeds: Seq
     """Whether outputs of the freed model for all feeds at once, and for one sample, are the given model's."""
     expected = [given.run(feed) for feed in feeds]
     try:
-        freed = runtime.session(serialize(runnable(runtime, one.model)[0]))
+        freed = open_whole(runtime, runnable(runtime, one.model)[0])
         found = freed.run(joined(feeds, one.inputs))
         first = freed.run(take_rows(feeds[0], one.inputs, np.arange(1)))
     except (DataError, ModelError):

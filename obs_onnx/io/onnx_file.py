@@ -38,6 +38,7 @@ from obs_onnx.passes.shapes.infer_shapes import MADE_UP, InferShapes
 
 __all__ = [
     "ModelLike",
+    "file_size",
     "from_proto",
     "load_model",
     "name_of",
@@ -53,6 +54,7 @@ ModelLike = str | os.PathLike[str] | ir.Model | onnx.ModelProto
 _PROTOBUF_BYTES = 2**31 - 1
 _TOO_LARGE = "the model is larger than 2 GB: save it and load it by its path"
 _EXTERNAL = "obs_onnx.external_data"  # in the graph's meta: the model came with external data
+_COUNTED_BYTES = 1 << 28  # weights of a model that is serialized to see how long its file is
 _EXTERNAL_BYTES = 1024  # smaller tensors stay in the model file
 
 
@@ -162,6 +164,24 @@ def serialize(model: ir.Model) -> bytes:
     if size_of(model) > _PROTOBUF_BYTES:
         raise ModelError(_TOO_LARGE)
     return bytes(ir.to_proto(in_memory(model)).SerializeToString(deterministic=True))
+
+
+def file_size(model: ir.Model) -> int:
+    """Bytes of the file of a model; of a large one, those of its file without the weights, and of these."""
+    if size_of(model) <= _COUNTED_BYTES:
+        return len(serialize(model))
+    copy, outside = model.clone(), 0
+
+    def named(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        nonlocal outside
+        if tensor.nbytes <= _EXTERNAL_BYTES or tensor.dtype == ir.DataType.STRING:
+            return tensor
+        outside += tensor.nbytes
+        shape = ir.Shape(tensor.shape.numpy())
+        return ir.ExternalTensor("", 0, tensor.nbytes, tensor.dtype, shape=shape, name=str(tensor.name))
+
+    replace_tensors(copy, named)
+    return len(ir.to_proto(copy).SerializeToString()) + outside
 
 
 def save_model(

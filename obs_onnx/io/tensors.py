@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.io.external_data import data_file
 
-__all__ = ["at_home", "in_memory", "replace_tensors", "size_of", "tensors", "unmap"]
+__all__ = [
+    "Referring",
+    "at_home",
+    "in_memory",
+    "referring",
+    "replace_tensors",
+    "size_of",
+    "tensors",
+    "unmap",
+]
+
+_HELD_BYTES = 1 << 16  # smaller tensors are not worth a reference to a file
 
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -82,6 +94,46 @@ def in_memory(model: ir.Model) -> ir.Model:
             value.type = None
             value.shape = None
     return copy
+
+
+@dataclass(frozen=True)
+class Referring:
+    """A model that refers to the files of its large tensors, and the folder that their names start from."""
+
+    model: ir.Model
+    folder: str
+
+
+def referring(model: ir.Model) -> Referring | None:
+    """A copy whose large external tensors are named relative to one folder that holds all of their files.
+
+    All others are held. None where there are no such tensors, or no such folder (files on several drives).
+    """
+    outside = {os.path.realpath(one.path) for one in tensors(model) if _is_outside(one)}
+    try:
+        folder = os.path.commonpath([os.path.dirname(path) for path in outside])
+    except ValueError:
+        return None
+
+    def named(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if not _is_outside(tensor):
+            return _held(tensor)
+        return ir.ExternalTensor(
+            os.path.relpath(os.path.realpath(tensor.path), folder),
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=tensor.name,
+        )
+
+    copy = model.clone()
+    replace_tensors(copy, named)
+    return Referring(copy, folder)
+
+
+def _is_outside(tensor: ir.TensorProtocol) -> TypeGuard[ir.ExternalTensor]:
+    return isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _HELD_BYTES
 
 
 def _held(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

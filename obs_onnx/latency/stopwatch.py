@@ -10,7 +10,6 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.cache import LatencyCache, signature
 from obs_onnx.latency.noise import Noise
@@ -18,6 +17,7 @@ from obs_onnx.latency.table import LEVELS, LatencyTable, measure_table
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.runtimes import Runtime, Session
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Stopwatch"]
@@ -54,7 +54,7 @@ class Stopwatch:
 
     @cached_property
     def _session(self) -> Session:
-        return self.target.session(serialize(self.dense))
+        return open_whole(self.target, self.dense)
 
     @cached_property
     def dense_ms(self) -> float:
@@ -76,7 +76,7 @@ class Stopwatch:
         if key not in self._ratios:
 
             def timed() -> float:
-                sessions = [self._session, self.target.session(serialize(model))]
+                sessions = [self._session, open_whole(self.target, model)]
                 return self._bench(sessions, seconds).ratios[1].value
 
             self._ratios[key] = self.work.stage("latency").one(float, f"{key} {seconds}", timed)

@@ -26,7 +26,6 @@ from obs_onnx.evaluation.merged import fitted
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES, RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.timing_feed import timing_feed
 from obs_onnx.passes.batch.free_batch import FreeBatch
@@ -38,7 +37,7 @@ from obs_onnx.pruning.inputs import Inputs, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.partial_run import Values, open_whole
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.work.work_folder import NOWHERE, Work
@@ -210,7 +209,7 @@ def calibrate(
         DataError, OptionError: bad input.
     """
     where = inputs.runtime
-    session = where.session(serialize(model))
+    session = open_whole(where, model)
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data, memory = _open_data(inputs, session, options), working_memory(options.memory)

@@ -10,7 +10,7 @@ from obs_onnx.evaluation.measures.metric import ACCURACY
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.onnx_file import file_size
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan
@@ -96,7 +96,7 @@ def measured_points(
                 macs=size.macs,
                 parameters=size.parameters,
                 peak_activation_bytes=size.peak_activation_bytes,
-                file_bytes=len(serialize(one)),
+                file_bytes=file_size(one),
                 output_error=quality.output_error,
                 agreement=quality.agreement,
                 accuracy=None if judged is None else judged.accuracy,

@@ -8,10 +8,10 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.pruning.calibrated import Calibrated, CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.results.pruning import Missed
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Attempt", "Judged", "judge", "missed_losses"]
@@ -68,7 +68,7 @@ def judge(model: ir.Model, calibrated: Calibrated, recorder: Recorder) -> Judged
 
 
 def _judged(model: ir.Model, dense: DenseModel, data: CalibrationData) -> Judged:
-    session, yardstick, metric = dense.runtime.session(serialize(model)), dense.yardstick, dense.metric
+    session, yardstick, metric = open_whole(dense.runtime, model), dense.yardstick, dense.metric
     quality = evaluate_sessions(session, data.held_out, dense.session, yardstick=yardstick)
     labelled = drop = None
     if data.labelled is not None and dense.figure is not None:

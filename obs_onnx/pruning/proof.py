@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from obs_onnx.evaluation.merged import fitted
-from obs_onnx.io.onnx_file import load_model, serialize
+from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.partial_run import Values, open_whole
 from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 
@@ -72,14 +72,14 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     """
     dense, first, model = calibrated.dense, calibrated.data.first, result.attempt.model
     with recorder.stage("verify"):
-        session = dense.runtime.session(serialize(model))
+        session = open_whole(dense.runtime, model)
         expected, outputs = session.run(first), dense.session.run(first)
         left_out = check_model(dense.runtime, model, first, expected, outputs, dense.complaints)
         check_batches(dense.session, session, first, decided_outputs(model))
         resized = resized_outputs(dense.session, session, calibrated.data.held_out, decided_outputs(model))
         if (batch := dense.batch) is not None:
             first, given = fitted(first, batch.inputs, batch.size), runnable(dense.runtime, batch.given)[0]
-            expected, outputs = session.run(first), dense.runtime.session(serialize(given)).run(first)
+            expected, outputs = session.run(first), open_whole(dense.runtime, given).run(first)
             check_model(dense.runtime, batch.put_back(model), first, expected, outputs, dense.complaints)
             result = replace(result, model=batch.put_back(result.model))
     alerts = [

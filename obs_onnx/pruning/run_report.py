@@ -15,7 +15,6 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.io.paths import int8_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.benchmark import bench
@@ -31,6 +30,7 @@ from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
+from obs_onnx.runtimes.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
 
@@ -229,7 +229,13 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
             models = [run.inputs.given, run.inputs.put_back(result.attempt.model)]
             if run.inputs.front.runs:
                 models = [run.inputs.original, result.model]
-            found = bench([*map(serialize, models)], runtime, batch=run.options.batch, feed=feed, seconds=1.0)
+            found = bench(
+                [timable(runtime, one) for one in models],
+                runtime,
+                batch=run.options.batch,
+                feed=feed,
+                seconds=1.0,
+            )
         noise = [f"the last measurement of latency is noisy: {'; '.join(found.noise)}"] if found.noisy else []
         before, after = (Latency.of(one, run.inputs.samples) for one in found.latencies)
         return _Timing(before, after, found.ratios[1], runtime.spec, tuple(noise))

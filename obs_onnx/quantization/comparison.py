@@ -10,11 +10,11 @@ from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
 from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.evaluation.quality import evaluate_sessions
-from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.onnx_file import file_size, serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.partial_run import Values, open_whole
 from obs_onnx.verification.front import Front
 
 __all__ = ["combine"]
@@ -42,8 +42,8 @@ def combine(
         yardstick: how outputs are measured; without one, the first model's outputs say it.
         metric: on labelled data.
     """
-    sizes = {name: len(serialize(front.complete(model))) for name, model in models.items()}
-    sessions = {name: where.session(serialize(model)) for name, model in models.items()}
+    sizes = {name: file_size(front.complete(model)) for name, model in models.items()}
+    sessions = {name: open_whole(where, model) for name, model in models.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:
         complete = [serialize(front.timed(one)) for one in models.values()]

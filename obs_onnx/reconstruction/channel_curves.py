@@ -17,6 +17,7 @@ from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
+from obs_onnx.io.scratch import array_outside
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing
@@ -25,6 +26,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.block_session import is_large
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
@@ -49,8 +51,12 @@ class Reference:
 def compensated(
     evidence: ChannelStatistics, reading: Sequence[Consumption], keep: Mask, compensate: bool
 ) -> Tensors:
-    """Weights and biases of the layers that read a group, without the columns of removed channels."""
+    """Weights and biases of the layers that read a group, without the columns of removed channels.
+
+    Those of a large model lie outside of memory, in the type in which the model holds them.
+    """
     tensors: Tensors = {}
+    large = is_large(evidence.model)
     for one in reading:
         layer = one.layer
         gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
@@ -58,11 +64,15 @@ def compensated(
             w_GOI = layer.layout.to_matrix(stored(evidence.model, layer.name))
             groups, _, columns = w_GOI.shape
             w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, w_GOI)
-            tensors[layer.name] = layer.layout.to_tensor(w_GOI)
-            continue
-        posed = evidence.posed(layer)
-        with threads_for(layer.layout.goi[2]):
-            tensors.update(posed.tensors(refit_columns(posed.problem, ~gone)))
+            found: Tensors = {layer.name: layer.layout.to_tensor(w_GOI)}
+        else:
+            posed = evidence.posed(layer)
+            with threads_for(layer.layout.goi[2]):
+                found = posed.tensors(refit_columns(posed.problem, ~gone))
+        if large:
+            dense = {name: stored(evidence.model, name).dtype for name in found}
+            found = {name: array_outside(array.astype(dense[name])) for name, array in found.items()}
+        tensors.update(found)
     return tensors
 
 
@@ -95,7 +105,7 @@ class _Probe:
         """Damage with the channels of ``keep`` and these weights of the layers that read them."""
         if self._run is not None:
             values = {
-                name: tensors[name].astype(dense.dtype) if name in tensors else dense
+                name: tensors[name].astype(dense.dtype, copy=False) if name in tensors else dense
                 for name, dense in self._dense.items()
             }
             return self._damage(self._run, values)

@@ -23,6 +23,7 @@ from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, s
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.io.scratch import array_outside, let_go, put_away
 from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
@@ -31,6 +32,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.block_session import is_large
 from obs_onnx.runtimes.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
@@ -92,16 +94,16 @@ class _Cutter:
 
 
 def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
-    """Initializers of a smaller model, put back into those of the dense one."""
-    cutter = _Cutter(coupling, keep)
+    """Initializers of a smaller model, put back into those of the dense one; of a large one in files."""
+    cutter, large = _Cutter(coupling, keep), is_large(coupling.model)
     found: Tensors = {}
     for name, small in tensors.items():
-        array = stored(coupling.model, name).astype(np.float64)
+        array = np.array(stored(coupling.model, name), np.float32 if large else np.float64)
         places = [np.arange(n) for n in array.shape]
         for axis, mask in cutter.stays(name):
             places[axis] = np.flatnonzero(mask)
         array[np.ix_(*places)] = small
-        found[name] = array
+        found[name] = array_outside(array) if large else array
     return found
 
 
@@ -156,6 +158,10 @@ def solve_channels(
     dense = coupling.model
     small = SetWeights(start or {})(dense.clone()).model
     RemoveChannels(keep, coupling.of(small)).call(small)
+    large = is_large(dense)
+    if large:
+        put_away(small)
+        let_go(dense)
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared, cut = {*fixed, *empty}, _Cutter(coupling, keep)
     free = {
@@ -182,6 +188,9 @@ def solve_channels(
         for layer in solved:
             tensors.update(known[layer.name].tensors)
         SetWeights(tensors)(small)
+        if large:
+            put_away(small, tensors)
+            tensors = {name: stored(small, name) for name in tensors}
         refitted.update(tensors)
         if solved and prefixes is not None:
             prefixes.follow(small)

@@ -54,6 +54,10 @@ class Runtime(Protocol):
         """Whether models run in this process, whose threads can be kept on their cores."""
 
     @property
+    def maps(self) -> bool:
+        """Whether external data beside bytes is mapped and not copied."""
+
+    @property
     def affinity(self) -> Sequence[int] | None:
         """The cores that a runtime outside of this process kept its last timing on; None if it did not."""
 
@@ -62,7 +66,8 @@ class Runtime(Protocol):
 
         Args:
             model: serialized bytes, or a path (the only way for models over 2 GB).
-            external_data: folder of external data files, needed only with bytes.
+            external_data: folder of external data files, needed only with bytes; mapped where the runtime
+                can do that.
 
         Raises:
             ModelError: the runtime cannot load it; the message has the first line of the reason.

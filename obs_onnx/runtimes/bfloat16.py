@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.upcast import Upcast, uses_bfloat16
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.runtimes import Runtime
+from obs_onnx.runtimes.partial_run import open_whole
 
 __all__ = ["runnable"]
 
@@ -17,7 +17,7 @@ def runnable(runtime: Runtime, model: ir.Model) -> tuple[ir.Model, bool]:
     if not uses_bfloat16(model):
         return model, False
     try:
-        runtime.session(serialize(model))
+        open_whole(runtime, model)
     except ModelError:
         return Upcast()(model.clone()).model, True
     return model, False

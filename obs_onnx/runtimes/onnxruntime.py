@@ -134,6 +134,7 @@ class OrtRuntime:
     """
 
     in_process = True
+    maps = True
     affinity = None
     quantum = QUANTUM
 
@@ -213,6 +214,7 @@ class OrtRuntime:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", os.fspath(external_data)
             )
+            options.add_session_config_entry("session.disable_prepacking", "1")  # which makes copies
         for library in self.custom_ops:
             try:
                 options.register_custom_ops_library(library)

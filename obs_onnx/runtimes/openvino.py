@@ -140,6 +140,7 @@ class OpenVinoRuntime:
     """
 
     in_process = True
+    maps = False
     affinity = None
     quantum = QUANTUM
 

@@ -8,20 +8,22 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
+from obs_onnx.runtimes.block_session import BlockSession, declare_fed, is_large, open_at_once
 
-__all__ = ["Values", "every_value", "open_part", "run_feed"]
+__all__ = ["Values", "every_value", "open_part", "open_whole", "run_feed", "timable"]
 
 
-_RANKS = 8  # no tensor has more axes
+_WEIGHTY = 0.25  # of what is loaded at once at most: weights that are better mapped than copied
 
 Values = Mapping[str, NDArray[Any]]
 
 
 def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Session:
-    """A session for a model in memory (external tensors are read now).
+    """A session for a part of a model in memory; a large one runs block by block.
 
     Args:
         runtime: where it runs.
@@ -30,16 +32,26 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
             in place of declared shapes, which exporters leave behind with the batch of a trace. Only sizes
             keep their number.
     """
-    for value in part.graph.inputs:
-        array = None if fed is None else fed.get(str(value.name))
-        if array is not None:
-            if not value.dtype:
-                value.type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
-            value.shape = ir.Shape(array.shape if _is_shape(value, array) else [None] * array.ndim)
+    if fed is not None:
+        declare_fed(part, fed)
+    if is_large(part, of=_WEIGHTY):
+        return open_whole(runtime, part)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
     return runtime.session(ir.to_proto(part).SerializeToString())
+
+
+def open_whole(runtime: Runtime, model: ir.Model) -> Session:
+    """A session for a model in memory; a large one runs block by block."""
+    if is_large(model):
+        return BlockSession(runtime, model)
+    return open_at_once(runtime, model) if is_large(model, of=_WEIGHTY) else runtime.session(serialize(model))
+
+
+def timable(runtime: Runtime, model: ir.Model) -> Session | bytes:
+    """What a model is timed by; a large one by a session that loads its blocks one after another."""
+    return BlockSession(runtime, model) if is_large(model) else serialize(model)
 
 
 def run_feed(
@@ -54,11 +66,6 @@ def every_value(runtime: Runtime, model: ir.Model, feed: Values) -> dict[str, ND
     values = [str(value.name) for node in model.graph for value in node.outputs if _is_tensor(value)]
     session = open_part(runtime, extract(model, input_names(model), values), feed)
     return {**feed, **run_feed(session, feed)}
-
-
-def _is_shape(value: ir.Value, array: NDArray[Any]) -> bool:
-    """Whether it is as long as the rank of something (a target of Resize), which runtimes want to know."""
-    return array.ndim == 1 and array.dtype.kind == "i" and len(array) <= _RANKS and value.shape == array.shape
 
 
 def _is_tensor(value: ir.Value) -> bool:

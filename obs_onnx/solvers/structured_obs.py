@@ -22,7 +22,7 @@ root replaces W where it has more rows than columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -265,7 +265,7 @@ def _block(owner_I: Int, p_II: Float, w_OI: Float) -> _Block:
     return _Block(channel, sizes[channel], p_II, at, np.ascontiguousarray(w_OI.T), _FLOOR * p_II[at, at])
 
 
-def _state(consumers: Sequence[Consumer], free: Mask) -> _State:
+def _state(consumers: Iterable[Consumer], free: Mask) -> _State:
     """The dense layers, with the columns of ``free`` channels."""
     n = len(free)
     blocks: list[_Block] = []
@@ -314,14 +314,15 @@ def _greedy(state: _State, alive: Mask, count: int, parts: int | None) -> tuple[
 
 
 def greedy_order(
-    consumers: Sequence[Consumer], n: int, fixed: Mask | None = None, parts: int | None = _PARTS
+    consumers: Iterable[Consumer], n: int, fixed: Mask | None = None, parts: int | None = _PARTS
 ) -> Order:
     """Greedy order of removal: always the channel whose loss is smallest once all others are refitted.
 
     A loop of small products: one thread of linear algebra is faster than several.
 
     Args:
-        consumers: layers that read the channels; without any, channels go in their own order, for nothing.
+        consumers: layers that read the channels, one needed at a time; without any, channels go in their own
+            order, for nothing.
         n: number of channels.
         fixed: (n,) channels that must stay.
         parts: of many channels left, one in so many goes per step: the exact greedy choice among the twice as

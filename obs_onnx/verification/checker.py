@@ -14,6 +14,8 @@ import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.printable import one_line
+from obs_onnx.passes.shapes.infer_shapes import without_data
+from obs_onnx.runtimes.block_session import is_large
 
 __all__ = ["complaints", "new_complaints"]
 
@@ -24,10 +26,9 @@ _NUMBERS = re.compile(r"\d+")
 def complaints(model: ir.Model) -> tuple[str, ...]:
     """What is wrong with the structure, at the first place, and with the shapes, at all places.
 
-    Raises:
-        ModelError: the model is too large to be checked.
+    Of a large model the data of weights is not looked at.
     """
-    proto = onnx.load_from_string(serialize(model))
+    proto = ir.to_proto(without_data(model)) if is_large(model) else onnx.load_from_string(serialize(model))
     return (*_said(onnx.checker.check_model, proto), *_said(_infer, proto))
 
 

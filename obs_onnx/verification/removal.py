@@ -12,12 +12,11 @@ from dataclasses import replace
 
 import onnx_ir as ir
 
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, run_feed
+from obs_onnx.runtimes.partial_run import Values, open_whole, run_feed
 from obs_onnx.verification.decisions import (
     Forms,
     behind,
@@ -58,9 +57,9 @@ def check_removal(
         VerificationError: an output differs by more than is allowed, or what a decision rests on does.
     """
     forms = Forms(original or dense.model, silence(dense.model, keep, dense), small)
-    scales = {name: norm(y) for name, y in run_feed(runtime.session(serialize(forms.dense)), feed).items()}
-    reference = runtime.session(serialize(forms.silenced))
-    expected, found = run_feed(reference, feed), run_feed(runtime.session(serialize(small)), feed)
+    scales = {name: norm(y) for name, y in run_feed(open_whole(runtime, forms.dense), feed).items()}
+    reference = open_whole(runtime, forms.silenced)
+    expected, found = run_feed(reference, feed), run_feed(open_whole(runtime, small), feed)
     tolerance = max(map(tolerance_of, expected.values()))
     off = {name: relative(found[name], y, scales[name]) for name, y in expected.items()}
     nodes = deciding_nodes(forms.silenced)

@@ -14,7 +14,7 @@ from obs_onnx.passes.graph.node_facts import INFERRED
 from obs_onnx.passes.graph.parameters import hold_small
 from obs_onnx.passes.shapes.schemas import functional, schema_of
 
-__all__ = ["MADE_UP", "InferShapes"]
+__all__ = ["MADE_UP", "InferShapes", "without_data"]
 
 MADE_UP = "unk__"
 """How a name begins that the ``onnx`` package gives to a size that it does not know."""
@@ -40,7 +40,7 @@ class InferShapes(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         """Run the pass on ``model``."""
         try:
-            skeleton = ir.to_proto(_without_data(model))
+            skeleton = ir.to_proto(without_data(model))
             _set_defaults(skeleton)
         except ir.serde.SerdeError as error:
             raise ModelError(f"the model is broken: {reason(_first_cause(error))}") from error
@@ -66,7 +66,7 @@ class InferShapes(ir.passes.InPlacePass):
         return ir.passes.PassResult(model, modified)
 
 
-def _without_data(model: ir.Model) -> ir.Model:
+def without_data(model: ir.Model) -> ir.Model:
     """A copy in which large initializers, of subgraphs too, are inputs of the main graph."""
     copy = model.clone()
     hold_small(copy, _KEPT_BYTES)

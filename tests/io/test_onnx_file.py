@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx_files import WEIGHTS, fails, store
 
+from obs_onnx.io import onnx_file
 from obs_onnx.io.onnx_file import from_proto, load_model, save_model, serialize
 from obs_onnx.passes.errors import ModelError, OptionError
 
@@ -342,3 +343,12 @@ def test_loops_are_steered_by_single_numbers(make_proto, tmp_path, name):
     path = store(make_proto(body, {name: np.ones(0, np.int64 if name == "n" else bool)}), tmp_path)
     with pytest.raises(ModelError, match=f"'{name}', which steers node '' .Loop., is no single number"):
         load_model(path)
+
+
+def test_the_size_of_a_large_file_is_known_without_it(make_model, tmp_path, monkeypatch) -> None:
+    text = "g (float[N,256] x) => (float[N,256] y) { h = MatMul(x, w)  y = Add(h, b) }"
+    model = make_model(text, {"w": np.ones((256, 256), np.float32), "b": np.ones(256, np.float32)})
+    whole = onnx_file.file_size(model)
+    assert whole == len(serialize(model))
+    monkeypatch.setattr(onnx_file, "_COUNTED_BYTES", 1000)
+    assert abs(onnx_file.file_size(model) - whole) < 100

@@ -19,7 +19,6 @@ from obs_onnx.criteria.score_curves import criterion_curves
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.layers.stages import Plan
@@ -27,6 +26,7 @@ from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
 from obs_onnx.reconstruction.channels import solve_channels
+from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
 __all__ = ["measured_curves", "mended_curves", "scored_curves"]
@@ -124,7 +124,7 @@ class _RefitProbe:
             advance=lambda _: None,
             empty=selection.empty,
         ).model
-        session = dense.runtime.session(serialize(small))
+        session = open_whole(dense.runtime, small)
         found = Damage(task.calibrated.yardstick, dense.stages.outputs)
         for feed, outputs in zip(self.feeds, self.outputs, strict=True):
             found.update(outputs, session.run(feed))

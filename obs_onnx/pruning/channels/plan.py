@@ -11,7 +11,7 @@ from obs_onnx.allocation.regularizers import check_regularizers
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io import files_of
-from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.onnx_file import file_size
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
@@ -159,7 +159,7 @@ class ChannelStrategy:
             original=inputs.model,
             file_bytes=sum(one.stat().st_size for one in files_of(path))
             if path
-            else len(serialize(inputs.original)),
+            else file_size(inputs.original),
             stored=stored if copied else None,
             model=model,
             channels=Channels(coupling, layers, frozenset(protected)),

@@ -9,6 +9,7 @@ from functools import partial
 
 from obs_onnx.allocation.search import largest
 from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
+from obs_onnx.io.scratch import let_go
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless, unchanged
 from obs_onnx.pruning.channels.round import Round
@@ -36,6 +37,7 @@ def search_channels(
     """
     limits = task.costs.limits(targets)
     first = lossless(task)
+    let_go(task.calibrated.dense.model)
     notes = (first.note,) if first.note else ()
     best = first.attempt
     if targets.lossless:

@@ -10,11 +10,13 @@ from functools import cached_property
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.io.scratch import let_go, put_away
 from obs_onnx.passes.channels.branches import Branch, LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import Keeps
+from obs_onnx.runtimes.block_session import is_large
 
 __all__ = ["Channels", "Selection", "quanta"]
 
@@ -83,4 +85,7 @@ class Channels:
         """The dense model without the channels, weights as they are."""
         small = self.coupling.model.clone()
         self.remove(self.select(keep), small)
+        if is_large(self.coupling.model):
+            put_away(small)
+            let_go(self.coupling.model)
         return small

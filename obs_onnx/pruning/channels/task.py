@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.calibration.layer_problem import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
+from obs_onnx.io.scratch import let_go, put_away
 from obs_onnx.passes.channels.branches import LeaveOut
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.progress import Advance
@@ -20,6 +21,7 @@ from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, retrained
 from obs_onnx.reconstruction.channels import Refitted, emptied, solve_alone, solve_channels, spread
+from obs_onnx.runtimes.block_session import is_large
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -102,6 +104,9 @@ def _refitted(
         tensors.update(emptied(dense.model, dense.layers, selection.empty))
         small = SetWeights(tensors)(dense.model.clone()).model
         task.channels.remove(selection, small)
+        if is_large(dense.model):
+            put_away(small)
+            let_go(dense.model)
         return Refitted(small, tensors)
     found = solve_channels(
         dense.runtime,

@@ -158,6 +158,7 @@ class CommandRuntime:
     """
 
     in_process = False
+    maps = False
     quantum = QUANTUM
 
     def __init__(
