@@ -36,7 +36,7 @@ from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.continued import continued
-from obs_onnx.pruning.frontier_points import (
+from obs_onnx.pruning.frontier.points import (
     Candidate,
     checked,
     costs_of,
@@ -45,7 +45,7 @@ from obs_onnx.pruning.frontier_points import (
     shared_alerts,
     shared_notes,
 )
-from obs_onnx.pruning.frontier_search import FrontierSearch, target
+from obs_onnx.pruning.frontier.search import FrontierSearch, target
 from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder

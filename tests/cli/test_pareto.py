@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from repository import MODELS
 
 from obs_onnx.cli import main
-from obs_onnx.pruning.frontier_search import FrontierSearch
+from obs_onnx.pruning.frontier.search import FrontierSearch
 
 LENET = MODELS / "digits_lenet.onnx"
 

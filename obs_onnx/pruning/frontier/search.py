@@ -11,7 +11,7 @@ from obs_onnx.allocation.targets import TARGETS, Targets
 from obs_onnx.progress import Advance
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.frontier_points import Candidate
+from obs_onnx.pruning.frontier.points import Candidate
 from obs_onnx.results.frontier import undominated
 
 __all__ = ["FrontierSearch", "target"]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from obs_onnx.evaluation.quality import Evaluation
-from obs_onnx.pruning.frontier_search import FrontierSearch
+from obs_onnx.pruning.frontier.search import FrontierSearch
 
 
 class _Part:
