@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping, Set
+from enum import Enum
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,9 +25,9 @@ def digest_of(*parts: object) -> str:
     """32 hexadecimal digits that differ where anything in ``parts`` does.
 
     Args:
-        parts: numbers, text, None, arrays, models, and sequences (of any length, read once), sets, mappings
-            and dataclasses of these. Mappings and sets have no order. Of a model all that is computed counts,
-            weights included, wherever they lie.
+        parts: numbers, text, None, arrays, types of elements, members of enumerations, models, and sequences
+            (of any length, read once), sets, mappings and dataclasses of these. Mappings and sets have no
+            order. Of a model all that is computed counts, weights included, wherever they lie.
 
     Raises:
         TypeError: something else is among them.
@@ -40,6 +41,8 @@ def digest_of(*parts: object) -> str:
 def _add(digest: _Digest, part: object) -> None:
     if part is None or isinstance(part, bool | int | float | str | bytes):
         _say(digest, type(part).__name__, repr(part))
+    elif isinstance(part, np.dtype | Enum):
+        _say(digest, type(part).__name__, part)
     elif isinstance(part, np.generic):
         _array(digest, np.asarray(part))
     elif isinstance(part, np.ndarray):

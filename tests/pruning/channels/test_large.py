@@ -47,7 +47,7 @@ def test_the_result_is_that_of_a_run_in_memory(options: dict[str, Any], tmp_path
         size_threshold=0,
     )
     shape = [d.dim_value for d in nets.transformer(width=64).graph.input[0].type.tensor_type.shape.dim[1:]]
-    options = {**options, "calib": {"x": nets.data(0, 64, *shape)}}
+    options = {**options, "calib": {"x": nets.data(0, 64, *shape)}, "memory": 200_000}
     keep, expected = pruned(tmp_path / "whole", tmp_path / "model.onnx", options)
     messages: list[int] = []
     session = OrtRuntime.session
@@ -60,7 +60,7 @@ def test_the_result_is_that_of_a_run_in_memory(options: dict[str, Any], tmp_path
     monkeypatch.setattr(block_session, "LARGE_BYTES", LIMIT)
     monkeypatch.setattr(scratch, "_LEAST_BYTES", 1000)
     monkeypatch.setattr(tensors, "_HELD_BYTES", 1000)
-    large, found = pruned(tmp_path / "blocks", tmp_path / "model.onnx", {**options, "memory": 200_000})
+    large, found = pruned(tmp_path / "blocks", tmp_path / "model.onnx", options)
     assert max(messages) < 3 * LIMIT
     assert large == keep
     for a, b in zip(expected.graph.initializer, found.graph.initializer, strict=True):
