@@ -45,9 +45,9 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path, resume: bool) -> 
 
 def test_what_is_no_folder_or_has_none_around_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(OptionError, match="pieces cannot be kept in .*file: Not a directory"):
+    with pytest.raises(OptionError, match=r"pieces cannot be kept in .*file: Not a directory"):
         check_place(tmp_path / "file", False)
-    with pytest.raises(OptionError, match="the folder around .* does not exist"):
+    with pytest.raises(OptionError, match=r"the folder around .* does not exist"):
         check_place(tmp_path / "a" / "b", False)
     with pytest.raises(OptionError, match="pieces cannot be kept"):
         check_place("a\0b", False)
