@@ -30,12 +30,11 @@ from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
-from obs_onnx.pruning.calibrated import Calibrated, calibrate
+from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.continued import continued
 from obs_onnx.pruning.frontier.points import (
     Candidate,
     checked,

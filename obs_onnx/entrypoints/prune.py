@@ -23,9 +23,8 @@ from obs_onnx.io.paths import destination_of, int8_path, keep_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
-from obs_onnx.pruning.calibrated import calibrate
+from obs_onnx.pruning.calibrated import calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
-from obs_onnx.pruning.continued import continued
 from obs_onnx.pruning.inputs import load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.proof import Proven, verify

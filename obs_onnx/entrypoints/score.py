@@ -36,12 +36,12 @@ from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
-from obs_onnx.pruning.continued import work_of
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.partial_run import open_whole
 from obs_onnx.verification.front import find_front
+from obs_onnx.work.same_run import work_of
 
 __all__ = ["ScoredGroup", "Scorer", "Scores", "score", "spearman"]
 
@@ -193,7 +193,7 @@ class Scorer:
             seed=options.seed,
             task=options.task,
         )
-        self._work = work_of(options, "score", [original, dense], [source], where)
+        self._work = work_of(options, "score", [original, dense], [source], where.environment())
         feed = next(iter(source))
         infinite = check_outputs(where, dense, feed, open_whole(where, dense).run(feed))
         unlabelled = "no labels: the loss compares with the model's own outputs"

@@ -40,9 +40,10 @@ from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.partial_run import Values, open_whole
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
+from obs_onnx.work.same_run import work_of
 from obs_onnx.work.work_folder import NOWHERE, Work
 
-__all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate"]
+__all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate", "continued"]
 
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
@@ -254,6 +255,33 @@ def calibrate(
         timing,
         stopwatch,
         _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+    )
+
+
+def continued(inputs: Inputs, calibrated: Calibrated, options: SearchOptions, command: str) -> Calibrated:
+    """The same with the pieces that an earlier run has finished, where ``options`` name a folder of them.
+
+    The memory that the first run may use is that of every further one: it may decide how data is cut.
+
+    Args:
+        inputs: the model as it came in.
+        calibrated: without such pieces.
+        options: of the run.
+        command: that runs.
+
+    Raises:
+        OptionError: pieces cannot be kept where the options say, or are of another run.
+    """
+    data, budget, stopwatch = calibrated.data, calibrated.budget, calibrated.stopwatch
+    sources = [data.fit, data.held_out, *(() if data.labelled is None else (data.labelled,))]
+    models = [inputs.original, calibrated.dense.model]
+    work = work_of(options, command, models, sources, inputs.runtime.environment())
+    memory = work.stage("memory").one(int, "bytes", lambda: budget.memory)
+    return replace(
+        calibrated,
+        budget=replace(budget, memory=memory),
+        stopwatch=None if stopwatch is None else replace(stopwatch, work=work),
+        work=work,
     )
 
 
