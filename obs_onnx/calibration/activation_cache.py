@@ -2,7 +2,8 @@
 
 Carrying a data set through a network stage by stage needs the values at the current boundary only. They
 stay in memory as long as the budget allows; what goes beyond it lies in unnamed temporary files. These are
-mapped, and only the pages of the batch that was asked for last stay in memory.
+mapped, and only the pages of the batch that was asked for last stay in memory. What a runtime gives out is
+copied: it lies in memory of a session, which would keep all around it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class ActivationCache:
     def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
         if self._held + array.nbytes <= self._budget or array.nbytes == 0 or array.dtype.hasobject:
             self._held += array.nbytes
-            return array
+            return array if array.flags.owndata else array.copy()
         with tempfile.TemporaryFile() as file:
             file.truncate(array.nbytes)
             pages = mmap.mmap(file.fileno(), array.nbytes)

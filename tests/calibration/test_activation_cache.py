@@ -61,3 +61,10 @@ class TestActivations:
         sums = [float(values["a"].mean()) for values in held]
         assert sums == list(range(16))
         assert resident() - before < 4 * size
+
+    def test_memory_of_others_is_not_held(self) -> None:
+        held, whole = ActivationCache(LARGE), np.arange(10)
+        held.append({"own": whole, "part": whole[2:4]})
+        assert held[0]["own"] is whole
+        assert held[0]["part"].flags.owndata
+        np.testing.assert_array_equal(held[0]["part"], [2, 3])
