@@ -75,9 +75,14 @@ def _inverses(problem: Problem, scale: NDArray[np.float64], penalties: Sequence[
         a = np.empty(problem.a.shape, np.float32)
         np.divide(problem.a, scale[:, :, None], out=a, casting="same_kind")
         a /= scale.astype(np.float32)[:, None, :]
-        for key in missing:
-            np.einsum("gii->gi", a)[...] = 1.0 + key[1]
-            problem.shared[key] = inverse_of(a)
+
+        def inverse(key: tuple[str, float]) -> Float32:
+            shifted = a.copy()
+            np.einsum("gii->gi", shifted)[...] = 1.0 + key[1]
+            return inverse_of(shifted)
+
+        with row_threads(a.shape[1]) as threads:
+            problem.shared.update(zip(missing, threads.map(inverse, missing), strict=True))
     return [problem.shared[key] for key in keys]
 
 
