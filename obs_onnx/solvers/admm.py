@@ -82,7 +82,8 @@ def _inverses(problem: Problem, scale: NDArray[np.float64], penalties: Sequence[
             return inverse_of(shifted)
 
         with row_threads(a.shape[1]) as threads:
-            problem.shared.update(zip(missing, threads.map(inverse, missing), strict=True))
+            for key, found in zip(missing, threads.map(inverse, missing), strict=True):
+                problem.shared[key] = found
     return [problem.shared[key] for key in keys]
 
 

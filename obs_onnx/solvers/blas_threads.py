@@ -21,7 +21,8 @@ from threadpoolctl import ThreadpoolController
 
 __all__ = ["RowThreads", "row_threads", "threads_for"]
 
-S, T = TypeVar("S"), TypeVar("T")
+S = TypeVar("S")
+T = TypeVar("T")
 
 _LARGE = 2048
 _FEWEST = 32  # rows of a thread
