@@ -47,14 +47,13 @@ class LayerProblem:
         self._bias = bias_of(layer)
         self.w_GOI = layer.layout.to_matrix(stored(model, layer.name))
         self._stored_bias = stored(model, self._bias) if self._bias else None
-        self._moments = moments.centred() if self._bias else moments.raw()
+        found = moments.centred() if self._bias else moments.raw()
         with (
             threads_for(layer.layout.goi[2]),
             boundary(f"layer {layer.name!r} cannot be refitted", DataError),
         ):
-            self.problem: Problem = prepare(
-                self._moments.h, self.w_GOI, self._moments.c, self._moments.energy, damping
-            )
+            self.problem: Problem = prepare(found.h, self.w_GOI, found.c, found.energy, damping)
+        self._means = found.means
 
     def tensors(self, w_GOI: NDArray[np.floating]) -> Tensors:
         """Initializers (weight, and bias where there is one) that realise a compensated weight."""
@@ -63,6 +62,6 @@ class LayerProblem:
         if self._bias and self._stored_bias is not None:
             scale = layer.uses[0].bias_scale
             dense_GO = self._stored_bias.astype(np.float64).reshape(self.w_GOI.shape[:2]) * scale
-            b_GO = self._moments.bias(w_GOI, self.w_GOI, dense_GO)
+            b_GO = self._means.bias(w_GOI, self.w_GOI, dense_GO)
             tensors[self._bias] = (b_GO / scale).reshape(self._stored_bias.shape)
         return tensors

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,6 +69,11 @@ class LayerMoments:
     count: int
     mean_x: NDArray[np.float64]
     mean_t: NDArray[np.float64] | None
+
+    @property
+    def means(self) -> LayerMoments:
+        """The same without the moments themselves, which are large: what :meth:`bias` takes."""
+        return replace(self, h=np.zeros((0, 0, 0)), c=None, energy=None)
 
     def bias(self, w_GOI: Array, dense_GOI: Array, dense_bias_GO: Array) -> NDArray[np.float64]:
         """Best bias (G, O) for new weights: the mean of the target minus that of the layer without bias.

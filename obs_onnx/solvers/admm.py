@@ -72,12 +72,18 @@ def _inverses(problem: Problem, scale: NDArray[np.float64], penalties: Sequence[
     keys = [("admm", rho) for rho in penalties]
     missing = [key for key in keys if key not in problem.shared]
     if missing:
-        a = np.empty(problem.a.shape, np.float32)
+        a: Float32 = np.empty(problem.a.shape, np.float32)
         np.divide(problem.a, scale[:, :, None], out=a, casting="same_kind")
         a /= scale.astype(np.float32)[:, None, :]
-        for key in missing:
-            np.einsum("gii->gi", a)[...] = 1.0 + key[1]
-            problem.shared[key] = inverse_of(a)
+
+        def inverse(key: tuple[str, float]) -> Float32:
+            shifted = a.copy()
+            np.einsum("gii->gi", shifted)[...] = 1.0 + key[1]
+            return inverse_of(shifted)
+
+        with row_threads(scale.shape[1]) as threads:
+            for key, found in zip(missing, threads.map(inverse, missing), strict=True):
+                problem.shared[key] = found
     return [problem.shared[key] for key in keys]
 
 

@@ -8,18 +8,21 @@ sleep (:func:`row_threads`), each with a product of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 __all__ = ["RowThreads", "row_threads", "threads_for"]
+
+S = TypeVar("S")
+T = TypeVar("T")
 
 _LARGE = 2048
 _FEWEST = 32  # rows of a thread
@@ -53,11 +56,13 @@ class RowThreads:
         """Call a function with consecutive parts of so many rows."""
         step = max(-(-rows // self.size), _FEWEST)
         parts = [slice(first, first + step) for first in range(0, rows, step)]
-        if self.pool is None or len(parts) == 1:
-            for part in parts:
-                function(part)
-        else:
-            list(self.pool.map(function, parts))
+        self.map(function, parts)
+
+    def map(self, function: Callable[[S], T], items: Sequence[S]) -> list[T]:
+        """What a function gives for each item."""
+        if self.pool is None or len(items) == 1:
+            return [function(item) for item in items]
+        return list(self.pool.map(function, items))
 
     def product(self, x: NDArray[Any], a: NDArray[Any]) -> NDArray[Any]:
         """``x @ a`` of matrices."""

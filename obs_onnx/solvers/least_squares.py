@@ -108,7 +108,8 @@ def _conjugate(
     iterations: int,
 ) -> Float:
     scale = 1.0 / np.sqrt(np.diag(a))
-    a32 = (a * scale[:, None] * scale).astype(np.float32)
+    a32 = np.multiply(a, scale[:, None], out=np.empty(a.shape, np.float32), casting="same_kind")
+    a32 *= scale.astype(np.float32)
     mask32 = keep.astype(np.float32)
     w = np.where(keep, start, 0.0)
     size = np.maximum(np.linalg.norm(np.where(keep, b * scale, 0.0), axis=1), np.finfo(float).tiny)

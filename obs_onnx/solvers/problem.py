@@ -57,7 +57,7 @@ class Problem:
     @cached_property
     def inverse(self) -> Float:
         """A^-1, (G, I, I)."""
-        return np.asarray(inverse_of(self.a), dtype=np.float64)
+        return np.asarray(inverse_of(self.a.copy()), dtype=np.float64)
 
     @cached_property
     def shared(self) -> dict[Hashable, Any]:
@@ -134,7 +134,7 @@ class Solution:
 
 
 def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Inverses of positive definite matrices (G, I, I), in their own precision.
+    """Inverses of positive definite matrices (G, I, I), in their own precision; wide ones in their place.
 
     Raises:
         numpy.linalg.LinAlgError: a matrix is not positive definite.
@@ -143,18 +143,17 @@ def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
         np.linalg.cholesky(a)
         inverse = np.linalg.inv(a)
         return np.asarray((inverse + inverse.swapaxes(1, 2)) / 2)
-    result = np.empty_like(a)
     factor, invert = (
         (lapack.spotrf, lapack.spotri) if a.dtype == np.float32 else (lapack.dpotrf, lapack.dpotri)
     )
-    for group, matrix in enumerate(a):
-        lower, info = factor(matrix.T, lower=1, clean=0)
+    for matrix in a:
+        lower, info = factor(matrix.T, lower=1, clean=0, overwrite_a=1)
         if info == 0:
             lower, info = invert(lower, lower=1, overwrite_c=1)
         if info != 0:
             raise np.linalg.LinAlgError("matrix is not positive definite")
-        _mirror(lower.T, result[group])
-    return result
+        _mirror(lower.T, matrix)
+    return a
 
 
 def _mirror(upper: NDArray[np.floating], result: NDArray[np.floating]) -> None:

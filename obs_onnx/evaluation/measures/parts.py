@@ -107,15 +107,26 @@ class _Moments:
         )
 
     def add(self, y: Array) -> None:
-        """One more output; Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm" (1979)."""
-        rows = y.reshape(1, -1) if self.axis is None else np.moveaxis(y, self.axis, 0)
-        rows = rows.reshape(len(rows), -1).astype(np.float64)
+        """One more output."""
+        y_NC = y.reshape(-1, 1) if self.axis is None else np.moveaxis(y, self.axis, -1)
+        y_NC = y_NC.reshape(-1, y_NC.shape[-1])
         if not len(self.count):
-            self.count, self.mean, self.around = (np.zeros(len(rows)) for _ in range(3))
-        finite = np.isfinite(rows)
-        n = finite.sum(axis=1)
-        mean = np.where(finite, rows, 0).sum(axis=1) / np.maximum(n, 1)
-        around = np.square(np.where(finite, rows - mean[:, None], 0)).sum(axis=1)
+            self.count, self.mean, self.around = (np.zeros(y_NC.shape[1]) for _ in range(3))
+        step = max(1, _BLOCK // y_NC.shape[1])
+        for first in range(0, len(y_NC), step):
+            self._add(y_NC[first : first + step].astype(np.float64))
+
+    def _add(self, y_NC: NDArray[np.float64]) -> None:
+        """Chan, Golub and LeVeque, "Updating Formulae and a Pairwise Algorithm" (1979)."""
+        finite = np.isfinite(y_NC)
+        n = finite.sum(axis=0)
+        if finite.all():
+            mean = y_NC.mean(axis=0)
+            away = y_NC - mean
+        else:
+            mean = np.where(finite, y_NC, 0).sum(axis=0) / np.maximum(n, 1)
+            away = np.where(finite, y_NC - mean, 0)
+        around = np.square(away).sum(axis=0)
         total = np.maximum(self.count + n, 1)
         self.around += around + (mean - self.mean) ** 2 * self.count * n / total
         self.mean += (mean - self.mean) * n / total
