@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.io import files_of
+from obs_onnx.io.scratch import let_go_of
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.results.pruning import Figures
 
@@ -39,6 +40,7 @@ def figures(
     for tensor in float_tensors(model):
         parameters += tensor.size
         nonzero += int(np.count_nonzero(tensor.numpy()))
+        let_go_of(tensor)
     files = [] if path is None else files_of(path)
     return Figures(
         parameters=parameters,

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.io.tensors import tensors
 
-__all__ = ["array_outside", "let_go", "put_away"]
+__all__ = ["array_outside", "let_go", "let_go_of", "put_away"]
 
 _FILE = "weights"
 _LEAST_BYTES = 1 << 16  # smaller tensors stay
@@ -88,7 +88,12 @@ def array_outside(array: NDArray[Any]) -> NDArray[Any]:
 
 def let_go(model: ir.Model) -> None:
     """Give back the memory of mapped weights; they are read again from their files when they are needed."""
-    advice = getattr(mmap, "MADV_DONTNEED", None)
     for tensor in tensors(model):
-        if advice is not None and isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None:
-            tensor.raw.madvise(advice)
+        let_go_of(tensor)
+
+
+def let_go_of(tensor: ir.TensorProtocol) -> None:
+    """The same of one tensor, where the system can do that."""
+    advice = getattr(mmap, "MADV_DONTNEED", None)
+    if advice is not None and isinstance(tensor, ir.ExternalTensor) and tensor.raw is not None:
+        tensor.raw.madvise(advice)

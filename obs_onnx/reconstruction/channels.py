@@ -98,7 +98,8 @@ def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
     cutter, large = _Cutter(coupling, keep), is_large(coupling.model)
     found: Tensors = {}
     for name, small in tensors.items():
-        array = np.array(stored(coupling.model, name), np.float32 if large else np.float64)
+        array = stored(coupling.model, name)
+        array = array.astype(np.promote_types(array.dtype, np.float32) if large else np.float64)
         places = [np.arange(n) for n in array.shape]
         for axis, mask in cutter.stays(name):
             places[axis] = np.flatnonzero(mask)

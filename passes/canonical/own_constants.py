@@ -74,11 +74,14 @@ class ShareConstants(ir.passes.InPlacePass):
         """Run the pass on ``model``."""
         first: dict[tuple[Hashable, ...], ir.Value] = {}
         shared = []
+        copied = {value.meta[COPY_OF] for value in model.graph.initializers.values() if COPY_OF in value.meta}
         for value in model.graph.initializers.values():
             tensor = value.const_value
             if tensor is None or value.is_graph_input() or value.is_graph_output():
                 continue
             family = str(value.meta.get(COPY_OF, value.name))
+            if family not in copied:
+                continue
             one = first.setdefault((family, str(tensor.dtype), tuple(tensor.shape), _held(tensor)), value)
             if one is not value and COPY_OF in value.meta:
                 value.replace_all_uses_with(one)
