@@ -180,8 +180,8 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
     labels, seed = options.labels, options.seed
     taught, name = _teacher(options.teacher, front, options.fix)
     dense, batch = _freed(runtime, front.model, taught, partial(_open, options, options.data))
-    given = front.model if batch is None else batch.model
-    stored = canonicalize(given) if options.fold else unfolded(given)
+    model = front.model if batch is None else batch.model
+    stored = canonicalize(model) if options.fold else unfolded(model)
     student, copied = runnable(runtime, stored)
     session = runtime.session(serialize(student))
     if dense is not None:

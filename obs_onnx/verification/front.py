@@ -102,7 +102,7 @@ class Front:
     @property
     def notes(self) -> tuple[str, ...]:
         """Where quality is measured and what lies behind, for people."""
-        inside = ()
+        inside: tuple[str, ...] = ()
         if self.choosing:
             verb = "chooses" if len(self.choosing) == 1 else "choose"
             inside = (
