@@ -47,7 +47,7 @@ def evaluate(
     """Run a model over data, and measure.
 
     Two models are compared in front of the decisions in which the reference ends, where both have these
-    places.
+    places. Of one that ends in the choice of a class, the scores of all classes are looked at.
 
     Args:
         model: a file, its bytes, or a session.
@@ -76,7 +76,10 @@ def evaluate(
         )
         if isinstance(model, _FILES) or isinstance(against, _FILES):
             runtime = runtime or open_runtime()
-        model, against, axes = _compared(runtime, model, against, cut, fix)
+        if against is None and metric is None and not cut:
+            model, axes = _scored(runtime, model, fix)
+        else:
+            model, against, axes = _compared(runtime, model, against, cut, fix)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
             data,
@@ -114,6 +117,28 @@ def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:
         return given
     assert runtime is not None
     return open_session(runtime, given)
+
+
+def _scored(
+    runtime: Runtime | None, model: ModelSource | Session, fix: Fixed
+) -> tuple[ModelSource | Session, Mapping[str, int]]:
+    """What is measured of a model alone: the class scores in front of the classes that it ends in.
+
+    Returns:
+        The model, and axes of outputs along which what was cut off looks for classes.
+    """
+    if runtime is None or not isinstance(model, _FILES):
+        return model, {}
+    try:
+        read = with_fixed(_read(model), fix) if fix else _read(model)
+        front = find_front(runtime, read)
+    except ModelError:  # the runtime takes it all the same
+        if fix:
+            raise
+        return model, {}
+    if front.class_axes:
+        return serialize(front.model), front.class_axes
+    return serialize(read) if fix else model, {}
 
 
 def _compared(

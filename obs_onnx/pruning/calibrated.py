@@ -219,7 +219,7 @@ def calibrate(
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
     answer = session.run(first)
-    notes = [*inputs.front.notes, *data.notes, *varying_notes(model, rows)]
+    notes = [*inputs.front.notes, *inputs.notes, *data.notes, *varying_notes(model, rows)]
     yardstick = _yardstick(session, model, inputs, data, targets, options, notes)
     if said := complaints(model):
         notes.append(

@@ -20,6 +20,9 @@ from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
+from obs_onnx.passes.graph.inputs import real_inputs
+from obs_onnx.passes.graph.scopes import bodies
+from obs_onnx.passes.ops import key
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -67,6 +70,20 @@ class Inputs:
     def samples(self) -> int:
         """In one run of the model as it came in, where that is fixed and another form of it is measured."""
         return 1 if self.batch is None else self.batch.size
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where a fixed batch stays, for people."""
+        shapes = [value.shape for value in real_inputs(self.given) if value.shape is not None]
+        fixed = [shape for shape in shapes if len(shape) > 1]
+        if self.batch is not None or not fixed or not all(isinstance(shape[0], int) for shape in fixed):
+            return ()
+        inner = [node for node in self.given.graph if any(True for _ in bodies(node))]
+        where = f" (node {inner[0].name}, {key(inner[0])}, has a body of its own)" if inner else ""
+        return (
+            f"no way was found to give the model more than one of its fixed batches at a time{where}: "
+            "it is run on each by itself, which takes longer; export it with a free batch",
+        )
 
     def put_back(self, model: ir.Model) -> ir.Model:
         """A model made from :attr:`model`, with the batch of the one that came in."""

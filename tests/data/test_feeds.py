@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from ten_samples import FREE, samples
 
-from obs_onnx.data.feeds import TensorSpec, conform
+from obs_onnx.data.feeds import Repeated, TensorSpec, conform
 from obs_onnx.data.open_source import open_source
 from obs_onnx.passes.errors import DataError
 
@@ -81,3 +81,20 @@ def test_masks_of_minus_infinity_pass_and_other_infinities_do_not() -> None:
 
 def test_a_number_stays_without_axes() -> None:
     assert conform(5, TensorSpec("t", (), np.dtype(np.int64)), "data").shape == ()
+
+
+def test_what_an_iterator_gives_can_be_read_again_and_by_several_at_a_time() -> None:
+    made = []
+
+    def items():
+        for number in range(4):
+            made.append(number)
+            yield number
+
+    repeated = Repeated(items())
+    first, second = iter(repeated), iter(repeated)
+    assert (next(first), next(second), next(first)) == (0, 0, 1)
+    assert made == [0, 1]  # no more than somebody asked for
+    assert list(repeated) == list(repeated) == [0, 1, 2, 3]
+    assert list(first) == [2, 3]
+    assert made == [0, 1, 2, 3]

@@ -50,6 +50,10 @@ def test_scores_in_front_of_a_choice_of_classes(make_proto, tmp_path):
         text = f"g (float[N,4] x) => ({outputs}) {{ s = MatMul(x, w)  {nodes} }}"
         weights = [np.eye(4), np.diag([1, 1, 1, 0.5])]
         dense, other = (make_proto(text, {"w": w.astype(np.float32), **held}) for w in weights)
+        alone = evaluate(dense.SerializeToString(), {"x": x, "labels": x.argmax(1)})
+        assert (alone.accuracy, alone.alerts) == (1.0, ())
+        wrong = evaluate(dense.SerializeToString(), {"x": x, "labels": (x.argmax(1) + np.arange(40)) % 4})
+        assert (wrong.accuracy, len(wrong.alerts)) == (0.25, 1)
         result = evaluate(other.SerializeToString(), {"x": x}, against=dense.SerializeToString())
         assert result.task == "classification"
         assert result.agreement == np.mean((x @ weights[1]).argmax(1) == x.argmax(1))
