@@ -29,7 +29,7 @@ from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["Cut", "SequentialMoments"]

@@ -17,7 +17,7 @@ from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["StagedRun"]
 

@@ -27,7 +27,7 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["ChannelStatistics", "Consumption", "Signal"]
 

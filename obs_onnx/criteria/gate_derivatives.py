@@ -24,7 +24,7 @@ from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.stages import Plan
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Curvature", "GateDerivatives", "GateGradients"]

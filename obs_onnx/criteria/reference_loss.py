@@ -36,7 +36,7 @@ from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["LABELS", "Aim", "LabelledBatches", "Lesson", "ReferenceLoss"]
 

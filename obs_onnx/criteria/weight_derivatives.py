@@ -31,7 +31,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.runtimes.partial_run import open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import open_part, run_feed
 
 __all__ = ["KINDS", "Derivatives", "Kind", "WeightDerivatives", "WeightScores"]
 

@@ -25,7 +25,7 @@ from obs_onnx.criteria.weight_derivatives import KINDS, WeightDerivatives, Weigh
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers import METHODS, Pattern
 
 __all__ = ["ALLOCATIONS", "Scorer", "WeightAllocation", "criteria"]

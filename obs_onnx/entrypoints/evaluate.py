@@ -18,7 +18,7 @@ from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
-from obs_onnx.runtimes.model_files import open_session
+from obs_onnx.runtimes.sessions.model_files import open_session
 from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]

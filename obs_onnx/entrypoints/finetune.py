@@ -38,7 +38,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded

@@ -51,7 +51,7 @@ from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Frontier, Point, undominated
-from obs_onnx.runtimes.partial_run import timable
+from obs_onnx.runtimes.sessions.partial_run import timable
 
 __all__ = ["Pareto", "pareto"]
 

@@ -27,7 +27,7 @@ from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
-from obs_onnx.runtimes.partial_run import Values, open_whole
+from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
 from obs_onnx.verification.front import Front, find_front
 from obs_onnx.verification.removal import check_removal
 

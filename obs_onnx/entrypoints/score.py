@@ -39,7 +39,7 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.machine import activation_budget, working_memory
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.verification.front import find_front
 from obs_onnx.work.same_run import work_of
 

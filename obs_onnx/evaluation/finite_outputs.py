@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Array, is_float
 from obs_onnx.passes.errors import InputError, ModelError
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values, every_value
+from obs_onnx.runtimes.sessions.partial_run import Values, every_value
 
 __all__ = ["check_outputs"]
 

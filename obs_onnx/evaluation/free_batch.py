@@ -21,7 +21,7 @@ from obs_onnx.passes.batch.free_batch import FreeBatch, free_batches
 from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.bfloat16 import runnable
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 
 __all__ = ["Open", "find_free_batch", "freed_source"]
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from obs_onnx.passes.costs.macs import count_macs
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values, every_value
+from obs_onnx.runtimes.sessions.partial_run import Values, every_value
 
 __all__ = ["MOST_SAMPLES", "RunCost", "measured"]
 

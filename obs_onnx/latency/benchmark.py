@@ -22,7 +22,7 @@ from obs_onnx.passes.errors import OptionError, boundary
 from obs_onnx.results.benchmark import BUSY, SLOW, UNSURE, Benchmark, Latency, Ratio
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 from obs_onnx.runtimes.machine import pinned
-from obs_onnx.runtimes.model_files import open_session
+from obs_onnx.runtimes.sessions.model_files import open_session
 
 __all__ = ["bench", "quick"]
 

@@ -17,7 +17,7 @@ from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.costs.blocks import cut_blocks
 from obs_onnx.passes.errors import DataError, ModelError
 from obs_onnx.runtimes import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, every_value
+from obs_onnx.runtimes.sessions.partial_run import Values, every_value
 
 __all__ = ["MOST_TIMINGS", "BlockClock", "groups_of_blocks", "narrowed"]
 

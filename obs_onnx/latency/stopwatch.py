@@ -17,7 +17,7 @@ from obs_onnx.latency.table import LEVELS, LatencyTable, measure_table
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.runtimes import Runtime, Session
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["Stopwatch"]

@@ -31,7 +31,7 @@ from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.blocks import cut_blocks
 from obs_onnx.passes.costs.model_costs import Cost, Costs
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["LatencyTable", "Whole", "fit_cost", "measure_table"]

@@ -37,7 +37,7 @@ from obs_onnx.pruning.inputs import Inputs, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
-from obs_onnx.runtimes.partial_run import Values, open_whole
+from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.work.same_run import work_of

@@ -11,7 +11,7 @@ from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
 from obs_onnx.pruning.calibrated import Calibrated, CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.results.pruning import Missed
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.training.loop import Trained
 
 __all__ = ["Attempt", "Judged", "judge", "missed_losses"]

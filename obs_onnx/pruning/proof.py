@@ -15,7 +15,7 @@ from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished
 from obs_onnx.runtimes.bfloat16 import runnable
-from obs_onnx.runtimes.partial_run import Values, open_whole
+from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
 from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 

@@ -30,7 +30,7 @@ from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
-from obs_onnx.runtimes.partial_run import timable
+from obs_onnx.runtimes.sessions.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
 

@@ -14,7 +14,7 @@ from obs_onnx.io.onnx_file import file_size, serialize
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.results.pruning import Combination, Latency
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_whole
+from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
 from obs_onnx.verification.front import Front
 
 __all__ = ["combine"]

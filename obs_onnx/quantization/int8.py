@@ -43,7 +43,7 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import open_part, run_feed
 
 __all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
 

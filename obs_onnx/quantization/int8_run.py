@@ -16,7 +16,7 @@ from obs_onnx.passes.canonical.upcast import uses_bfloat16
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.verification.written_model import check_model

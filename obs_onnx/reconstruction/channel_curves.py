@@ -26,8 +26,8 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.block_session import is_large
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
 from obs_onnx.work.work_folder import NOWHERE, Work

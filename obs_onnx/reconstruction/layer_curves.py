@@ -19,7 +19,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.work.work_folder import NOWHERE, Work
 
 __all__ = ["damage_curves"]

@@ -26,7 +26,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers import UNSTRUCTURED, Pattern, Solution, solve_levels
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.work.work_folder import NOWHERE, Work

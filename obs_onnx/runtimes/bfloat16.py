@@ -7,7 +7,7 @@ import onnx_ir as ir
 from obs_onnx.passes.canonical.upcast import Upcast, uses_bfloat16
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.runtimes import Runtime
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 
 __all__ = ["runnable"]
 

@@ -20,7 +20,7 @@ from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import open_part, run_feed
 
 __all__ = ["declare_shapes"]
 

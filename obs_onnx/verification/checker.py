@@ -15,7 +15,7 @@ import onnx_ir as ir
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.printable import one_line
 from obs_onnx.passes.shapes.infer_shapes import without_data
-from obs_onnx.runtimes.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_large
 
 __all__ = ["complaints", "new_complaints"]
 

@@ -15,7 +15,7 @@ from obs_onnx.passes.errors import ModelError, VerificationError
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names, real_inputs
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 from obs_onnx.verification.decisions import Decision, Forms, Place, behind, deciding_nodes, in_all
 from obs_onnx.verification.distance import norm, refusal, relative, tolerance_of
 

@@ -16,7 +16,7 @@ from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["Measured", "measure"]
 

@@ -16,7 +16,7 @@ from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.results.pruning import Agreement
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_whole, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_whole, run_feed
 from obs_onnx.verification.decisions import (
     Forms,
     behind,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.errors import DataError, ModelError, VerificationError
 from obs_onnx.passes.interface.cut import Cut
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 from obs_onnx.verification.checker import complaints, new_complaints
 
 __all__ = ["check_batches", "check_model", "check_rest", "resized_outputs"]

@@ -13,7 +13,7 @@ from obs_onnx.allocation.targets import Target, Targets, costs
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import Stopwatch
 from obs_onnx.pruning.calibrated import DenseModel
-from obs_onnx.runtimes.partial_run import Values
+from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.verification.front import Front
 
 __all__ = ["DenseCosts"]

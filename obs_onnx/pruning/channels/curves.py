@@ -26,7 +26,7 @@ from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
 from obs_onnx.reconstruction.channels import solve_channels
-from obs_onnx.runtimes.partial_run import open_whole
+from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
 __all__ = ["measured_curves", "mended_curves", "scored_curves"]

@@ -22,7 +22,7 @@ from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.judgement import judge
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.partial_run import Values, open_part, run_feed
+from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["Lossless", "lossless", "redundant_in", "unchanged"]
 

@@ -16,7 +16,7 @@ from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import Keeps
-from obs_onnx.runtimes.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_large
 
 __all__ = ["Channels", "Selection", "quanta"]
 

@@ -21,7 +21,7 @@ from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, retrained
 from obs_onnx.reconstruction.channels import Refitted, emptied, solve_alone, solve_channels, spread
-from obs_onnx.runtimes.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 

@@ -13,8 +13,8 @@ import pytest
 
 from obs_onnx import prune
 from obs_onnx.io import scratch, tensors
-from obs_onnx.runtimes import block_session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.runtimes.sessions import block_session
 
 LIMIT = 40_000
 

@@ -15,9 +15,10 @@ import pytest
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import DataError
-from obs_onnx.runtimes import block_session, open_runtime
-from obs_onnx.runtimes.block_session import BlockSession, is_large
-from obs_onnx.runtimes.partial_run import every_value, open_whole
+from obs_onnx.runtimes import open_runtime
+from obs_onnx.runtimes.sessions import block_session
+from obs_onnx.runtimes.sessions.block_session import BlockSession, is_large
+from obs_onnx.runtimes.sessions.partial_run import every_value, open_whole
 
 RUNTIME = open_runtime("onnxruntime", 1)
 

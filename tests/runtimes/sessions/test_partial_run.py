@@ -12,7 +12,7 @@ from nets import run_proto
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.partial_run import every_value, open_part
+from obs_onnx.runtimes.sessions.partial_run import every_value, open_part
 
 RUNTIME = open_runtime("onnxruntime", 1)
 

@@ -11,7 +11,7 @@ import pytest
 from obs_onnx import bench, evaluate
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.runtimes import open_runtime
-from obs_onnx.runtimes.model_files import open_session
+from obs_onnx.runtimes.sessions.model_files import open_session
 
 W = np.arange(12, dtype=np.float32).reshape(4, 3)
 X = np.eye(4, dtype=np.float32)

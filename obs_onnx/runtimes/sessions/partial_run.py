@@ -12,7 +12,7 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.block_session import BlockSession, declare_fed, is_large, open_at_once
+from obs_onnx.runtimes.sessions.block_session import BlockSession, declare_fed, is_large, open_at_once
 
 __all__ = ["Values", "every_value", "open_part", "open_whole", "run_feed", "timable"]
 
