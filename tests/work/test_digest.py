@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 import onnx
@@ -17,6 +18,11 @@ from obs_onnx.work.digest import digest_of
 class Pair:
     a: int
     b: object
+
+
+class Side(Enum):
+    LEFT = 1
+    RIGHT = 2
 
 
 DIFFERENT = [
@@ -41,6 +47,10 @@ DIFFERENT = [
     (np.zeros(4, np.float32),),
     (np.array(["a", "b"], dtype=object),),
     (np.zeros((0, 3)),),
+    (np.dtype(np.float32),),
+    (np.dtype(np.float16),),
+    (Side.LEFT,),
+    (Side.RIGHT,),
 ]
 
 
