@@ -18,6 +18,7 @@ from nets import data, residual
 from obs_onnx import pareto, prune, score
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.errors import OptionError
+from obs_onnx.training.checkpoint import Checkpoint
 from obs_onnx.work.work_folder import Work
 
 FAST = {"effort": "quick", "threads": 1, "latency": False}
@@ -113,6 +114,28 @@ def test_a_stopped_prune_goes_on_to_the_same_bytes(name: str, model: Path, piece
     check_stopped(run, model, pieces, allowed)
 
 
+def test_retraining_goes_on_from_the_middle_of_a_round(
+    model: Path, pieces: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"targets": HALF, "rounds": 2, **TRAINED}
+    plain, save, saved = pruned(model, **options), Checkpoint.save, list[int]()
+
+    def watched(self: Checkpoint, path: Path) -> None:
+        save(self, path)
+        saved.append(self.step)
+        if saved[-2:] == [1, 2]:  # of the last round; the one before is measured at its end alone
+            raise Stop
+
+    monkeypatch.setattr(Checkpoint, "save", watched)
+    with pytest.raises(Stop):
+        pruned(model, work=model.with_name("work"), **options)
+    monkeypatch.setattr(Checkpoint, "save", save)
+    checkpoints = set(model.with_name("work").glob("pieces/retrain*"))
+    assert len(checkpoints) == 2  # a round, and the middle of one
+    assert pruned(model, work=model.with_name("work"), resume=True, **options) == plain
+    assert len(set(model.with_name("work").glob("pieces/retrain*")) & checkpoints) == 1
+
+
 def test_a_stopped_frontier_goes_on_to_the_same_bytes(model: Path, pieces: Watch) -> None:
     check_stopped(frontier, model, pieces, 12)
 
@@ -126,15 +149,14 @@ def test_a_killed_process_goes_on_to_the_same_bytes(model: Path) -> None:
     command += ["--effort", "quick", "--threads", "1", "--no-latency", "-q", "-o", "out.onnx"]
     command += ["--work", "work", "--resume"]
     kept = model.with_name("work") / "pieces"
-    for least in (2, 9):
-        with subprocess.Popen(
-            command, cwd=model.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        ) as process:
-            while process.poll() is None and len(list(kept.glob("*.npz"))) < least:
-                time.sleep(0.001)
-            process.kill()
-        assert process.returncode != 0
-        assert not model.with_name("out.onnx").exists()
+    with subprocess.Popen(
+        command, cwd=model.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while process.poll() is None and len(list(kept.glob("*.npz"))) < 9:
+            time.sleep(0.001)
+        process.kill()
+    assert process.returncode != 0
+    assert not model.with_name("out.onnx").exists()
     same: dict[str, Any] = {"targets": ["macs=0.5"], "rounds": 2}
     assert pruned(model, **same, work=model.with_name("work"), resume=True) == pruned(model, **same)
     assert not [path.name for path in kept.iterdir() if path.suffix != ".npz"]
