@@ -44,7 +44,7 @@ from obs_onnx.passes.traits.linear import MatmulGeometry
 
 __all__ = ["LayerMoments", "Moments"]
 
-_SLICE_BYTES = 64 << 20
+_SLICE_BYTES = 16 << 20
 _MIN_LAG_CHANNELS = 16
 _SHIFT_RATIO = 25.0
 _ROUNDING = 1e-9  # of the second moment: a variance that float32 gives a constant

@@ -67,7 +67,7 @@ def working_memory(memory: int | None) -> int:
 
 def activation_budget(memory: int) -> int:
     """Of ``memory``, the bytes of activations that are kept; the rest is for runs and for moments."""
-    return memory // 4
+    return memory // 8
 
 
 def _choose(cores: list[int], count: int) -> set[int]:
