@@ -83,3 +83,21 @@ def test_baselines() -> None:
     assert (few <= many).all()
     assert few.sum() == 4
     assert not np.array_equal(many, random_mask((1, 4, 10), 0.5, seed=6))
+
+
+@pytest.mark.parametrize("kind", ["spread", "equal", "sorted", "two values", "one outlier"])
+@pytest.mark.parametrize("sparsity", [0.001, 0.3, 0.9, 0.9999])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_many_weights_the_largest_stay(kind: str, sparsity: float, dtype: type) -> None:
+    rng = np.random.default_rng(0)
+    scores = {
+        "spread": np.exp(rng.standard_normal(50_000)),
+        "equal": np.ones(50_000),
+        "sorted": np.arange(50_000.0),
+        "two values": (rng.random(50_000) < 0.5).astype(float),
+        "one outlier": np.where(np.arange(50_000) == 777, 1e6, rng.random(50_000)),
+    }[kind].astype(dtype)
+    mask = project(scores.reshape(1, 50, 1000), sparsity, UNSTRUCTURED).ravel()
+    keep = 50_000 - round(sparsity * 50_000)
+    assert mask.sum() == keep
+    np.testing.assert_array_equal(np.sort(scores[mask]), np.sort(scores)[50_000 - keep :])
