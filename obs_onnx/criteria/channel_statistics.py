@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -250,13 +250,11 @@ class ChannelStatistics:
                     found[str(group.id)] += incidence @ rows.reshape(len(rows), -1).sum(1)
         return found
 
-    def weights(self, group: Group) -> list[tuple[NDArray[np.float64], csr_array]]:
+    def weights(self, group: Group) -> Iterator[tuple[NDArray[np.float64], csr_array]]:
         """Floating-point initializers the group stands in: (elements, rest) and (channels, elements)."""
-        found = []
         for site in group.sites:
             array = stored(self.model, site.initializer)
             if array.dtype.kind in "iub" or array.dtype == object:
                 continue
             rows = np.moveaxis(array.astype(np.float64), site.axis, 0).reshape(array.shape[site.axis], -1)
-            found.append((rows, self.coupling.incidence(group, site.initializer, site.axis)))
-        return found
+            yield rows, self.coupling.incidence(group, site.initializer, site.axis)

@@ -73,7 +73,7 @@ def test_classes_are_those_that_the_model_names() -> None:
 def test_all_weights_that_go_with_a_channel() -> None:
     _, coupling, _, evidence = opened(nets.mlp(), nets.data(0, 20, 12))
     w = tensors_of(evidence.model)
-    parts = evidence.weights(named(coupling, "fc1.weight[0]"))
+    parts = list(evidence.weights(named(coupling, "fc1.weight[0]")))
     squares = sum(incidence @ (rows**2).sum(1) for rows, incidence in parts)
     expected = (w["fc1.weight"].astype(float) ** 2).sum(1) + w["fc1.bias"].astype(float) ** 2
     expected += (w["fc2.weight"].astype(float) ** 2).sum(0)
