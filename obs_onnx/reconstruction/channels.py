@@ -191,6 +191,8 @@ def solve_channels(
         SetWeights(tensors)(small)
         if large:
             put_away(small, tensors)
+            let_go(dense)
+            let_go(small)
             tensors = {name: stored(small, name) for name in tensors}
         refitted.update(tensors)
         if solved and prefixes is not None:
