@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.curves import Curve, measure_curve
 from obs_onnx.calibration.activation_cache import ActivationCache
-from obs_onnx.calibration.layer_problem import bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerWeights, bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
@@ -121,7 +121,8 @@ def damage_curves(
     testing.step(around)
 
     def curve(layer: Layer, moments: dict[str, Moments]) -> Curve:
-        solver = LayerSolver(model, layer, moments.pop(layer.name), options)
+        weights = LayerWeights.of(model, layer)
+        solver = LayerSolver(weights, moments.pop(layer.name), options, options.scored(layer))
         probe = _Probe(testing, around, plan, layer, solver, reference, yardstick)
         base = 0.0 if context is None else probe([0.0])[0][0]
         more = 0 if is_wide(layer) else refinements
