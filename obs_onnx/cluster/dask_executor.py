@@ -7,9 +7,11 @@ gives it to another worker where one is lost. Two tasks for each thread are unde
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 from obs_onnx.cluster.remote import Outcome, worker_function
@@ -38,32 +40,30 @@ class DaskExecutor:
     cluster: str
     wanted: Mapping[str, str]
 
-    def run(self, tasks: dict[str, Callable[[], T]]) -> Iterator[tuple[str, T]]:
+    def run(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
         """See :class:`~obs_onnx.cluster.executor.Executor`.
 
         Raises:
             OptionError: the cluster is gone, or cannot do a task.
         """
-        from distributed import as_completed
-
+        work, wanted, rest = worker_function(), dict(self.wanted), iter(tasks)
         most = _AHEAD * max(1, sum(self.client.nthreads().values()))
-        work, wanted = worker_function(), dict(self.wanted)
-        names: dict[Any, str] = {}
-        done = as_completed(loop=self.client.loop)
+        begun: deque[Any] = deque()
         try:
-            while tasks or names:
-                while tasks and len(names) < most:
-                    name = next(iter(tasks))
-                    content = pickle.dumps(tasks.pop(name), protocol=pickle.HIGHEST_PROTOCOL)
+            while True:
+                for task in islice(rest, most - len(begun)):
+                    content = pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
+                    del task
                     with self._trouble():
-                        future = self.client.submit(work, content, wanted, pure=False, retries=_RETRIES)
-                    names[future] = name
-                    done.add(future)
-                future = next(done)
-                yield names.pop(future), self._result(future)
+                        begun.append(self.client.submit(work, content, wanted, pure=False, retries=_RETRIES))
+                if not begun:
+                    return
+                found = self._result(begun[0])
+                begun.popleft()
+                yield found
         finally:
-            if names:
-                self.client.cancel(list(names), force=True)
+            if begun:
+                self.client.cancel(list(begun), force=True)
 
     def _result(self, future: Any) -> Any:
         with self._trouble():

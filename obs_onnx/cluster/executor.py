@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 __all__ = ["IN_TURN", "Executor", "Held"]
@@ -28,22 +28,23 @@ class Held(Generic[T]):
 class Executor(Protocol):
     """Does tasks that do not depend on each other."""
 
-    def run(self, tasks: dict[str, Callable[[], T]]) -> Iterator[tuple[str, T]]:
-        """What each task gives, with its name, as it is done; in any order.
+    def run(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+        """What the tasks give, in order.
 
         Args:
-            tasks: by name. They hold plain data that can be pickled, and are taken out as they are begun.
+            tasks: they hold plain data that can be pickled, and are asked for as they can be begun.
         """
 
 
 class _InTurn:
     """One after the other, in this thread."""
 
-    def run(self, tasks: dict[str, Callable[[], T]]) -> Iterator[tuple[str, T]]:
-        while tasks:
-            name = next(iter(tasks))
-            yield name, tasks.pop(name)()
+    def run(self, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+        for task in tasks:
+            found = task()
+            del task
+            yield found
 
 
 IN_TURN: Executor = _InTurn()
-"""Does tasks in order, in the thread that asks."""
+"""Does tasks as they are asked for, in the thread that asks."""

@@ -119,7 +119,8 @@ class Work:
         for name in found:
             del tasks[name]
             done()
-        for name, value in executor.run(tasks):
+        ahead = list(tasks)
+        for name, value in zip(ahead, executor.run(map(tasks.pop, ahead)), strict=True):
             found[name] = value
             if self.folder is not None:
                 self._write(self.place(name), value)

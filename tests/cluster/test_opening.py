@@ -4,7 +4,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from obs_onnx.passes.errors import MissingRuntimeError, OptionError
 FAST = {"effort": "quick", "threads": 1, "latency": False}
 CHANNELS: dict[str, Any] = {"targets": {"macs": 0.5}}
 WEIGHTS: dict[str, Any] = {"mode": "weights", "targets": {"sparsity": 0.6}}
-SCORED = {**WEIGHTS, "criterion": "taylor"}
+SCORED = {**WEIGHTS, "criterion": "taylor", "effort": "normal"}
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def needs_dask() -> None:
 
 
 def pruned(model: Path, **options: Any) -> bytes:
-    prune(model, model.with_name("out.onnx"), **FAST, **options)
+    prune(model, model.with_name("out.onnx"), **{**FAST, **options})
     keep = model.with_name("out.keep.json")
     return model.with_name("out.onnx").read_bytes() + (keep.read_bytes() if keep.exists() else b"")
 
@@ -65,7 +65,7 @@ def test_workers_give_the_same_bytes_though_one_is_killed(
 ) -> None:
     killed, run = [], DaskExecutor.run
 
-    def killing(self: DaskExecutor, tasks: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    def killing(self: DaskExecutor, tasks: Iterable[Any]) -> Iterator[Any]:
         for found in run(self, tasks):
             if not killed:
                 killed.append(min(self.client.run(os.getpid).values()))
