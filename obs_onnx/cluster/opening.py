@@ -18,7 +18,7 @@ from obs_onnx.passes.errors import MissingRuntimeError, OptionError, boundary, n
 
 __all__ = ["opened"]
 
-_ANSWER, _WORKERS, _CLOSE = 5, 20, 5  # seconds: for a scheduler to answer, to have a worker, to be left
+_ANSWER, _WORKERS, _CLOSE = 10, 20, 5  # seconds: for a scheduler to answer, to have a worker, to be left
 _LOSSES = 10  # workers that a task may be lost with
 _POOLS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -116,7 +116,7 @@ def _wait_for_workers(client: Any, cluster: str) -> None:
     """Raise OptionError where there is none."""
     try:
         client.wait_for_workers(1, timeout=_WORKERS)
-    except TimeoutError as error:
+    except (TimeoutError, asyncio.TimeoutError) as error:  # two kinds before Python 3.11
         raise OptionError(
             f"{named('cluster', cluster)} has no workers: start some with dask worker {cluster}"
         ) from error

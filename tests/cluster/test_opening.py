@@ -59,9 +59,8 @@ def test_without_a_cluster_tasks_are_done_here() -> None:
         assert executor is IN_TURN
 
 
-@pytest.mark.parametrize("options", [CHANNELS, WEIGHTS, SCORED], ids=["channels", "weights", "scores"])
 def test_workers_give_the_same_bytes_though_one_is_killed(
-    model: Path, scheduler: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    model: Path, scheduler: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     killed, run = [], DaskExecutor.run
 
@@ -72,10 +71,16 @@ def test_workers_give_the_same_bytes_though_one_is_killed(
                 psutil.Process(killed[0]).kill()
             yield found
 
-    expected = pruned(model, **options)
+    expected = pruned(model, **WEIGHTS)
     monkeypatch.setattr(DaskExecutor, "run", killing)
-    assert pruned(model, cluster=scheduler.scheduler_address, **options) == expected
+    assert pruned(model, cluster=scheduler.scheduler_address, **WEIGHTS) == expected
     assert killed
+
+
+@pytest.mark.parametrize("options", [CHANNELS, SCORED], ids=["channels", "scores"])
+def test_workers_give_the_same_bytes(model: Path, scheduler: Any, options: dict[str, Any]) -> None:
+    expected = pruned(model, **options)
+    assert pruned(model, cluster=scheduler.scheduler_address, **options) == expected
 
 
 def test_workers_of_this_machine_share_its_threads_and_end_with_the_run(
