@@ -61,7 +61,7 @@ OPTION = Addition(
         Edit(
             "obs_onnx/entrypoints/prune.py",
             '    options.progress.say("pruning! " * options.shout)\n',
-            "    recorder, strategy = ",
+            "    strategy = STRATEGIES[",
         ),
     ),
     """

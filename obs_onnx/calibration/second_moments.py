@@ -21,7 +21,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +129,21 @@ class Moments:
         self.sum_t = np.zeros((groups, rows))
         self.tt = np.zeros((groups, rows))
         self.xt = np.zeros((groups, columns, rows) if self.targeted else (groups, columns, 0))
+
+    def arrays(self) -> list[NDArray[Any]]:
+        """All there is, for :meth:`of`; shared with this object."""
+        numbers = np.array([*self.goi, self.targeted, self.count], np.int64)
+        return [numbers, self.sum_x, self.sum_t, self.xt, self.tt, self.xx]
+
+    @classmethod
+    def of(cls, arrays: Sequence[NDArray[Any]]) -> Moments:
+        """Moments that :meth:`arrays` took apart; the arrays are shared."""
+        groups, rows, columns, targeted, count = arrays[0].tolist()
+        found = object.__new__(cls)
+        found.goi, found.targeted, found.count = (groups, rows, columns), bool(targeted), count
+        found.sum_x, found.sum_t, found.xt, found.tt, found._xx = arrays[1:]
+        found._pending = {}
+        return found
 
     @property
     def xx(self) -> NDArray[np.float64]:

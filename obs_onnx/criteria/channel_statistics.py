@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -42,9 +43,13 @@ def _bytes(layer: Layer) -> int:
     return 8 * _FACTORS * groups * columns * (columns + rows)
 
 
-def _moment_bytes(found: tuple[Moments, float]) -> int:
-    groups, _, columns = found[0].goi
-    return 8 * groups * columns * columns
+def _apart(found: tuple[Moments, float]) -> list[NDArray[Any]]:
+    moments, damping = found
+    return [np.asarray(damping), *moments.arrays()]
+
+
+def _together(arrays: list[NDArray[Any]]) -> tuple[Moments, float]:
+    return Moments.of(arrays[1:]), float(arrays[0])
 
 
 @dataclass(frozen=True)
@@ -164,7 +169,7 @@ class ChannelStatistics:
         prefixes = SequentialMoments(
             self._runtime, self.model, self._plan, self._fit, self._budget, paired=False, halves=True
         )
-        found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _moment_bytes)
+        found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _apart, _together)
         for stage in self._plan.stages:
             layers = [layer for layer in stage.layers if layer.name in reading]
             posed = prefixes.pose(stage, layers, self.model, self._damping)

@@ -180,11 +180,15 @@ def solve_channels(
     layers = {layer.name: layer for layer in find_layers(small)[0]}
     spared, cut = {*fixed, *empty}, _Cutter(coupling, keep)
     free = {
-        name: layer
-        for name, layer in layers.items()
-        if name not in spared and not _is_depthwise(layer) and cut.fits(layer)
+        layer.name: layers[layer.name]
+        for stage in plan.stages
+        for layer in stage.layers
+        if layer.name in layers
+        and layer.name not in spared
+        and not _is_depthwise(layers[layer.name])
+        and cut.fits(layers[layer.name])
     }
-    names = [layer.name for stage in plan.stages for layer in stage.layers if layer.name in free]
+    names = list(free)
     work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping)
     known = work.known(_RefittedLayer, names)
     prefixes = None
@@ -205,6 +209,8 @@ def solve_channels(
         SetWeights(tensors)(small)
         if large:
             put_away(small, tensors)
+            let_go(dense)
+            let_go(small)
             tensors = {name: stored(small, name) for name in tensors}
         refitted.update(tensors)
         if solved and prefixes is not None:

@@ -73,9 +73,15 @@ class RowThreads:
 
 @contextmanager
 def row_threads(columns: int) -> Iterator[RowThreads]:
-    """Threads for rows of so many columns, as many as linear algebra may have; each has one of it."""
-    used = (pool["num_threads"] for pool in _controller().info() if pool["user_api"] == "blas")
-    size = max(used, default=1) if columns >= _LARGE else 1
+    """Threads for rows of so many columns, as many as linear algebra may have; each has one of it.
+
+    Narrow rows stay in the caller's thread, with what linear algebra has there.
+    """
+    if columns < _LARGE:
+        yield RowThreads(None, 1)
+        return
+    libraries = _controller().select(user_api="blas").lib_controllers
+    size = max((library.num_threads for library in libraries), default=1)
     with _controller().limit(limits=1, user_api="blas"):
         if size == 1:
             yield RowThreads(None, 1)

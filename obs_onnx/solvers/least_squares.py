@@ -11,6 +11,8 @@ are cheaper: products in float32 inside, residuals in float64 outside (iterative
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
@@ -169,7 +171,8 @@ def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
         supports: dict[bytes, list[int]] = {}
         for row, packed in enumerate(np.packbits(mask[group], axis=1)):
             supports.setdefault(packed.tobytes(), []).append(row)
-        with threads_for(int(np.minimum(kept, columns - kept).max())):
+        size = int(np.minimum(kept, columns - kept).max())
+        with threads_for(size) if columns >= _CG_COLUMNS else nullcontext():
             for members in supports.values():
                 rows = np.asarray(members)
                 w[group, rows] = _on_support(problem, group, rows, mask[group, members[0]])

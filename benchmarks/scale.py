@@ -1,0 +1,112 @@
+"""Decoders of 85 million parameters and more, pruned to 70% by the command line: seconds and peak memory.
+
+    OBS_ONNX_DATA=<folder with scale/> python benchmarks/scale.py [85M] [650M] [1.3B]
+        [--sequences 64] [--effort quick] [--memory 1GB] [--target params=0.7] [--no-compensate]
+        [--keep FOLDER]
+
+Models are made by ``scale/make_decoder.py`` (random weights in external data, random tokens) in a temporary
+folder, or in ``--keep FOLDER`` to be used again. Peak memory is the most that the process had resident, pages
+of mapped weights included. One row per model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+DECODERS = {  # layers, width, FFN, heads, vocabulary
+    "85M": (6, 1024, 2816, 16, 4000),
+    "650M": (12, 2048, 5632, 16, 8000),
+    "1.3B": (24, 2048, 5632, 16, 8000),
+}
+
+
+def main() -> int:
+    options = parse()
+    if options.root is None:
+        sys.exit("set OBS_ONNX_DATA to a folder with scale/, or give --root")
+    print(
+        "| decoder | sequences | outcome | parameters left | output error | seconds | CPU seconds | peak GB |"
+    )
+    print("|---" * 8 + "|")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.decoders or DECODERS:
+            print(row(name, Path(options.keep or folder), options), flush=True)
+    return 0
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("decoders", nargs="*", metavar="DECODER")
+    parser.add_argument("--root", default=os.environ.get("OBS_ONNX_DATA"))
+    parser.add_argument("--sequences", type=int, default=64, help="of 64 tokens, at most 64")
+    parser.add_argument("--effort", default="quick")
+    parser.add_argument("--memory", default=None, help="as of prune")
+    parser.add_argument("--target", default="params=0.7")
+    parser.add_argument("--keep", default=None, metavar="FOLDER", help="where models are made and stay")
+    parser.add_argument("--no-compensate", action="store_true")
+    return parser.parse_args()
+
+
+def row(name: str, folder: Path, options: argparse.Namespace) -> str:
+    """What became of a decoder."""
+    model, calib = made(Path(options.root), name, folder, options.sequences)
+    output, result = model.with_suffix(".small.onnx"), model.with_suffix(".json")
+    command = [
+        sys.executable,
+        "-m",
+        "obs_onnx",
+        "prune",
+        str(model),
+        "-o",
+        str(output),
+        "--calib",
+        str(calib),
+    ]
+    command += ["--target", options.target, "--effort", options.effort, "--json", str(result), "-q"]
+    command += ["--no-latency"] + ["--no-compensate"] * options.no_compensate
+    command += [] if options.memory is None else ["--memory", options.memory]
+    start = time.monotonic()
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    said = process.stderr.read()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds, code = time.monotonic() - start, os.waitstatus_to_exitcode(status)
+    cells = [name, str(options.sequences)]
+    if code in (0, 3):
+        report = json.loads(result.read_text())
+        left = report["after"]["parameters"] / report["before"]["parameters"]
+        cells += ["met" if code == 0 else "missed", f"{left:.3f}", f"{report['output_error']:.3f}"]
+    else:
+        cells += [f"exit {code}: {' '.join(said.split())[-160:]}", "", ""]
+    cells += [f"{seconds:.0f}", f"{usage.ru_utime + usage.ru_stime:.0f}", f"{usage.ru_maxrss / 1e6:.1f}"]
+    return f"| {' | '.join(cells)} |"
+
+
+def made(root: Path, name: str, folder: Path, sequences: int) -> tuple[Path, Path]:
+    """Files of a decoder and of its data; made if they are not there."""
+    model, calib = folder / f"{name}.onnx", folder / f"{name}.{sequences}.npz"
+    if not model.exists():
+        sizes = [str(size) for size in DECODERS[name]]
+        subprocess.run(
+            [sys.executable, root / "scale" / "make_decoder.py", *sizes, model],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+    with np.load(model.with_suffix(".calib.npz")) as arrays:
+        np.savez(calib, **{key: array[:sequences] for key, array in arrays.items()})
+    return model, calib
+
+
+if __name__ == "__main__":
+    sys.exit(main())
