@@ -28,7 +28,17 @@ __all__ = ["Form", "Option", "Options", "about", "asked", "check", "described", 
 T = TypeVar("T")
 
 Form = Literal[
-    "", "size", "file", "new model", "new folder", "model", "data", "libraries", "runtime", "work folder"
+    "",
+    "size",
+    "file",
+    "new model",
+    "new folder",
+    "model",
+    "data",
+    "libraries",
+    "runtime",
+    "work folder",
+    "cluster",
 ]
 
 
@@ -48,7 +58,7 @@ class Option:
         flags: on the command line; none for an option of Python alone.
         form: of a value, where its type does not tell: a size in bytes; a file, a model or a folder that is
             written; a model, data, libraries of operators or the programs of a runtime that are read; a
-            folder for what a stopped run goes on from.
+            folder for what a stopped run goes on from; where workers are.
         common: place among those that are shown first; 0 for the others.
         recorded: kept in the record of what was asked.
         name, type, default, required, title: of the field and of its group; :func:`options_of` fills them in.

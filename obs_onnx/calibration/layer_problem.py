@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.solvers import Problem, prepare
 from obs_onnx.solvers.blas_threads import threads_for
 
-__all__ = ["LayerProblem", "Tensors", "bias_of", "stored"]
+__all__ = ["LayerProblem", "LayerWeights", "Tensors", "bias_of", "stored"]
 
 
 Tensors = dict[str, NDArray[np.floating]]
@@ -33,20 +34,41 @@ def stored(model: ir.Model, name: str) -> NDArray[Any]:
     return tensor.numpy()
 
 
+@dataclass(frozen=True)
+class LayerWeights:
+    """A layer and what a model holds of it.
+
+    Attributes:
+        layer: which one.
+        weight: as it is stored.
+        bias: likewise, if it can move with the weights.
+    """
+
+    layer: Layer
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+
+    @classmethod
+    def of(cls, model: ir.Model, layer: Layer) -> LayerWeights:
+        """Those of a layer of ``model``."""
+        bias = bias_of(layer)
+        return cls(layer, stored(model, layer.name), stored(model, bias) if bias else None)
+
+
 class LayerProblem:
     """The least-squares problem of a layer and its moments.
 
     Attributes:
         layer: which one.
-        w_GOI: its weight in ``model``.
+        w_GOI: its weight.
         problem: damped, about the mean where the layer has a bias of its own.
     """
 
-    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, damping: float) -> None:
-        self.layer = layer
+    def __init__(self, held: LayerWeights, moments: Moments, damping: float) -> None:
+        self.layer = layer = held.layer
         self._bias = bias_of(layer)
-        self.w_GOI = layer.layout.to_matrix(stored(model, layer.name))
-        self._stored_bias = stored(model, self._bias) if self._bias else None
+        self.w_GOI = layer.layout.to_matrix(held.weight)
+        self._stored_bias = held.bias
         found = moments.centred() if self._bias else moments.raw()
         with (
             threads_for(layer.layout.goi[2]),

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from obs_onnx.calibration.layer_problem import LayerProblem, stored
+from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.shelf import Shelf
@@ -148,7 +148,9 @@ class ChannelStatistics:
     def posed(self, layer: Layer) -> LayerProblem:
         """The least-squares problem of a layer on the model's own inputs."""
         if layer.name not in self._posed:
-            self._posed[layer.name] = LayerProblem(self.model, layer, *self.moments[layer.name])
+            self._posed[layer.name] = LayerProblem(
+                LayerWeights.of(self.model, layer), *self.moments[layer.name]
+            )
             sizes = {name: _bytes(posed.layer) for name, posed in self._posed.items()}
             for name in list(sizes)[:-1]:
                 if sum(sizes.values()) > self._budget:

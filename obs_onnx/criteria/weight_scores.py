@@ -18,7 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.thresholds import ScoreCurve, score_curves
-from obs_onnx.calibration.layer_problem import LayerProblem, stored
+from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightDerivatives, WeightScores
@@ -107,7 +107,9 @@ def _surgeon(
         moments = prefixes.observe(stage)
         for layer in stage.layers:
             if layer.name in names:
-                problem = LayerProblem(model, layer, moments.pop(layer.name), given.damping).problem
+                problem = LayerProblem(
+                    LayerWeights.of(model, layer), moments.pop(layer.name), given.damping
+                ).problem
                 yield layer, problem.w**2 / np.einsum("gii->gi", problem.inverse)[:, None, :]
 
 

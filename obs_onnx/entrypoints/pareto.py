@@ -15,7 +15,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import ERROR, METRIC, TRADED
+from obs_onnx.allocation.targets import ERROR, METRIC, TRADED, Targets
+from obs_onnx.cluster.executor import Executor
+from obs_onnx.cluster.opening import opened
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -92,10 +94,17 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: a result broke a promise; nothing is written.
     """
-    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
-    plot = _plotted(options.plot)
-    targets = strategy.checked(target(options.cost, options.least), choice)
+    plot, choice = _plotted(options.plot), options.part(ModeOptions)
+    targets = ChannelStrategy().checked(target(options.cost, options.least), choice)
     check_files(model, options)
+    with opened(options.cluster) as executor:
+        return _found(model, options, targets, plot, executor)
+
+
+def _found(
+    model: ModelLike, options: ParetoOptions, targets: Targets, plot: bool, executor: Executor
+) -> Pareto:
+    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
     with boundary(f"{name_of(model)} cannot be opened"):
         inputs = load(model, options)
         folder = options.output_folder
@@ -105,6 +114,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
     calibrated = continued(inputs, calibrated, options, "pareto")
+    calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
     if note := plan.cost_note(calibrated):
         options.progress.say(note)

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import parse_targets
+from obs_onnx.allocation.targets import Targets, parse_targets
+from obs_onnx.cluster.executor import Executor
+from obs_onnx.cluster.opening import opened
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -74,14 +76,16 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the result broke a promise; nothing is written.
     """
-    with metered() as meter:
-        return _pruned(model, options, Recorder(options.progress, meter))
-
-
-def _pruned(model: ModelLike, options: PruneOptions, recorder: Recorder) -> Pruned:
-    strategy = STRATEGIES[options.mode]
-    targets = strategy.checked(parse_targets(options.targets or {}), options)
+    targets = STRATEGIES[options.mode].checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
+    with metered() as meter, opened(options.cluster) as executor:
+        return _pruned(model, options, targets, Recorder(options.progress, meter), executor)
+
+
+def _pruned(
+    model: ModelLike, options: PruneOptions, targets: Targets, recorder: Recorder, executor: Executor
+) -> Pruned:
+    strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"):
         inputs = load(model, options)
         destination = destination_of(options.output, inputs.path)
@@ -90,6 +94,7 @@ def _pruned(model: ModelLike, options: PruneOptions, recorder: Recorder) -> Prun
     targets = replace(targets, rounding=calibrated.rounding)
     if not options.dry_run:
         calibrated = continued(inputs, calibrated, options, "prune")
+        calibrated = replace(calibrated, work=calibrated.work.by(executor))
     int8 = None
     if options.quantize is not None:
         int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)

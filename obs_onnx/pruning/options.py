@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from obs_onnx.cluster.options import ClusterOptions
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
 from obs_onnx.evaluation.measures.options import MeasureOptions
@@ -200,6 +201,7 @@ class SearchOptions(
     RuntimeOptions,
     LatencyOptions,
     WorkOptions,
+    ClusterOptions,
     Shown,
     title="Data",
 ):

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +18,10 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
-from obs_onnx.calibration.layer_problem import LayerProblem, Tensors, bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, Tensors, bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.cluster.executor import Held
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.io.scratch import array_outside, let_go, put_away
 from obs_onnx.passes.channels.coupling import Coupling, Keep
@@ -114,6 +114,20 @@ class _RefittedLayer:
 
     tensors: Tensors
     alone: bool
+
+
+@dataclass(frozen=True)
+class _Refitting:
+    """A layer to refit: plain data, for any process."""
+
+    weights: LayerWeights
+    moments: Held[tuple[Moments, float]]
+    alone: bool
+
+    def __call__(self) -> _RefittedLayer:
+        posed = LayerProblem(self.weights, *self.moments.take())
+        with threads_for(self.weights.layer.layout.goi[2]):
+            return _RefittedLayer(posed.tensors(posed.problem.optimum), self.alone)
 
 
 def _is_depthwise(layer: Layer) -> bool:
@@ -220,18 +234,13 @@ def _refitted(
         prefixes.pass_by(stage, layers)
         return {}
     moments = prefixes.pose(stage, layers, small, damping)
-    tasks = {
-        layer.name: partial(_refit, small, layer, moments, layer.name in prefixes.alone) for layer in ahead
+    tasks: dict[str, Callable[[], _RefittedLayer]] = {
+        layer.name: _Refitting(
+            LayerWeights.of(small, layer), Held(moments.pop(layer.name)), layer.name in prefixes.alone
+        )
+        for layer in ahead
     }
-    return work.finish(_RefittedLayer, tasks)
-
-
-def _refit(
-    small: ir.Model, layer: Layer, moments: dict[str, tuple[Moments, float]], alone: bool
-) -> _RefittedLayer:
-    posed = LayerProblem(small, layer, *moments.pop(layer.name))
-    with threads_for(layer.layout.goi[2]):
-        return _RefittedLayer(posed.tensors(posed.problem.optimum), alone)
+    return work.share(_RefittedLayer, tasks)
 
 
 def solve_alone(evidence: ChannelStatistics, keep: Mapping[int, Mask]) -> Tensors:

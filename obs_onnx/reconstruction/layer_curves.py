@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, measure_curve
 from obs_onnx.calibration.activation_cache import ActivationCache
-from obs_onnx.calibration.layer_problem import bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerWeights, bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.cluster.executor import Held
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.layers.layer import Layer
@@ -25,8 +30,43 @@ from obs_onnx.work.work_folder import NOWHERE, Work
 __all__ = ["damage_curves"]
 
 
+class _First(NamedTuple):
+    """A layer solved at its first levels, and with nothing removed where that is measured too."""
+
+    name: str
+    based: list[Solved]
+    levels: list[Solved]
+
+
+class _Posed:
+    """A layer with its moments; its problem is set up where it is solved, here or in another process."""
+
+    def __init__(
+        self,
+        weights: LayerWeights,
+        moments: Moments,
+        options: SolveOptions,
+        scores: NDArray[np.float64] | None,
+    ) -> None:
+        self.layer = weights.layer
+        self._make = partial(LayerSolver, weights, options=options, scores=scores)
+        self._held = Held(moments)
+        self._solver: LayerSolver | None = None
+
+    def __call__(self, sparsities: Sequence[float]) -> list[Solved]:
+        """The layer at each sparsity."""
+        if self._solver is None:
+            self._solver = self._make(self._held.take())
+        removed = [round(sparsity * self.layer.size) for sparsity in sparsities]
+        return self._solver.solve(removed, "brief" if is_wide(self.layer) else None)
+
+    def first(self, levels: Sequence[float], based: bool) -> _First:
+        """The layer as it is solved first, with nothing removed too where ``based``."""
+        return _First(self.layer.name, self([0.0]) if based else [], self(levels))
+
+
 class _Probe:
-    """Prunes one layer at several sparsities and measures the outputs, everything else as in ``around``.
+    """Measures the outputs with one layer pruned and everything else as in ``around``.
 
     The walk ``testing`` has to stand at the boundary before the layer.
     """
@@ -37,27 +77,17 @@ class _Probe:
         around: ir.Model,
         plan: Plan,
         layer: Layer,
-        solver: LayerSolver,
         reference: Iterable[Values],
         yardstick: Yardstick,
     ) -> None:
-        self._testing, self._layer, self._solver = testing, layer, solver
+        self._testing = testing
         self._outputs, self._reference, self._yardstick = plan.outputs, reference, yardstick
         self._fed = [layer.name] + ([bias] if (bias := bias_of(layer)) else [])
         self._stored = {name: stored(around, name) for name in self._fed}
         self._run = testing.part(around, plan.outputs, self._fed)
-        self._effort = "brief" if is_wide(layer) else None
 
-    def __call__(self, sparsities: Sequence[float]) -> list[tuple[float, float]]:
-        """Damage and predicted error of the layer itself at each sparsity."""
-        removed = [round(sparsity * self._layer.size) for sparsity in sparsities]
-        return [(self._damage(one), one.solution.error) for one in self._solver.solve(removed, self._effort)]
-
-    def beyond(self, base: float, sparsities: Sequence[float]) -> list[tuple[float, float]]:
-        """The same, where the model around has a damage of ``base`` by itself."""
-        return [(max(damage - base, 0.0), error) for damage, error in self(sparsities)]
-
-    def _damage(self, solved: Solved) -> float:
+    def damage(self, solved: Solved) -> float:
+        """With the layer as it was solved."""
         values = dict(self._stored)
         for name, array in solved.tensors.items():
             values[name] = array.astype(values[name].dtype)
@@ -120,22 +150,43 @@ def damage_curves(
         reference.append(whole(batch))
     testing.step(around)
 
-    def curve(layer: Layer, moments: dict[str, Moments]) -> Curve:
-        solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-        probe = _Probe(testing, around, plan, layer, solver, reference, yardstick)
-        base = 0.0 if context is None else probe([0.0])[0][0]
-        more = 0 if is_wide(layer) else refinements
-        return measure_curve(layer.size, levels, more, partial(probe.beyond, base))
+    ahead = [
+        [layer for layer in stage.layers if layer.name in names and layer.name not in curves]
+        for stage in plan.stages
+    ]
+    refined: dict[str, _Posed] = {}
 
-    for stage in plan.stages:
-        ahead = [layer for layer in stage.layers if layer.name in names and layer.name not in curves]
-        advance(len(stage.layers) - len(ahead))
-        if ahead:
-            moments = fitting.observe(stage)
-            tasks = {layer.name: partial(curve, layer, moments) for layer in ahead}
-            curves.update(work.finish(Curve, tasks, lambda: advance(1)))
-        else:
-            fitting.pass_by(stage)
-        fitting.follow(around)
+    def tasks() -> Iterator[Callable[[], _First]]:
+        plain = replace(options, scores=None)
+        for stage, todo in zip(plan.stages, ahead, strict=True):
+            if not todo:
+                fitting.pass_by(stage)
+            moments = fitting.observe(stage) if todo else {}
+            for layer in todo:
+                weights = LayerWeights.of(model, layer)
+                posed = _Posed(weights, moments.pop(layer.name), plain, options.scored(layer))
+                if refinements and not is_wide(layer):
+                    refined[layer.name] = posed
+                yield partial(posed.first, levels, context is not None)
+            fitting.follow(around)
+
+    def curve(layer: Layer) -> Curve:
+        _, based, first = next(one for one in solved if one.name == layer.name)
+        posed = refined.pop(layer.name, None)
+        probe = _Probe(testing, around, plan, layer, reference, yardstick)
+        base = probe.damage(based[0]) if based else 0.0
+
+        def measured(sparsities: Sequence[float]) -> list[tuple[float, float]]:
+            found = first if posed is None or sparsities is levels else posed(sparsities)
+            return [(max(probe.damage(one) - base, 0.0), one.solution.error) for one in found]
+
+        return measure_curve(layer.size, levels, 0 if posed is None else refinements, measured)
+
+    solved = work.executor.run(tasks())
+    for stage, todo in zip(plan.stages, ahead, strict=True):
+        advance(len(stage.layers) - len(todo))
+        curves.update(
+            work.finish(Curve, {layer.name: partial(curve, layer) for layer in todo}, lambda: advance(1))
+        )
         testing.step(around)
     return {name: curves[name] for name in names}

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_problem import LayerProblem, Tensors
+from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, Tensors
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.cluster.executor import Held
 from obs_onnx.criteria.weight_derivatives import WeightScores
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
@@ -63,6 +65,10 @@ class SolveOptions:
     seed: int = 0
     scores: WeightScores | None = None
 
+    def scored(self, layer: Layer) -> NDArray[np.float64] | None:
+        """(G, O, I) what the weights of a layer are worth, where that decides."""
+        return None if self.scores is None else self.scores(layer)
+
 
 @dataclass(frozen=True)
 class Solved:
@@ -81,11 +87,24 @@ class Solved:
 
 
 class LayerSolver:
-    """A layer of the dense model with its moments; what several solutions share is computed once."""
+    """A layer of the dense model with its moments; what several solutions share is computed once.
 
-    def __init__(self, model: ir.Model, layer: Layer, moments: Moments, options: SolveOptions) -> None:
-        self._layer, self._options = layer, options
-        self._posed = LayerProblem(model, layer, moments, options.damping)
+    Args:
+        weights: of the layer.
+        moments: of its inputs.
+        options: of the solver; ``scores`` in them is not asked.
+        scores: (G, O, I) what its weights are worth, where that decides which of them go.
+    """
+
+    def __init__(
+        self,
+        weights: LayerWeights,
+        moments: Moments,
+        options: SolveOptions,
+        scores: NDArray[np.float64] | None = None,
+    ) -> None:
+        self._layer, self._options, self._scores = weights.layer, options, scores
+        self._posed = LayerProblem(weights, moments, options.damping)
 
     def solve(self, removed: Sequence[int], effort: str | None = None) -> list[Solved]:
         """Solutions with so many weights set to zero; ``effort`` as in the solvers."""
@@ -99,7 +118,7 @@ class LayerSolver:
                 options.seed,
                 refit=options.compensate,
                 effort=effort,
-                scores=None if options.scores is None else options.scores(layer),
+                scores=self._scores,
             )
         return [self._finished(solution) for solution in solutions]
 
@@ -110,6 +129,23 @@ class LayerSolver:
             solution = replace(solution, w=w_GOI, error=posed.problem.error(w_GOI))
             return Solved(solution, {layer.name: layer.layout.to_tensor(w_GOI)})
         return Solved(solution, posed.tensors(solution.w))
+
+
+@dataclass(frozen=True)
+class _Solving:
+    """A layer to solve: plain data, for any process."""
+
+    weights: LayerWeights
+    moments: Held[Moments]
+    options: SolveOptions
+    scores: NDArray[np.float64] | None
+    removed: int
+    alone: bool
+
+    def __call__(self) -> Solved:
+        solver = LayerSolver(self.weights, self.moments.take(), self.options, self.scores)
+        effort = None if is_wide(self.weights.layer) else "thorough"
+        return replace(solver.solve([self.removed], effort)[0], alone=self.alone)
 
 
 def solve_layers(
@@ -153,10 +189,15 @@ def solve_layers(
         return pruned, results
     prefixes = SequentialMoments(runtime, model, plan, fit, budget, paired=options.sequential)
 
-    def solved(layer: Layer, moments: dict[str, Moments]) -> Solved:
-        solver = LayerSolver(model, layer, moments.pop(layer.name), options)
-        found = solver.solve([removed.get(layer.name, 0)], None if is_wide(layer) else "thorough")[0]
-        return replace(found, alone=layer.name in prefixes.alone)
+    def solving(layer: Layer, moments: Moments) -> _Solving:
+        return _Solving(
+            LayerWeights.of(model, layer),
+            Held(moments),
+            replace(options, scores=None),
+            options.scored(layer),
+            removed.get(layer.name, 0),
+            layer.name in prefixes.alone,
+        )
 
     for stage in plan.stages:
         chosen = [layer for layer in stage.layers if layer.name in names]
@@ -164,8 +205,10 @@ def solve_layers(
         advance(len(stage.layers) - len(ahead))
         if ahead:
             moments = prefixes.observe(stage)
-            tasks = {layer.name: partial(solved, layer, moments) for layer in ahead}
-            results.update(work.finish(Solved, tasks, lambda: advance(1)))
+            tasks: dict[str, Callable[[], Solved]] = {
+                layer.name: solving(layer, moments.pop(layer.name)) for layer in ahead
+            }
+            results.update(work.share(Solved, tasks, lambda: advance(1)))
         else:
             prefixes.pass_by(stage)
         SetWeights({key: a for one in chosen for key, a in results[one.name].tensors.items()})(pruned)

@@ -16,8 +16,8 @@ from obs_onnx.work.work_folder import About, Work, open_work
 
 __all__ = ["work_of"]
 
-_LEFT_OUT = ("model", "data", "file", "new model", "new folder")
-"""Forms of options that do not tell runs apart: content counts, wherever it lies and wherever it goes."""
+_LEFT_OUT = ("model", "data", "file", "new model", "new folder", "cluster")
+"""Forms of options that do not tell runs apart: content counts, wherever it lies, goes and is computed."""
 
 
 def work_of(

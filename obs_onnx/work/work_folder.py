@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from obs_onnx.cluster.executor import IN_TURN, Executor
 from obs_onnx.io.atomic_files import together
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.work.digest import digest_of
@@ -48,17 +49,23 @@ class Work:
         folder: of pieces; None to keep nothing.
         about: digest of all that they depend on.
         name: of the stage, for people.
+        executor: does the tasks that :meth:`share` is given.
     """
 
     folder: Path | None = None
     about: str = ""
     name: str = "run"
+    executor: Executor = IN_TURN
 
     def stage(self, name: str, *parts: object) -> Work:
         """Where the pieces of a stage are kept that depends on ``parts``, see :func:`~.digest.digest_of`."""
         if self.folder is None:
             return self
         return replace(self, about=digest_of(self.about, name, *parts), name=name)
+
+    def by(self, executor: Executor) -> Work:
+        """The same, where ``executor`` does what is shared."""
+        return replace(self, executor=executor)
 
     def known(self, kind: type[T], names: Collection[str]) -> dict[str, T]:
         """What finished tasks gave, by their names; one that is damaged is not among them.
@@ -78,7 +85,7 @@ class Work:
         tasks: Mapping[str, Callable[[], T]],
         done: Callable[[], None] = lambda: None,
     ) -> dict[str, T]:
-        """What tasks give, each computed unless it is known, and kept at once.
+        """What tasks give, each computed here unless it is known, and kept at once.
 
         Args:
             kind: of what they give.
@@ -88,14 +95,37 @@ class Work:
         Raises:
             OptionError: a piece cannot be written.
         """
-        found = {}
-        for name, task in tasks.items():
-            known = self.known(kind, [name])
-            found[name] = known[name] if name in known else task()
-            if self.folder is not None and name not in known:
-                self._write(self.place(name), found[name])
+        return self._finish(IN_TURN, kind, dict(tasks), done)
+
+    def share(
+        self, kind: type[T], tasks: dict[str, Callable[[], T]], done: Callable[[], None] = lambda: None
+    ) -> dict[str, T]:
+        """The same by the executor, which may be other processes.
+
+        Args:
+            kind, done: see :meth:`finish`.
+            tasks: by name; they hold plain data, and are taken out as they are begun.
+
+        Raises:
+            OptionError: a piece cannot be written, or other processes are out of reach.
+        """
+        return self._finish(self.executor, kind, tasks, done)
+
+    def _finish(
+        self, executor: Executor, kind: type[T], tasks: dict[str, Callable[[], T]], done: Callable[[], None]
+    ) -> dict[str, T]:
+        names = list(tasks)
+        found = self.known(kind, names)
+        for name in found:
+            del tasks[name]
             done()
-        return found
+        ahead = list(tasks)
+        for name, value in zip(ahead, executor.run(map(tasks.pop, ahead)), strict=True):
+            found[name] = value
+            if self.folder is not None:
+                self._write(self.place(name), value)
+            done()
+        return {name: found[name] for name in names}
 
     def one(self, kind: type[T], name: str, task: Callable[[], T]) -> T:
         """What a single task gives; see :meth:`finish`."""

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.calibration.layer_problem import LayerProblem, bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.layers.find_layers import find_layers
@@ -35,7 +35,7 @@ def test_a_pruned_weight_gets_the_bias_that_keeps_the_mean(make_model, rng, text
     t = rng.standard_normal((60, 3)) + x @ rng.standard_normal((5, 3))
     moments = Moments(layer.layout.goi, targeted=True)
     moments.update(x, layer.uses[0].geometry, t)
-    problem = LayerProblem(model, layer, moments, damping=0.0)
+    problem = LayerProblem(LayerWeights.of(model, layer), moments, damping=0.0)
     best, *_ = np.linalg.lstsq(np.hstack([x, np.ones((60, 1))]), t, rcond=None)
     np.testing.assert_allclose(problem.problem.optimum[0], best[:-1].T, rtol=1e-5, atol=1e-7)
     found = problem.tensors(problem.problem.optimum)
@@ -52,7 +52,7 @@ def test_without_a_bias_of_its_own_the_moments_are_raw(make_model, rng) -> None:
     t = x @ rng.standard_normal((5, 3)) + 4
     moments = Moments(layer.layout.goi, targeted=True)
     moments.update(x, layer.uses[0].geometry, t)
-    problem = LayerProblem(model, layer, moments, damping=0.0)
+    problem = LayerProblem(LayerWeights.of(model, layer), moments, damping=0.0)
     best, *_ = np.linalg.lstsq(x, t, rcond=None)
     np.testing.assert_allclose(problem.problem.optimum[0], best.T, rtol=1e-5, atol=1e-7)
     assert set(problem.tensors(problem.problem.optimum)) == {"w"}
