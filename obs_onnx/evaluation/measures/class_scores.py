@@ -8,9 +8,11 @@ decides nothing. An output of a floating-point type holds class scores along one
 * a softmax (or its logarithm) along that axis gave it, by the graph, or by rows that all add up to 1 within
   0.001, :data:`MANY` of them or more, or
 * the graph that was cut off behind it looks for the class along that axis
-  (:func:`obs_onnx.passes.graph.logits.class_axes`).
+  (:func:`obs_onnx.passes.graph.logits.class_axes`), or
+* whoever exported it called it ``logits``, what a softmax is taken of: along its last axis where there are
+  three (tokens), else along the second.
 
-Where only the last two say so, and an output has several rows for each sample (a class for each pixel or
+Where only the last three say so, and an output has several rows for each sample (a class for each pixel or
 token), it has to be the only one of a floating-point type: maps of attention are no classes.
 
 The scores are *probabilities* where, in the batch that was looked at, no number is negative and the numbers
@@ -23,6 +25,7 @@ The rule is asked of the dense model, and holds for every model that is compared
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +52,7 @@ __all__ = [
 
 MANY = 8  # rows that cannot all add up to 1 by chance
 _TOLERANCE = 1e-3  # of a sum of probabilities
+_LOGITS_AXIS = {3: 2}  # by the number of axes; else the second
 _TINY = 1e-12  # probabilities below count as that large
 
 Outputs = Mapping[str, Array]
@@ -107,7 +111,8 @@ def find_class_scores(
     if task not in (AUTO, *SCORED):
         return None
     graph = {str(y.name): softmax_axis(y) for y in model.graph.outputs} if model is not None else {}
-    shown = [{name: axis for name, axis in graph.items() if axis is not None}, axes or {}]
+    called = {name: _LOGITS_AXIS.get(y.ndim, 1) for name, y in floats.items() if _is_called_logits(name)}
+    shown = [{name: axis for name, axis in graph.items() if axis is not None}, axes or {}, called]
     found = []
     for name, y in floats.items():
         for axis in _axes(y, task):
@@ -122,6 +127,11 @@ def find_class_scores(
                 one = ClassScores(name, _probable(rows), len(floats) == 1, axis, single)
                 found.append((fits, proven, right, one))
     return max(found, key=lambda one: one[:3])[3] if found else None
+
+
+def _is_called_logits(name: str) -> bool:
+    """Whether the last part of a name is that: ``logits``, ``/classifier/logits``, ``model.logits:0``."""
+    return re.split(r"[/.]", name.split(":")[0])[-1].lower() == "logits"
 
 
 def find_class_numbers(

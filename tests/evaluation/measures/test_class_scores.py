@@ -113,6 +113,25 @@ def test_the_task_decides(task, outputs, found) -> None:
     assert find_class_scores(outputs, task=task) == found
 
 
+@pytest.mark.parametrize(
+    ("outputs", "found"),
+    [
+        ({"logits": Z}, ClassScores("logits", False, True)),
+        ({"/head/Logits": Z, "e": Z}, ClassScores("/head/Logits", False, False)),
+        ({"model.logits:0": Z}, ClassScores("model.logits:0", False, True)),
+        ({"logits": IMAGE[..., 0]}, ClassScores("logits", False, True, 2, False)),  # tokens
+        ({"logits": IMAGE}, ClassScores("logits", False, True, 1, False)),
+        ({"logits": Z[:, :1]}, None),  # a value
+        ({"logits": IMAGE[..., 0], "boxes": IMAGE[..., 0]}, None),
+        ({"logits_of_depth": Z}, None),
+        ({"start.logits.x": Z}, None),
+    ],
+)
+def test_an_output_that_is_called_logits(outputs, found) -> None:
+    assert find_class_scores(outputs) == found
+    assert find_class_scores(outputs, task="regression") is None
+
+
 def test_a_softmax_at_the_end_decides(make_model) -> None:
     softmax = make_model("g (float[N, 3] x) => (float[N, 3] y) { z = Softmax<axis = 1>(x) y = Identity(z) }")
     assert find_class_scores({"y": P}, model=softmax) == ClassScores("y", True, True)
