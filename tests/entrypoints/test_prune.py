@@ -161,10 +161,11 @@ class TestDigits:
             prune(MLP, tmp_path / name, targets={"sparsity": 0.9}, **FAST)
         assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
-    def test_a_tiny_memory_costs_no_quality(self) -> None:
+    def test_a_tiny_memory_costs_no_quality(self, tmp_path: Path) -> None:
         """Other numbers of samples at once round otherwise, so that zeros that are as good change places."""
         whole, tiny = (
-            prune(MLP, targets={"sparsity": 0.9}, memory=memory, **FAST).report for memory in (1 << 30, 1000)
+            prune(MLP, tmp_path / "out", targets={"sparsity": 0.9}, memory=memory, **FAST).report
+            for memory in (1 << 30, 1000)
         )
         assert tiny.output_error == pytest.approx(whole.output_error, rel=0.1)
         assert tiny.after.nonzero == pytest.approx(whole.after.nonzero, rel=0.01)
