@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+from prune_command import prune_command
 from zoo import load_zoo, write_calibration
 
 
@@ -115,19 +116,10 @@ def models(
 def pruned(name: str, model: Path, calib: Path, options: argparse.Namespace) -> Row:
     """The row of one model."""
     output, result = model.with_name("small.onnx"), model.with_name("result.json")
-    command = [
-        sys.executable,
-        "-m",
-        "obs_onnx",
-        "prune",
-        str(model),
-        "-o",
-        str(output),
-        "--calib",
-        str(calib),
-    ]
-    command += ["--effort", options.effort, "--json", str(result), "--threads", "1", "-q", "--no-latency"]
-    command += [part for target in options.target for part in ("--target", target)]
+    command = prune_command(
+        model, calib, output=output, result=result, effort=options.effort, targets=options.target
+    )
+    command += ["--threads", "1"]
     start = time.monotonic()
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=options.timeout)

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from prune_command import prune_command
 
 DECODERS = {  # layers, width, FFN, heads, vocabulary
     "85M": (6, 1024, 2816, 16, 4000),
@@ -62,19 +63,10 @@ def row(name: str, folder: Path, options: argparse.Namespace) -> str:
     """What became of a decoder."""
     model, calib = made(Path(options.root), name, folder, options.sequences)
     output, result = model.with_suffix(".small.onnx"), model.with_suffix(".json")
-    command = [
-        sys.executable,
-        "-m",
-        "obs_onnx",
-        "prune",
-        str(model),
-        "-o",
-        str(output),
-        "--calib",
-        str(calib),
-    ]
-    command += ["--target", options.target, "--effort", options.effort, "--json", str(result), "-q"]
-    command += ["--no-latency"] + ["--no-compensate"] * options.no_compensate
+    command = prune_command(
+        model, calib, output=output, result=result, effort=options.effort, targets=[options.target]
+    )
+    command += ["--no-compensate"] * options.no_compensate
     command += [] if options.memory is None else ["--memory", options.memory]
     start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -258,3 +259,10 @@ def run_proto(proto: onnx.ModelProto, feeds: Mapping[str, Any]) -> dict[str, np.
     session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+
+def saved_residual(folder: Path) -> Path:
+    """The file of :func:`residual`, with its data and their labels beside it."""
+    onnx.save(residual(), folder / "m.onnx")
+    np.savez(folder / "m.calib.npz", x=data(5, 64, 3, 8, 8), labels=np.arange(64) % 6)
+    return folder / "m.onnx"

@@ -8,12 +8,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import onnx
 import psutil
 import pytest
 from click.testing import CliRunner
-from nets import data, residual
+from nets import saved_residual
 
 from obs_onnx import pareto, prune
 from obs_onnx.cli import main
@@ -31,9 +29,7 @@ SCORED = {**WEIGHTS, "criterion": "taylor", "effort": "normal"}
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A small model with its data."""
-    onnx.save(residual(), tmp_path / "m.onnx")
-    np.savez(tmp_path / "m.calib.npz", x=data(5, 64, 3, 8, 8), labels=np.arange(64) % 6)
-    return tmp_path / "m.onnx"
+    return saved_residual(tmp_path)
 
 
 @pytest.fixture

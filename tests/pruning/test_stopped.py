@@ -10,10 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-from nets import data, residual
+from nets import data, saved_residual
 
 from obs_onnx import pareto, prune, score
 from obs_onnx.io.onnx_file import serialize
@@ -48,9 +47,7 @@ class Watch:
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     """A small model with its data."""
-    onnx.save(residual(), tmp_path / "m.onnx")
-    np.savez(tmp_path / "m.calib.npz", x=data(5, 64, 3, 8, 8), labels=np.arange(64) % 6)
-    return tmp_path / "m.onnx"
+    return saved_residual(tmp_path)
 
 
 @pytest.fixture
