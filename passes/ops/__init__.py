@@ -24,6 +24,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
+from obs_onnx.passes.ops.quantized import blocks
 from obs_onnx.passes.traits.known_versions import known
 from obs_onnx.passes.traits.linear import Linear
 from obs_onnx.passes.traits.op import Op, key, without_rules
@@ -32,6 +33,7 @@ __all__ = ["TABLE", "Op", "key", "linear", "lookup"]
 
 _RECORDS: dict[str, Op] = {
     **attention.TABLE,
+    **blocks.TABLE,
     **control.TABLE,
     **conv.TABLE,
     **elementwise.TABLE,

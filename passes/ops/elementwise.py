@@ -11,11 +11,12 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.blocks import spread
 from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Relation
 
 __all__ = ["TABLE"]
 
@@ -137,13 +138,25 @@ def _relate_cast_like(r: Relation) -> None:
     r.give(r.axes(0))
 
 
+def _relate_blocks(r: Relation, block_size: int) -> None:
+    """Each element of scale and zero point serves a block of elements along one axis."""
+    axes = r.axes(0)
+    along = r.integer("axis", 1) % len(axes)
+    for slot in range(1, len(r.node.inputs)):
+        if r.has(slot):
+            for axis, labels in enumerate(r.axes(slot)):
+                n = len(axes[axis])
+                r.tie(axes[axis], spread(labels, block_size, n) if axis == along else labels)
+
+
 def _relate_quantize(r: Relation) -> None:
     """Scale and zero point lie along one axis of the tensor."""
     axes = r.axes(0)
-    if r.integer("block_size"):
-        raise Freeze("blocks of elements share a scale")
+    if block_size := r.integer("block_size"):
+        _relate_blocks(r, block_size)
     for slot in range(1, len(r.node.inputs)):
-        if r.has(slot) and len(parameter := r.axes(slot)) == 1 and len(parameter[0]) > 1:
+        parameter = r.axes(slot) if r.has(slot) and not block_size else []
+        if len(parameter) == 1 and len(parameter[0]) > 1:
             r.tie(axes[r.integer("axis", 1)], parameter[0])
     r.give(axes)
 

@@ -236,7 +236,6 @@ _KNOWN = related(
         "com.microsoft::GemmFastGelu": _left_alone(
             "GemmFastGelu is not pruned; export without runtime fusions", 1, macs=_macs_fused
         ),
-        "com.microsoft::MatMulNBits": _left_alone(_QUANTIZED, 1),
         "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
         "com.microsoft::MatMulFpQ4": _left_alone(_QUANTIZED, 1),
         "com.microsoft::MatMulIntegerToFloat": _left_alone(_QUANTIZED, 0, 1),

@@ -29,6 +29,10 @@ def _matmul(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
     return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
 
 
+def _rows(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
+    return [(*shapes[0][:-1], shapes[1][0])]
+
+
 def _fused_attention(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
     sizes = node.attributes.get_ints("qkv_hidden_sizes", None)
     return [(*shapes[0][:2], sizes[2] if sizes else shapes[1][1] // 3)]
@@ -77,6 +81,7 @@ SHAPES: dict[str, Callable[[ir.Node, Sequence[Shape]], list[Shape | None]]] = {
     "com.microsoft::SkipSimplifiedLayerNormalization": _skip,
     "com.microsoft::FusedMatMul": _matmul,
     "com.microsoft::GemmFastGelu": _matmul,
+    "com.microsoft::MatMulNBits": _rows,
     "com.microsoft::Attention": _fused_attention,
     "com.microsoft::MultiHeadAttention": _heads,
     "com.microsoft::GroupQueryAttention": _grouped,

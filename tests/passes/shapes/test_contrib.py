@@ -47,6 +47,10 @@ CASES = {
     "MultiHeadAttention": ([normal(2, 5, 8), normal(2, 7, 8), normal(2, 7, 6)], {"num_heads": 2}),
     "FusedConv": ([normal(2, 4, 9, 9), normal(6, 2, 3, 3)], {"group": 2, "pads": [1, 1, 1, 1]}),
     "FusedGemm": ([normal(5, 4), normal(4, 3)], {"activation": "Relu"}),
+    "MatMulNBits": (
+        [normal(2, 3, 40), np.zeros((5, 2, 16), np.uint8), normal(5, 2)],
+        {"N": 5, "K": 40, "block_size": 32, "bits": 4},
+    ),
     "Scaler": ([normal(5, 3)], {"offset": [1.0] * 3, "scale": [2.0] * 3}),
     "Imputer": ([normal(5, 3)], {"imputed_value_floats": [1.0]}),
     "Normalizer": ([normal(5, 3)], {"norm": "L1"}),

@@ -1,0 +1,139 @@
+"""Weights in blocks: runs of ``block_size`` numbers along one axis share a scale and a zero point.
+
+A block goes as a whole or stays as a whole: its numbers and its scale are then what they were, and the
+product is exactly that of the dense weight without it. So the inputs of a product go in runs of
+``block_size``. Where the axis is no multiple of that, the last run is shorter, and stays.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.traits.atoms import Labels, fixed, product
+from obs_onnx.passes.traits.op import Op, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
+
+__all__ = ["TABLE", "packed", "spread", "unpacked"]
+
+_SCALES, _ZEROS, _ORDER, _BIAS = 2, 3, 4, 5  # inputs of MatMulNBits
+_BYTE = 8
+_BITS = 4  # where MatMulNBits says nothing
+
+
+def spread(blocks: Labels, block_size: int, n: int) -> Labels:
+    """Labels of an axis of ``n`` elements from those of its blocks.
+
+    Raises:
+        Freeze: so many blocks do not cover the axis.
+    """
+    if block_size < 1 or len(blocks) != math.ceil(n / block_size):
+        raise Freeze(f"{len(blocks)} blocks of {block_size} do not cover {n} elements")
+    return np.repeat(blocks, block_size, axis=0)[:n]
+
+
+def unpacked(bytes_: NDArray[np.uint8], bits: int, n: int) -> NDArray[np.uint8]:
+    """The first ``n`` numbers of ``bits`` bits along the last axis, the lowest bits of a byte first."""
+    shifts = np.arange(0, _BYTE, bits, dtype=np.uint8)
+    numbers = (bytes_[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+    return np.asarray(numbers.reshape(*bytes_.shape[:-1], -1)[..., :n], np.uint8)
+
+
+def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Inverse of :func:`unpacked`; what is left of the last byte is zero."""
+    each = _BYTE // bits
+    spare = -numbers.shape[-1] % each
+    grid = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, spare)])
+    shifts = np.arange(0, _BYTE, bits, dtype=np.uint8)
+    grid = grid.reshape(*numbers.shape[:-1], -1, each) << shifts
+    return np.asarray(np.bitwise_or.reduce(grid, axis=-1), np.uint8)
+
+
+def _relate_nbits(r: Relation) -> None:
+    """``x`` times a weight of shape (N, blocks of K, bytes); scales and zero points are (N, blocks), or
+    flat."""
+    weight = r.axes(1)
+    if len(weight) != 3 or r.constant(1) is None:
+        raise Freeze("its weight is no constant of rows, blocks and bytes")
+    if r.integer("weight_prepacked"):
+        raise Freeze("its weight is packed for one device")
+    rows, blocks, inside = weight
+    r.fix(inside)
+    x = r.axes(0)
+    inputs = spread(blocks, r.integer("block_size"), len(x[-1]))
+    r.tie(x[-1], inputs)
+    _tie_grid(r, _SCALES, rows, blocks)
+    if r.has(_ZEROS):
+        _zero_points(r, rows, blocks)
+    if r.has(_ORDER):
+        _order(r, inputs)
+    if r.has(_BIAS):
+        r.tie(r.axes(_BIAS)[-1], rows)
+    r.mix(0, -1)
+    r.give([r.atoms.resolve(labels) for labels in (*x[:-1], rows)])
+    r.shrink(lambda s: _restate(s, rows, inputs))
+
+
+def _restate(s: Shrink, rows: Labels, inputs: Labels) -> None:
+    s.attribute("N", s.count(rows))
+    s.attribute("K", s.count(inputs))
+
+
+def _tie_grid(r: Relation, slot: int, rows: Labels, columns: Labels) -> None:
+    """Input ``slot`` has an element for each row and column, in two axes or in one."""
+    axes = r.axes(slot)
+    if len(axes) == 1:
+        r.tie(axes[0], r.atoms.resolve(product([rows, columns])))
+    else:
+        r.tie(axes[0], rows)
+        r.tie(axes[1], columns)
+
+
+def _zero_points(r: Relation, rows: Labels, blocks: Labels) -> None:
+    """Numbers like the scales, or integers that are packed along the blocks of each row."""
+    if r.graph.concrete.dtypes[r.value(_ZEROS)].is_floating_point():
+        _tie_grid(r, _ZEROS, rows, blocks)
+        return
+    bits = r.integer("bits", _BITS)
+    if _BYTE % bits or r.constant(_ZEROS) is None:
+        raise Freeze(f"its zero points of {bits} bits are no constants in whole bytes")
+    _tie_grid(r, _ZEROS, rows, fixed(math.ceil(len(blocks) * bits / _BYTE)))
+    r.shrink(lambda s: _repack(s, bits, rows, blocks))
+
+
+def _repack(s: Shrink, bits: int, rows: Labels, blocks: Labels) -> None:
+    if not s.changed(blocks):
+        return
+    dense = np.asarray(s.dense(_ZEROS), np.uint8)
+    numbers = unpacked(dense.reshape(len(rows), -1), bits, len(blocks))
+    kept = packed(numbers[s.alive(rows)][:, s.alive(blocks)], bits)
+    s.operand(_ZEROS, kept if dense.ndim > 1 else kept.reshape(-1))
+
+
+def _order(r: Relation, inputs: Labels) -> None:
+    """The block of each input: known where they are in order, so that they are the same ones for fewer."""
+    block_size, order = r.integer("block_size"), r.constant(_ORDER)
+    if order is None or not np.array_equal(order, np.arange(len(inputs)) // block_size):
+        raise Freeze("its inputs are not in the order of the blocks")
+    r.tie(r.axes(_ORDER)[0], inputs)
+    r.shrink(lambda s: s.operand(_ORDER, np.arange(s.count(inputs)) // block_size))
+
+
+def _linear_nbits(node: ir.Node) -> str | None:
+    return None if node_facts.constant(node, 1) is None else "quantized weights are not pruned"
+
+
+def _macs_nbits(node: ir.Node) -> int:
+    """Elements of the input times outputs."""
+    return node_facts.size(node.inputs[0]) * node_facts.int_attribute(node, "N", 1)
+
+
+TABLE = related(
+    {"com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs_nbits)},
+    {_relate_nbits: "com.microsoft::MatMulNBits"},
+)

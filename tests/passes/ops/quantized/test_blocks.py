@@ -1,0 +1,163 @@
+"""Weights in blocks of a few bits: they are cut in whole blocks, and what stays are the same numbers."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import onnx
+import pytest
+from channel_graphs import check, found, model, node, normal, sizes
+from channel_helpers import run, tensors_of
+from onnx import helper
+
+from obs_onnx.io.onnx_file import from_proto
+from obs_onnx.passes.channels.keep_file import keep_file, replay
+from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.ops.quantized.blocks import packed, unpacked
+
+MICROSOFT = "com.microsoft"
+
+
+def stored(name: str, n: int, k: int, block: int, bits: int = 4, zeros: str = "packed", flat: bool = False):
+    """Inputs of MatMulNBits by name, and the matrix (K, N) that they stand for, from the formula."""
+    rng = np.random.default_rng(n)
+    blocks = -(-k // block)
+    q = rng.integers(0, 1 << bits, (n, blocks, block)).astype(np.uint8)
+    scales = rng.uniform(0.05, 0.1, (n, blocks)).astype(np.float32)
+    zero = rng.integers(0, 1 << bits, (n, blocks)).astype(np.uint8)
+    held = {f"{name}_q": packed(q, bits), f"{name}_s": scales}
+    points = np.full((n, blocks), 1 << (bits - 1), np.float32)
+    if zeros == "packed":
+        held[f"{name}_z"], points = packed(zero, bits), zero.astype(np.float32)
+    elif zeros == "float":
+        points = zero.astype(np.float32)
+        held[f"{name}_z"] = points
+    if flat:
+        held |= {key: held[key].reshape(-1) for key in (f"{name}_s", f"{name}_z") if key in held}
+    w = (q.astype(np.float32) - points[..., None]) * scales[..., None]
+    return held, w.reshape(n, -1)[:, :k].T
+
+
+def product(
+    name: str, x: str, y: str, n: int, k: int, block: int, *, zeros: bool, bias: str = "", bits: int = 4
+):
+    inputs = [x, f"{name}_q", f"{name}_s", f"{name}_z" if zeros else "", "", bias]
+    while not inputs[-1]:
+        inputs.pop()
+    return helper.make_node(
+        "MatMulNBits", inputs, [y], name=y, domain=MICROSOFT, N=n, K=k, block_size=block, bits=bits
+    )
+
+
+def contributed(nodes, weights, **more) -> onnx.ModelProto:
+    proto = model(nodes, weights, y=("N", 5), **more)
+    proto.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return proto
+
+
+def chain(zeros: str = "packed", bits: int = 4, flat: bool = False):
+    """Inputs to 72 units, to 80 units, to 5 outputs: blocks of 16, then of 32, of which the last has 16 and
+    stays."""
+    first, a = stored("a", 80, 72, 16, bits, zeros, flat)
+    second, b = stored("b", 5, 80, 32, bits, zeros, flat)
+    weights = {"w": normal(8, 72), "bias": normal(80), **first, **second}
+    has = zeros != "none"
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Tanh", "h", "t"),
+        product("a", "t", "m", 80, 72, 16, zeros=has, bias="bias", bits=bits),
+        node("Relu", "m", "r"),
+        product("b", "r", "y", 5, 80, 32, zeros=has, bits=bits),
+    ]
+    return contributed(nodes, weights, x=("N", 8)), (weights["w"], a, weights["bias"], b)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_numbers_come_back_from_bytes(bits: int) -> None:
+    numbers = np.random.default_rng(0).integers(0, 1 << bits, (3, 7)).astype(np.uint8)
+    assert packed(numbers, bits).shape == (3, -(-7 * bits // 8))
+    np.testing.assert_array_equal(unpacked(packed(numbers, bits), bits, 7), numbers)
+    assert packed(np.array([[3, 10]], np.uint8), 4)[0, 0] == 3 + 16 * 10
+
+
+@pytest.mark.parametrize("flat", [False, True])
+@pytest.mark.parametrize(("zeros", "bits"), [("packed", 4), ("none", 4), ("float", 4), ("packed", 8)])
+def test_inputs_go_in_blocks_and_what_stays_is_equal(zeros: str, bits: int, flat: bool) -> None:
+    proto, (w, a, bias, b) = chain(zeros, bits, flat)
+    coupling = check(proto, x=(8,))
+    assert sizes(coupling) == [4, 2]
+    keep = {0: np.array([True, False, False, True]), 1: np.array([False, True])}
+    units = np.append(np.repeat(keep[0], 16), [True] * 8)
+    further = np.append(np.repeat(keep[1], 32), [True] * 16)
+    small = coupling.model.clone()
+    RemoveChannels(keep).call(small)
+    x = normal(3, 8)
+    hidden = np.maximum(np.tanh(x @ w[:, units]) @ a[units][:, further] + bias[further], 0)
+    np.testing.assert_allclose(run(small, x), hidden @ b[further], rtol=1e-4, atol=1e-4)
+    after = tensors_of(small)
+    assert after["a_q"].shape == (48, 3, 16 * bits // 8)
+    assert after["b_q"].shape == (5, 2, 32 * bits // 8)
+
+
+def test_what_was_kept_is_replayed() -> None:
+    proto, _ = chain()
+    coupling = found(proto)
+    keep = {0: np.arange(4) > 1, 1: np.arange(2) > 0}
+    small = coupling.model.clone()
+    RemoveChannels(keep).call(small)
+    again = replay(from_proto(proto), keep_file(from_proto(proto), coupling, keep)["tensors"])
+    x = normal(3, 8)
+    np.testing.assert_array_equal(run(again, x), run(small, x))
+
+
+@pytest.mark.parametrize(("shuffled", "groups"), [(False, [4]), (True, [])])
+def test_an_order_of_the_inputs_has_to_be_that_of_the_blocks(shuffled: bool, groups: list[int]) -> None:
+    held, _ = stored("a", 5, 64, 16)
+    held["order"] = (np.arange(64, dtype=np.int32) // 16)[:: -1 if shuffled else 1].copy()
+    held["w"] = normal(8, 64)
+    one = product("a", "h", "y", 5, 64, 16, zeros=True)
+    one.input.append("order")
+    proto = contributed([node("MatMul", "x w", "h"), one], held, x=("N", 8))
+    assert sizes(found(proto) if shuffled else check(proto, x=(8,))) == groups
+
+
+@pytest.mark.parametrize(("width", "groups"), [(16, [2, 16]), (32, [4]), (64, [2, 2])])
+def test_heads_and_widths_of_heads_meet_blocks(width: int, groups: list[int]) -> None:
+    """Blocks of 32 over 4 heads of 16: pairs of heads; of 32: heads; over 2 of 64: heads, and halves of
+    them."""
+    heads = 4 if width < 64 else 2
+    n = heads * width
+    held, _ = stored("a", 5, n, 32)
+    held |= {"w": normal(8, n), "split": np.array([0, heads, width]), "merged": np.array([0, n])}
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Reshape", "h split", "s"),
+        node("Softsign", "s", "t"),
+        node("Reshape", "t merged", "m"),
+        product("a", "m", "y", 5, n, 32, zeros=True),
+    ]
+    coupling = check(contributed(nodes, held, x=("N", 8)), x=(8,))
+    assert sizes(coupling) == groups[:1] if width == 16 else sizes(coupling) == groups
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int8, ml_dtypes.uint4, ml_dtypes.int4])
+@pytest.mark.parametrize("n", [64, 72])
+def test_constants_that_are_dequantized_in_blocks(kind, n: int) -> None:
+    rng = np.random.default_rng(0)
+    blocks = -(-n // 16)
+    q = rng.integers(0, 8, (n, 5)).astype(kind)
+    zero = rng.integers(0, 8, (blocks, 5)).astype(kind)
+    weights = {
+        "w": normal(8, n),
+        "q": q,
+        "s": rng.uniform(0.1, 0.2, (blocks, 5)).astype(np.float32),
+        "z": zero,
+    }
+    nodes = [
+        node("MatMul", "x w", "h"),
+        node("Tanh", "h", "t"),
+        node("DequantizeLinear", "q s z", "d", axis=0, block_size=16),
+        node("MatMul", "t d", "y"),
+    ]
+    coupling = check(model(nodes, weights, x=("N", 8), opset=21), x=(8,))
+    assert sizes(coupling) == [n // 16]
