@@ -9,6 +9,8 @@ from typing import Any
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
+from obs_onnx.data.language.text import TextReading
 from obs_onnx.data.open_source import open_source
 from obs_onnx.evaluation.measures.metric import open_metric
 from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
@@ -32,6 +34,8 @@ def evaluate(
     *,
     labels_key: str | None = None,
     preprocess: object = None,
+    tokenizer: str | None = None,
+    window: int | None = None,
     against: ModelSource | Session | None = None,
     task: str = AUTO,
     weight: Mapping[str, float] | None = None,
@@ -54,6 +58,7 @@ def evaluate(
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
         preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
+        tokenizer, window: how text becomes token ids, see :class:`obs_onnx.data.options.LabelName`.
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
@@ -80,6 +85,7 @@ def evaluate(
             model, axes = _scored(runtime, model, fix)
         else:
             model, against, axes = _compared(runtime, model, against, cut, fix)
+        graph = _graph(model if against is None else against, custom_domains)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
             data,
@@ -88,14 +94,15 @@ def evaluate(
             labels_key=labels_key,
             preprocess=preprocess,
             without=fixed_names(fix),
+            sizes={} if graph is None else implied_sizes(graph),
+            text=TextReading(tokenizer, window),
         )
         if reference is not None:
             paired(session, reference)
-        dense, given = (session, model) if reference is None else (reference, against)
         yardstick = read_outputs(
-            dense,
+            session if reference is None else reference,
             source,
-            model=_graph(given, custom_domains),
+            model=graph,
             task=asked.task,
             weights=asked.weight,
             spreads=reference is not None,

@@ -387,7 +387,7 @@ def _doubts(
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
     def opened(what: Any) -> Source:
         def read(specs: Sequence[TensorSpec]) -> Source:
-            return open_calibration(specs, inputs.path, replace(options, calib=what))
+            return open_calibration(specs, inputs.path, replace(options, calib=what), inputs.sizes)
 
         return freed_source(inputs.batch, session.inputs, MOST_SAMPLES, read)
 
