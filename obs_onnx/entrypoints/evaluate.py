@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
@@ -12,6 +13,7 @@ from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.language.text import TextReading
 from obs_onnx.data.open_source import open_source
+from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.metric import open_metric
 from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
 from obs_onnx.evaluation.measures.yardstick import read_outputs
@@ -25,6 +27,7 @@ from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
 
+_HELD = 64 << 20  # bytes of outputs
 _FILES = (bytes, str, PathLike)
 
 
@@ -99,6 +102,7 @@ def evaluate(
         )
         if reference is not None:
             paired(session, reference)
+        source = _small_batches(session, source, batch_size)
         yardstick = read_outputs(
             session if reference is None else reference,
             source,
@@ -108,7 +112,7 @@ def evaluate(
             spreads=reference is not None,
             axes=axes,
         )
-        return evaluate_sessions(
+        found = evaluate_sessions(
             session,
             source,
             reference,
@@ -117,6 +121,16 @@ def evaluate(
             progress=progress,
             trained=reference is None,
         )
+        return replace(found, notes=source.notes)
+
+
+def _small_batches(session: Session, source: Source, batch: int) -> Source:
+    """The data in batches whose outputs may be held at once."""
+    if batch == 1 or source.axes.whole:
+        return source
+    size = sum(y.nbytes for y in session.run(next(iter(source.limit(1).rebatch(1)))).values())
+    most = _HELD // max(size, 1)
+    return source if most >= batch else source.rebatch(max(1, most))
 
 
 def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:

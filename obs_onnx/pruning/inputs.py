@@ -21,6 +21,7 @@ from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.io.paths import calibration_of
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.ops import key
@@ -30,7 +31,7 @@ from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.verification.front import Front, find_front
 
-__all__ = ["Inputs", "load", "open_calibration"]
+__all__ = ["Inputs", "check_fixed_batch", "load", "open_calibration"]
 
 _SAMPLE = 4  # rows that shapes are seen on
 
@@ -146,3 +147,16 @@ def open_calibration(
         sizes=sizes,
         text=options.text,
     )
+
+
+def check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:
+    """Refuse to time a model with a fixed batch at another one.
+
+    Raises:
+        OptionError: that is asked for.
+    """
+    if inputs.batch is not None and options.batch not in (1, inputs.samples):
+        raise OptionError(
+            f"{named('batch')} {options.batch}: the model cannot be timed so, it takes batches of "
+            f"{inputs.samples}: leave out {named('batch')}"
+        )
