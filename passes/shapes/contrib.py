@@ -39,7 +39,11 @@ def _heads(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
 
 
 def _grouped(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    return [shapes[0]] if len(shapes) > 2 and len(shapes[2]) == 3 else []
+    query = shapes[0]
+    if all(slot < len(node.inputs) and node.inputs[slot] is not None for slot in (1, 2)):
+        return [query]
+    heads, shared = (node.attributes.get_int(name, 1) for name in ("num_heads", "kv_num_heads"))
+    return [(*query[:2], query[2] // (heads + 2 * shared) * heads)]
 
 
 def _embeddings(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:

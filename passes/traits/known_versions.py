@@ -128,14 +128,14 @@ CONTRIB: Mapping[str, Known] = {
     "com.microsoft::Gelu": _contrib("", 1),
     "com.microsoft::GemmFastGelu": _contrib("", 3),
     "com.microsoft::GroupNorm": _contrib("activation channels_last epsilon groups", 3),
-    "com.microsoft::GroupQueryAttention": _contrib(  # inputs from the eleventh on: biases, sinks, scales
+    "com.microsoft::GroupQueryAttention": _contrib(
         """
         causal do_rotary k_norm_epsilon k_quant_type kv_cache_bit_width kv_num_heads local_window_size
         num_heads q_norm_epsilon qk_norm_epsilon qk_output rotary_interleaved scale sliding_window_cache
         smooth_softmax softcap v_quant_type
         """,
-        10,
-        3,
+        16,
+        4,
     ),
     "com.microsoft::LongformerAttention": _contrib("num_heads window", 7),
     "com.microsoft::MatMulBnb4": _contrib("K N block_size quant_type training_mode transB", 3),

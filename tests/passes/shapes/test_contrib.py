@@ -101,5 +101,8 @@ def test_embeddings_of_words_and_positions() -> None:
     node = ir.node("EmbedLayerNormalization", [])
     ids, words, places, kinds, scale = (2, 7), (100, 16), (50, 16), (2, 16), (16,)
     assert embed(node, [ids, ids, words, places, kinds, scale, scale]) == [(2, 7, 16), (2,), (2, 7, 16)]
-    assert grouped(node, [(2, 5, 8), (2, 5, 4), (2, 5, 4)]) == [(2, 5, 8)]
-    assert grouped(node, [(2, 5, 16)]) == []  # packed: its width does not follow
+    three = ir.node("GroupQueryAttention", [ir.Value(name=name) for name in "qkv"])
+    assert grouped(three, [(2, 5, 8), (2, 5, 4), (2, 5, 4)]) == [(2, 5, 8)]
+    heads = [ir.AttrInt64("num_heads", 2), ir.AttrInt64("kv_num_heads", 1)]
+    packed = ir.node("GroupQueryAttention", [ir.Value(name="qkv")], {one.name: one for one in heads})
+    assert grouped(packed, [(2, 5, 16)]) == [(2, 5, 8)]
