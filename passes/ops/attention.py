@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -94,7 +95,7 @@ def _relate_fused(r: Relation) -> None:
     r.mix(1, 0)
     r.mix(1, 1)
     r.give([x[0], x[1], r.atoms.resolve(pieces[2])])
-    if r.used(1):
+    if r.is_shaped(1):
         head, width = map(r.atoms.resolve, parts[1])
         r.give([fixed(2), x[0], head, fixed(r.shape(1)[3]), width], 1)
 
@@ -141,6 +142,8 @@ def _relate_heads(r: Relation) -> None:
     if r.has(5):
         _tie_mask(r, 5, batch, parts[0][0], tokens)
     _tie_past(r, (6, 7), batch, parts)
+    if r.has(7):
+        r.tie(parts[0][1], parts[2][1])
     r.mix(0, -1)
     batch, tokens = map(r.atoms.resolve, (batch, tokens))
     r.give([batch, tokens, r.atoms.resolve(product([parts[0][0], parts[2][1]]))])
@@ -187,7 +190,7 @@ def _tie_past(r: Relation, slots: Sequence[int], batch: Labels, parts: Sequence[
 def _give_present(r: Relation, batch: Labels, parts: Sequence[Sequence[Labels]]) -> None:
     """Present keys and values are the past ones with the new ones behind."""
     for index, part in ((1, parts[1]), (2, parts[2])):
-        if r.used(index):
+        if r.is_shaped(index):
             head, width = map(r.atoms.resolve, part)
             r.give([batch, head, fixed(r.shape(index)[2]), width], index)
 
@@ -277,7 +280,7 @@ def _relate_grouped(r: Relation) -> None:
     r.fix(query[:2], _COUNTED)
     for slot in (3, 4):
         if r.has(slot):
-            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)], _LAID_OUT)
+            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)])
             r.tie(r.axes(slot)[1], parts[1][0])
     if r.has(10):
         _tie_mask(r, 10, query[0], parts[0][0], query[1])
@@ -285,7 +288,7 @@ def _relate_grouped(r: Relation) -> None:
         r.tie(r.axes(11)[0], parts[0][0])
     r.give([query[0], query[1], r.atoms.resolve(pieces[0])])
     for index in (1, 2):
-        if r.used(index):
+        if r.is_shaped(index):
             _, _, tokens, width = r.shape(index)
             r.give([query[0], r.atoms.resolve(parts[1][0]), fixed(tokens), fixed(width)], index)
 
@@ -313,17 +316,20 @@ def _relate_rotary(r: Relation) -> None:
 
 _PLAIN = Op(lipschitz=pointwise(None))
 _PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
+
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
 _KNOWN = related(
     {
-        "Attention": _PRODUCTS,
+        "Attention": replace(_PRODUCTS, caches=((4, 1), (5, 2))),
         "RotaryEmbedding": _PLAIN,
-        "com.microsoft::Attention": Op(linear=_linear, macs=_macs_packed, lipschitz=pointwise(None)),
+        "com.microsoft::Attention": Op(
+            linear=_linear, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
+        ),
         "com.microsoft::QAttention": _WITH_WEIGHTS,
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
-        "com.microsoft::MultiHeadAttention": _PRODUCTS,
-        "com.microsoft::GroupQueryAttention": _PRODUCTS,
+        "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
+        "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
         "com.microsoft::RotaryEmbedding": _PLAIN,
     },
     {
