@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -20,10 +21,19 @@ from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.ops import key, lookup
 
-__all__ = ["Cache", "Caches", "find_caches"]
+__all__ = ["Cache", "Caches", "Kept", "find_caches", "narrowed"]
 
 Kept = Mapping[str, Mapping[int, Sequence[int]]]
 """``{input: {axis: kept indices}}``."""
+
+
+def narrowed(feed: Mapping[str, NDArray[Any]], kept: Kept) -> dict[str, NDArray[Any]]:
+    """Arrays for the dense model as those for a smaller one, of which it keeps parts."""
+    found = dict(feed)
+    for name, axes in kept.items():
+        for axis, index in axes.items():
+            found[name] = found[name].take(index, axis)
+    return found
 
 
 @dataclass(frozen=True)
