@@ -35,7 +35,7 @@ def shape_of(model: ir.Model, name: str) -> list[int | str | None] | None:
 @pytest.mark.parametrize(
     ("operator", "more"),
     [
-        ("u = com.microsoft.Trilu(h)", {}),
+        ("u = com.microsoft.SampleOp(h)", {}),
         ("u = com.microsoft.Pad(h, pads, zero)", {"pads": np.zeros(6, np.int64), "zero": np.float32(0)}),
     ],
 )
@@ -61,8 +61,8 @@ def test_sizes_that_are_not_those_of_inputs_stay_unknown(make_model) -> None:
 
 
 def test_free_sizes_without_names(make_model) -> None:
-    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4"))
-    unnamed = net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4")
+    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.SampleOp(h)", "N,T,4"))
+    unnamed = net(make_model, "u = com.microsoft.SampleOp(h)", "N,T,4")
     unnamed.graph.inputs[0].shape = ir.Shape([None, None, 4])
     unnamed.graph.outputs[0].shape = ir.Shape([None, None, 2])
     assert len(couple(prepare(declare_shapes(OrtRuntime, unnamed))).groups) == 1
@@ -72,6 +72,7 @@ def test_free_sizes_without_names(make_model) -> None:
 @pytest.mark.parametrize("operator", ["u = Relu(h)", "u = com.microsoft.FastGelu(h)"])
 def test_nothing_runs_where_all_is_known(make_model, operator: str) -> None:
     model = net(make_model, operator)
+    model.opset_imports["my.own"] = 1
     assert declare_shapes(OrtRuntime, model) is model
 
 
@@ -84,7 +85,7 @@ def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
     """Indices have to lie in the table."""
     model = make_model(
         "g (int64[N,T] ids) => (float[N,T,2] y) { l = Add(ids, far) h = Gather(table, l) "
-        "u = com.microsoft.Trilu(h)" + BEHIND,
+        "u = com.microsoft.SampleOp(h)" + BEHIND,
         {**WEIGHTS, "table": RNG.standard_normal((1000, 8)).astype(np.float32), "far": np.array(-7)},
     )
     asked = []
@@ -96,3 +97,36 @@ def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
     found = declare_shapes(OrtRuntime, model, sample)
     assert shape_of(found, "u") == ["N", "T", 8]
     assert len(couple(prepare(found)).groups) == 1
+
+
+def declared(make_model, operator: str, **shapes: list[int | str]) -> ir.Model:
+    """The graph of ``net`` with value_info that calls the free sizes by names that no input has."""
+    model = net(make_model, operator)
+    model.opset_imports["my.own"] = 1
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    for name, shape in shapes.items():
+        values[name].shape, values[name].type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+    return model
+
+
+def test_sizes_under_names_that_no_input_has_are_found_by_a_run(make_model) -> None:
+    operator = "c = com.microsoft.SampleOp(h) u = Add(h, c)"
+    model = declared(make_model, operator, c=["batch", "length", 8])
+    found = declare_shapes(OrtRuntime, model)
+    assert shape_of(found, "c") == ["N", "T", 8]
+    assert shape_of(model, "c") == ["batch", "length", 8]
+    assert [(group.name, group.n) for group in couple(prepare(found)).groups] == [("w2[1]", 6)]
+
+
+def test_nothing_runs_where_sizes_have_the_names_of_inputs(make_model) -> None:
+    model = declared(make_model, "u = com.microsoft.SampleOp(h)", u=["N", "T", 8])
+    assert declare_shapes(OrtRuntime, model) is model  # the names are those of the input
+
+
+@pytest.mark.parametrize("domain", ["my.own", "com.microsoft"])
+def test_sizes_under_other_names_are_found_where_nothing_runs(make_model, domain: str) -> None:
+    operator = f"c = {domain}.NoSuchThing(h) u = Add(h, c)"
+    shapes = {"h": ["batch", "length", 8], "c": ["batch", "length", 8]}
+    found = declare_shapes(OrtRuntime, declared(make_model, operator, **shapes))
+    assert shape_of(found, "c") == ["N", "T", 8]
+    assert [(group.name, group.n) for group in couple(prepare(found)).groups] == [("w2[1]", 6)]
