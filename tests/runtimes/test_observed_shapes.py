@@ -130,3 +130,48 @@ def test_sizes_under_other_names_are_found_where_nothing_runs(make_model, domain
     found = declare_shapes(OrtRuntime, declared(make_model, operator, **shapes))
     assert shape_of(found, "c") == ["N", "T", 8]
     assert [(group.name, group.n) for group in couple(prepare(found)).groups] == [("w2[1]", 6)]
+
+
+def decoder(make_model, middle: str) -> ir.Model:
+    """A layer with packed queries, keys and values and a cache, without value_info."""
+    size = 16
+    weights = {
+        "table": RNG.standard_normal((50, size)).astype(np.float32),
+        "qkv": RNG.standard_normal((size, 32)).astype(np.float32),
+        "o": RNG.standard_normal((16, size)).astype(np.float32),
+        "up": RNG.standard_normal((size, 24)).astype(np.float32),
+        "down": RNG.standard_normal((24, size)).astype(np.float32),
+        "scale": np.ones(size, np.float32),
+        "head": RNG.standard_normal((size, 50)).astype(np.float32),
+    }
+    model = make_model(
+        "g (int64[B,S] ids, float[B,2,P,4] pk, float[B,2,P,4] pv, int32[B] ends, int32 total) => "
+        "(float[B,S,50] y, float[B,2,Q,4] nk, float[B,2,Q,4] nv) {"
+        "h = Gather(table, ids) n = SimplifiedLayerNormalization <axis = -1> (h, scale) p = MatMul(n, qkv)"
+        "a, nk, nv = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>"
+        " (p, '', '', pk, pv, ends, total) b = MatMul(a, o)".replace("''", '""')
+        + f"{middle}"
+        + " c, s0, s1, g = com.microsoft.SkipSimplifiedLayerNormalization(h, m, scale)"
+        " u = MatMul(c, up) r = Relu(u) d = MatMul(r, down)"
+        " e = com.microsoft.SkipSimplifiedLayerNormalization(g, d, scale) y = MatMul(e, head) }",
+        weights,
+    )
+    return model
+
+
+def test_a_packed_decoder_without_value_info(make_model) -> None:
+    model = decoder(make_model, " m = Identity(b)")
+    assert declare_shapes(OrtRuntime, model) is model
+    assert {(one.name, one.n) for one in couple(prepare(model)).groups} >= {("table[1]", 16), ("up[1]", 24)}
+
+
+def test_a_packed_decoder_with_an_unknown_operator_keeps_what_lies_behind(make_model) -> None:
+    def sample(specs):
+        known = {"ends": np.full(2, 7, np.int32), "total": np.array(8, np.int32), "ids": np.ones((2, 5), int)}
+        cache = np.zeros((2, 2, 3, 4), np.float32)
+        return {spec.name: known.get(spec.name, cache) for spec in specs}
+
+    model = decoder(make_model, " m = com.microsoft.SampleOp(b)")
+    found = declare_shapes(OrtRuntime, model, sample)
+    assert shape_of(found, "m") == ["B", "S", 16]
+    assert ("up[1]", 24) in {(one.name, one.n) for one in couple(prepare(found)).groups}
