@@ -163,7 +163,7 @@ def differing(model: Path, output: Path, calib: Path) -> str:
             rows = spec.shape[0] if fixed else 2
             array = given[spec.name]
             if array.ndim > len(spec.shape):  # complete feeds, one after the other
-                feed[spec.name] = array[0]
+                feed[spec.name] = np.asarray(array[0])
             else:
                 feed[spec.name] = array[:rows] if calib.is_file() else array
         found.append(session.run(None, feed))

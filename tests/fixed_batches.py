@@ -75,6 +75,26 @@ def recurrent(n: int) -> Built:
     return text, {**weights, **states, "one": np.array([1]), "to": np.array([6, n, 5])}
 
 
+def last_state(n: int) -> Built:
+    """A classifier of the last state of a GRU, which begins with zeros for every sample."""
+    text = f"""g (float[7,{n},5] x) => (float[{n},3] y) {{
+        o, last = GRU <hidden_size = 8> (x, W, R, B, , h0)
+        s = Squeeze(last, zero)  y = MatMul(s, w) }}"""
+    weights = {"W": _normal(0, 1, 24, 5), "R": _normal(1, 1, 24, 8) / 5, "B": _normal(2, 1, 48)}
+    first = {"h0": np.zeros((1, n, 8), np.float32)}
+    return text, {**weights, **first, "w": _normal(3, 8, 3), "zero": np.array([0])}
+
+
+def one_state(n: int) -> Built:
+    """An LSTM both of whose first states are one constant."""
+    text = f"""g (float[7,{n},5] x) => (float[{n},3] y) {{
+        o, last, c = LSTM <hidden_size = 8> (x, W, R, B, , first, first)
+        s = Squeeze(last, zero)  y = MatMul(s, w) }}"""
+    weights = {"W": _normal(0, 1, 32, 5), "R": _normal(1, 1, 32, 8) / 5, "B": _normal(2, 1, 64)}
+    first = {"first": np.repeat(_normal(4, 1, 1, 8), n, 1)}
+    return text, {**weights, **first, "w": _normal(3, 8, 3), "zero": np.array([0])}
+
+
 def with_table(n: int) -> Built:
     """A second input, a table that all samples share."""
     text = f"""g (float[{n},4] x, float[6,3] table) => (float[{n},6] y) {{
@@ -93,7 +113,17 @@ def open_sides(n: int) -> Built:
 
 BUILT = {
     one.__name__: one
-    for one in (flattened, heads_first, class_token, detector, recurrent, with_table, open_sides)
+    for one in (
+        flattened,
+        heads_first,
+        class_token,
+        detector,
+        recurrent,
+        last_state,
+        one_state,
+        with_table,
+        open_sides,
+    )
 }
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from repository import ROOT
 
-OPTIONAL = {"PIL", "dask", "distributed", "matplotlib", "onnxruntime", "openvino"}
+OPTIONAL = {"PIL", "dask", "distributed", "matplotlib", "onnxruntime", "openvino", "tokenizers"}
 HEAVY = {"jinja2", "psutil", "rich"}  # only for what is shown, or what a killed run left
 ELSEWHERE = {"msvcrt"}  # on Windows alone
 BEHIND = {  # modules of this package that are reached through a registry

@@ -33,6 +33,8 @@ def evaluate(model: str, json_path: str | None, **options: Any) -> None:
         asked.data,
         labels_key=asked.labels,
         preprocess=asked.preprocess,
+        tokenizer=asked.tokenizer,
+        window=asked.window,
         against=asked.against,
         task=asked.task,
         weight=asked.weight,

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,14 @@ from obs_onnx.data.array_files import open_npy, open_npz
 from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
 from obs_onnx.data.feeds import Array, Repeated, TensorSpec, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
+from obs_onnx.data.language.filled_inputs import Filling, find_filling, is_token_ids
+from obs_onnx.data.language.text import TextReading, is_text, text_files, windows
 from obs_onnx.data.limits import check_room
 from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, concrete_shape, free_sizes, natural
 from obs_onnx.data.sources import Labels, SampleSource, Source
-from obs_onnx.data.streams import FeedSource, Item, joined, kept, peek, same, take_labels, unpacked
-from obs_onnx.data.user_function import load_function
+from obs_onnx.data.streams import PEEK, FeedSource, Item, joined, kept, peek, same, take_labels, unpacked
+from obs_onnx.data.user_function import called, load_function, rewound, told
 from obs_onnx.passes.errors import DataError, OptionError, boundary
-from obs_onnx.passes.printable import one_line
 
 __all__ = ["FeedSource", "SampleSource", "Source", "open_source", "split"]
 
@@ -47,34 +49,37 @@ def open_source(
     sizes: Mapping[str, int] | None = None,
     memory: int | None = None,
     without: Collection[str] = (),
+    text: TextReading | None = None,
 ) -> Source:
     """Open any kind of data for a model.
 
     Args:
         source: an npz file (arrays named like the inputs, first axis samples); a folder of npz files (each a
-            complete feed), npy files or images; ``module:function``; ``random:N``; a dict of arrays; an array
-            (models with one input); an iterable of dicts; a function that returns one; an onnxruntime
-            ``CalibrationDataReader``; or a :class:`Source`, returned as it is.
+            complete feed), npy files, images or text; a file of text; ``module:function``; ``random:N``; a
+            dict of arrays; an array (models with one input); an iterable of dicts; a function that returns
+            one; an onnxruntime ``CalibrationDataReader``; or a :class:`Source`, returned as it is.
         specs: the model's inputs.
         batch_size: samples per feed where the model's batch is free.
         labels_key: name of the array of labels; by default ``labels`` if there is one.
         seed: of ``random:N``.
         preprocess: how images become arrays (a name, a dict or a JSON file, see
             :mod:`obs_onnx.data.images.preprocess`); by default ``preprocess.json`` in their folder.
-        sizes: values for named free sizes, for ``random:N``.
+        sizes: values for named free sizes: of caches that are filled in, and for ``random:N``.
         memory: bytes that one sample may take; by default half of what is free.
         without: names of arrays that are passed over, those of inputs that are set for good.
+        text: how text becomes token ids.
 
     Raises:
         DataError: missing, unreadable or empty data, arrays that do not fit the model, or samples that are
             too large.
         OptionError: a batch size or number of random samples below 1.
-        MissingRuntimeError: images without pillow.
+        MissingRuntimeError: images without pillow, or text without tokenizers.
     """
     if batch_size < 1:
         raise OptionError(f"batch_size={batch_size}: use at least 1")
+    reading, passed = text or TextReading(), frozenset(without)
     opener = _Opener(
-        tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory, frozenset(without)
+        tuple(specs), batch_size, labels_key, seed, preprocess, sizes or {}, memory, passed, reading
     )
     where = str(source) if isinstance(source, str | PathLike) else f"data ({type(source).__name__})"
     with boundary(f"{where}: cannot be opened", DataError, foreign=True):
@@ -108,6 +113,23 @@ class _Opener:
     sizes: Mapping[str, int]
     memory: int | None
     without: frozenset[str]
+    text: TextReading
+    filling: Filling | None = None
+
+    def _given(self, names: Collection[str]) -> _Opener:
+        """For data with inputs of some names, from which the others are filled in where that is possible."""
+        filling = find_filling(self.specs, names, self.sizes)
+        if filling is None or not filling.kinds:
+            return self
+        return replace(self, specs=filling.asked, filling=filling)
+
+    def _notes(self, axes: BatchAxes, where: str) -> tuple[str, ...]:
+        return (*axes.notes(where), *(() if self.filling is None else self.filling.note(where)))
+
+    @property
+    def _least(self) -> _Opener:
+        """For data of token ids alone, if that is enough."""
+        return self._given([spec.name for spec in self.specs if is_token_ids(spec)])
 
     def open(self, source: Any) -> Source:
         """Dispatch on what ``source`` is."""
@@ -120,7 +142,7 @@ class _Opener:
         if isinstance(source, np.ndarray):
             return self._arrays(self._only_input(source, "data"), "data")
         if hasattr(source, "get_next"):
-            return self._feeds(lambda: _read(source), type(source).__name__)
+            return self._feeds(lambda: rewound(source), type(source).__name__)
         if callable(source):
             return self._function(source, getattr(source, "__name__", "function"))
         name = type(source).__name__
@@ -146,16 +168,30 @@ class _Opener:
         if path.is_file():
             if path.suffix == ".npy":
                 return self._arrays(self._only_input(open_npy(path), name), name)
+            if is_text(path):
+                return self._text(path)
             return self._arrays(open_npz(path), name)
         if ":" in name and path.suffix != ".npz":
             return self._function(load_function(name), name)
         raise DataError(
-            f"{name}: no such file or folder (data is an npz, a folder, module:function or random:N)"
+            f"{name}: no such file or folder (data is an npz, a text, a folder, module:function or random:N)"
         )
 
+    def _text(self, path: Path) -> Source:
+        ids = next((spec for spec in self.specs if is_token_ids(spec)), None)
+        if ids is None:
+            raise DataError(f"{path}: is text, but no input of the model takes token ids")
+        rows = ArrayRows(windows(text_files(path), ids, self.text))
+        return self._given([ids.name])._rows({ids.name: rows}, None, str(path))
+
     def _only_input(self, array: Any, where: str) -> dict[str, Any]:
-        feed, _ = unpacked(np.asanyarray(array), self.specs, None, where)
+        feed, _ = unpacked(np.asanyarray(array), self._ordered(1), None, where)
         return feed
+
+    def _ordered(self, parts: int) -> tuple[TensorSpec, ...]:
+        """The inputs that arrays without names are for: all of them, or those that are not filled in."""
+        least = self._least.specs
+        return least if parts < len(self.specs) and parts in (len(least), len(least) + 1) else self.specs
 
     def _own(self, arrays: Mapping[Any, Any]) -> dict[Any, Any]:
         """Arrays by name, without those that are passed over."""
@@ -174,7 +210,7 @@ class _Opener:
     def _arrays(self, given: Mapping[str, Any], where: str) -> Source:
         arrays, labels = take_labels(self._by_position(self._own(given)), self.specs, self.labels_key, where)
         rows = {name: ArrayRows(np.asanyarray(array)) for name, array in arrays.items()}
-        return self._rows(rows, labels, where)
+        return self._given(rows)._rows(rows, labels, where)
 
     def _rows(self, rows: Mapping[str, Rows], labels: Any, where: str) -> SampleSource:
         """Samples from rows of all inputs."""
@@ -208,11 +244,13 @@ class _Opener:
             raise DataError(
                 f"{where}: {count} samples, but the model takes batches of {axes.group}: give more"
             )
-        notes = axes.notes(where)
+        notes = self._notes(axes, where)
         if used < count:
-            left = f"the last {count - used} samples are left out (the model takes batches of {axes.group})"
-            notes = (*notes, f"{where}: {left}")
-        return SampleSource(where, self.specs, rows, axes, np.arange(used), batch, checked, notes)
+            left = f"the last {count - used} samples are left out"
+            notes = (*notes, f"{where}: {left} (the model takes batches of {axes.group})")
+        return SampleSource(
+            where, self.specs, rows, axes, np.arange(used), batch, checked, notes, self.filling
+        )
 
     def _random(self, number: str) -> SampleSource:
         count = int(number) if number.isdecimal() else 0
@@ -220,6 +258,8 @@ class _Opener:
             raise OptionError(f"random:{number}: give the number of samples, for example random:256")
         if count > _MOST_RANDOM:
             raise OptionError(f"random:{number}: give at most {_MOST_RANDOM} samples, for example random:256")
+        if self.filling is None and (least := self._least).filling is not None:
+            return least._random(number)
         firsts = {spec.shape[0] if spec.shape else 0 for spec in self.specs if spec.shape is not None}
         fixed = {size for size in firsts if isinstance(size, int)}
         whole = 0 in fixed or (bool(fixed) and len(firsts) > 1)
@@ -239,6 +279,8 @@ class _Opener:
             return self._feeds(lambda: (open_npz(path) for path in npz), str(folder), len(npz))
         if npy or any(any(path.glob("*.npy")) for path in subfolders):
             return self._npy_folder(folder, npy)
+        if text_files(folder) and any(is_token_ids(spec) for spec in self.specs):
+            return self._text(folder)
         if len(self.specs) != 1:
             raise DataError(f"{folder}: holds no npz or npy files for {len(self.specs)} inputs")
         images = open_images(folder, self.specs[0], self.preprocess, self.memory)
@@ -247,6 +289,9 @@ class _Opener:
     def _npy_folder(self, folder: Path, files: list[Path]) -> Source:
         key = self.labels_key or "labels"
         names = [spec.name for spec in self.specs]
+        there = {path.stem for path in (*files, *folder.iterdir())}
+        if self.filling is None and (rest := self._given(there)).filling is not None:
+            return rest._npy_folder(folder, files)
         labels = next((open_npy(path) for path in files if path.stem == key and key not in names), None)
         if self.labels_key is not None and labels is None:
             raise DataError(f"{folder}: no {key}.npy for the labels")
@@ -276,13 +321,13 @@ class _Opener:
         return self._rows(rows, labels, str(folder))
 
     def _function(self, function: Callable[[], Any], where: str) -> Source:
-        first = _call(function, where)
+        first = called(function, where)
         if isinstance(first, (Mapping, np.ndarray, Source)):
             return self.open(first)
 
         def make() -> Iterator[Any]:
-            made = _call(function, where)
-            return _read(made) if hasattr(made, "get_next") else iter(made)
+            made = called(function, where)
+            return rewound(made) if hasattr(made, "get_next") else iter(made)
 
         if not isinstance(first, Iterable) and not hasattr(first, "get_next"):
             raise DataError(f"{where}: returned {type(first).__name__}: return an iterable of feeds")
@@ -294,49 +339,40 @@ class _Opener:
         """A stream; one that is short, or gives other items when it is read again, is kept in memory."""
 
         def items() -> Iterator[Item]:
-            for item in _told(make(), where):
+            for item in told(make(), where):
                 given = self._own(item) if isinstance(item, Mapping) else item
-                yield unpacked(given, self.specs, self.labels_key, where)
+                parts = len(item) if isinstance(item, Sequence) else 1
+                specs = self.specs if isinstance(item, Mapping) else self._ordered(parts)
+                yield unpacked(given, specs, self.labels_key, where)
 
         if once:
             held = kept(items(), where)
             items = partial(iter, held)
             known = len(held)
-        peeked = peek(items(), self.specs, where)
+        first = list(islice(items(), PEEK + 1))
+        asked = self._given(first[0][0]) if first else self
+        peeked = peek(iter(first), asked.specs, where)
         if peeked.complete:
             items, known = partial(iter, list(peeked.items)), len(peeked.items)
-            if (found := joined(peeked, self.specs)) is not None:
+            if (found := joined(peeked, asked.specs)) is not None:
                 arrays, labels = found
-                return self._rows({name: ArrayRows(array) for name, array in arrays.items()}, labels, where)
+                return asked._rows({name: ArrayRows(array) for name, array in arrays.items()}, labels, where)
         elif not once and not same(next(items()), peeked.items[0]):
             held = kept(items(), where)
             items, known = partial(iter, held), len(held)
         labelled = peeked.items[0][1] is not None
         return FeedSource(
             where,
-            self.specs,
+            asked.specs,
             items,
             peeked.axes,
             self.batch_size,
             peeked.single,
             labelled,
             known,
-            notes=peeked.axes.notes(where),
+            notes=asked._notes(peeked.axes, where),
+            filling=asked.filling,
         )
-
-
-def _told(items: Iterator[Any], where: str) -> Iterator[Any]:
-    """The items of what a user wrote; what it raises is told as a fault of the data."""
-    while True:
-        try:
-            item = next(items)
-        except StopIteration:
-            return
-        except DataError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DataError(f"{where}: failed with {type(error).__name__}: {one_line(str(error))}") from error
-        yield item
 
 
 def _all_of(rows: Rows) -> Array:
@@ -361,21 +397,3 @@ def _vary(parts: Mapping[str, Sequence[Path]], specs: Sequence[TensorSpec]) -> b
     }
     differ = any(len(set(own)) > 1 for own in rows.values())
     return differ and all(fits(spec, shape) for spec in specs for shape in shapes[spec.name])
-
-
-def _read(reader: Any) -> Iterator[Mapping[str, Array]]:
-    """Feeds of a CalibrationDataReader from its start."""
-    try:
-        reader.rewind()
-    except (AttributeError, NotImplementedError) as error:
-        raise DataError(
-            f"{type(reader).__name__} cannot rewind: give it that method, or pass a function that makes it"
-        ) from error
-    return iter(reader.get_next, None)
-
-
-def _call(function: Callable[[], Any], where: str) -> Any:
-    try:
-        return function()
-    except (Exception, SystemExit) as error:
-        raise DataError(f"{where}: failed with {type(error).__name__}: {one_line(str(error))}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from obs_onnx.data.language.text import WINDOW, TextReading
 from obs_onnx.option import Options, option
 
 __all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded"]
@@ -48,6 +49,26 @@ class LabelName(Options, title="Data"):
         metavar="NAME|FILE",
         form="data",
     )
+    tokenizer: str | None = option(
+        None,
+        help="tokenizer.json that makes token ids of data that is text.",
+        more="Needs the package tokenizers: pip install 'obs-onnx[text]'.",
+        otherwise="tokenizer.json beside the text",
+        metavar="FILE",
+        form="data",
+    )
+    window: int | None = option(
+        None,
+        help="Tokens of a sample of text.",
+        otherwise=f"what the model fixes, else {WINDOW}",
+        least=1,
+        metavar="N",
+    )
+
+    @property
+    def text(self) -> TextReading:
+        """How text becomes token ids."""
+        return TextReading(self.tokenizer, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)

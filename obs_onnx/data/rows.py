@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.array_files import open_npy
 from obs_onnx.data.feeds import Array, Feed, TensorSpec, is_float
+from obs_onnx.data.language.filled_inputs import Filling, find_filling, is_token_ids
 from obs_onnx.data.limits import check_batch
 from obs_onnx.passes.errors import DataError
 
@@ -223,12 +224,23 @@ def random_feed(
     Raises:
         DataError: an input of unknown rank, or of strings.
     """
+    filling = _filling(specs, sizes or {})
+    if filling is not None:
+        return filling(random_feed(filling.asked, batch, sizes, seed))
     check_batch(specs, batch)
     known = free_sizes(specs, sizes or {}, batch)
     shapes = {spec.name: concrete_shape(spec, known, batch) for spec in specs}
     return {
         spec.name: RandomRows(spec, shapes[spec.name], 1, seed).take(np.arange(1))[0, ...] for spec in specs
     }
+
+
+def _filling(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> Filling | None:
+    """How a feed is completed from random token ids; None where nothing is, or ``sizes`` say how long a cache
+    is."""
+    ids = [spec.name for spec in specs if is_token_ids(spec)]
+    filling = find_filling(specs, ids, sizes)
+    return None if filling is None or not filling.kinds or filling.sized else filling
 
 
 def natural(path: Path) -> list[Any]:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.batch_axes import BatchAxes, Role
 from obs_onnx.data.feeds import Array, Feed, TensorSpec, conform
+from obs_onnx.data.language.filled_inputs import Filling
 from obs_onnx.data.rows import Rows
 from obs_onnx.passes.errors import DataError, OptionError, boundary
 
@@ -93,6 +94,7 @@ class SampleSource(Source):
         indices: of the samples in use, ascending.
         batch: samples per feed.
         labels: one entry per sample (one row of labels per feed where no array counts samples), or None.
+        filling: completes feeds with inputs that the data lacks; None where it lacks none.
     """
 
     where: str
@@ -103,6 +105,7 @@ class SampleSource(Source):
     batch: int
     labels: Labels | None = None
     notes: tuple[str, ...] = ()
+    filling: Filling | None = None
 
     @property
     def unit(self) -> Literal["samples", "feeds"]:
@@ -135,6 +138,8 @@ class SampleSource(Source):
                     for spec in self.specs
                 }
                 labels = None if self.labels is None else self.labels[chosen]
+                if self.filling is not None:
+                    feed = self.filling(feed)
             yield feed, labels.reshape(-1) if labels is not None else None
 
     def _array(self, name: str, chosen: NDArray[np.int64]) -> Array:

@@ -20,6 +20,7 @@ from obs_onnx.data.feeds import (
     conform_labels,
     is_float,
 )
+from obs_onnx.data.language.filled_inputs import Filling
 from obs_onnx.data.rows import ArrayRows
 from obs_onnx.data.sources import Batch, Labels, SampleSource, Source, held_array, held_out
 from obs_onnx.passes.errors import DataError, OptionError, boundary
@@ -242,6 +243,7 @@ class FeedSource(Source):
         labelled: every item has labels.
         known: number of items, or None.
         transforms: selections, in order.
+        filling: completes feeds with inputs that the data lacks; None where it lacks none.
     """
 
     where: str
@@ -254,6 +256,7 @@ class FeedSource(Source):
     known: int | None = None
     transforms: tuple[Transform, ...] = ()
     notes: tuple[str, ...] = ()
+    filling: Filling | None = None
 
     @property
     def unit(self) -> Literal["samples", "feeds"]:
@@ -365,7 +368,9 @@ class FeedSource(Source):
             for name, role in self.axes.roles.items()
         }
         batch = self.batch if not self.axes.whole else self.axes.group if self._parts else count
-        source = SampleSource(where, self.specs, rows, self.axes, np.arange(count), batch, own)
+        source = SampleSource(
+            where, self.specs, rows, self.axes, np.arange(count), batch, own, (), self.filling
+        )
         yield from source.batches()
 
     @property

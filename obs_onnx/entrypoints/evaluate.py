@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import Any
 
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
+from obs_onnx.data.language.text import TextReading
 from obs_onnx.data.open_source import open_source
+from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.metric import open_metric
 from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
 from obs_onnx.evaluation.measures.yardstick import read_outputs
@@ -23,6 +27,7 @@ from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
 
+_HELD = 64 << 20  # bytes of outputs
 _FILES = (bytes, str, PathLike)
 
 
@@ -32,6 +37,8 @@ def evaluate(
     *,
     labels_key: str | None = None,
     preprocess: object = None,
+    tokenizer: str | None = None,
+    window: int | None = None,
     against: ModelSource | Session | None = None,
     task: str = AUTO,
     weight: Mapping[str, float] | None = None,
@@ -54,6 +61,7 @@ def evaluate(
         data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
         labels_key: name of the labels in the data; by default ``labels`` if there are any.
         preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
+        tokenizer, window: how text becomes token ids, see :class:`obs_onnx.data.options.LabelName`.
         against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
             the spread of its outputs.
         task, weight, metric, metric_lower_is_better: see
@@ -80,6 +88,7 @@ def evaluate(
             model, axes = _scored(runtime, model, fix)
         else:
             model, against, axes = _compared(runtime, model, against, cut, fix)
+        graph = _graph(model if against is None else against, custom_domains)
         session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
         source = open_source(
             data,
@@ -88,20 +97,22 @@ def evaluate(
             labels_key=labels_key,
             preprocess=preprocess,
             without=fixed_names(fix),
+            sizes={} if graph is None else implied_sizes(graph),
+            text=TextReading(tokenizer, window),
         )
         if reference is not None:
             paired(session, reference)
-        dense, given = (session, model) if reference is None else (reference, against)
+        source = _small_batches(session, source, batch_size)
         yardstick = read_outputs(
-            dense,
+            session if reference is None else reference,
             source,
-            model=_graph(given, custom_domains),
+            model=graph,
             task=asked.task,
             weights=asked.weight,
             spreads=reference is not None,
             axes=axes,
         )
-        return evaluate_sessions(
+        found = evaluate_sessions(
             session,
             source,
             reference,
@@ -110,6 +121,16 @@ def evaluate(
             progress=progress,
             trained=reference is None,
         )
+        return replace(found, notes=source.notes)
+
+
+def _small_batches(session: Session, source: Source, batch: int) -> Source:
+    """The data in batches whose outputs may be held at once."""
+    if batch == 1 or source.axes.whole:
+        return source
+    size = sum(y.nbytes for y in session.run(next(iter(source.limit(1).rebatch(1)))).values())
+    most = _HELD // max(size, 1)
+    return source if most >= batch else source.rebatch(max(1, most))
 
 
 def _open(given: ModelSource | Session, runtime: Runtime | None) -> Session:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.data.sources import Source
 from obs_onnx.entrypoints.files import check_files
@@ -178,9 +179,9 @@ class _Lesson:
 
 def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _Lesson:
     """Open the data and the teacher, and choose the loss."""
-    labels, seed = options.labels, options.seed
+    labels, seed, sizes = options.labels, options.seed, implied_sizes(front.model)
     taught, name = _teacher(options.teacher, front, options.fix)
-    dense, batch = _freed(runtime, front.model, taught, partial(_open, options, options.data))
+    dense, batch = _freed(runtime, front.model, taught, partial(_open, options, sizes, options.data))
     model = front.model if batch is None else batch.model
     stored = canonicalize(model) if options.fold else unfolded(model)
     student, copied = runnable(runtime, stored)
@@ -188,7 +189,7 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
     if dense is not None:
         _check_teacher(dense, session, f"the teacher {name}")
     opened = [
-        freed_source(batch, session.inputs, options.batch, partial(_open, options, data))
+        freed_source(batch, session.inputs, options.batch, partial(_open, options, sizes, data))
         for data in (options.data, options.held_out)
         if data is not None
     ]
@@ -302,7 +303,9 @@ def _parts(source: Source, held_out: Source | None, seed: int) -> tuple[Source, 
     return split(source, HELD_OUT, seed)
 
 
-def _open(options: FinetuneOptions, data: object, specs: Sequence[TensorSpec]) -> Source:
+def _open(
+    options: FinetuneOptions, sizes: Mapping[str, int], data: object, specs: Sequence[TensorSpec]
+) -> Source:
     """Data for inputs."""
     return open_source(
         data,
@@ -312,6 +315,8 @@ def _open(options: FinetuneOptions, data: object, specs: Sequence[TensorSpec]) -
         seed=options.seed,
         preprocess=options.preprocess,
         without=fixed_names(options.fix),
+        sizes=sizes,
+        text=options.text,
     )
 
 

@@ -12,6 +12,7 @@ from typing import cast
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
 from obs_onnx.entrypoints.files import check_files
@@ -126,9 +127,10 @@ def _compared(
     coupling = couple(prepare(front.model, canonical=False))
     session = open_whole(runtime, coupling.model)
     try:
-        feed: Values = random_feed(session.inputs)
+        sizes = implied_sizes(front.model)
+        feed: Values = random_feed(session.inputs, sizes=sizes)
         if calib is not None:
-            feed = next(iter(open_source(calib, session.inputs, without=fixed_names(fix))))
+            feed = next(iter(open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)))
         session.run(feed)
     except InputError as error:
         if calib is not None:

@@ -17,6 +17,7 @@ from obs_onnx.allocation.thresholds import unit
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.data.fixed import fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
@@ -157,6 +158,7 @@ class Scorer:
     def __init__(self, model: ModelLike, options: ScorerOptions) -> None:
         original, self._name, path = open_model(model, None)
         where = open_runtime(options.runtime, options.threads, options.custom_ops)
+        fixed = with_fixed(original, options.fix)
         read = partial(
             open_source,
             calibration_of(options.calib, path),
@@ -165,8 +167,10 @@ class Scorer:
             seed=options.seed,
             preprocess=options.preprocess,
             without=fixed_names(options.fix),
+            sizes=implied_sizes(fixed),
+            text=options.text,
         )
-        front = find_front(where, with_fixed(original, options.fix), options.cut)
+        front = find_front(where, fixed, options.cut)
         batch = find_free_batch(where, front.model, read)
         dense, copied = runnable(where, prepare(front.model if batch is None else batch.model))
         self._coupling = couple(dense, options.protect)

@@ -50,6 +50,7 @@ class Evaluation:
         measures: others of the task, by name.
         metric: what the user's own function says.
         alerts: what makes all this doubtful, of a model that is measured by itself.
+        notes: what else the reader should know of the data.
     """
 
     samples: int
@@ -63,6 +64,7 @@ class Evaluation:
     measures: Mapping[str, float] = field(default_factory=dict)
     metric: float | None = None
     alerts: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def figure(self, metric: Metric) -> float | None:
         """What was measured of a metric."""
@@ -75,8 +77,9 @@ class Evaluation:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         if self.task == AUTO:
             del fields["task"]
-        if not self.alerts:
-            del fields["alerts"]
+        for name in ("alerts", "notes"):
+            if not fields[name]:
+                del fields[name]
         if len(self.output_errors or ()) < 2:
             del fields["output_errors"]
         fields["parts"] = [asdict(part) for part in self.parts] if len(self.parts) > 1 else None
@@ -104,6 +107,7 @@ class Tally:
         labels: NDArray[np.int64] | None = None,
         reference: Feed | None = None,
         free: Collection[str] = (),
+        feed: Feed | None = None,
     ) -> None:
         """Count one batch.
 
@@ -112,6 +116,7 @@ class Tally:
             labels: one class per row of class scores, or None.
             reference: outputs of the reference under the same names, or None.
             free: outputs whose size may follow from the data: another one counts as all wrong.
+            feed: what the model was given, whose tokens it may have foretold.
 
         Raises:
             DataError: labels or reference outputs that do not fit, or a reference that gives NaN.
@@ -119,8 +124,13 @@ class Tally:
         self._samples += self._count(outputs)
         if labels is not None:
             self._classes.add_labels(outputs, labels)
+        tokens = self._tokens(feed) if labels is None and feed is not None else None
+        if tokens is not None:
+            self._classes.add_tokens("perplexity", outputs, tokens)
         if reference is None:
             return
+        if tokens is not None:
+            self._classes.add_tokens("perplexity_dense", reference, tokens)
         for name, y in reference.items():
             _check(name, outputs[name], y, name in free)
         self._errors.add(reference, outputs)
@@ -128,6 +138,10 @@ class Tally:
         if self._yardstick.task == EMBEDDING:
             for part_output in dict.fromkeys(part.output for part in self._yardstick.parts):
                 self._cosines += _cosines(reference[part_output], outputs[part_output])
+
+    def _tokens(self, feed: Feed) -> NDArray[np.int64] | None:
+        own = self._yardstick.tokens
+        return None if own is None else own.labels(feed)
 
     def _count(self, outputs: Feed) -> int:
         """Samples in a batch; 1 where its outputs do not count them."""
@@ -179,7 +193,7 @@ def _check(name: str, output: Array, reference: Array, free: bool) -> None:
             f"output {name!r} has shape {output.shape}, the other model's {reference.shape}: "
             "only models with the same outputs can be compared"
         )
-    if np.isnan(reference.astype(np.float64)).any():
+    if np.isnan(reference).any():
         raise DataError(f"output {name!r} of the reference is NaN for some of the data: remove those samples")
 
 
@@ -230,11 +244,12 @@ def evaluate_sessions(
     for number, (feed, labels) in enumerate(source.batches(), start=1):
         if reference is None:
             outputs = session.run(feed)
-            tally.add(outputs, labels)
+            tally.add(outputs, labels, feed=feed)
         else:
             outputs = session.run(feed, list(pairs))
             theirs = reference.run(feed, list(pairs.values()))
-            tally.add(outputs, labels, {name: theirs[other] for name, other in pairs.items()}, free)
+            named = {name: theirs[other] for name, other in pairs.items()}
+            tally.add(outputs, labels, named, free, feed)
         if metric is not None and metric.function is not None:
             collected.add(outputs, labels, feed if metric.reads_inputs else None)
         if progress is not None:

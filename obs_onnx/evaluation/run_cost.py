@@ -12,9 +12,10 @@ from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, every_value
 
-__all__ = ["MOST_SAMPLES", "RunCost", "measured"]
+__all__ = ["FEW_SAMPLES", "MOST_SAMPLES", "RunCost", "measured"]
 
 MOST_SAMPLES = 128  # in one run
+FEW_SAMPLES = 8  # where several are looked at together, and memory allows it
 _LARGEST = 16 << 20  # bytes of a value; larger arrays are mapped anew in every run by most allocators
 _SHARE = 4  # of the memory, that all values of a run may take
 
@@ -44,6 +45,10 @@ class RunCost:
         largest, total = max(self.activations, default=0), sum(self.activations)
         within = min(_LARGEST // max(largest, 1), memory // _SHARE // max(total, 1))
         return max(1, min(MOST_SAMPLES, within))
+
+    def few(self, memory: int) -> int:
+        """How many samples to look at together, however large their values are."""
+        return max(1, min(FEW_SAMPLES, memory // _SHARE // max(sum(self.activations), 1)))
 
 
 def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:

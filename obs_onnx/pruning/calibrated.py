@@ -20,11 +20,12 @@ from obs_onnx.evaluation.data_checks import check_samples, differences, guesses,
 from obs_onnx.evaluation.finite_outputs import check_outputs
 from obs_onnx.evaluation.free_batch import freed_source
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric, open_metric
+from obs_onnx.evaluation.measures.next_tokens import find_next_tokens
 from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.measures.yardstick import ERROR, Yardstick, yardstick_of
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.evaluation.run_cost import MOST_SAMPLES, RunCost, measured
+from obs_onnx.evaluation.run_cost import FEW_SAMPLES, MOST_SAMPLES, RunCost, measured
 from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.timing_feed import timing_feed
@@ -33,7 +34,7 @@ from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Budget
-from obs_onnx.pruning.inputs import Inputs, open_calibration
+from obs_onnx.pruning.inputs import Inputs, check_fixed_batch, open_calibration
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
@@ -47,7 +48,6 @@ __all__ = ["HELD_OUT", "Calibrated", "CalibrationData", "DenseModel", "calibrate
 
 HELD_OUT = 0.125
 _DAMAGE_SHARE = 0.3
-_FIRST = 8
 _ROUNDING, _COARSE = 1e-5, 1e-2  # relative differences of outputs, in 32 bits and in 16
 
 
@@ -98,6 +98,7 @@ class CalibrationData:
         notes: what the user should know about the data.
         alerts: what must not be overlooked.
         batch: samples that are run at once, where that is free.
+        few: of them at least in :attr:`first`.
     """
 
     fit: Source
@@ -107,8 +108,9 @@ class CalibrationData:
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     batch: int = MOST_SAMPLES
+    few: int = FEW_SAMPLES
 
-    def rebatch(self, batch: int) -> CalibrationData:
+    def rebatch(self, batch: int, few: int = FEW_SAMPLES) -> CalibrationData:
         """The same data, so many samples at once."""
         labelled = None if self.labelled is None else self.labelled.rebatch(batch)
         held_out = self.held_out.rebatch(batch)
@@ -118,12 +120,13 @@ class CalibrationData:
             held_out=held_out,
             labelled=held_out if self.labelled is self.held_out else labelled,
             batch=batch,
+            few=few,
         )
 
     @cached_property
     def first(self) -> Values:
         """A batch of held-out data, of some samples even where fewer than that are run at once."""
-        return next(iter(self.held_out if self.batch >= _FIRST else self.held_out.rebatch(_FIRST)))
+        return next(iter(self.held_out if self.batch >= self.few else self.held_out.rebatch(self.few)))
 
     @cached_property
     def sample(self) -> Values:
@@ -215,7 +218,7 @@ def calibrate(
         check_batch(session.inputs, options.batch)
     data, memory = _open_data(inputs, session, options), working_memory(options.memory)
     cost = measured(where, model, data.sample)
-    data = data.rebatch(cost.samples(memory))
+    data = data.rebatch(cost.samples(memory), cost.few(memory))
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
     answer = session.run(first)
@@ -242,7 +245,7 @@ def calibrate(
     _check_measurable(targets, answer, dense)
     timing, stopwatch, effort = None, None, EFFORTS[options.effort]
     if options.latency or targets.timed:
-        _check_fixed_batch(inputs, options)
+        check_fixed_batch(inputs, options)
         timing = timing_feed(data.held_out, session.inputs, options.batch)
     if targets.timed and timing is not None:
         whole = inputs.original if inputs.front.runs and inputs.batch is None else inputs.model
@@ -310,28 +313,17 @@ def _yardstick(
             notes.extend(check_outputs(inputs.runtime, model, one, answer))
             yield answer
 
+    answer = session.run(feed)
     return yardstick_of(
         answers(),
         model=model,
         task=options.task,
-        labelled=None if labels is None else (session.run(feed), labels),
+        labelled=None if labels is None else (answer, labels),
         weights=options.weight,
         loss=ERROR if options.loss == AUTO and not targets.limited else options.loss,
         axes=inputs.front.class_axes,
+        tokens=find_next_tokens(session, feed, answer, model),
     )
-
-
-def _check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:
-    """Refuse to time a model with a fixed batch at another one.
-
-    Raises:
-        OptionError: that is asked for.
-    """
-    if inputs.batch is not None and options.batch not in (1, inputs.samples):
-        raise OptionError(
-            f"{named('batch')} {options.batch}: the model cannot be timed so, it takes batches of "
-            f"{inputs.samples}: leave out {named('batch')}"
-        )
 
 
 def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> None:
@@ -387,7 +379,7 @@ def _doubts(
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
     def opened(what: Any) -> Source:
         def read(specs: Sequence[TensorSpec]) -> Source:
-            return open_calibration(specs, inputs.path, replace(options, calib=what))
+            return open_calibration(specs, inputs.path, replace(options, calib=what), inputs.sizes)
 
         return freed_source(inputs.batch, session.inputs, MOST_SAMPLES, read)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.fixed import fixed_names, with_fixed
+from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
@@ -31,7 +32,7 @@ from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.verification.front import Front, find_front
 
-__all__ = ["Inputs", "load", "open_calibration"]
+__all__ = ["Inputs", "check_fixed_batch", "load", "open_calibration"]
 
 _SAMPLE = 4  # rows that shapes are seen on
 
@@ -48,6 +49,7 @@ class Inputs:
         path: its file, or None.
         runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
+        sizes: values of named free sizes of inputs that the model implies.
     """
 
     front: Front
@@ -57,6 +59,7 @@ class Inputs:
     path: Path | None
     runtime: Runtime
     target: Runtime
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def model(self) -> ir.Model:
@@ -104,7 +107,8 @@ def load(model: ModelLike, options: SearchOptions, change_caches: bool = False) 
     fixed = with_fixed(original, options.fix)
     if isinstance(here, OrtRuntime) and any(random_nodes(fixed)):
         here = here.steadied()
-    read = partial(open_calibration, path=path, options=options)
+    sizes = implied_sizes(fixed)
+    read = partial(open_calibration, path=path, options=options, sizes=sizes)
 
     def sample(specs: Sequence[TensorSpec]) -> Feed:
         return next(iter(read(specs).rebatch(_SAMPLE)))
@@ -114,7 +118,7 @@ def load(model: ModelLike, options: SearchOptions, change_caches: bool = False) 
     front = find_front(here, fixed if caches is None else caches.inner(fixed), options.cut)
     front = replace(front, caches=caches)
     shaped = declare_shapes(lambda: here, front.model, sample if again else None)
-    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target)
+    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes)
 
 
 def _caches(model: ir.Model, name: str) -> Caches:
@@ -127,13 +131,19 @@ def _caches(model: ir.Model, name: str) -> Caches:
     return Caches(model, pairs)
 
 
-def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: SearchOptions) -> Source:
+def open_calibration(
+    specs: Sequence[TensorSpec],
+    path: Path | None,
+    options: SearchOptions,
+    sizes: Mapping[str, int] | None = None,
+) -> Source:
     """The calibration data.
 
     Args:
         specs: inputs that it is for.
         path: of the model.
         options: about data.
+        sizes: values of named free sizes of the inputs.
 
     Raises:
         DataError, OptionError: there is none, or it does not fit.
@@ -147,4 +157,19 @@ def open_calibration(specs: Sequence[TensorSpec], path: Path | None, options: Se
         preprocess=options.preprocess,
         memory=options.memory,
         without=fixed_names(options.fix),
+        sizes=sizes,
+        text=options.text,
     )
+
+
+def check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:
+    """Refuse to time a model with a fixed batch at another one.
+
+    Raises:
+        OptionError: that is asked for.
+    """
+    if inputs.batch is not None and options.batch not in (1, inputs.samples):
+        raise OptionError(
+            f"{named('batch')} {options.batch}: the model cannot be timed so, it takes batches of "
+            f"{inputs.samples}: leave out {named('batch')}"
+        )

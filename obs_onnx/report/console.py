@@ -115,7 +115,7 @@ def print_evaluation(result: object, console: Console | None = None) -> None:
     fields = {key: value for key, value in fields_of(result).items() if value is not None}
     if "model" in fields:
         out.line(str(fields.pop("model")), style="bold")
-    alerts, rows = fields.pop("alerts", ()), []
+    alerts, notes, rows = fields.pop("alerts", ()), fields.pop("notes", ()), []
     for key, value in fields.items():
         if key == "parts":
             continue
@@ -130,6 +130,8 @@ def print_evaluation(result: object, console: Console | None = None) -> None:
         out.table(PARTS, part_rows([PartError(**part) for part in fields["parts"]]), left=2)
     for alert in alerts:
         out.line(f"warning: {alert}", style="bold red")
+    for note in notes:
+        out.line(f"note: {note}", style="yellow")
 
 
 def print_scores(result: Mapping[str, Any], console: Console | None = None) -> None:

@@ -13,6 +13,7 @@ from itertools import islice
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.batch.batch_search import BatchAxis, BatchSearch
@@ -44,6 +45,8 @@ class FreeBatch:
         outputs: where the samples lie in each output that depends on them.
         repeats: names of nodes that repeat what is the same for all samples.
         targets: axis of the samples in the constant target of each Reshape that has another one, by name.
+        rows: axis of the samples for each of ``repeats`` that repeats the one row of a constant, which has a
+            row for every sample in ``given``.
     """
 
     given: ir.Model
@@ -53,15 +56,21 @@ class FreeBatch:
     outputs: Mapping[str, BatchAxis]
     repeats: frozenset[str] = frozenset()
     targets: Axes = field(default_factory=dict)
+    rows: Axes = field(default_factory=dict)
 
     def put_back(self, model: ir.Model) -> ir.Model:
         """A copy of ``model``, made from :attr:`model`, that says its batch where :attr:`given` did."""
         result = model.clone()
+        rows: dict[ir.Value, int] = {}
         for node in list(result.graph):
             if node.name in self.repeats:
                 source = node.inputs[0]
                 assert source is not None
+                if node.name in self.rows:
+                    rows[source] = self.rows[node.name]
                 node.outputs[0].replace_all_uses_with(source)
+        for value, axis in rows.items():
+            _set_tensor(value, np.repeat(_numbers(value), self.size, axis))
         if self.repeats:
             RemoveUnusedNodesPass()(result)
         ends = (*real_inputs(self.given), *self.given.graph.outputs)
@@ -154,17 +163,55 @@ def _freed(given: ir.Model, base: ir.Model, size: int, axes: Axes) -> Iterator[F
         if declared and not search.mended:
             return
         found = {str(value.name): axis for value, axis in search.axes.items()}
+        opened = _open(copy, found, symbol, idle, search.targets)
+        rows = _keep_one_row(opened, search.repeats)
         yield FreeBatch(
             given,
-            _open(copy, found, symbol, idle, search.targets),
+            opened,
             size,
             axes,
             {str(y.name): found[str(y.name)] for y in copy.graph.outputs if y.name in found},
             frozenset(search.repeats),
             {name: axis for name, (axis, _) in search.targets.items()},
+            rows,
         )
     if declared:
         yield FreeBatch(given, _with_batch(base, axes, 1), size, {}, {})
+
+
+def _keep_one_row(model: ir.Model, repeats: Collection[str]) -> dict[str, int]:
+    """Cut constants of which nothing but the first row is read; their axes by the nodes that repeat it.
+
+    A constant that kept rows which nothing reads would lose them as if they were channels.
+    """
+    rows: dict[str, int] = {}
+    for value in list(model.graph.initializers.values()):
+        uses = value.uses()
+        first = [use.node for use in uses if use.node.op_type == "Slice" and use.node.name in repeats]
+        axes = {axis for node in first for axis in node_facts.ints_input(node, 3) or ()}
+        if value.is_graph_input() or value.is_graph_output() or len(first) != len(uses) or len(axes) != 1:
+            continue
+        (axis,) = axes
+        _set_tensor(value, np.take(_numbers(value), [0], axis))
+        for node in first:
+            rows |= {str(use.node.name): axis for use in node.outputs[0].uses()}
+            node.outputs[0].replace_all_uses_with(value)
+            constants = node.inputs[1:]
+            model.graph.remove(node, safe=True)
+            for constant in constants:
+                remove_if_unused(model, constant)
+    return rows
+
+
+def _numbers(value: ir.Value) -> NDArray[np.generic]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _set_tensor(value: ir.Value, numbers: np.ndarray) -> None:
+    assert value.const_value is not None
+    value.const_value = ir.Tensor(numbers, dtype=value.const_value.dtype)
+    value.shape = ir.Shape(numbers.shape)
 
 
 def _with_batch(model: ir.Model, axes: Axes, size: int) -> ir.Model:

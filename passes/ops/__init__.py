@@ -24,6 +24,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
+from obs_onnx.passes.ops.fused import experts, gated, states
 from obs_onnx.passes.traits.known_versions import known
 from obs_onnx.passes.traits.linear import Linear
 from obs_onnx.passes.traits.op import Op, key, without_rules
@@ -35,7 +36,9 @@ _RECORDS: dict[str, Op] = {
     **control.TABLE,
     **conv.TABLE,
     **elementwise.TABLE,
+    **experts.TABLE,
     **extend.TABLE,
+    **gated.TABLE,
     **matmul.TABLE,
     **normalization.TABLE,
     **pool.TABLE,
@@ -43,6 +46,7 @@ _RECORDS: dict[str, Op] = {
     **reduce.TABLE,
     **select.TABLE,
     **shape.TABLE,
+    **states.TABLE,
 }
 
 TABLE: dict[str, Op] = {name: replace(op, known=known(name)) for name, op in _RECORDS.items()}

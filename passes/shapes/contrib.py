@@ -2,87 +2,221 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["ALIASES", "FLOATS", "SHAPES"]
+from obs_onnx.passes.shapes.contrib_attention import ATTENTION
 
-Shape = tuple[int, ...]
+__all__ = ["ALIASES", "KINDS", "SHAPES"]
+
+Dims = tuple[int | None, ...]
+Given = Sequence[tuple[int, ...] | None]
 
 ALIASES = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
 
 
-def _same(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    return [shapes[0]]
+def _at(shapes: Given, slot: int) -> tuple[int, ...]:
+    shape = shapes[slot] if slot < len(shapes) else None
+    if shape is None:
+        raise ValueError(f"its input {slot} is missing")
+    return shape
 
 
-def _skip(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    return [shapes[0], None, None, shapes[0]]
+def _same(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """All outputs are like the first input."""
+    return [_at(shapes, 0)] * len(node.outputs)
 
 
-def _matmul(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    a, b = shapes[:2]
-    a = (*a[:-2], a[-1], a[-2]) if node.attributes.get_int("transA", 0) else a
-    b = (*b[:-2], b[-1], b[-2]) if node.attributes.get_int("transB", 0) else b
-    return [(*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])]
+def _skip(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [_at(shapes, 0), None, None, _at(shapes, 0)]
 
 
-def _fused_attention(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    sizes = node.attributes.get_ints("qkv_hidden_sizes", None)
-    return [(*shapes[0][:2], sizes[2] if sizes else shapes[1][1] // 3)]
+def _each(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """GemmaRotaryEmbedding: queries and keys."""
+    return [_at(shapes, 1), _at(shapes, 3)]
 
 
-def _heads(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    return [(*shapes[0][:2], shapes[2][-1])] if len(shapes) > 2 else []
+def _gate(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """LinearAttentionGate: decay and rate."""
+    return [_at(shapes, 0), shapes[3] if len(shapes) > 3 else None]
 
 
-def _grouped(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    query = shapes[0]
-    if all(slot < len(node.inputs) and node.inputs[slot] is not None for slot in (1, 2)):
-        return [query]
-    heads, shared = (node.attributes.get_int(name, 1) for name in ("num_heads", "kv_num_heads"))
-    return [(*query[:2], query[2] // (heads + 2 * shared) * heads)]
+def _turned(shape: tuple[int, ...], batch: int, transposed: int) -> tuple[int, ...]:
+    shape = (*shape[1:-1], shape[0], shape[-1]) if batch else shape
+    return (*shape[:-2], shape[-1], shape[-2]) if transposed else shape
 
 
-def _embeddings(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    tables = [shape for shape in shapes if len(shape) == 2][1:]
-    full = (*shapes[0], tables[-1][1])
-    return [full, shapes[0][:1], full]
+def _matmul(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    a, b = _at(shapes, 0), _at(shapes, 1)
+    flags = {name: node.attributes.get_int(f"trans{name}", 0) for name in ("BatchA", "A", "BatchB", "B")}
+    left = (1, *a) if len(a) == 1 else _turned(a, flags["BatchA"], flags["A"])
+    right = (*b, 1) if len(b) == 1 else _turned(b, flags["BatchB"], flags["B"])
+    rows, columns = left[-2:-1] if len(a) > 1 else (), right[-1:] if len(b) > 1 else ()
+    return [(*np.broadcast_shapes(left[:-2], right[:-2]), *rows, *columns)]
 
 
-def _columns(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    return [(shapes[0][0], sum(shape[-1] for shape in shapes))]
+def _wide(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """A product with a packed matrix of N columns."""
+    return [(*_at(shapes, 0)[:-1], node.attributes.get_int("N", 0) or _at(shapes, 1)[0])]
 
 
-def _regressor(node: ir.Node, shapes: Sequence[Shape]) -> list[Shape | None]:
-    targets = node.attributes.get_int("targets", 0) or node.attributes.get_int("n_targets", 1)
-    return [(shapes[0][0] if len(shapes[0]) > 1 else 1, targets)]
+def _wide_of_4_bits(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    if not node.attributes.get_int("transB", 1):
+        raise ValueError("its matrix is not transposed")
+    return _wide(node, shapes)
 
 
-FLOATS = {f"ai.onnx.ml::{name}" for name in ("FeatureVectorizer", "LinearRegressor", "Normalizer", "Scaler")}
-FLOATS |= {"ai.onnx.ml::SVMRegressor", "ai.onnx.ml::TreeEnsembleRegressor"}
-"""Operators that give single precision, whatever numbers they take."""
+def _wide_gated(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [*_wide(node, shapes), _at(shapes, 0)]
 
-SHAPES: dict[str, Callable[[ir.Node, Sequence[Shape]], list[Shape | None]]] = {
-    **{
-        f"com.microsoft::{name}": _same
-        for name in ("Gelu", "FastGelu", "BiasGelu", "QuickGelu", "BiasAdd", "RotaryEmbedding")
-    },
+
+def _wide_heads(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x, attributes = _at(shapes, 0), node.attributes
+    query, key = ((*x[:-1], attributes.get_int(name, 0)) for name in ("Nq", "Nkv"))
+    return [query, key, key, x]
+
+
+def _embeddings(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    ids = _at(shapes, 0)
+    full = (*ids, _at(shapes, 2)[1])
+    return [full, ids[:1], full]
+
+
+def _gathered(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """GatherBlockQuantized: rows of a table, in bytes of which several elements may stand."""
+    data, ids = list(_at(shapes, 0)), _at(shapes, 1)
+    axis = node.attributes.get_int("gather_axis", 0) % len(data)
+    if (table := node.inputs[0]) is not None and table.dtype == ir.DataType.UINT8:
+        blocks = node.attributes.get_int("quantize_axis", 1) % len(data)
+        data[blocks] *= 8 // node.attributes.get_int("bits", 4)
+    return [(*data[:axis], *ids, *data[axis + 1 :])]
+
+
+def _halved(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """A gate and what it gates stand in a row."""
+    x = _at(shapes, 0)
+    return [(*x[:-1], x[-1] // 2)]
+
+
+def _swiglu(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    apart = len(shapes) > 1 and shapes[1] is not None
+    return [_at(shapes, 0)] if apart else _halved(node, shapes)
+
+
+def _router_and_gate(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x, experts = _at(shapes, 0), node.attributes.get_int("router_size", 0)
+    return [(*x[:-1], experts), (*x[:-1], (_at(shapes, 1)[1] - experts) // 2)]
+
+
+def _group_router(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [(math.prod(_at(shapes, 0)[:-1]), _at(shapes, 1)[0])] * len(node.outputs)
+
+
+def _rotated_heads(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """RMSNormRotary: (batch, tokens, heads, stride), of which a part is taken."""
+    x, width = _at(shapes, 0), _at(shapes, 1)[0]
+    if node.attributes.get_int("flatten_batch", 0):
+        raise ValueError("its batch is flattened")
+    return [(*x[:2], x[2] * width), (*x[:3], width)]
+
+
+def _without_padding(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x = _at(shapes, 0)
+    return [(None, x[2]), x[:2], (x[0] + 1,), (1,)]
+
+
+def _with_padding(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [(*_at(shapes, 1), _at(shapes, 0)[-1])]
+
+
+def _relative(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [(1, _at(shapes, 0)[1], None, None)]
+
+
+def _gated_relative(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    batch = _at(shapes, 0)[0] if len(_at(shapes, 0)) == 3 else _at(shapes, 6)[0]
+    return [(batch, *_at(shapes, 2)[1:])]
+
+
+def _columns(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return [(_at(shapes, 0)[0], sum(shape[-1] for shape in shapes if shape is not None))]
+
+
+def _regressor(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x, targets = _at(shapes, 0), node.attributes.get_int("targets", 0)
+    return [(x[0] if len(x) > 1 else 1, targets or node.attributes.get_int("n_targets", 1))]
+
+
+_RULES: Mapping[Callable[[ir.Node, Given], list[Dims | None]], str] = {
+    _same: """
+        Gelu FastGelu BiasGelu QuickGelu BiasAdd RotaryEmbedding MRotaryEmbedding BiasSoftmax ScaledSiLU
+        GatedRMSNorm BranchwiseRMSNorm GatedAdd GroupNorm SkipGroupNorm Trilu MoE QMoE MoEPacked
+    """,
+    _skip: "SkipLayerNormalization SkipSimplifiedLayerNormalization",
+    _each: "GemmaRotaryEmbedding",
+    _gate: "LinearAttentionGate",
+    _matmul: """
+        FusedMatMul FusedMatMulActivation TransposeMatMul GemmFastGelu DynamicQuantizeMatMul
+        MatMulIntegerToFloat MatMulInteger16
+    """,
+    _wide: """
+        MatMulNBits MatMulNBitsQLoRA MatMulPacked MatMulBlockQuantizedFp4Weight MatMulBlockQuantizedFp8Weight
+    """,
+    _wide_of_4_bits: "MatMulBnb4",
+    _wide_gated: "MatMulNBitsMlp",
+    _wide_heads: "MatMulNBitsQkv",
+    _embeddings: "EmbedLayerNormalization QEmbedLayerNormalization",
+    _gathered: "GatherBlockQuantized",
+    _halved: "BiasSplitGelu",
+    _swiglu: "SwiGLU",
+    _router_and_gate: "RouterGateUpProj",
+    _group_router: "MoEGroupRouter",
+    _rotated_heads: "RMSNormRotary",
+    _without_padding: "RemovePadding",
+    _with_padding: "RestorePadding",
+    _relative: "RelativePositionBias",
+    _gated_relative: "GatedRelativePositionBias",
+}
+
+SHAPES: dict[str, Callable[[ir.Node, Given], list[Dims | None]]] = {
+    **{f"com.microsoft::{name}": rule for rule, names in _RULES.items() for name in names.split()},
+    **ATTENTION,
     **{f"ai.onnx.ml::{name}": _same for name in ("Imputer", "Normalizer", "Scaler")},
     **{
         f"ai.onnx.ml::{name}": _regressor
         for name in ("LinearRegressor", "SVMRegressor", "TreeEnsembleRegressor")
     },
     "ai.onnx.ml::FeatureVectorizer": _columns,
-    "SimplifiedLayerNormalization": _same,
-    "com.microsoft::SkipLayerNormalization": _skip,
-    "com.microsoft::SkipSimplifiedLayerNormalization": _skip,
-    "com.microsoft::FusedMatMul": _matmul,
-    "com.microsoft::GemmFastGelu": _matmul,
-    "com.microsoft::Attention": _fused_attention,
-    "com.microsoft::MultiHeadAttention": _heads,
-    "com.microsoft::GroupQueryAttention": _grouped,
-    "com.microsoft::EmbedLayerNormalization": _embeddings,
+    "SimplifiedLayerNormalization": _skip,
 }
+"""Shapes of the outputs by those of the inputs, which are at their places (None: missing)."""
+
+_FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
+
+KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
+    **{
+        f"ai.onnx.ml::{name}": {0: _FLOAT}
+        for name in (
+            "FeatureVectorizer",
+            "LinearRegressor",
+            "Normalizer",
+            "SVMRegressor",
+            "Scaler",
+            "TreeEnsembleRegressor",
+        )
+    },
+    **{
+        f"com.microsoft::{name}": {1: 3, 2: 4}  # caches, which may hold fewer bits
+        for name in ("GroupQueryAttention", "PagedAttention", "SparsePagedAttention")
+    },
+    "com.microsoft::EmbedLayerNormalization": {1: _INT32},
+    "com.microsoft::QEmbedLayerNormalization": {1: _INT32},
+    "com.microsoft::GatedDeltaNet": {1: _FLOAT},
+    "com.microsoft::LinearAttention": {1: 3},
+    "com.microsoft::MatMulInteger16": {0: _INT32},
+    "com.microsoft::RemovePadding": {1: _INT32, 2: _INT32, 3: _INT32},
+}
+"""Types of outputs, or the inputs that they are those of, where not the first input of numbers says it."""

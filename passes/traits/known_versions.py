@@ -58,15 +58,15 @@ LOOKED_AT: Mapping[str, int] = _versions(
             Selu Sin Sinh Softplus Softsign Tan ThresholdedRelu
         """,
         23: "RMSNormalization RotaryEmbedding",
-        24: "SplitToSequence Swish TopK",
+        24: "SplitToSequence Swish TensorScatter TopK",
         25: """
             Attention CastLike Constant ConstantOfShape Flatten Identity If Loop Pad Reshape Scan Shape Size
             Squeeze Transpose Unsqueeze
         """,
-        27: "Range",
+        27: "CausalConvWithState LinearAttention Range",
         28: """
             BitShift Cast Celu Compress DepthToSpace DequantizeLinear Einsum Mod OneHot QuantizeLinear
-            ReduceLogSum ReduceLogSumExp ReverseSequence SpaceToDepth Unique
+            ReduceLogSum ReduceLogSumExp ReverseSequence SpaceToDepth SwiGLU Unique
         """,
     }
 )
@@ -102,6 +102,10 @@ def _contrib(attributes: str, inputs: int, outputs: int = 1, last: int | None = 
     return Known(last, frozenset(attributes.split()), inputs, outputs)
 
 
+_EXPERTS = """
+    activation_alpha activation_beta activation_type k normalize_routing_weights swiglu_fusion swiglu_limit
+    swiglu_limit_after_activation use_sparse_mixer
+"""
 _WINDOWS = "auto_pad dilations group kernel_shape pads strides"
 
 CONTRIB: Mapping[str, Known] = {
@@ -116,6 +120,15 @@ CONTRIB: Mapping[str, Known] = {
     ),
     "com.microsoft::BiasAdd": _contrib("", 3),
     "com.microsoft::BiasGelu": _contrib("", 2),
+    "com.microsoft::BiasSplitGelu": _contrib("", 2),
+    "com.microsoft::CausalConvWithState": _contrib(  # what only a GPU takes is refused
+        """
+        activation channels_last dilation input_channel_offset input_channels ndim state_channels_last
+        state_length state_update_capacity state_window
+        """,
+        4,
+        3,
+    ),
     "com.microsoft::DequantizeLinear": _contrib("axis", 3),
     "com.microsoft::DynamicQuantizeMatMul": _contrib("", 5),
     "com.microsoft::EmbedLayerNormalization": _contrib("epsilon mask_index_type", 9, 3),
@@ -125,8 +138,10 @@ CONTRIB: Mapping[str, Known] = {
         "activation activation_alpha activation_beta activation_gamma alpha beta transA transB", 3
     ),
     "com.microsoft::FusedMatMul": _contrib("alpha transA transB transBatchA transBatchB", 2),
+    "com.microsoft::GatedRMSNorm": _contrib("activation epsilon", 3),
     "com.microsoft::Gelu": _contrib("", 1),
     "com.microsoft::GemmFastGelu": _contrib("", 3),
+    "com.microsoft::GemmaRotaryEmbedding": _contrib("", 5, 2),
     "com.microsoft::GroupNorm": _contrib("activation channels_last epsilon groups", 3),
     "com.microsoft::GroupQueryAttention": _contrib(
         """
@@ -137,17 +152,28 @@ CONTRIB: Mapping[str, Known] = {
         16,
         4,
     ),
+    "com.microsoft::LinearAttention": _contrib(
+        "chunk_size kv_num_heads q_num_heads scale state_window update_rule", 6, 2
+    ),
     "com.microsoft::LongformerAttention": _contrib("num_heads window", 7),
     "com.microsoft::MatMulBnb4": _contrib("K N block_size quant_type training_mode transB", 3),
     "com.microsoft::MatMulFpQ4": _contrib("blk_quant_type", 3),
     "com.microsoft::MatMulIntegerToFloat": _contrib("", 7),
     "com.microsoft::MatMulNBits": _contrib("K N accuracy_level bits block_size weight_prepacked", 6),
+    "com.microsoft::MoE": _contrib(_EXPERTS, 8),
     "com.microsoft::MultiHeadAttention": _contrib("mask_filter_value num_heads scale unidirectional", 10, 4),
     "com.microsoft::NhwcFusedConv": _contrib(f"activation activation_params {_WINDOWS}", 4),
     "com.microsoft::QAttention": _contrib(
         "do_rotary mask_filter_value num_heads past_present_share_buffer scale unidirectional", 9, 2
     ),
     "com.microsoft::QGemm": _contrib("alpha transA transB", 9),
+    "com.microsoft::QMoE": _contrib(
+        f"""
+        {_EXPERTS} accuracy_level block_size expert_weight_bits fc1_expert_weight_bits fc2_expert_weight_bits
+        fc3_expert_weight_bits quant_type weights_prepacked
+        """,
+        21,
+    ),
     "com.microsoft::QLinearConv": _contrib(f"channels_last {_WINDOWS}", 9),
     "com.microsoft::QuantizeLinear": _contrib("axis", 3),
     "com.microsoft::QuickGelu": _contrib("alpha", 1),
@@ -156,6 +182,7 @@ CONTRIB: Mapping[str, Known] = {
     ),
     "com.microsoft::SkipLayerNormalization": _contrib("epsilon", 5, 4),
     "com.microsoft::SkipSimplifiedLayerNormalization": _contrib("epsilon", 4, 4),
+    "com.microsoft::SwiGLU": _contrib("activation_alpha activation_beta limit round_activation", 2),
     "com.microsoft::Unique": _contrib("", 1, 3),
 }
 """Operators of runtimes, whose schemas ONNX does not have."""

@@ -650,6 +650,16 @@ def test_what_is_written_has_the_batch_that_came_in(name: str, n: int, tmp_path:
         np.testing.assert_allclose(y, run_proto(again, feed)[key], atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "state"), [("last_state", "h0"), ("one_state", "first")])
+def test_a_first_state_keeps_its_rows(name: str, state: str, tmp_path: Path) -> None:
+    proto, output = fixed(name, 4), tmp_path / "small.onnx"
+    options = {"targets": {"params": 0.7}, "effort": "quick", "threads": 1, "latency": False, "round_to": 1}
+    prune(proto, calib=[feed_of(proto, seed) for seed in range(24)], output=output, **options)
+    rows = weights_of(output)[state].shape
+    assert rows[:2] == (1, 4)
+    assert rows[2] < 8
+
+
 @pytest.mark.parametrize(
     "given",
     [{"mode": "weights", "targets": {"sparsity": 0.6}}, {"mode": "channels", "targets": {"macs": 0.6}}],

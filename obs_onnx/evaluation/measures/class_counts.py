@@ -4,7 +4,8 @@ With ``p`` and ``q`` the class probabilities of the reference and of the model, 
 
     kl                        mean of sum_c p_c log(p_c / q_c)
     miou                      mean over classes of |both say c| / |any says c|, without those that none says
-    perplexity                exp(mean of -log q_label)
+    perplexity                exp(mean of -log q_label), of labels or of the next tokens
+    perplexity_dense          the same of the reference
     perplexity_to_reference   exp(mean of -sum_c p_c log q_c)
     perplexity_of_reference   the same with p for q, which is the least there can be
 """
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array
-from obs_onnx.evaluation.measures.class_scores import classes_of
+from obs_onnx.evaluation.measures.class_scores import blocks, classes_of, log_probabilities
 from obs_onnx.evaluation.measures.options import LANGUAGE, SEGMENTATION
 from obs_onnx.evaluation.measures.output_damage import divergence
 from obs_onnx.evaluation.measures.yardstick import Yardstick
@@ -92,17 +93,15 @@ class ClassCounts:
                     f"labels go up to {labels.max()}, the model has {self._classes} classes (counted from "
                     "0): give the labels the model was trained with"
                 )
-        labels, classes = labels[there], classes[there]
+        given, labels, classes = labels, labels[there], classes[there]
         self._labelled += len(labels)
         self._right += int((classes == labels).sum())
         if rows_NC is not None and self._classes > 5 and yardstick.task != SEGMENTATION:
-            best = np.argpartition(-rows_NC[there].astype(np.float32), 5, axis=1)[:, :5]
-            self._right5 += int((best == labels[:, None]).any(axis=1).sum())
+            self._right5 += _among_five(rows_NC[there], labels)
         if yardstick.task == SEGMENTATION:
             self._overlaps.setdefault("miou", Overlap()).add(classes, labels)
-        if yardstick.task == LANGUAGE and scores is not None:
-            logs = scores.log_probabilities(outputs)[there]
-            self._mean("perplexity", -logs[np.arange(len(labels)), labels].sum(), len(labels))
+        if yardstick.task == LANGUAGE and rows_NC is not None:
+            self._add_surprise("perplexity", rows_NC, np.where(there, given, -1))
 
     def add_reference(self, outputs: Outputs, reference: Outputs) -> None:
         """One batch, and what the reference gives for it."""
@@ -119,15 +118,34 @@ class ClassCounts:
         if yardstick.scores is not None:
             self._add_divergence(outputs, reference)
 
+    def add_tokens(self, name: str, outputs: Outputs, tokens: Labels) -> None:
+        """One batch, and the token that each row of scores should foretell; -1 for none.
+
+        Args:
+            name: of the measure.
+            outputs: of the model.
+            tokens: (rows,).
+        """
+        scores = self._yardstick.scores
+        if scores is not None and len(rows_NC := scores.rows(outputs)) == len(tokens):
+            self._add_surprise(name, rows_NC, tokens)
+
+    def _add_surprise(self, name: str, rows_NC: Array, labels: Labels) -> None:
+        """Minus the logarithms of the probabilities of labels, where there are any."""
+        scores, total = self._yardstick.scores, 0.0
+        assert scores is not None
+        for block in blocks(rows_NC):
+            there = np.flatnonzero(labels[block] >= 0)
+            logs = log_probabilities(rows_NC[block][there], scores.probabilities)
+            total -= float(logs[np.arange(len(there)), labels[block][there]].sum())
+        self._mean(name, total, int((labels >= 0).sum()))
+
     def _add_divergence(self, outputs: Outputs, reference: Outputs) -> None:
-        kl, rows = divergence(self._yardstick, reference, outputs)
-        self._mean("kl", kl, rows)
-        if self._yardstick.task == LANGUAGE and self._yardstick.scores is not None:
-            logs = self._yardstick.scores.log_probabilities(reference)
-            p = np.exp(logs)
-            entropy = -float(np.sum(np.multiply(p, logs, out=np.zeros_like(p), where=p > 0)))
-            self._mean("perplexity_of_reference", entropy, rows)
-            self._mean("perplexity_to_reference", entropy + kl, rows)
+        found = divergence(self._yardstick, reference, outputs)
+        self._mean("kl", found.kl, found.rows)
+        if self._yardstick.task == LANGUAGE:
+            self._mean("perplexity_of_reference", found.entropy, found.rows)
+            self._mean("perplexity_to_reference", found.entropy + found.kl, found.rows)
 
     def _mean(self, name: str, total: float, rows: float) -> None:
         self._sums[name] = self._sums.get(name, 0.0) + float(total)
@@ -162,10 +180,19 @@ class ClassCounts:
     @property
     def measures(self) -> dict[str, float]:
         """All others, by name; see the module."""
-        means = {name: total / self._rows[name] for name, total in self._sums.items()}
+        means = {name: total / self._rows[name] for name, total in self._sums.items() if self._rows[name]}
         found = {n: _exp(one) if n.startswith("perplexity") else one for n, one in means.items()}
         overlaps = {name: one.mean for name, one in self._overlaps.items()}
         return {**found, **{name: mean for name, mean in overlaps.items() if mean is not None}}
+
+
+def _among_five(rows_NC: Array, labels: Labels) -> int:
+    """Rows whose label is among their five largest scores."""
+    found = 0
+    for block in blocks(rows_NC):
+        best = np.argpartition(-rows_NC[block].astype(np.float32), 5, axis=1)[:, :5]
+        found += int((best == labels[block][:, None]).any(axis=1).sum())
+    return found
 
 
 def _exp(value: float) -> float:

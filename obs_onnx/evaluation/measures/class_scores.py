@@ -13,10 +13,11 @@ decides nothing. An output of a floating-point type holds class scores along one
   three (tokens), else along the second.
 
 Where only the last three say so, and an output has several rows for each sample (a class for each pixel or
-token), it has to be the only one of a floating-point type: maps of attention are no classes.
+token), it has to be the only one of a floating-point type: maps of attention are no classes. Caches of keys,
+values and states, which language models give beside (``present.0.key``), do not count.
 
 The scores are *probabilities* where, in the batch that was looked at, no number is negative and the numbers
-of each row add up to 1. Otherwise their softmax is. They are *alone* where no other output is of a
+of each row add up to 1. Otherwise their softmax is. They are *alone* where no other output but caches is of a
 floating-point type: what compares all that a model says goes by classes only then.
 
 The rule is asked of the dense model, and holds for every model that is compared with it.
@@ -42,6 +43,7 @@ __all__ = [
     "MANY",
     "ClassScores",
     "are_probabilities",
+    "blocks",
     "classes_of",
     "find_class_numbers",
     "find_class_scores",
@@ -52,6 +54,7 @@ __all__ = [
 
 MANY = 8  # rows that cannot all add up to 1 by chance
 _TOLERANCE = 1e-3  # of a sum of probabilities
+_BLOCK = 1 << 20  # scores that are looked at at once
 _LOGITS_AXIS = {3: 2}  # by the number of axes; else the second
 _TINY = 1e-12  # probabilities below count as that large
 
@@ -66,7 +69,7 @@ class ClassScores:
     Attributes:
         name: of the output.
         probabilities: it holds probabilities.
-        alone: it is the only output of a floating-point type.
+        alone: it is the only output of a floating-point type, but for caches.
         axis: along which the classes lie.
         single: it has one row of scores for each sample.
     """
@@ -107,7 +110,7 @@ def find_class_scores(
         more: what it gives for further batches.
         axes: of outputs, along which what lies behind them looks for classes.
     """
-    floats = {name: y for name, y in outputs.items() if is_float(y.dtype)}
+    floats = {name: y for name, y in outputs.items() if is_float(y.dtype) and not _is_called_cache(name)}
     if task not in (AUTO, *SCORED):
         return None
     graph = {str(y.name): softmax_axis(y) for y in model.graph.outputs} if model is not None else {}
@@ -132,6 +135,11 @@ def find_class_scores(
 def _is_called_logits(name: str) -> bool:
     """Whether the last part of a name is that: ``logits``, ``/classifier/logits``, ``model.logits:0``."""
     return re.split(r"[/.]", name.split(":")[0])[-1].lower() == "logits"
+
+
+def _is_called_cache(name: str) -> bool:
+    """Whether a name is that of a cache that a language model gives back."""
+    return re.match(r"(present|past)([._]|$)", name.split("/")[-1].lower()) is not None
 
 
 def find_class_numbers(
@@ -171,7 +179,9 @@ def _add_up(arrays: Sequence[Array], axis: int) -> bool:
     if sum(len(one) for one in rows) < MANY or rows[0].shape[1] < 2:
         return False
     return all(are_probabilities(one) for one in rows) or all(
-        bool(one.max(initial=0.0) <= 0) and are_probabilities(np.exp(one.astype(np.float64))) for one in rows
+        bool(one.max(initial=0.0) <= 0)
+        and all(are_probabilities(np.exp(one[block].astype(np.float64))) for block in blocks(one))
+        for one in rows
     )
 
 
@@ -192,10 +202,19 @@ def rows_of(scores: Array, axis: int = 1) -> Array:
     return np.moveaxis(scores, axis, -1).reshape(-1, scores.shape[axis])
 
 
+def blocks(rows_NC: Array, most: int = _BLOCK) -> Iterator[slice]:
+    """Rows of scores, ``most`` numbers at a time: what is computed of all of them may be too large."""
+    step = max(1, most // max(rows_NC.shape[1], 1))
+    return (slice(first, first + step) for first in range(0, len(rows_NC), step))
+
+
 def are_probabilities(scores_NC: Array) -> bool:
     """Whether scores are probabilities; see the module."""
-    p = scores_NC.astype(np.float64)
-    return bool(p.min(initial=0.0) >= 0 and np.allclose(p.sum(axis=1), 1, rtol=0, atol=_TOLERANCE))
+    for block in blocks(scores_NC):
+        p = scores_NC[block].astype(np.float64)
+        if p.min(initial=0.0) < 0 or not np.allclose(p.sum(axis=1), 1, rtol=0, atol=_TOLERANCE):
+            return False
+    return True
 
 
 def log_of_probabilities(p: Array, least: float = _TINY) -> Array:
@@ -224,5 +243,9 @@ def classes_of(outputs: Outputs, scores: ClassScores | None, numbers: str | None
     """
     if scores is not None:
         rows_NC = scores.rows(outputs)
-        return np.where(np.isnan(rows_NC).any(axis=1), -1, rows_NC.argmax(axis=1))
+        found = np.zeros(len(rows_NC), np.int64)
+        for block in blocks(rows_NC):
+            part = rows_NC[block]
+            found[block] = np.where(np.isnan(part).any(axis=1), -1, part.argmax(axis=1))
+        return found
     return None if numbers is None else outputs[numbers].reshape(-1)

@@ -11,16 +11,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.evaluation.measures.class_scores import log_probabilities
+from obs_onnx.evaluation.measures.class_scores import blocks, log_probabilities
 from obs_onnx.evaluation.measures.parts import ErrorSums
 from obs_onnx.evaluation.measures.yardstick import CHANGED, KL, Yardstick
 
-__all__ = ["Damage", "divergence"]
+__all__ = ["Damage", "Divergence", "divergence"]
 
 _BLOCK = 1 << 16  # scores that stay in the cache
 
@@ -43,7 +44,8 @@ class Damage:
     def update(self, dense: Outputs, changed: Outputs) -> None:
         """Add one batch; an output whose size follows from the data and differs counts as all wrong."""
         if self._yardstick.measure == KL:
-            self._add(divergence(self._yardstick, dense, changed))
+            found = divergence(self._yardstick, dense, changed)
+            self._add((found.kl, found.rows))
         elif self._yardstick.measure == CHANGED:
             for name in self._names:
                 y, z = dense[name], changed[name]
@@ -66,9 +68,23 @@ class Damage:
         return float(np.mean(squares)) if squares else 0.0
 
 
-def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[float, float]:
-    """Kullback-Leibler divergence of class probabilities in nats, summed over rows, and how many rows they
-    are.
+@dataclass(frozen=True)
+class Divergence:
+    """How far class probabilities are from the dense ones, in nats, summed over rows.
+
+    Attributes:
+        kl: Kullback-Leibler divergence.
+        entropy: of the dense ones.
+        rows: how many there are.
+    """
+
+    kl: float
+    entropy: float
+    rows: int
+
+
+def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> Divergence:
+    """The divergence of class probabilities, row block by row block.
 
     The logarithms are at hand, so they are subtracted; :func:`scipy.special.rel_entr` takes probabilities,
     which underflow where a model is sure of itself: it would give infinity for a damage of some hundred nats.
@@ -76,17 +92,20 @@ def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> tuple[
     """
     scores = yardstick.scores
     assert scores is not None
-    rows, classes = scores.rows(dense).shape
-    if dense[scores.name].shape != changed[scores.name].shape:
-        return rows * float(np.log(max(classes, 2))), rows
+    same = dense[scores.name].shape == changed[scores.name].shape
     dense_NC, changed_NC = scores.rows(dense), scores.rows(changed)
-    step, total = max(1, _BLOCK // classes), 0.0
-    for first in range(0, rows, step):
-        block = slice(first, first + step)
+    rows, classes = dense_NC.shape
+    total = entropy = 0.0
+    for block in blocks(dense_NC, _BLOCK):
         with np.errstate(invalid="ignore", over="ignore"):
             log_p = log_probabilities(dense_NC[block], scores.probabilities)
-            log_q = log_probabilities(changed_NC[block], scores.probabilities)
-        p, difference = np.exp(log_p), np.zeros_like(log_p)
-        np.subtract(log_p, log_q, out=difference, where=p > 0)  # masked scores have p = 0
-        total += float(np.sum(p * difference))
-    return total, rows
+        p, product = np.exp(log_p), np.zeros_like(log_p)
+        there = p > 0  # masked scores have p = 0
+        entropy -= float(np.sum(np.multiply(p, log_p, out=product, where=there)))
+        if same:
+            with np.errstate(invalid="ignore", over="ignore"):
+                log_q = log_probabilities(changed_NC[block], scores.probabilities)
+            difference = np.zeros_like(log_p)
+            np.subtract(log_p, log_q, out=difference, where=there)
+            total += float(np.sum(p * difference))
+    return Divergence(total if same else rows * float(np.log(max(classes, 2))), entropy, rows)

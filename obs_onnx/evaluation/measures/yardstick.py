@@ -3,7 +3,7 @@ asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Array, is_float
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.class_scores import ClassScores, find_class_numbers, find_class_scores
+from obs_onnx.evaluation.measures.next_tokens import NextTokens, find_next_tokens
 from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE, SEGMENTATION
 from obs_onnx.evaluation.measures.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
@@ -31,6 +32,7 @@ _WANTED = {
 }
 _SHOWN = 3  # names in a note
 _FEEDS = 16  # that are looked at for class scores
+_HELD = 64 << 20  # bytes of outputs that are held for it, beside the last of them
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Yardstick:
         scores: where its class scores are, if it gives any.
         numbers: the output that holds class numbers, of a model without class scores.
         parts: of its outputs of a floating-point type.
+        tokens: the token ids that the class scores of a language model are about.
         measure: of damage, see :mod:`obs_onnx.evaluation.measures.output_damage`.
     """
 
@@ -50,6 +53,7 @@ class Yardstick:
     scores: ClassScores | None = None
     numbers: str | None = None
     parts: tuple[Part, ...] = ()
+    tokens: NextTokens | None = None
     measure: str = ERROR
 
     @property
@@ -82,6 +86,7 @@ def yardstick_of(
     weights: Mapping[str, float] | None = None,
     loss: str = ERROR,
     axes: Mapping[str, int] | None = None,
+    tokens: NextTokens | None = None,
 ) -> Yardstick:
     """The yardstick for a model.
 
@@ -93,18 +98,23 @@ def yardstick_of(
         weights: of parts, see :func:`obs_onnx.evaluation.measures.parts.weighted`.
         loss: damage that is asked for, see :func:`choose_measure`.
         axes: of outputs, along which what lies behind them looks for classes.
+        tokens: that an output is about; scores in it are those of a language model.
 
     Raises:
         OptionError: a task, a weight or a loss that does not fit the outputs.
     """
     rest = iter(answers)
-    seen = list(islice(rest, _FEEDS))
+    seen = _few(rest)
     first, labels = (seen[0], None) if labelled is None else labelled
     scores = find_class_scores(first, labels, task, model, seen if labelled else seen[1:], axes)
     numbers = None if scores is not None else find_class_numbers(first, labels, task, model)
     if task in _WANTED and scores is None and numbers is None:
         raise OptionError(f"{named('task')} {task} needs an output {_WANTED[task]}: give another task")
-    if task == AUTO and (scores is not None or numbers is not None):
+    if tokens is not None and (scores is None or (scores.name, scores.axis) != (tokens.output, 2)):
+        tokens = None
+    if task == AUTO and tokens is not None:
+        task = LANGUAGE
+    elif task == AUTO and (scores is not None or numbers is not None):
         single = _is_one_each(first[str(numbers)]) if scores is None else scores.single
         task = CLASSIFICATION if single else SEGMENTATION
     whole = {scores.name: scores.axis} if scores is not None and task != SEGMENTATION else {}
@@ -115,7 +125,7 @@ def yardstick_of(
     for outputs in rest:
         spreads.add(outputs)
     parts = weighted(spreads.parts(), weights or {})
-    found = Yardstick(task, scores, numbers, parts)
+    found = Yardstick(task, scores, numbers, parts, tokens if task == LANGUAGE else None)
     return replace(found, measure=choose_measure(loss, found, first))
 
 
@@ -138,10 +148,25 @@ def read_outputs(
         spreads: whether errors are to be measured.
     """
     feed, labels = next(iter(source.batches()))
-    labelled = None if labels is None else (session.run(feed), labels)
+    first = session.run(feed)
+    labelled = None if labels is None else (first, labels)
+    tokens = find_next_tokens(session, feed, first, model) if task in (AUTO, LANGUAGE) else None
     answers = (session.run(feed) for feed in source)
     looked_at = answers if spreads else islice(answers, _FEEDS)
-    return yardstick_of(looked_at, model=model, task=task, labelled=labelled, weights=weights, axes=axes)
+    return yardstick_of(
+        looked_at, model=model, task=task, labelled=labelled, weights=weights, axes=axes, tokens=tokens
+    )
+
+
+def _few(answers: Iterator[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+    """The first answers, as many as may be held at once."""
+    found, size = list[Mapping[str, Array]](), 0
+    for outputs in answers:
+        found.append(outputs)
+        size += sum(y.nbytes for y in outputs.values())
+        if len(found) == _FEEDS or size > _HELD:
+            break
+    return found
 
 
 def choose_measure(asked: str, yardstick: Yardstick, outputs: Mapping[str, Array]) -> str:

@@ -65,6 +65,16 @@ def test_samples_lie_on_the_axis_that_a_recurrence_says() -> None:
     assert {name: where.axis for name, where in free.outputs.items()} == {"y": 1, "last": 1}
 
 
+@pytest.mark.parametrize(("name", "state"), [("last_state", "h0"), ("one_state", "first")])
+def test_a_state_of_equal_rows_has_one_row_until_it_goes_back(name: str, state: str) -> None:
+    given = ir.from_proto(fixed(name, 4))
+    free = next(free_batches(given))
+    assert set(free.rows.values()) == {1}
+    assert list(free.model.graph.initializers[state].shape) == [1, 1, 8]
+    assert list(free.put_back(free.model).graph.initializers[state].shape) == [1, 4, 8]
+    assert list(given.graph.initializers[state].shape) == [1, 4, 8]
+
+
 def test_a_table_has_no_samples() -> None:
     assert next(free_batches(ir.from_proto(fixed("with_table", 1)))).inputs == {"x": 0}
 

@@ -36,10 +36,8 @@ WITHOUT_RULES = {
     18: "CenterCropPad",
     20: "AffineGrid ImageDecoder RegexFullMatch StringConcat StringSplit",
     22: "NegativeLogLikelihoodLoss",
-    24: "TensorScatter",
     26: "BitCast CumProd",
-    27: "CausalConvWithState LinearAttention",
-    28: "Optional OptionalGetElement OptionalHasElement SwiGLU",
+    28: "Optional OptionalGetElement OptionalHasElement",
 }
 """All other operators of ONNX, with the newest version that there was when nobody wanted a rule for them."""
 

@@ -1,0 +1,134 @@
+"""Operators that carry a state from token to token: caches, linear attention, causal convolutions."""
+
+from __future__ import annotations
+
+import math
+
+import onnx_ir as ir
+
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.traits.atoms import fixed, product
+from obs_onnx.passes.traits.lipschitz import pointwise
+from obs_onnx.passes.traits.op import Op, related
+from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.shrink import Shrink
+
+__all__ = ["TABLE"]
+
+
+def _macs_linear(node: ir.Node) -> int:
+    """Each token changes the state of each head once, and each query reads it."""
+    query, value = (node_facts.dims(node_facts.input_of(node, slot)) for slot in (0, 2))
+    if query is None or value is None:
+        return 0
+    heads = node_facts.int_attribute(node, "q_num_heads", 1)
+    shared = node_facts.int_attribute(node, "kv_num_heads", 1)
+    products = math.prod(dim or 1 for dim in query) * (value[-1] or 1)
+    return products // shared + products // heads
+
+
+def _macs_convolution(node: ir.Node) -> int:
+    """Each output element sums as many as the kernel is long."""
+    kernel = node_facts.dims(node.inputs[1]) or (1, 1)
+    return node_facts.size(node.inputs[0]) * math.prod(dim or 1 for dim in kernel[2:])
+
+
+def _relate_linear(r: Relation) -> None:
+    """LinearAttention: queries (batch, tokens, heads * keys), values (batch, tokens, shared * values).
+
+    The state of a head is (keys, values): a width of keys is summed over, one of values is by itself.
+    """
+    heads, shared = r.integer("q_num_heads", 1), r.integer("kv_num_heads", 1)
+    if heads % shared or r.integer("state_window"):
+        raise Freeze("its heads share queries, or it keeps several states")
+    x = [r.axes(slot) for slot in range(3)]
+    parts = [
+        r.atoms.split(axes[2], [n, len(axes[2]) // n])
+        for axes, n in zip(x, (heads, shared, shared), strict=True)
+    ]
+    (query, width), (key, key_width), (value, own) = parts
+    r.tie(width, key_width)
+    r.tie(key, value)
+    r.tie(r.atoms.split(query, [shared, heads // shared])[0], key)
+    for axes in x[1:]:
+        r.tie(x[0][0], axes[0])
+    r.fix([axes[1] for axes in x], "each token follows from the ones before")
+    if r.has(3):
+        for ours, theirs in zip((x[0][0], key, width, own), r.axes(3), strict=True):
+            r.tie(ours, theirs)
+    for slot in (4, 5):
+        if r.has(slot):
+            rate = r.axes(slot)
+            r.tie(rate[0], x[0][0])
+            r.fix(rate[1])
+            if len(rate[2]) == shared:
+                r.tie(rate[2], key)
+            elif len(rate[2]) > 1:
+                r.tie(rate[2], product([r.atoms.resolve(key), r.atoms.resolve(width)]))
+    r.mix(0, 2)
+    r.mix(1, 2)
+    batch, tokens, query, key, width, own = map(r.atoms.resolve, (x[0][0], x[0][1], query, key, width, own))
+    r.give([batch, tokens, product([query, own])])
+    r.give([batch, key, width, own], 1)
+
+    def shrink(s: Shrink) -> None:
+        s.attribute("q_num_heads", s.count(query))
+        s.attribute("kv_num_heads", s.count(key))
+        if s.changed(width) and not s.node.attributes.get_float("scale", 0.0):
+            s.attribute("scale", 1 / math.sqrt(len(width)))
+
+    r.shrink(shrink)
+
+
+def _relate_convolution(r: Relation) -> None:
+    """CausalConvWithState: every channel has a kernel, a bias and a state of its own."""
+    if any(r.integer(name) for name in ("channels_last", "state_window", "state_length", "input_channels")):
+        raise Freeze("its channels do not come second, or its state is another")
+    x, kernel = r.axes(0), r.axes(1)
+    r.fix([*x[2:], *kernel[1:]], "each element follows from the ones before")
+    r.tie(x[1], kernel[0])
+    if r.has(2):
+        r.tie(r.axes(2)[0], x[1])
+    if r.has(3):
+        past = r.axes(3)
+        r.tie(past[0], x[0])
+        r.tie(past[1], x[1])
+        r.fix(past[2:])
+    batch, channels = r.atoms.resolve(x[0]), r.atoms.resolve(x[1])
+    r.give([batch, channels, *x[2:]])
+    for index in range(1, len(r.node.outputs)):
+        if r.used(index):
+            r.give([batch, channels, *(fixed(n) for n in r.shape(index)[2:])], index)
+
+
+def _relate_scatter(r: Relation) -> None:
+    """TensorScatter: an update is written into a cache along one axis."""
+    cache, update = r.axes(0), r.axes(1)
+    axis = r.integer("axis", -2) % len(cache)
+    for place, (ours, theirs) in enumerate(zip(cache, update, strict=True)):
+        if place == axis:
+            r.fix([ours, theirs], "elements are written at places that are counted")
+        else:
+            r.tie(ours, theirs)
+    if r.has(2):
+        r.tie(r.axes(2)[0], cache[0])
+    r.give([r.atoms.resolve(labels) for labels in cache])
+
+
+_LINEAR = Op(macs=_macs_linear, lipschitz=pointwise(None))
+_CONVOLUTION = Op(macs=_macs_convolution, lipschitz=pointwise(None))
+
+TABLE = related(
+    {
+        "TensorScatter": Op(lipschitz=pointwise(None)),
+        "LinearAttention": _LINEAR,
+        "com.microsoft::LinearAttention": _LINEAR,
+        "CausalConvWithState": _CONVOLUTION,
+        "com.microsoft::CausalConvWithState": _CONVOLUTION,
+    },
+    {
+        _relate_scatter: "TensorScatter",
+        _relate_linear: "LinearAttention com.microsoft::LinearAttention",
+        _relate_convolution: "CausalConvWithState com.microsoft::CausalConvWithState",
+    },
+)
