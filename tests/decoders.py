@@ -13,6 +13,9 @@ from onnx import TensorProto, helper, numpy_helper
 WORDS, WIDTH, HEADS, SHARED, HEAD, UNITS, LAYERS, LONGEST = 64, 32, 6, 3, 16, 24, 2, 64
 """Sizes: vocabulary, residual, heads of queries, of keys and values, width of a head, FFN, layers, tokens."""
 
+TRAINED_HEAD = 32
+"""Width of a head of the trained decoder, which has a name in its interface."""
+
 FORMS = ("grouped", "packed", "standard", "packed standard", "multi head", "fused")
 """GroupQueryAttention of three inputs, of one; Attention of opset 23, behind one projection as well; the
 operators of the transformer optimizer."""
@@ -175,7 +178,8 @@ def feed(
         if one.name.startswith("past"):
             lead, tail = one.shape[:-4], one.shape[-3:]
             if isinstance(past, int):
-                shape = (*lead, len(ids), tail[0], past, tail[2])
+                width = tail[2] if isinstance(tail[2], int) else TRAINED_HEAD
+                shape = (*lead, len(ids), tail[0], past, width)
                 found[one.name] = 0.5 * rng.standard_normal(shape).astype(np.float32)
             else:
                 found[one.name] = past[one.name]

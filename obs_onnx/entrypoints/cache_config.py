@@ -72,9 +72,10 @@ def _sizes(model: ir.Model, caches: frozenset[str]) -> Mapping[str, int] | str:
     if len(shared) > 1 or len(given) > 1 or len(widths) > 1:
         return "heads differ from layer to layer, and it has one number for all of them"
     (key_heads,), (width,), heads = shared, widths, given.pop() if given else 0
-    if not isinstance(key_heads, int) or not isinstance(width, int) or not heads:
+    if not isinstance(key_heads, int) or not heads:
         return "no attribute says how many heads of queries there are"
-    return {_HEADS: heads, _SHARED: key_heads, **dict.fromkeys(_WIDTHS, width)}
+    known = dict.fromkeys(_WIDTHS, width) if isinstance(width, int) else {}  # a name stays what it was
+    return {_HEADS: heads, _SHARED: key_heads, **known}
 
 
 def _changed(given: object, sizes: Mapping[str, int]) -> object:
@@ -89,7 +90,8 @@ def _changed(given: object, sizes: Mapping[str, int]) -> object:
         for name, value in given.items()
     }
     if _HEADS in given and not set(_WIDTHS) & set(given):
-        changed["head_dim"] = sizes["head_dim"]
+        dense = given.get("hidden_size", 0) // max(given[_HEADS], 1)
+        changed["head_dim"] = sizes.get("head_dim", dense)
     if _HEADS in given and _SHARED not in given and sizes[_SHARED] != sizes[_HEADS]:
         changed[_SHARED] = sizes[_SHARED]
     return changed

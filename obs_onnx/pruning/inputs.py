@@ -125,7 +125,8 @@ def _caches(model: ir.Model, name: str) -> Caches:
     pairs = find_caches(model)
     if not pairs:
         raise OptionError(
-            f"{named('change_caches')}: {name} has no cache, an input that an output gives again with more tokens"
+            f"{named('change_caches')}: {name} has no cache, an input that an output gives again with "
+            "more tokens: leave it out"
         )
     return Caches(model, pairs)
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import onnx_ir as ir
+
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.finished import finished
-from obs_onnx.passes.interface.caches import narrowed
+from obs_onnx.passes.interface.caches import Kept, narrowed
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -21,6 +23,8 @@ from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 
 __all__ = ["Proven", "verify"]
+
+_NAMED = 4  # caches in a note
 
 A_co = TypeVar("A_co", bound=Attempt, covariant=True)
 
@@ -103,5 +107,19 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     whole = front.complete(result.model)
     caches = {} if front.caches is None else front.caches.kept(whole)
     whole = finished(front.closed(whole), front.original)
-    result = replace(result, model=whole, caches=caches, alerts=(*result.alerts, *alerts))
+    notes = (*result.notes, *_changed(whole, caches))
+    result = replace(result, model=whole, caches=caches, notes=notes, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, first, expected, outputs)
+
+
+def _changed(model: ir.Model, caches: Kept) -> list[str]:
+    """That whoever runs the model has to make other caches."""
+    shapes = [
+        f"{value.name} ({', '.join(str(dim) for dim in value.shape or ())})"
+        for value in model.graph.inputs
+        if value.name in caches
+    ]
+    if not shapes:
+        return []
+    more = f" and {len(shapes) - _NAMED} more" if len(shapes) > _NAMED else ""
+    return [f"caches have other sizes, as inputs and as outputs: {', '.join(shapes[:_NAMED])}{more}"]

@@ -183,7 +183,8 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
     inside = _inner_choices(found.front)
-    return Front(model, found, *(tuple(map(_text, nodes)) for nodes in (beginning, strange, inside)))
+    deciding, strangers, choosing = (tuple(map(_text, nodes)) for nodes in (beginning, strange, inside))
+    return Front(model, found, deciding, strangers, choosing)
 
 
 def undecided(runtime: Runtime, model: ir.Model) -> ir.Model:

@@ -95,8 +95,8 @@ def _gather(names: Names, value: ir.Value, alive: Sequence[NDArray[np.bool_]]) -
         if not stays.all():
             index = write.constant(np.flatnonzero(stays))
             kept = write.op("Gather", [kept, index], ir.AttrInt64("axis", axis))
-    for node, index in uses:
-        node.replace_input_with(index, kept)
+    for node, slot in uses:
+        node.replace_input_with(slot, kept)
 
 
 def _correct(

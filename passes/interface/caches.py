@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -129,7 +128,7 @@ class Caches:
         """What a smaller form of :meth:`inner` still reads of each cache, where that is not all."""
         found: dict[str, dict[int, Sequence[int]]] = {}
         for value in model.graph.inputs:
-            axes: dict[int, NDArray[np.int64]] = {}
+            axes: dict[int, NDArray[Any]] = {}
             at: ir.Value | None = value if value.name in self.names else None
             while at is not None and (gather := _dropping(at)) is not None:
                 index = node_facts.array(gather, 1)
