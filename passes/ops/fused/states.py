@@ -67,9 +67,7 @@ def _relate_linear(r: Relation) -> None:
                 r.tie(rate[2], product([r.atoms.resolve(key), r.atoms.resolve(width)]))
     r.mix(0, 2)
     r.mix(1, 2)
-    batch, tokens, query, key, width, own = map(
-        r.atoms.resolve, (x[0][0], x[0][1], query, key, width, own)
-    )
+    batch, tokens, query, key, width, own = map(r.atoms.resolve, (x[0][0], x[0][1], query, key, width, own))
     r.give([batch, tokens, product([query, own])])
     r.give([batch, key, width, own], 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 import pytest
 from channel_graphs import found, node, normal
 from channel_graphs import model as plain
@@ -38,12 +37,14 @@ def mixture(
         node("MatMul", "x w", "h"),
         node("Reshape", "h rows", "t") if rank == 3 else node("Identity", "h", "t"),
         node("MatMul", "t r", "s"),
-        helper.make_node("MoE", inputs.replace("-", "").split(" "), ["e"], "moe", domain="com.microsoft", **attributes),
+        helper.make_node(
+            "MoE", inputs.replace("-", "").split(" "), ["e"], "moe", domain="com.microsoft", **attributes
+        ),
         node("Add", "h e", "a"),
         node("MatMul", "a v", "y"),
     ]
     used = {name for each in nodes for name in each.input}
-    proto = plain(nodes, {k: v for k, v in weights.items() if k in used}, ("N", 5, 4)[: rank - 1] + (4,))
+    proto = plain(nodes, {k: v for k, v in weights.items() if k in used}, (*("N", 5, 4)[: rank - 1], 4))
     proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     return proto
 
@@ -137,4 +138,3 @@ def test_packed_experts() -> None:
     moe.attribute.append(helper.make_attribute("expert_weight_bits", 4))
     coupling = removed(proto, X)
     assert list(named(coupling).values()) == [4]
-    assert isinstance(coupling.model, ir.Model)
