@@ -144,7 +144,7 @@ def decoder(make_model, middle: str) -> ir.Model:
         "scale": np.ones(size, np.float32),
         "head": RNG.standard_normal((size, 50)).astype(np.float32),
     }
-    model = make_model(
+    return make_model(
         "g (int64[B,S] ids, float[B,2,P,4] pk, float[B,2,P,4] pv, int32[B] ends, int32 total) => "
         "(float[B,S,50] y, float[B,2,Q,4] nk, float[B,2,Q,4] nv) {"
         "h = Gather(table, ids) n = SimplifiedLayerNormalization <axis = -1> (h, scale) p = MatMul(n, qkv)"
@@ -156,7 +156,6 @@ def decoder(make_model, middle: str) -> ir.Model:
         " e = com.microsoft.SkipSimplifiedLayerNormalization(g, d, scale) y = MatMul(e, head) }",
         weights,
     )
-    return model
 
 
 def test_a_packed_decoder_without_value_info(make_model) -> None:
