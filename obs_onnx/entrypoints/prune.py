@@ -15,6 +15,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
+from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -87,7 +88,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"):
-        inputs = load(model, options)
+        inputs = load(model, options, options.change_caches)
         destination = destination_of(options.output, inputs.path)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
@@ -105,7 +106,8 @@ def _pruned(
     if cost_note is not None:
         options.progress.say(cost_note)
     if options.dry_run:
-        return Pruned(inputs.front.complete(plan.model), dry_report(run, cost_note, recorder))
+        whole = inputs.front.closed(inputs.front.complete(plan.model))
+        return Pruned(whole, dry_report(run, cost_note, recorder))
 
     with recorder.part("search"):
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
@@ -117,20 +119,37 @@ def _pruned(
     kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            _write(proven, kept, destination, options.custom_domains)
+            notes = _write(proven, kept, destination, inputs.path, options.custom_domains)
+        result = proven.result
+        proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
     return Pruned(proven.result.model, reported, None if kept is None else kept.complete)
 
 
 def _write(
-    proven: Proven[Attempt], quantized: Quantized | None, destination: Path, custom_domains: Sequence[str]
-) -> None:
-    """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model."""
+    proven: Proven[Attempt],
+    quantized: Quantized | None,
+    destination: Path,
+    path: Path | None,
+    custom_domains: Sequence[str],
+) -> Sequence[str]:
+    """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model.
+
+    Returns:
+        What a configuration beside the model at ``path`` could not say of the caches.
+    """
+    caches, told = proven.result.caches, list[str]()
     with together() as files:
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
-            return
+            return told
         if proven.result.keep is not None:
             write_json(keep_path(destination), proven.result.keep, files)
+        if caches:
+            names = sorted(proven.cache_names)
+            configs, told = new_configs(proven.result.model, names, path, destination)
+            for file, config in configs.items():
+                write_json(file, config, files)
         if quantized is not None:
             save_model(quantized.complete, int8_path(destination), quantized.check_file, files)
+    return told

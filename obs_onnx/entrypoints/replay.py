@@ -122,6 +122,8 @@ def _compared(
     """
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
+    if file.get("caches"):
+        return "not compared with the dense model: its caches have other sizes"
     coupling = couple(prepare(front.model, canonical=False))
     session = open_whole(runtime, coupling.model)
     try:

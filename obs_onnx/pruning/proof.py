@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import onnx_ir as ir
+
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.finished import finished
+from obs_onnx.passes.interface.caches import Kept, narrowed
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -20,6 +23,8 @@ from obs_onnx.verification.decisions import decided_outputs
 from obs_onnx.verification.written_model import check_batches, check_model, check_rest, resized_outputs
 
 __all__ = ["Proven", "verify"]
+
+_NAMED = 4  # caches in a note
 
 A_co = TypeVar("A_co", bound=Attempt, covariant=True)
 
@@ -42,6 +47,12 @@ class Proven(Generic[A_co]):
     expected: Values
     outputs: Values
 
+    @property
+    def cache_names(self) -> frozenset[str]:
+        """Inputs that are caches and may have changed."""
+        caches = self.calibrated.front.caches
+        return frozenset() if caches is None else caches.names
+
     def check_file(self, custom_domains: Sequence[str]) -> Callable[[Path], None]:
         """What a written file must pass: it loads, and gives the outputs that are expected."""
         dense, front = self.calibrated.dense, self.calibrated.front
@@ -49,9 +60,10 @@ class Proven(Generic[A_co]):
         def check(written: Path) -> None:
             model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
             again = runnable(dense.runtime, front.part(model))[0]
-            check_model(dense.runtime, again, self.feed, self.expected, self.outputs, dense.complaints)
+            feed = narrowed(self.feed, self.result.caches)
+            check_model(dense.runtime, again, feed, self.expected, self.outputs, dense.complaints)
             if front.runs and front.cut is not None and not self.result.copied:
-                check_rest(dense.runtime, front.cut, model, self.feed, self.expected)
+                check_rest(dense.runtime, front.cut, model, feed, self.expected)
 
         return check
 
@@ -91,6 +103,23 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     if left_out:
         names = ", ".join(left_out)
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
-    whole = finished(calibrated.front.complete(result.model), calibrated.front.original)
-    result = replace(result, model=whole, alerts=(*result.alerts, *alerts))
+    front = calibrated.front
+    whole = front.complete(result.model)
+    caches = {} if front.caches is None else front.caches.kept(whole)
+    whole = finished(front.closed(whole), front.original)
+    notes = (*result.notes, *_changed(whole, caches))
+    result = replace(result, model=whole, caches=caches, notes=notes, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, first, expected, outputs)
+
+
+def _changed(model: ir.Model, caches: Kept) -> list[str]:
+    """That whoever runs the model has to make other caches."""
+    shapes = [
+        f"{value.name} ({', '.join(str(dim) for dim in value.shape or ())})"
+        for value in model.graph.inputs
+        if value.name in caches
+    ]
+    if not shapes:
+        return []
+    more = f" and {len(shapes) - _NAMED} more" if len(shapes) > _NAMED else ""
+    return [f"caches have other sizes, as inputs and as outputs: {', '.join(shapes[:_NAMED])}{more}"]

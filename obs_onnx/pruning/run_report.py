@@ -176,6 +176,7 @@ def report(
         combinations=combined.value,
         environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
         proof=result.proof,
+        caches=_cache_shapes(run, result),
         notes=(
             *run.calibrated.data.notes,
             *result.notes,
@@ -187,6 +188,20 @@ def report(
         alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
         failures=(*sizes.failures, *timing.failures, *combined.failures),
     )
+
+
+def _cache_shapes(run: Run, result: Finished[Attempt]) -> dict[str, tuple[int | str | None, ...]]:
+    """Shapes of the caches that go in and come out, where they may change."""
+    caches = run.inputs.front.caches
+    if caches is None:
+        return {}
+    names = {name for one in caches.pairs for name in (one.past, one.present)}
+    graph = result.model.graph
+    return {
+        str(value.name): tuple(dim if isinstance(dim, int) else dim.value for dim in value.shape or ())
+        for value in (*graph.inputs, *graph.outputs)
+        if value.name in names
+    }
 
 
 def _contradictions(run: Run, result: Finished[Attempt]) -> list[str]:
@@ -227,7 +242,7 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
     def work() -> _Timing:
         with recorder.stage("latency"):
             models = [run.inputs.given, run.inputs.put_back(result.attempt.model)]
-            if run.inputs.front.runs:
+            if run.inputs.front.runs and run.inputs.front.caches is None:
                 models = [run.inputs.original, result.model]
             found = bench(
                 [timable(runtime, one) for one in models],

@@ -7,7 +7,7 @@ calibration data the plan searches, and what it finds is :class:`Finished`: a mo
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import onnx_ir as ir
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.amounts import Amount
 from obs_onnx.allocation.targets import ERROR, Targets
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.interface.caches import Kept
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
@@ -54,6 +55,7 @@ class Finished(Generic[A_co]):
         latency_limit: share of the dense model's latency that is allowed, if there is such a target.
         layers, groups, bound, damping: for the report.
         keep: contents of ``keep.json``, where channels were removed.
+        caches: what stays of the caches, where they changed: ``{input: {axis: kept indices}}``.
         runs: of retraining, one after each round.
         proof: outputs compared with those of the dense model, where channels were removed.
         notes, alerts: for the report.
@@ -68,6 +70,7 @@ class Finished(Generic[A_co]):
     groups: tuple[GroupResult, ...] = ()
     bound: BoundLike | None = None
     damping: float | None = None
+    caches: Kept = field(default_factory=dict)
     keep: Mapping[str, object] | None = None
     runs: tuple[Trained, ...] = ()
     proof: Agreement | None = None

@@ -271,6 +271,7 @@ class Report:
         stages: what each kind of work took in all, without what others took inside of it.
         options: what was asked for, where it is not the default.
         proof: outputs compared with those of the dense model without the effect of removed channels.
+        caches: shapes of the caches that go in and come out, where they were allowed to change.
         notes: advice for the reader.
         alerts: what a reader must not overlook.
         failures: what failed once the result was found and written, each with its reason; the file is right.
@@ -307,6 +308,7 @@ class Report:
     options: Mapping[str, object] = field(default_factory=dict)
     missed: tuple[Missed, ...] = ()
     proof: Agreement | None = None
+    caches: Mapping[str, Sequence[int | str | None]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -45,12 +46,15 @@ def declare_shapes(
 ) -> ir.Model:
     """``model``, or a copy that declares the shapes of values that neither ONNX nor the tables can infer.
 
+    A size that is declared under a name that no input has counts as unknown.
+
     What the runtime infers by itself counts first. Then the values are computed twice, with other free sizes:
     what stays is fixed, what is as long as one of the free sizes both times is that one, and the rest stays
-    unknown. Without an operator that nothing is known about, nothing is run.
+    unknown. Without an operator that nothing is known about, nothing is run. Where the model does not run, a
+    size of such an operator is the one that bears its name where shapes can be inferred.
 
     Args:
-        runtime: opens what the model runs on, if that is needed; where it does not run it stays as it is.
+        runtime: opens what the model runs on, if that is needed.
         model: not changed.
         data: what gives a feed for the inputs, where the model does not run on random numbers.
     """
@@ -62,7 +66,7 @@ def declare_shapes(
     try:
         session = open_part(runtime(), extract(copy, input_names(copy), missing))
     except ObsOnnxError:
-        return model
+        return copy if _use_names_of_inputs(copy, missing) else model
     types = {
         spec.name: ir.DataType.from_numpy(spec.dtype) for spec in session.outputs if spec.dtype != object
     }
@@ -89,7 +93,48 @@ def _missing(model: ir.Model) -> list[str]:
     found = concretize(form)
     own = {str(y.name) for node in model.graph for y in node.outputs if _is_tensor(y)}
     lost = [y for node in form.graph if node in found.unknown for y in node.outputs if is_used(y)]
-    return [str(y.name) for y in lost if y not in found.shapes and str(y.name) in own]
+    lost = [y for y in lost if y not in found.shapes]
+    symbols = _symbols(form)
+    said = [y for node in form.graph if _is_foreign(node) for y in node.outputs if _other_names(y, symbols)]
+    names = {str(y.name) for y in (*lost, *said)} & own
+    return [name for name in (str(y.name) for node in form.graph for y in node.outputs) if name in names]
+
+
+def _other_names(value: ir.Value, symbols: set[str]) -> bool:
+    """Whether a size of ``value`` is neither a number nor one that an input has."""
+    return is_used(value) and any(
+        not isinstance(dim, int) and dim.value not in symbols for dim in value.shape or ()
+    )
+
+
+def _use_names_of_inputs(model: ir.Model, names: Sequence[str]) -> bool:
+    """Say sizes of values ``names`` as the inputs do, by what other values say; whether any could be."""
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    bare = model.clone()
+    for node in bare.graph:
+        for y in node.outputs:
+            y.shape = y.shape if y.is_graph_output() else None
+    InferShapes().call(bare)
+    symbols, alike = _symbols(model), defaultdict[str, set[int | str]](set)
+    for node in bare.graph:
+        for y in node.outputs:
+            declared = values[str(y.name)].shape if y.name else None
+            if declared is None or y.shape is None or len(declared) != len(y.shape):
+                continue
+            for there, here in zip(declared, _dims(y.shape), strict=True):
+                known = isinstance(here, int) or here in symbols
+                if known and here is not None and not isinstance(there, int) and there.value not in symbols:
+                    alike[str(there.value)].add(here)
+    changed = False
+    for shape in (values[name].shape for name in names):
+        for axis, dim in enumerate(_dims(shape) if shape is not None else ()):
+            if len(found := alike.get(str(dim), set())) == 1 and shape is not None:
+                shape[axis], changed = next(iter(found)), True
+    return changed
+
+
+def _dims(shape: ir.Shape) -> Dims:
+    return tuple(dim if isinstance(dim, int) else dim.value for dim in shape)
 
 
 def _is_foreign(node: ir.Node) -> bool:

@@ -19,6 +19,7 @@ from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.logits import class_axes
 from obs_onnx.passes.graph.scopes import bodies, reads
+from obs_onnx.passes.interface.caches import Caches
 from obs_onnx.passes.interface.cut import Cut, cut, has_weights, learns
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
@@ -40,6 +41,7 @@ class Front:
         cut: where it is cut; None where all of it is pruned and measured.
         decided: the nodes with which the rest begins, which decide.
         foreign: nodes in the rest that the runtime cannot run.
+        caches: of the model as it came in that may change; :attr:`original` lacks the outputs that give them.
         choosing: nodes in the front that choose rows by what was learnt, with weights behind them.
     """
 
@@ -48,6 +50,7 @@ class Front:
     decided: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
     choosing: tuple[str, ...] = ()
+    caches: Caches | None = None
 
     @property
     def model(self) -> ir.Model:
@@ -70,12 +73,18 @@ class Front:
         """A form of :attr:`model` with what lies behind it."""
         return front if self.cut is None else self.cut.restored(front)
 
+    def closed(self, whole: ir.Model) -> ir.Model:
+        """The form in which a complete model is written: with its caches, of the sizes that are left."""
+        return whole if self.caches is None else self.caches.closed(whole)
+
     def part(self, whole: ir.Model, of: str = "the model") -> ir.Model:
         """What of another form of the model is measured; ``of`` is what messages call it.
 
         Raises:
             ModelError: it has not all of the places.
         """
+        if self.caches is not None:
+            whole = self.caches.inner(whole)
         if self.cut is None:
             return whole
         if missing := self._missing(whole):
@@ -174,7 +183,8 @@ def find_front(runtime: Runtime, model: ir.Model, at: Sequence[str] = ()) -> Fro
         raise OptionError(f"{named('cut')} {late[0]}: it lies behind another place that was named")
     beginning = _earliest(whole, decided)
     inside = _inner_choices(found.front)
-    return Front(model, found, *(tuple(map(_text, nodes)) for nodes in (beginning, strange, inside)))
+    deciding, strangers, choosing = (tuple(map(_text, nodes)) for nodes in (beginning, strange, inside))
+    return Front(model, found, deciding, strangers, choosing)
 
 
 def undecided(runtime: Runtime, model: ir.Model) -> ir.Model:

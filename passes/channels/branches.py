@@ -49,7 +49,7 @@ def find_branches(coupling: Coupling, layers: Iterable[Layer]) -> dict[int, Bran
     for group in coupling.groups:
         reading = [layer for layer in layers if layer.name in adds and _reads_only(coupling, group, layer)]
         skipped = {y: other for layer in reading for y, other in adds[layer.name].items()}
-        dead = _dead(coupling.model.graph, skipped) if reading else set()
+        dead = _dead(coupling, skipped) if reading else set()
         own = {site.initializer for site in group.sites}
         if reading and not any(
             value is not None and value.name in own
@@ -141,10 +141,15 @@ def _reads_only(coupling: Coupling, group: Group, layer: Layer) -> bool:
     return columns is not None and bool((columns.sum(axis=0) > 0).all())
 
 
-def _dead(graph: ir.Graph, skipped: dict[str, ir.Value]) -> set[ir.Node]:
-    """Nodes that no output needs when these values are zero; sums pass their other operands on."""
+def _dead(coupling: Coupling, skipped: dict[str, ir.Value]) -> set[ir.Node]:
+    """Nodes that no output needs when these values are zero; sums pass their other operands on.
+
+    Whoever reads a cache gives the next one.
+    """
+    graph = coupling.model.graph
     living: set[ir.Node] = set()
     stack = [value.producer() for value in graph.outputs]
+    stack += [node for value in graph.inputs if value.name in coupling.caches for node in value.consumers()]
     while stack:
         node = stack.pop()
         if node is None or node in living:

@@ -8,7 +8,7 @@ and form a group: convolution filters, heads, widths of heads, hidden units.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +19,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from obs_onnx.passes.channels.relate import relate
+from obs_onnx.passes.errors import named
+from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import COPY_OF, chosen
+from obs_onnx.passes.interface.caches import find_caches
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.ops import key
 from obs_onnx.passes.shapes.concrete import concretize
@@ -61,13 +64,21 @@ class Coupling:
     Attributes:
         model: the model, unchanged; values and nodes below are its own.
         protect: patterns of names whose axes stay as they are.
+        caches: names of inputs that may lose elements.
         graph: labels of all axes, and what operators said about them.
         groups: prunable channels.
         frozen: nodes that keep something from being pruned.
     """
 
-    def __init__(self, model: ir.Model, graph: Graph, protect: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        graph: Graph,
+        protect: Sequence[str] = (),
+        caches: Collection[str] = (),
+    ) -> None:
         self.model, self.graph, self.protect = model, graph, tuple(protect)
+        self.caches = frozenset(caches)
         self._named = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
         while True:
             self._resolve()
@@ -82,7 +93,7 @@ class Coupling:
 
     def of(self, model: ir.Model) -> Coupling:
         """That of another ``model`` with the same protected names; for a clone the groups are the same."""
-        return couple(model, self.protect)
+        return couple(model, self.protect, self.caches)
 
     def _resolve(self) -> None:
         """Final labels, equal ones held once."""
@@ -325,17 +336,26 @@ class _Alive:
         return int(self._stays[labels].all(1).sum()) if labels.shape[1] else len(labels)
 
 
-def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
+def couple(model: ir.Model, protect: Sequence[str] = (), caches: Collection[str] = ()) -> Coupling:
     """Find the channels of a prepared ``model`` (see
     :func:`obs_onnx.passes.canonical.own_constants.prepare`).
 
     Args:
         model: stays as it is.
         protect: names of nodes, outputs and initializers whose axes stay as they are, or shell patterns.
+        caches: names of inputs that may lose elements; other inputs stay as they are.
     """
     graph = Graph(Atoms(), concretize(model), model.opset_imports.get("", 1))
+    known = {one.past for one in find_caches(model)} | set(caches)
+    inputs = [value for value in real_inputs(model) if value.name in known and value in graph.concrete.shapes]
+    graph.caches = frozenset(inputs)
     for node in model.graph:
         relate(node, graph)
+    for value in inputs:
+        if value.name not in caches:
+            for use in value.uses():
+                reason = f"{value.name} is an input; {named('change_caches')} cuts it too"
+                graph.fix(use.node, graph.axes(value) or [], reason)
     for output in model.graph.outputs:
         producer = output.producer()
         axes = graph.axes(output)
@@ -352,4 +372,4 @@ def couple(model: ir.Model, protect: Sequence[str] = ()) -> Coupling:
         if names[node] & protected:
             for value in values:
                 graph.fix(node, graph.axes(value) or [], "protected")
-    return Coupling(model, graph, protect)
+    return Coupling(model, graph, protect, caches)

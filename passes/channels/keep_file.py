@@ -14,6 +14,7 @@ from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.passes.layers.find_layers import find_layers
 
 __all__ = ["KeepFile", "Use", "keep_file", "masks", "replay"]
@@ -43,12 +44,14 @@ class KeepFile(TypedDict, total=False):
         tensors: ``{initializer: {axis: kept indices}}``; what is not there keeps all.
         uses: of initializers whose users keep different parts, which are therefore not in ``tensors``.
         removed: initializers that are gone altogether.
+        caches: ``{input: {axis: kept indices}}`` of caches that are smaller, as the outputs that give them.
     """
 
     schema: int
     tensors: Mapping[str, Kept]
     uses: Mapping[str, Sequence[Use]]
     removed: Sequence[str]
+    caches: Mapping[str, Kept]
 
 
 def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()) -> KeepFile:
@@ -60,8 +63,9 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
         keep: for the groups of ``coupling``.
         removed: names of initializers of that form that the smaller model lacks.
     """
-    raw = couple(prepare(original, canonical=False))
-    kept = raw.keep_indices(coupling.same_in(raw, keep))
+    raw = couple(prepare(original, canonical=False), caches=coupling.caches)
+    masks = coupling.same_in(raw, keep)
+    kept = raw.keep_indices(masks)
     file: KeepFile = {"schema": 1, "tensors": {}}
     tensors, uses, gone = {}, {}, []
     for name, copies in raw.copies.items():
@@ -77,7 +81,19 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
         file["uses"] = uses
     if gone:
         file["removed"] = gone
+    if caches := _caches(raw, masks):
+        file["caches"] = caches
     return file
+
+
+def _caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
+    alive, found = coupling.alive(keep), {}
+    for value in coupling.graph.caches:
+        stays = {str(axis): alive(labels) for axis, labels in enumerate(coupling.axes(value) or ())}
+        kept = {axis: np.flatnonzero(mask).tolist() for axis, mask in stays.items() if not mask.all()}
+        if kept:
+            found[str(value.name)] = kept
+    return dict(sorted(found.items()))
 
 
 def _uses(copy: ir.Value, kept: Kept) -> list[Use]:
@@ -93,9 +109,10 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
             the model keeps what ``keep`` leaves out.
         ModelError: the model is broken.
     """
-    model = prepare(original, canonical=False)
-    coupling = couple(model)
     file = cast("KeepFile", keep) if "schema" in keep else KeepFile(tensors=cast("Mapping[str, Kept]", keep))
+    caches = Caches(original, find_caches(original) if "caches" in file else ())
+    model = prepare(caches.inner(original), canonical=False)
+    coupling = couple(model, caches=caches.names)
     RemoveChannels(masks(coupling, file), coupling).call(model)
     for name, axes in file["tensors"].items():
         if (held := model.graph.initializers.get(name)) is None:  # nobody needs it any more
@@ -107,9 +124,9 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
                     f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
                 )
     if "removed" in file:
-        return _without(model, set(file["removed"]))
+        return caches.closed(_without(model, set(file["removed"]), caches.names))
     ShareConstants().call(model)
-    return model
+    return caches.closed(model)
 
 
 def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
@@ -136,10 +153,10 @@ def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
     return coupling.keep_from(kept)
 
 
-def _without(model: ir.Model, removed: Set[str]) -> ir.Model:
+def _without(model: ir.Model, removed: Set[str], caches: Set[str]) -> ir.Model:
     """The canonical form without branches of which nothing but one channel is left."""
     model = prepare(model)
-    coupling, layers = couple(model), find_layers(model)[0]
+    coupling, layers = couple(model, caches=caches), find_layers(model)[0]
     branches = find_branches(coupling, layers).values()
     gone = {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
     LeaveOut(gone)(model)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import Names
-from obs_onnx.passes.graph.writer import append
+from obs_onnx.passes.graph.writer import Writer, append
 from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.passes.traits.shrink import Shrink
@@ -26,7 +26,8 @@ class RemoveChannels(ir.passes.InPlacePass):
     1. Attributes and operands that restate sizes follow, as the operators' tables say.
     2. Initializers lose the slices of removed channels.
     3. Shape and Size of values that shrink are corrected, so that arithmetic on them stays as it was.
-    4. Shapes inside the graph are inferred again, strictly.
+    4. An input that shrinks keeps its shape; a Gather behind it drops what has gone.
+    5. Shapes inside the graph are inferred again, strictly.
 
     Args:
         keep: for groups by id, a bool for each channel, at least one of them True; other groups stay.
@@ -63,8 +64,12 @@ class RemoveChannels(ir.passes.InPlacePass):
         for node in list(model.graph):  # 3.
             if lookup(node).shape_only:
                 _correct(names, node, coupling, after)
-        for value, shape in after.items():  # 4.
-            if shape != concrete.shapes[value] and not concrete.holds(value) and not value.is_graph_output():
+        for value in list(model.graph.inputs):  # 4.
+            if value in after and after[value] != concrete.shapes[value] and not concrete.holds(value):
+                _gather(names, value, [alive(labels) for labels in coupling.axes(value) or ()])
+        for value, shape in after.items():  # 5.
+            shrinks = shape != concrete.shapes[value] and not concrete.holds(value)
+            if shrinks and not value.is_graph_output() and not value.is_graph_input():
                 value.shape = None
         InferShapes().call(model)
         return ir.passes.PassResult(model, modified=True)
@@ -79,6 +84,19 @@ def _cut(value: ir.Value, alive: Sequence[NDArray[np.bool_]]) -> None:
             array = array.compress(stays, axis=axis)
     value.const_value = ir.Tensor(np.array(array, order="C"), dtype=tensor.dtype, name=value.name)
     value.shape = ir.Shape(array.shape)
+
+
+def _gather(names: Names, value: ir.Value, alive: Sequence[NDArray[np.bool_]]) -> None:
+    """Let whoever reads an input read what stays of it."""
+    if not (uses := list(value.uses())):
+        return
+    write, kept = Writer(names, uses[0].node), value
+    for axis, stays in enumerate(alive):
+        if not stays.all():
+            index = write.constant(np.flatnonzero(stays))
+            kept = write.op("Gather", [kept, index], ir.AttrInt64("axis", axis))
+    for node, slot in uses:
+        node.replace_input_with(slot, kept)
 
 
 def _correct(

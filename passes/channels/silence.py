@@ -62,7 +62,7 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
         removed = coupling.keep_indices(keep)
         for node in skips:
             _unfuse(names, node)
-        coupling = couple(copy)
+        coupling = coupling.of(copy)
         keep, twins = coupling.keep_from(removed), {node: node for node in copy.graph}
     alive = coupling.alive(keep)
     found: dict[tuple[ir.Node, int], list[tuple[Mix, NDArray[np.bool_]]]] = defaultdict(list)

@@ -12,6 +12,7 @@ from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = ["copy_body", "drop_dead_nodes", "infer_body", "remove_unused_nodes"]
 
+_STATES = frozenset({"Attention"})
 _ANY = 10  # version of the IR of a model that is made for the sake of a pass
 
 
@@ -60,10 +61,22 @@ def remove_unused_nodes(model: ir.Model) -> None:
     """Remove the nodes and initializers of ``model`` on which no output of it depends.
 
     :class:`onnx_ir.passes.common.RemoveUnusedNodesPass` drops absent inputs at the end of a node, too. They
-    are put back where its operator has to have them: a Loop without a condition.
+    are put back where its operator has to have them: a Loop without a condition. It also drops outputs that
+    nobody reads, which an operator with a state has to have: runtimes refuse one that goes in and does not
+    come out.
     """
+    states = {
+        node: [(value.name, value.type) for value in node.outputs]
+        for node in RecursiveGraphIterator(model.graph)
+        if node.op_type in _STATES
+    }
     before = {node: len(node.inputs) for node in RecursiveGraphIterator(model.graph)}
     RemoveUnusedNodesPass()(model)
+    for node, outputs in states.items():
+        if node.graph is not None:
+            node.resize_outputs(len(outputs))
+            for value, (name, kind) in zip(node.outputs, outputs, strict=True):
+                value.name, value.type = name, kind
     for node in RecursiveGraphIterator(model.graph):
         if len(node.inputs) < before[node] and onnx.defs.has(node.op_type, node.domain):
             least = onnx.defs.get_schema(node.op_type, node.domain).min_input

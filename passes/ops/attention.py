@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx_ir as ir
@@ -32,6 +33,9 @@ def _linear(node: ir.Node) -> str | None:
 _WEIGHED = "a softmax over its keys weighs every element against the others"
 _MASKED = "a mask has a row for each of its elements"
 _COUNTED = "it counts tokens from the first one on"
+_ROTATED = "it rotates pairs of widths"
+_LAID_OUT = "it is the layout of the cache"
+_BUFFERED = "it writes into a buffer, or gives its scores"
 
 
 def _dims(node: ir.Node, index: int) -> list[int]:
@@ -58,11 +62,12 @@ def _macs_products(node: ir.Node) -> int:
 
 
 def _relate_fused(r: Relation) -> None:
-    """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs."""
-    if any(r.has(slot) for slot in range(4, len(r.node.inputs))) or r.integer("do_rotary"):
-        raise Freeze("it keeps a state, adds a bias or rotates")
-    if r.used(1):
-        raise Freeze("it keeps a state")
+    """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs.
+
+    Past keys and values are one array (2, batch, heads, tokens, width), and so are the present ones.
+    """
+    if r.has(6):
+        raise Freeze(_BUFFERED)
     x, weight, heads = r.axes(0), r.axes(1), r.integer("num_heads", 1)
     sizes = r.integers("qkv_hidden_sizes") or (len(weight[1]) // 3,) * 3
     r.tie(x[2], weight[0])
@@ -71,16 +76,28 @@ def _relate_fused(r: Relation) -> None:
     parts = [r.atoms.split(piece, [heads, len(piece) // heads]) for piece in pieces]
     for part in parts[1:]:
         r.tie(parts[0][0], part[0])
-    for part in parts[1:2] if r.integers("qkv_hidden_sizes") else parts[1:]:
+    for part in parts[1:2] if r.integers("qkv_hidden_sizes") and not r.has(4) else parts[1:]:
         r.tie(parts[0][1], part[1])
+    if r.integer("do_rotary"):
+        r.fix(parts[0][1], _ROTATED)
     if r.has(2):
         r.tie(r.axes(2)[0], weight[1])
         r.mix(2, 0)
     if r.has(3):
         r.fix([x[0], *r.axes(3)], _MASKED)
+    if r.has(4):
+        both, *past = r.axes(4)
+        r.fix([both, past[2]], _WEIGHED)
+        for ours, theirs in zip((x[0], *parts[1]), (past[0], past[1], past[3]), strict=True):
+            r.tie(ours, theirs)
+    if r.has(5):
+        _tie_mask(r, 5, x[0], parts[0][0], x[1])
     r.mix(1, 0)
     r.mix(1, 1)
     r.give([x[0], x[1], r.atoms.resolve(pieces[2])])
+    if r.is_shaped(1):
+        head, width = map(r.atoms.resolve, parts[1])
+        r.give([fixed(2), x[0], head, fixed(r.shape(1)[3]), width], 1)
 
     def shrink(s: Shrink) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
@@ -96,34 +113,86 @@ def _keep_scale(s: Shrink, width: Labels) -> None:
         s.attribute("scale", 1 / math.sqrt(len(width)))
 
 
+def _tie_mask(r: Relation, slot: int, batch: Labels, head: Labels, tokens: Labels) -> None:
+    """What is added to the scores: (batch, heads, queries, keys), any of the first two of one element."""
+    mask = r.axes(slot)
+    r.fix(mask[-1], _WEIGHED)
+    r.broadcast([[batch, head, tokens], mask[:-1]])
+
+
 def _relate_heads(r: Relation) -> None:
-    """com.microsoft MultiHeadAttention: queries, keys, values of shape (batch, tokens, heads * width)."""
-    if not (r.has(1) and r.has(2)) or any(len(r.axes(slot)) != 3 for slot in range(3)):
-        raise Freeze("its inputs are packed")
-    if any(r.has(slot) for slot in range(6, len(r.node.inputs))) or any(map(r.used, range(1, 4))):
-        raise Freeze("it keeps a state")
-    heads = r.integer("num_heads", 1)
-    batch, tokens, _ = _tie_batch(r, r.axes(0)[:2], *(r.axes(slot)[:2] for slot in (1, 2)))
+    """com.microsoft MultiHeadAttention, whose inputs have one of several forms.
+
+    Queries, keys and values are (batch, tokens, heads * width) each; keys and values may be (batch, heads,
+    tokens, width), or one array (batch, tokens, heads, 2, width); or all are one of (batch, tokens, heads, 3,
+    width).
+    """
+    if any(r.has(slot) for slot in range(8, len(r.node.inputs))) or r.used(3):
+        raise Freeze(_BUFFERED)
+    places, parts = _many(r)
+    batch, tokens, _ = _tie_batch(r, *places)
     if r.integer("unidirectional"):
         r.fix(tokens, _COUNTED)
-    query, key, value = (r.axes(slot)[2] for slot in range(3))
-    parts = [r.atoms.split(labels, [heads, len(labels) // heads]) for labels in (query, key, value)]
     _tie_heads(r, parts)
     if r.has(3):
-        r.tie(r.axes(3)[0], joined([r.atoms.resolve(labels) for labels in (query, key, value)]))
+        r.tie(r.axes(3)[0], joined([r.atoms.resolve(product(part)) for part in parts]))
         r.mix(3, 0)
     if r.has(4):
         r.fix([batch, *r.axes(4)], _MASKED)
     if r.has(5):
-        r.broadcast([[batch, parts[0][0], tokens, fixed(len(r.axes(1)[1]))], r.axes(5)])
-    r.mix(0, 2)
-    r.give([r.atoms.resolve(labels) for labels in (batch, tokens, value)])
+        _tie_mask(r, 5, batch, parts[0][0], tokens)
+    _tie_past(r, (6, 7), batch, parts)
+    if r.has(7):
+        r.tie(parts[0][1], parts[2][1])
+    r.mix(0, -1)
+    batch, tokens = map(r.atoms.resolve, (batch, tokens))
+    r.give([batch, tokens, r.atoms.resolve(product([parts[0][0], parts[2][1]]))])
+    _give_present(r, batch, parts)
 
     def shrink(s: Shrink) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
         _keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
+
+
+def _many(r: Relation) -> tuple[list[list[Labels]], list[list[Labels]]]:
+    """(batch, tokens) and (head, width) of queries, keys and values of MultiHeadAttention."""
+    heads, places, parts = r.integer("num_heads", 1), [], []
+    for slot in (slot for slot in range(3) if r.has(slot)):
+        x = r.axes(slot)
+        if len(x) == 5:
+            r.fix(x[3])
+            again = 3 if slot == 0 else 2
+            places += [x[:2]] * again
+            parts += [[x[2], x[4]]] * again
+        elif len(x) == 4:
+            places.append([x[0], x[2]])
+            parts.append([x[1], x[3]])
+        else:
+            places.append(x[:2])
+            parts.append(r.atoms.split(x[2], [heads, len(x[2]) // heads]))
+    if len(parts) != 3:
+        raise Freeze("it is not known how its inputs are packed")
+    return places, parts
+
+
+def _tie_past(r: Relation, slots: Sequence[int], batch: Labels, parts: Sequence[Sequence[Labels]]) -> None:
+    """Past keys and values are (batch, heads, tokens, width), as the new ones in ``parts``."""
+    for slot, (head, width) in zip(slots, parts[1:], strict=True):
+        if r.has(slot):
+            past = r.axes(slot)
+            r.fix(past[2], _WEIGHED)
+            for ours, theirs in ((batch, past[0]), (head, past[1]), (width, past[3])):
+                r.tie(ours, theirs)
+
+
+def _give_present(r: Relation, batch: Labels, parts: Sequence[Sequence[Labels]]) -> None:
+    """Present keys and values are the past ones with the new ones behind."""
+    for index, part in ((1, parts[1]), (2, parts[2])):
+        if r.is_shaped(index):
+            head, width = map(r.atoms.resolve, part)
+            r.give([batch, head, fixed(r.shape(index)[2]), width], index)
 
 
 def _tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
@@ -161,27 +230,17 @@ def _relate_standard(r: Relation) -> None:
         parts = [[x[1], x[3]] for x in axes]
     _tie_heads(r, parts)
     batch, tokens, _ = _tie_batch(r, *([x[0], x[-2]] for x in axes))
-    for slot, (head, width) in ((4, parts[1]), (5, parts[2])):
-        if r.has(slot):
-            past = r.axes(slot)
-            r.fix(past[2], _WEIGHED)
-            for ours, theirs in ((batch, past[0]), (head, past[1]), (width, past[3])):
-                r.tie(ours, theirs)
+    _tie_past(r, (4, 5), batch, parts)
     if r.has(6):
         r.tie(batch, r.axes(6)[0])
     if r.has(6) or r.has(4) or r.integer("is_causal") or _is_windowed(r):
         r.fix(tokens, _COUNTED)
     if r.has(3):
-        mask = r.axes(3)
-        r.fix(mask[-1], _WEIGHED)
-        r.broadcast([[batch, parts[0][0], tokens], mask[:-1]])
+        _tie_mask(r, 3, batch, parts[0][0], tokens)
     r.mix(0, 2 if flat else 3)
     batch, tokens, head, width = map(r.atoms.resolve, (batch, tokens, parts[0][0], parts[2][1]))
     r.give([batch, tokens, product([head, width])] if flat else [batch, head, tokens, width])
-    for index, part in ((1, parts[1]), (2, parts[2])):
-        if r.used(index):
-            shared, own = map(r.atoms.resolve, part)
-            r.give([batch, shared, fixed(r.shape(index)[2]), own], index)
+    _give_present(r, batch, parts)
     if r.used(3):
         r.give([batch, head, tokens, fixed(r.shape(3)[3])], 3)
 
@@ -199,30 +258,39 @@ def _is_windowed(r: Relation) -> bool:
 
 
 def _relate_grouped(r: Relation) -> None:
-    """com.microsoft GroupQueryAttention: the cache has (batch, key heads, tokens, width); widths stay."""
-    if not (r.has(1) and r.has(2)):
-        raise Freeze("its inputs are packed")
-    query, key, value = (r.axes(slot) for slot in range(3))
+    """com.microsoft GroupQueryAttention: widths stay.
+
+    Queries, keys and values are (batch, tokens, heads * width), or one array of all heads in a row. Sinks
+    have a number for each query head. Past and present are (batch, key heads, tokens, width).
+    """
+    if r.used(3):
+        raise Freeze("its scores are an output")
+    if any(r.has(slot) and math.prod(map(len, r.axes(slot))) > 1 for slot in (12, 13)):
+        raise Freeze("each width of its cache has a scale")
     heads, shared = r.integer("num_heads", 1), r.integer("kv_num_heads", 1)
-    parts = [
-        r.atoms.split(x[2], [n, len(x[2]) // n])
-        for x, n in zip((query, key, value), (heads, shared, shared), strict=True)
-    ]
+    query, counts = r.axes(0), (heads, shared, shared)
+    if r.has(1) and r.has(2):
+        pieces = [query[2], *(r.axes(slot)[2] for slot in (1, 2))]
+        r.fix([*r.axes(1)[:2], *r.axes(2)[:2]], _COUNTED)
+    else:
+        pieces = np.split(query[2], np.cumsum(counts)[:-1] * (len(query[2]) // sum(counts)))
+    parts = [r.atoms.split(piece, [n, len(piece) // n]) for piece, n in zip(pieces, counts, strict=True)]
     _tie_heads(r, parts)
-    r.fix([part[1] for part in parts], "its widths are laid out in the cache")
-    r.fix([*query[:2], *key[:2], *value[:2]], _COUNTED)
-    present = parts[1][0]
+    r.fix([part[1] for part in parts], _ROTATED if r.integer("do_rotary") else _LAID_OUT)
+    r.fix(query[:2], _COUNTED)
     for slot in (3, 4):
         if r.has(slot):
-            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)], "it is the layout of the cache")
-            r.tie(r.axes(slot)[1], present)
-    r.give([query[0], query[1], r.atoms.resolve(query[2])])
+            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)])
+            r.tie(r.axes(slot)[1], parts[1][0])
+    if r.has(10):
+        _tie_mask(r, 10, query[0], parts[0][0], query[1])
+    if r.has(11):
+        r.tie(r.axes(11)[0], parts[0][0])
+    r.give([query[0], query[1], r.atoms.resolve(pieces[0])])
     for index in (1, 2):
-        if index < len(r.node.outputs):
-            tokens = r.axes(2 + index)[2] if r.has(2 + index) else key[1]
-            shape = r.graph.concrete.shapes.get(r.node.outputs[index])
-            length = shape[2] if shape is not None else len(tokens)
-            r.give([query[0], r.atoms.resolve(present), fixed(length), fixed(len(parts[1][1]))], index)
+        if r.is_shaped(index):
+            _, _, tokens, width = r.shape(index)
+            r.give([query[0], r.atoms.resolve(parts[1][0]), fixed(tokens), fixed(width)], index)
 
     def shrink(s: Shrink) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
@@ -236,10 +304,10 @@ def _relate_rotary(r: Relation) -> None:
     x, heads = r.axes(0), r.integer("num_heads")
     r.fix([x[0], x[-2]], "its tokens have positions")
     if len(x) == 4:
-        r.fix(x[3], "it rotates pairs of widths")
+        r.fix(x[3], _ROTATED)
     elif heads:
         head, width = r.atoms.split(x[2], [heads, len(x[2]) // heads])
-        r.fix(width, "it rotates pairs of widths")
+        r.fix(width, _ROTATED)
         r.shrink(lambda s: s.attribute("num_heads", s.count(head)))
     else:
         raise Freeze("the width of its heads is not given")
@@ -248,17 +316,20 @@ def _relate_rotary(r: Relation) -> None:
 
 _PLAIN = Op(lipschitz=pointwise(None))
 _PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
+
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
 _KNOWN = related(
     {
-        "Attention": _PRODUCTS,
+        "Attention": replace(_PRODUCTS, caches=((4, 1), (5, 2))),
         "RotaryEmbedding": _PLAIN,
-        "com.microsoft::Attention": Op(linear=_linear, macs=_macs_packed, lipschitz=pointwise(None)),
+        "com.microsoft::Attention": Op(
+            linear=_linear, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
+        ),
         "com.microsoft::QAttention": _WITH_WEIGHTS,
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
-        "com.microsoft::MultiHeadAttention": _PRODUCTS,
-        "com.microsoft::GroupQueryAttention": _PRODUCTS,
+        "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
+        "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
         "com.microsoft::RotaryEmbedding": _PLAIN,
     },
     {

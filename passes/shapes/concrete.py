@@ -21,7 +21,7 @@ from obs_onnx.passes.errors import reason
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.graph.usage import is_used
-from obs_onnx.passes.shapes.contrib import ALIASES, KINDS, SHAPES
+from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES, kind_of
 from obs_onnx.passes.shapes.schemas import schema_of
 from obs_onnx.passes.shapes.shape_arithmetic import MOST, Array, evaluate
 
@@ -379,27 +379,18 @@ class _Inference:
         return onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, self.opsets)
 
     def _contributed(self, node: ir.Node, name: str) -> dict[str, onnx.TypeProto]:
-        for value in node.inputs:
-            if value is not None and value not in self.types:
-                raise ValueError(f"the shape of {value.name} is not known")
-        shapes = SHAPES[name](node, [value and self.found.shapes[value] for value in node.inputs])
-        outputs = zip(node.outputs, shapes, strict=False)
+        given: list[tuple[int, ...] | None] = [None] * len(node.inputs)
+        kinds: list[ir.DataType | None] = [None] * len(node.inputs)
+        for slot, value in enumerate(node.inputs):
+            if value is not None:
+                if value not in self.types:
+                    raise ValueError(f"the shape of {value.name} is not known")
+                given[slot] = self.found.shapes[value]
+                kinds[slot] = ir.DataType(self.types[value].tensor_type.elem_type)
+        shapes = SHAPES[name](node, given)
+        outputs = enumerate(zip(node.outputs, shapes, strict=False))
         return {
-            str(output.name): onnx.helper.make_tensor_type_proto(int(self._kind(node, name, index)), shape)
-            for index, (output, shape) in enumerate(outputs)
+            str(output.name): onnx.helper.make_tensor_type_proto(int(kind_of(name, index, kinds)), shape)
+            for index, (output, shape) in outputs
             if shape is not None
         }
-
-    def _kind(self, node: ir.Node, name: str, index: int) -> ir.DataType:
-        """Type of an output of an operator that ONNX does not know."""
-        kinds = {
-            slot: ir.DataType(self.types[value].tensor_type.elem_type)
-            for slot, value in enumerate(node.inputs)
-            if value is not None
-        }
-        said = KINDS.get(name, {}).get(index)
-        if isinstance(said, ir.DataType):
-            return said
-        floats = [kind for kind in kinds.values() if kind.is_floating_point()]
-        first = [*floats, *kinds.values()][0]
-        return first if said is None else kinds.get(said, first)

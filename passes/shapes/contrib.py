@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.shapes.contrib_attention import ATTENTION
 
-__all__ = ["ALIASES", "KINDS", "SHAPES"]
+__all__ = ["ALIASES", "SHAPES", "kind_of"]
 
 Dims = tuple[int | None, ...]
 Given = Sequence[tuple[int, ...] | None]
@@ -196,7 +196,7 @@ SHAPES: dict[str, Callable[[ir.Node, Given], list[Dims | None]]] = {
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
-KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
+_KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
     **{
         f"ai.onnx.ml::{name}": {0: _FLOAT}
         for name in (
@@ -220,3 +220,13 @@ KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
     "com.microsoft::RemovePadding": {1: _INT32, 2: _INT32, 3: _INT32},
 }
 """Types of outputs, or the inputs that they are those of, where not the first input of numbers says it."""
+
+
+def kind_of(name: str, index: int, inputs: Sequence[ir.DataType | None]) -> ir.DataType:
+    """Type of output ``index`` of the operator ``name``, by those of its inputs (None: missing)."""
+    there = [kind for kind in inputs if kind is not None]
+    first = [*(kind for kind in there if kind.is_floating_point()), *there][0]
+    said = _KINDS.get(name, {}).get(index)
+    if isinstance(said, ir.DataType):
+        return said
+    return (inputs[said] if said is not None and said < len(inputs) else None) or first

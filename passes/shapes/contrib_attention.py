@@ -62,7 +62,7 @@ def _packed(node: ir.Node, shapes: Given) -> list[Dims | None]:
 
 
 def _heads(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    """Queries, keys, values apart; or packed as (batch, tokens, heads, 3 or 2, width); or a finished cache."""
+    """Queries, keys, values apart; packed as (batch, tokens, heads, 3 or 2, width); or a finished cache."""
     query, key, value = _there(shapes, 0), _at(shapes, 1), _at(shapes, 2)
     heads, finished = _integer(node, "num_heads", 1), key is not None and len(key) == 4
     total: int | None
@@ -100,10 +100,7 @@ def _one_token(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """One new token against a cache; queries, keys and values may come packed in a row."""
     query, value, past = _there(shapes, 0), _at(shapes, 2), _at(shapes, 5)
     heads = _integer(node, "num_heads", 1)
-    if value is None:
-        hidden = query[2] // 3
-    else:
-        hidden = value[1] * value[3] if len(value) == 4 else value[2]
+    hidden = query[2] // 3 if value is None else value[1] * value[3] if len(value) == 4 else value[2]
     cache: Dims | None = past
     if past is not None and not _integer(node, "past_present_share_buffer"):
         cache = (*past[:2], past[2] + 1, past[3])

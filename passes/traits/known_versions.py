@@ -143,14 +143,14 @@ CONTRIB: Mapping[str, Known] = {
     "com.microsoft::GemmFastGelu": _contrib("", 3),
     "com.microsoft::GemmaRotaryEmbedding": _contrib("", 5, 2),
     "com.microsoft::GroupNorm": _contrib("activation channels_last epsilon groups", 3),
-    "com.microsoft::GroupQueryAttention": _contrib(  # inputs from the eleventh on: biases, sinks, scales
+    "com.microsoft::GroupQueryAttention": _contrib(
         """
         causal do_rotary k_norm_epsilon k_quant_type kv_cache_bit_width kv_num_heads local_window_size
         num_heads q_norm_epsilon qk_norm_epsilon qk_output rotary_interleaved scale sliding_window_cache
         smooth_softmax softcap v_quant_type
         """,
-        10,
-        3,
+        16,
+        4,
     ),
     "com.microsoft::LinearAttention": _contrib(
         "chunk_size kv_num_heads q_num_heads scale state_window update_rule", 6, 2

@@ -48,6 +48,7 @@ class Op:
             the other inputs (a factor).
         additive: the output is linear in all inputs together, in the same way for all elements (a sum, a mean
             over places).
+        caches: positions of an input of past keys or values and of the output that gives them with new ones.
         joins: the output is the inputs in a row, which do not meet.
         view: the output is the first input in another shape, so that it needs no memory of its own.
         shape_only: the outputs depend on the shapes of the inputs alone.
@@ -71,6 +72,7 @@ class Op:
     idempotent: bool = False
     annihilates: tuple[int, ...] = ()
     additive: bool = False
+    caches: tuple[tuple[int, int], ...] = ()
     joins: bool = False
     view: bool = False
     shape_only: bool = False

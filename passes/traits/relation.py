@@ -63,7 +63,11 @@ class Restated:
 
 @dataclass
 class Graph:
-    """All that has been said about a graph so far."""
+    """All that has been said about a graph so far.
+
+    Attributes:
+        caches: inputs that may lose elements.
+    """
 
     atoms: Atoms
     concrete: Concrete
@@ -73,9 +77,12 @@ class Graph:
     shrinks: list[tuple[ir.Node, Callable[[Shrink], None]]] = field(default_factory=list)
     frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
     restated: list[Restated] = field(default_factory=list)
+    caches: frozenset[ir.Value] = frozenset()
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of every axis of ``value``; None while its shape is unknown."""
+        if value not in self.labels and value in self.caches:
+            self.labels[value] = self._of_cache(value)
         if value not in self.labels:
             shape = self.concrete.shapes.get(value)
             if shape is None:
@@ -83,6 +90,12 @@ class Graph:
             constant = self.concrete.holds(value) and not value.is_graph_output() and 0 not in shape
             self.labels[value] = [self.atoms.fresh(n) if constant else fixed(n) for n in shape]
         return self.labels[value]
+
+    def _of_cache(self, value: ir.Value) -> list[Labels]:
+        """Labels of an input that may lose elements of axes whose size is the same in every run."""
+        varies = self.concrete.dynamic[value]
+        shape = self.concrete.shapes[value]
+        return [fixed(n) if moves else self.atoms.fresh(n) for n, moves in zip(shape, varies, strict=True)]
 
     def fix(self, node: ir.Node, axes: Sequence[Labels], reason: str | None) -> None:
         """No element of ``axes`` may die; a reason is kept when one could have."""
@@ -130,6 +143,11 @@ class Relation:
     def used(self, index: int) -> bool:
         """True when output ``index`` is there and something reads it, be it the caller of the model."""
         return index < len(self.node.outputs) and is_used(self.node.outputs[index])
+
+    def is_shaped(self, index: int) -> bool:
+        """True when output ``index`` is used, or there with a known shape."""
+        there = index < len(self.node.outputs) and self.node.outputs[index] in self.graph.concrete.shapes
+        return self.used(index) or there
 
     def shape(self, index: int = 0) -> tuple[int, ...]:
         """Concrete shape of output ``index``."""

@@ -35,7 +35,7 @@ def shape_of(model: ir.Model, name: str) -> list[int | str | None] | None:
 @pytest.mark.parametrize(
     ("operator", "more"),
     [
-        ("u = com.microsoft.Trilu(h)", {}),
+        ("u = com.microsoft.SampleOp(h)", {}),
         ("u = com.microsoft.Pad(h, pads, zero)", {"pads": np.zeros(6, np.int64), "zero": np.float32(0)}),
     ],
 )
@@ -61,8 +61,8 @@ def test_sizes_that_are_not_those_of_inputs_stay_unknown(make_model) -> None:
 
 
 def test_free_sizes_without_names(make_model) -> None:
-    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4"))
-    unnamed = net(make_model, "u = com.microsoft.Trilu(h)", "N,T,4")
+    found = declare_shapes(OrtRuntime, net(make_model, "u = com.microsoft.SampleOp(h)", "N,T,4"))
+    unnamed = net(make_model, "u = com.microsoft.SampleOp(h)", "N,T,4")
     unnamed.graph.inputs[0].shape = ir.Shape([None, None, 4])
     unnamed.graph.outputs[0].shape = ir.Shape([None, None, 2])
     assert len(couple(prepare(declare_shapes(OrtRuntime, unnamed))).groups) == 1
@@ -72,6 +72,7 @@ def test_free_sizes_without_names(make_model) -> None:
 @pytest.mark.parametrize("operator", ["u = Relu(h)", "u = com.microsoft.FastGelu(h)"])
 def test_nothing_runs_where_all_is_known(make_model, operator: str) -> None:
     model = net(make_model, operator)
+    model.opset_imports["my.own"] = 1
     assert declare_shapes(OrtRuntime, model) is model
 
 
@@ -84,7 +85,7 @@ def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
     """Indices have to lie in the table."""
     model = make_model(
         "g (int64[N,T] ids) => (float[N,T,2] y) { l = Add(ids, far) h = Gather(table, l) "
-        "u = com.microsoft.Trilu(h)" + BEHIND,
+        "u = com.microsoft.SampleOp(h)" + BEHIND,
         {**WEIGHTS, "table": RNG.standard_normal((1000, 8)).astype(np.float32), "far": np.array(-7)},
     )
     asked = []
@@ -96,3 +97,80 @@ def test_data_is_asked_where_random_numbers_do_not_do(make_model) -> None:
     found = declare_shapes(OrtRuntime, model, sample)
     assert shape_of(found, "u") == ["N", "T", 8]
     assert len(couple(prepare(found)).groups) == 1
+
+
+def declared(make_model, operator: str, **shapes: list[int | str]) -> ir.Model:
+    """The graph of ``net`` with value_info that calls the free sizes by names that no input has."""
+    model = net(make_model, operator)
+    model.opset_imports["my.own"] = 1
+    values = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
+    for name, shape in shapes.items():
+        values[name].shape, values[name].type = ir.Shape(shape), ir.TensorType(ir.DataType.FLOAT)
+    return model
+
+
+def test_sizes_under_names_that_no_input_has_are_found_by_a_run(make_model) -> None:
+    operator = "c = com.microsoft.SampleOp(h) u = Add(h, c)"
+    model = declared(make_model, operator, c=["batch", "length", 8])
+    found = declare_shapes(OrtRuntime, model)
+    assert shape_of(found, "c") == ["N", "T", 8]
+    assert shape_of(model, "c") == ["batch", "length", 8]
+    assert [(group.name, group.n) for group in couple(prepare(found)).groups] == [("w2[1]", 6)]
+
+
+def test_nothing_runs_where_sizes_have_the_names_of_inputs(make_model) -> None:
+    model = declared(make_model, "u = com.microsoft.SampleOp(h)", u=["N", "T", 8])
+    assert declare_shapes(OrtRuntime, model) is model  # the names are those of the input
+
+
+@pytest.mark.parametrize("domain", ["my.own", "com.microsoft"])
+def test_sizes_under_other_names_are_found_where_nothing_runs(make_model, domain: str) -> None:
+    operator = f"c = {domain}.NoSuchThing(h) u = Add(h, c)"
+    shapes = {"h": ["batch", "length", 8], "c": ["batch", "length", 8]}
+    found = declare_shapes(OrtRuntime, declared(make_model, operator, **shapes))
+    assert shape_of(found, "c") == ["N", "T", 8]
+    assert [(group.name, group.n) for group in couple(prepare(found)).groups] == [("w2[1]", 6)]
+
+
+def decoder(make_model, middle: str) -> ir.Model:
+    """A layer with packed queries, keys and values and a cache, without value_info."""
+    size = 16
+    weights = {
+        "table": RNG.standard_normal((50, size)).astype(np.float32),
+        "qkv": RNG.standard_normal((size, 32)).astype(np.float32),
+        "o": RNG.standard_normal((16, size)).astype(np.float32),
+        "up": RNG.standard_normal((size, 24)).astype(np.float32),
+        "down": RNG.standard_normal((24, size)).astype(np.float32),
+        "scale": np.ones(size, np.float32),
+        "head": RNG.standard_normal((size, 50)).astype(np.float32),
+    }
+    return make_model(
+        "g (int64[B,S] ids, float[B,2,P,4] pk, float[B,2,P,4] pv, int32[B] ends, int32 total) => "
+        "(float[B,S,50] y, float[B,2,Q,4] nk, float[B,2,Q,4] nv) {"
+        "h = Gather(table, ids) n = SimplifiedLayerNormalization <axis = -1> (h, scale) p = MatMul(n, qkv)"
+        "a, nk, nv = com.microsoft.GroupQueryAttention <num_heads = 4, kv_num_heads = 2>"
+        " (p, '', '', pk, pv, ends, total) b = MatMul(a, o)".replace("''", '""')
+        + f"{middle}"
+        + " c, s0, s1, g = com.microsoft.SkipSimplifiedLayerNormalization(h, m, scale)"
+        " u = MatMul(c, up) r = Relu(u) d = MatMul(r, down)"
+        " e = com.microsoft.SkipSimplifiedLayerNormalization(g, d, scale) y = MatMul(e, head) }",
+        weights,
+    )
+
+
+def test_a_packed_decoder_without_value_info(make_model) -> None:
+    model = decoder(make_model, " m = Identity(b)")
+    assert declare_shapes(OrtRuntime, model) is model
+    assert {(one.name, one.n) for one in couple(prepare(model)).groups} >= {("table[1]", 16), ("up[1]", 24)}
+
+
+def test_a_packed_decoder_with_an_unknown_operator_keeps_what_lies_behind(make_model) -> None:
+    def sample(specs):
+        known = {"ends": np.full(2, 7, np.int32), "total": np.array(8, np.int32), "ids": np.ones((2, 5), int)}
+        cache = np.zeros((2, 2, 3, 4), np.float32)
+        return {spec.name: known.get(spec.name, cache) for spec in specs}
+
+    model = decoder(make_model, " m = com.microsoft.SampleOp(b)")
+    found = declare_shapes(OrtRuntime, model, sample)
+    assert shape_of(found, "m") == ["B", "S", 16]
+    assert ("up[1]", 24) in {(one.name, one.n) for one in couple(prepare(found)).groups}

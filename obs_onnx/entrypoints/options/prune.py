@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from obs_onnx.entrypoints.cache_config import CONFIGS, config_destination
 from obs_onnx.io.paths import destination_of, int8_path, keep_path, side_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
@@ -55,6 +56,13 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         flags="--target",
         common=6,
     )
+    change_caches: bool = option(
+        False,
+        help="Cut caches of keys and values, inputs and outputs, along with the heads.",
+        more="Whoever runs the model has to make caches of the new sizes; see docs/transformers.md.",
+        otherwise="heads that stand in a cache stay",
+        mode="channels",
+    )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
     )
@@ -75,6 +83,9 @@ class PruneOptions(Written, RunOptions, title="Choice"):
             return {}
         int8, found = int8_path(destination), [destination, side_path(destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
+        if self.change_caches and model is not None:
+            beside = [model.with_name(name) for name in CONFIGS]
+            found += [config_destination(one, destination) for one in beside if one.is_file()]
         found += [int8, side_path(int8)] if self.quantize is not None else []
         return {"output": found}
 
@@ -85,6 +96,11 @@ class PruneOptions(Written, RunOptions, title="Choice"):
                 raise OptionError(
                     f"{named(one.name)} is about {_ABOUT[str(one.mode)]}: use {named('mode', str(one.mode))}"
                 )
+        if self.quantize is not None and self.change_caches:
+            raise OptionError(
+                f"{named('quantize', 'int8')} compares models of one interface: "
+                f"leave out {named('change_caches')}"
+            )
         if self.quantize is not None and self.custom_ops:
             raise OptionError(
                 f"{named('quantize', 'int8')} knows no libraries of custom operators: "

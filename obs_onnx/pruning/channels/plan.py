@@ -147,7 +147,8 @@ class ChannelStrategy:
                     f"{named('protect')} {pattern!r} matches no node or weight: "
                     "run inspect to see their names"
                 )
-        coupling = couple(model, options.protect)
+        caches = inputs.front.caches
+        coupling = couple(model, options.protect, () if caches is None else caches.names)
         if not coupling.groups:
             check_any(model, inputs.name)
             raise OptionError(

@@ -92,7 +92,7 @@ def finish_channels(
 def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> ir.Model:
     """The model as it is stored, with the weights and without the channels of its copy."""
     final = SetWeights(best.tensors)(stored.clone()).model
-    coupling = couple(final)
+    coupling = couple(final, caches=task.channels.coupling.caches)
     RemoveChannels(task.channels.coupling.same_in(coupling, best.keep), coupling).call(final)
     return final
 

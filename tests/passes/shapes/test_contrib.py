@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from runtime_shapes import assert_same_shapes
 
-from obs_onnx.passes.shapes.contrib import ALIASES, KINDS, SHAPES
+from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES, kind_of
 from obs_onnx.passes.shapes.contrib_attention import ATTENTION
 
 RNG = np.random.default_rng(0)
@@ -134,7 +134,7 @@ def test_classic_models(op_type: str) -> None:
     assert_same_shapes(op_type, inputs, domain="ai.onnx.ml", opset=17, **attributes)
 
 
-DESCRIBED = [  # what the schemas say of operators that have no kernel for a CPU, or only one of half precision
+DESCRIBED = [  # what the schemas say of operators that have no kernel for a CPU, or not for floats
     ("GemmaRotaryEmbedding", {}, [(2, 5, 8), *[(2, 4, 5, 8)] * 4], [(2, 4, 5, 8)] * 2),
     ("GroupNorm", {}, [(2, 4, 4, 8), (8,), (8,)], [(2, 4, 4, 8)]),
     ("SkipGroupNorm", {}, [(2, 4, 4, 8), (8,), (8,), (2, 8)], [(2, 4, 4, 8)] * 2),
@@ -190,4 +190,13 @@ def test_what_is_not_said_is_not_guessed() -> None:
 def test_every_rule_has_a_case() -> None:
     tried = {name for name, *_ in (*CASES, *DESCRIBED)} | {*CLASSIC, "SimplifiedLayerNormalization"}
     assert tried == {key.split("::")[-1] for key in {*SHAPES, *ALIASES} - {*ATTENTION}}
-    assert {*KINDS} <= {*SHAPES}
+
+
+def test_types_that_are_not_those_of_the_first_numbers() -> None:
+    half, whole, byte = ir.DataType.FLOAT16, ir.DataType.INT64, ir.DataType.INT8
+    grouped = "com.microsoft::GroupQueryAttention"
+    assert kind_of(grouped, 0, [half, None, None, byte, byte]) == half
+    assert kind_of(grouped, 1, [half, None, None, byte, byte]) == byte  # a cache of fewer bits
+    assert kind_of(grouped, 1, [half, None, None, None, None]) == half
+    assert kind_of("com.microsoft::RemovePadding", 1, [half, whole]) == ir.DataType.INT32
+    assert kind_of("ai.onnx.ml::Scaler", 0, [whole]) == ir.DataType.FLOAT

@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Attention as exporters write it, with random weights: what of it can go, and whether that is right.
+
+    python benchmarks/decoders.py [NAME-PART ...] [--target 0.6]
+
+prints one row per graph: channels of each group, whether every removal equals the silenced model, the share
+of the parameters that is left of a target, seconds. Exit code 1 if a removal is wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+import obs_onnx
+from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.errors import ObsOnnxError, VerificationError
+
+VOCABULARY, WIDTH, HEADS, SHARED, HEAD, HIDDEN, LAYERS = 96, 64, 4, 2, 16, 96, 2
+MICROSOFT = "com.microsoft"
+
+
+class Graph:
+    """A graph of random weights that is being written."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+        self.inputs: list[onnx.ValueInfoProto] = []
+        self.outputs: list[onnx.ValueInfoProto] = []
+        self.random = np.random.default_rng(0)
+
+    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
+        """The first output of a new node."""
+        names = [f"v{len(self.nodes)}_{k}" for k in range(outputs)]
+        node = helper.make_node(kind, inputs, names, f"n{len(self.nodes)}", domain=domain, **attributes)
+        self.nodes.append(node)
+        return names[0]
+
+    def constant(self, array: NDArray[np.generic]) -> str:
+        """The name of a new initializer."""
+        name = f"w{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def weight(self, *shape: int) -> str:
+        """The same with random numbers."""
+        values = self.random.standard_normal(shape) * shape[0] ** -0.5
+        return self.constant(values.astype(np.float32))
+
+    def linear(self, x: str, width: int, out: int) -> str:
+        """A product with weights."""
+        return self.op("MatMul", x, self.weight(width, out))
+
+    def norm(self, x: str) -> str:
+        """A normalization over the width."""
+        scale = self.constant(self.random.uniform(0.7, 1.3, WIDTH).astype(np.float32))
+        return self.op("LayerNormalization", x, scale, axis=-1)
+
+    def input(self, name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> str:
+        """A new input."""
+        self.inputs.append(helper.make_tensor_value_info(name, kind, shape))
+        return name
+
+    def output(self, value: str, name: str, shape: list[int | str]) -> None:
+        """A new output."""
+        self.nodes.append(helper.make_node("Identity", [value], [name]))
+        self.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+
+    def model(self, opset: int) -> onnx.ModelProto:
+        """The whole."""
+        graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, self.weights)
+        opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+
+Attention = Callable[[Graph, str, int], str]
+
+
+def _lengths(g: Graph) -> tuple[str, str]:
+    for name, shape in (("seqlens_k", ["batch"]), ("total_sequence_length", [])):
+        if name not in {one.name for one in g.inputs}:
+            g.input(name, list(shape), TensorProto.INT32)
+    return "seqlens_k", "total_sequence_length"
+
+
+def _cache(g: Graph, layer: int) -> list[str]:
+    shape = ["batch", SHARED, "past", HEAD]
+    return [g.input(f"past_key_values.{layer}.{name}", list(shape)) for name in ("key", "value")]
+
+
+def _presents(g: Graph, attended: str, layer: int) -> None:
+    stem = attended.rpartition("_")[0]
+    for k, name in enumerate(("key", "value"), 1):
+        g.output(f"{stem}_{k}", f"present.{layer}.{name}", ["batch", SHARED, "total", HEAD])
+
+
+def grouped(packed: bool, cached: bool) -> Attention:
+    """GroupQueryAttention."""
+
+    def attention(g: Graph, x: str, layer: int) -> str:
+        own, shared = HEADS * HEAD, SHARED * HEAD
+        if packed:
+            parts = [g.linear(x, WIDTH, own + 2 * shared), "", ""]
+        else:
+            parts = [g.linear(x, WIDTH, out) for out in (own, shared, shared)]
+        past = _cache(g, layer) if cached else ["", ""]
+        counts = {"num_heads": HEADS, "kv_num_heads": SHARED}
+        given = (*parts, *past, *_lengths(g))
+        y = g.op("GroupQueryAttention", *given, outputs=3, domain=MICROSOFT, **counts)
+        if cached:
+            _presents(g, y, layer)
+        return g.linear(y, own, WIDTH)
+
+    return attention
+
+
+def standard(cached: bool) -> Attention:
+    """Attention of opset 23."""
+
+    def attention(g: Graph, x: str, layer: int) -> str:
+        own, shared = HEADS * HEAD, SHARED * HEAD
+        parts = [g.linear(x, WIDTH, out) for out in (own, shared, shared)]
+        past = ["", *_cache(g, layer)] if cached else []
+        counts = {"q_num_heads": HEADS, "kv_num_heads": SHARED, "is_causal": 1}
+        y = g.op("Attention", *parts, *past, outputs=3 if cached else 1, **counts)
+        if cached:
+            _presents(g, y, layer)
+        return g.linear(y, own, WIDTH)
+
+    return attention
+
+
+def multi_head(g: Graph, x: str, layer: int) -> str:
+    """MultiHeadAttention, as in an encoder."""
+    parts = [g.linear(x, WIDTH, HEADS * HEAD) for _ in range(3)]
+    y = g.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=HEADS)
+    return g.linear(y, HEADS * HEAD, WIDTH)
+
+
+def crossed(g: Graph, x: str, layer: int) -> str:
+    """Attention to what an encoder gives."""
+    if layer == 0:
+        g.input("encoder_hidden_states", ["batch", "frames", WIDTH])
+    parts = [g.linear(one, WIDTH, HEADS * HEAD) for one in (x, *["encoder_hidden_states"] * 2)]
+    y = g.op("MultiHeadAttention", *parts, domain=MICROSOFT, num_heads=HEADS)
+    return g.linear(y, HEADS * HEAD, WIDTH)
+
+
+def build(attention: Attention, opset: int = 21) -> onnx.ModelProto:
+    """A decoder, or an encoder, with an attention."""
+    g = Graph()
+    ids = g.input("input_ids", ["batch", "sequence"], TensorProto.INT64)
+    x = g.op("Gather", g.weight(VOCABULARY, WIDTH), ids)
+    for layer in range(LAYERS):
+        x = g.op("Add", x, attention(g, g.norm(x), layer))
+        hidden = g.op("Relu", g.linear(g.norm(x), WIDTH, HIDDEN))
+        x = g.op("Add", x, g.linear(hidden, HIDDEN, WIDTH))
+    g.output(g.linear(g.norm(x), WIDTH, VOCABULARY), "logits", ["batch", "sequence", VOCABULARY])
+    return g.model(opset)
+
+
+GRAPHS: dict[str, tuple[Attention, int]] = {
+    "grouped, unpacked": (grouped(False, False), 21),
+    "grouped, unpacked, cache": (grouped(False, True), 21),
+    "grouped, packed, cache": (grouped(True, True), 21),
+    "opset 23": (standard(False), 23),
+    "opset 23, cache": (standard(True), 23),
+    "encoder": (multi_head, 21),
+    "cross-attention": (crossed, 21),
+}
+
+
+def rows(names: list[str], target: float) -> Iterator[tuple[str, ...]]:
+    """Name, channels, removal, share left, seconds."""
+    random = np.random.default_rng(1)
+    for name, (attention, opset) in GRAPHS.items():
+        if names and not any(part in name for part in names):
+            continue
+        model = ir.from_proto(build(attention, opset))
+        groups = couple(prepare(model)).groups
+        data = {"input_ids": random.integers(0, VOCABULARY, (64, 12))}
+        if attention is crossed:
+            data["encoder_hidden_states"] = random.standard_normal((64, 7, WIDTH)).astype(np.float32)
+        start, left = time.perf_counter(), "-"
+        try:
+            found = obs_onnx.prune(
+                model, targets={"params": target}, mode="channels", calib=data, effort="quick"
+            )
+            removal, left = "equal", f"{_parameters(found.model) / _parameters(model):.2f}"
+        except VerificationError as error:
+            removal = f"WRONG: {error}"
+        except ObsOnnxError as error:
+            removal = f"refused: {error}"
+        sizes = " ".join(str(group.n) for group in groups)
+        yield name, sizes, removal, left, f"{time.perf_counter() - start:.1f}"
+
+
+def _parameters(model: ir.Model) -> int:
+    values = model.graph.initializers.values()
+    return sum(one.const_value.size for one in values if one.const_value is not None)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("names", nargs="*", help="parts of names of graphs; default: all")
+    parser.add_argument("--target", type=float, default=0.6, help="share of the parameters")
+    options = parser.parse_args()
+    wrong = False
+    print("| graph | channels of the groups | removal | parameters left | seconds |\n|---|---|---|---|---|")
+    for row in rows(options.names, options.target):
+        wrong |= row[2].startswith("WRONG")
+        print(f"| {' | '.join(row)} |", flush=True)
+    return int(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,207 @@
+"""Caches of keys and values: inputs of a model that an output gives again, with further tokens behind.
+
+Where caches may change, a model is worked on without the outputs, and with inputs as they were: whoever
+feeds it need not know what is gone, which a Gather behind the input drops. At the end inputs and outputs have
+the sizes that are left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.inputs import real_inputs
+from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.ops import key, lookup
+
+__all__ = ["Cache", "Caches", "Kept", "find_caches", "narrowed"]
+
+Kept = Mapping[str, Mapping[int, Sequence[int]]]
+"""``{input: {axis: kept indices}}``."""
+
+
+def narrowed(feed: Mapping[str, NDArray[Any]], kept: Kept) -> dict[str, NDArray[Any]]:
+    """Arrays for the dense model as those for a smaller one, of which it keeps parts."""
+    found = dict(feed)
+    for name, axes in kept.items():
+        for axis, index in axes.items():
+            found[name] = found[name].take(index, axis)
+    return found
+
+
+@dataclass(frozen=True)
+class Cache:
+    """An input, and the output that becomes it in the next step.
+
+    Attributes:
+        past, present: their names.
+        giver: name of the first output of the node that gives ``present``.
+        index: which output of that node it is.
+    """
+
+    past: str
+    present: str
+    giver: str
+    index: int
+
+
+def find_caches(model: ir.Model) -> tuple[Cache, ...]:
+    """Caches of ``model``: an operator of attention, or a node that joins, takes the one and gives the other.
+
+    Both are of a floating-point type and equally many axes. Identity nodes in between do not count.
+    """
+    found, taken = [], set[str]()
+    inputs = {value for value in real_inputs(model) if _is_float(value)}
+    for present in model.graph.outputs:
+        value = present
+        while (node := value.producer()) is not None and key(node) == "Identity":
+            first = node_facts.input_of(node, 0)
+            if first is None:
+                break
+            value = first
+        if node is None or value.is_graph_input():
+            continue
+        for past in _pasts(node, value.index() or 0):
+            name = str(past.name)
+            if past in inputs and name not in taken and _rank(past) == _rank(present):
+                taken.add(name)
+                found.append(Cache(name, str(present.name), str(node.outputs[0].name), value.index() or 0))
+                break
+    return tuple(found)
+
+
+def _pasts(node: ir.Node, index: int) -> Iterator[ir.Value]:
+    """What output ``index`` of a node holds in front."""
+    op = lookup(node)
+    slots = [past for past, present in op.caches if present == index]
+    for slot in range(len(node.inputs)) if op.joins else slots:
+        value = node_facts.input_of(node, slot)
+        while value is not None and (above := value.producer()) is not None and key(above) == "Identity":
+            value = node_facts.input_of(above, 0)
+        if value is not None:
+            yield value
+
+
+def _rank(value: ir.Value) -> int:
+    return -1 if value.shape is None else len(value.shape)
+
+
+def _is_float(value: ir.Value) -> bool:
+    kind = node_facts.dtype(value)
+    return kind is not None and kind.is_floating_point() and value.shape is not None
+
+
+@dataclass(frozen=True)
+class Caches:
+    """A model whose caches may change.
+
+    Attributes:
+        whole: as it came in.
+        pairs: its caches.
+    """
+
+    whole: ir.Model
+    pairs: tuple[Cache, ...]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Of the inputs."""
+        return frozenset(one.past for one in self.pairs)
+
+    def inner(self, model: ir.Model) -> ir.Model:
+        """A copy of another form of the model without the outputs that are caches."""
+        copy, gone = model.clone(), {one.present for one in self.pairs}
+        outputs = [value for value in copy.graph.outputs if value.name not in gone]
+        if not outputs:
+            raise ModelError("the model gives nothing but caches")
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(outputs)
+        return copy
+
+    def kept(self, model: ir.Model) -> Kept:
+        """What a smaller form of :meth:`inner` still reads of each cache, where that is not all."""
+        found: dict[str, dict[int, Sequence[int]]] = {}
+        for value in model.graph.inputs:
+            axes: dict[int, NDArray[Any]] = {}
+            at: ir.Value | None = value if value.name in self.names else None
+            while at is not None and (gather := _dropping(at)) is not None:
+                index = node_facts.array(gather, 1)
+                assert index is not None
+                axis = node_facts.int_attribute(gather, "axis")
+                axes[axis] = axes[axis][index] if axis in axes else index
+                at = gather.outputs[0]
+            if axes:
+                found[str(value.name)] = {axis: [int(i) for i in index] for axis, index in axes.items()}
+        return found
+
+    def closed(self, model: ir.Model) -> ir.Model:
+        """A copy of a form of :meth:`inner` with the outputs, and with inputs of the sizes that are left.
+
+        Raises:
+            ModelError: a node that gives a cache is gone.
+        """
+        kept, copy = self.kept(model), model.clone()
+        names, inputs = Names(copy), {str(value.name): value for value in copy.graph.inputs}
+        made = {str(node.outputs[0].name): node for node in copy.graph if node.outputs}
+        given = {str(value.name): value for value in copy.graph.outputs}
+        shapes = {str(value.name): value for value in (*self.whole.graph.inputs, *self.whole.graph.outputs)}
+        for one in self.pairs:
+            axes = kept.get(one.past, {})
+            if (past := inputs.get(one.past)) is not None and axes:
+                _drop_gathers(copy, past)
+                past.shape = _with_sizes(past.shape, axes)
+            if (node := made.get(one.giver)) is None:
+                raise ModelError(f"nothing gives the cache {one.present} any more")
+            value = _output(copy, node, one, names)
+            value.type = shapes[one.present].type
+            value.shape = _with_sizes(shapes[one.present].shape, axes)
+            given[one.present] = value
+        copy.graph.outputs.clear()
+        copy.graph.outputs.extend(given[str(value.name)] for value in self.whole.graph.outputs)
+        return copy
+
+
+def _dropping(value: ir.Value) -> ir.Node | None:
+    """The Gather of constant elements of an axis that alone reads ``value``."""
+    nodes = list(value.consumers())
+    if len(nodes) != 1 or key(nodes[0]) != "Gather" or value.is_graph_output():
+        return None
+    index = node_facts.constant(nodes[0], 1)
+    return nodes[0] if index is not None and len(index.shape) == 1 else None
+
+
+def _drop_gathers(model: ir.Model, value: ir.Value) -> None:
+    while (gather := _dropping(value)) is not None:
+        gather.outputs[0].replace_all_uses_with(value)
+        index = gather.inputs[1]
+        model.graph.remove(gather, safe=True)
+        if index is not None and not index.uses() and index.is_initializer():
+            del model.graph.initializers[str(index.name)]
+
+
+def _with_sizes(shape: ir.Shape | None, axes: Mapping[int, Sequence[int]]) -> ir.Shape | None:
+    if shape is None:
+        return None
+    return ir.Shape([len(axes[axis]) if axis in axes else dim for axis, dim in enumerate(shape)])
+
+
+def _output(model: ir.Model, node: ir.Node, one: Cache, names: Names) -> ir.Value:
+    """The value that is to be the output ``one.present``, under its name."""
+    while len(node.outputs) <= one.index:
+        node.resize_outputs(one.index + 1)
+    value = node.outputs[one.index]
+    if value.name == one.present:
+        return value
+    if one.index and not value.is_graph_output():
+        value.name = one.present
+        return value
+    copy = ir.Node("", "Identity", [value], name=names.fresh(f"{one.present}.Identity"), num_outputs=1)
+    model.graph.append(copy)
+    copy.outputs[0].name = one.present
+    return copy.outputs[0]
