@@ -3,29 +3,34 @@
 
     python benchmarks/decoders.py [NAME-PART ...] [--target 0.6]
 
-prints one row per graph: channels of each group, whether every removal equals the silenced model, the share
-of the parameters that is left of a target, seconds. Exit code 1 if a removal is wrong.
+prints one row per graph: channels of each group, whether the removal equals the silenced model, the share
+of the parameters that is left of a target, seconds. Graphs with caches come twice, the second time with
+caches that change with their heads. Exit code 1 if a removal is wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import obs_onnx
-from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import ObsOnnxError, VerificationError
+from obs_onnx.passes.interface.caches import find_caches
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
-VOCABULARY, WIDTH, HEADS, SHARED, HEAD, HIDDEN, LAYERS = 96, 64, 4, 2, 16, 96, 2
+VOCABULARY, WIDTH, HEADS, SHARED, HEAD, HIDDEN, LAYERS = 96, 64, 6, 2, 16, 96, 2
+EXPERTS, CHOSEN, BLOCK = 4, 2, 32
 MICROSOFT = "com.microsoft"
 
 
@@ -156,53 +161,127 @@ def crossed(g: Graph, x: str, layer: int) -> str:
     return g.linear(y, HEADS * HEAD, WIDTH)
 
 
-def build(attention: Attention, opset: int = 21) -> onnx.ModelProto:
+def relative(g: Graph, x: str, layer: int) -> str:
+    """Attention of plain operators with a bias for each distance, as in T5."""
+    heads = g.constant(np.array([0, 0, HEADS, HEAD]))
+    parts = [g.op("Reshape", g.linear(x, WIDTH, HEADS * HEAD), heads) for _ in range(3)]
+    q, v = (g.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (parts[0], parts[2]))
+    scores = g.op("MatMul", q, g.op("Transpose", parts[1], perm=[0, 2, 3, 1]))
+    length = g.op("Gather", g.op("Shape", "input_ids"), g.constant(np.array(1)))
+    places = g.op("Range", g.constant(np.array(0)), length, g.constant(np.array(1)))
+    rows, columns = (g.op("Unsqueeze", places, g.constant(np.array([axis]))) for axis in (0, 1))
+    longest = [g.constant(np.array(limit)) for limit in (-8, 8)]
+    distance = g.op("Add", g.op("Clip", g.op("Sub", rows, columns), *longest), longest[1])
+    bias = g.op("Transpose", g.op("Gather", g.weight(17, HEADS), distance), perm=[2, 0, 1])
+    y = g.op("MatMul", g.op("Softmax", g.op("Add", scores, bias), axis=-1), v)
+    y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.constant(np.array([0, 0, HEADS * HEAD])))
+    return g.linear(y, HEADS * HEAD, WIDTH)
+
+
+def dense(g: Graph, x: str) -> str:
+    """Two layers with a Relu between them."""
+    return g.linear(g.op("Relu", g.linear(x, WIDTH, HIDDEN)), HIDDEN, WIDTH)
+
+
+def mixture(g: Graph, x: str) -> str:
+    """MoE, whose router reads the same."""
+    tokens = g.op("Reshape", x, g.constant(np.array([-1, WIDTH])))
+    scores = g.linear(tokens, WIDTH, EXPERTS)
+    up, down = g.weight(EXPERTS, HIDDEN, WIDTH), g.weight(EXPERTS, WIDTH, HIDDEN)
+    given = {"k": CHOSEN, "activation_type": "relu", "normalize_routing_weights": 1}
+    return g.op("MoE", x, scores, up, "", down, domain=MICROSOFT, **given)
+
+
+def build(attention: Attention, feed_forward: Callable[[Graph, str], str], opset: int) -> onnx.ModelProto:
     """A decoder, or an encoder, with an attention."""
     g = Graph()
     ids = g.input("input_ids", ["batch", "sequence"], TensorProto.INT64)
     x = g.op("Gather", g.weight(VOCABULARY, WIDTH), ids)
     for layer in range(LAYERS):
         x = g.op("Add", x, attention(g, g.norm(x), layer))
-        hidden = g.op("Relu", g.linear(g.norm(x), WIDTH, HIDDEN))
-        x = g.op("Add", x, g.linear(hidden, HIDDEN, WIDTH))
+        x = g.op("Add", x, feed_forward(g, g.norm(x)))
     g.output(g.linear(g.norm(x), WIDTH, VOCABULARY), "logits", ["batch", "sequence", VOCABULARY])
     return g.model(opset)
 
 
-GRAPHS: dict[str, tuple[Attention, int]] = {
-    "grouped, unpacked": (grouped(False, False), 21),
-    "grouped, unpacked, cache": (grouped(False, True), 21),
-    "grouped, packed, cache": (grouped(True, True), 21),
-    "opset 23": (standard(False), 23),
-    "opset 23, cache": (standard(True), 23),
-    "encoder": (multi_head, 21),
-    "cross-attention": (crossed, 21),
+def described(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with value_info."""
+    model = ir.from_proto(proto)
+    InferShapes().call(model)
+    return ir.to_proto(model)
+
+
+def in_blocks(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with weights of 4 bits (MatMulNBits)."""
+    quantizer = MatMulNBitsQuantizer(proto, block_size=BLOCK, is_symmetric=True)
+    quantizer.process()
+    return quantizer.model.model
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a graph is written; ``after`` changes what was written."""
+
+    attention: Attention
+    opset: int = 21
+    feed_forward: Callable[[Graph, str], str] = dense
+    after: Callable[[onnx.ModelProto], onnx.ModelProto] = lambda proto: proto
+
+    def model(self) -> ir.Model:
+        """The graph."""
+        return ir.from_proto(self.after(build(self.attention, self.feed_forward, self.opset)))
+
+
+GRAPHS = {
+    "grouped, unpacked": Form(grouped(False, False)),
+    "grouped, unpacked, cache": Form(grouped(False, True)),
+    "grouped, packed, cache": Form(grouped(True, True)),
+    "grouped, packed, cache, value_info": Form(grouped(True, True), after=described),
+    "grouped, unpacked, 4 bits": Form(grouped(False, False), after=in_blocks),
+    "grouped, packed, cache, 4 bits": Form(grouped(True, True), after=in_blocks),
+    "opset 23": Form(standard(False), 23),
+    "opset 23, cache": Form(standard(True), 23),
+    "mixture of experts": Form(grouped(False, False), feed_forward=mixture),
+    "encoder": Form(multi_head),
+    "cross-attention": Form(crossed),
+    "relative positions": Form(relative),
 }
 
 
 def rows(names: list[str], target: float) -> Iterator[tuple[str, ...]]:
     """Name, channels, removal, share left, seconds."""
-    random = np.random.default_rng(1)
-    for name, (attention, opset) in GRAPHS.items():
+    for name, form in GRAPHS.items():
         if names and not any(part in name for part in names):
             continue
-        model = ir.from_proto(build(attention, opset))
-        groups = couple(prepare(model)).groups
-        data = {"input_ids": random.integers(0, VOCABULARY, (64, 12))}
-        if attention is crossed:
-            data["encoder_hidden_states"] = random.standard_normal((64, 7, WIDTH)).astype(np.float32)
-        start, left = time.perf_counter(), "-"
-        try:
-            found = obs_onnx.prune(
-                model, targets={"params": target}, mode="channels", calib=data, effort="quick"
-            )
-            removal, left = "equal", f"{_parameters(found.model) / _parameters(model):.2f}"
-        except VerificationError as error:
-            removal = f"WRONG: {error}"
-        except ObsOnnxError as error:
-            removal = f"refused: {error}"
-        sizes = " ".join(str(group.n) for group in groups)
-        yield name, sizes, removal, left, f"{time.perf_counter() - start:.1f}"
+        model = form.model()
+        yield row(name, model, target, False)
+        if find_caches(model):
+            yield row(f"{name}, changed", model, target, True)
+
+
+def row(name: str, model: ir.Model, target: float, change_caches: bool) -> tuple[str, ...]:
+    """The row of one graph."""
+    random = np.random.default_rng(1)
+    data: dict[str, NDArray[np.generic]] = {"input_ids": random.integers(0, VOCABULARY, (64, 12))}
+    if any(value.name == "encoder_hidden_states" for value in model.graph.inputs):
+        data["encoder_hidden_states"] = random.standard_normal((64, 7, WIDTH)).astype(np.float32)
+    start, sizes, left = time.perf_counter(), "-", "-"
+    try:
+        found = obs_onnx.prune(
+            model,
+            targets={"params": target},
+            mode="channels",
+            calib=data,
+            effort="quick",
+            change_caches=change_caches,
+        )
+        sizes = " ".join(str(group.channels) for group in found.report.groups)
+        removal, left = "equal", f"{_parameters(found.model) / _parameters(model):.2f}"
+    except VerificationError as error:
+        removal = f"WRONG: {error}"
+    except ObsOnnxError as error:
+        removal = f"refused: {error}"
+    return name, sizes, removal, left, f"{time.perf_counter() - start:.1f}"
 
 
 def _parameters(model: ir.Model) -> int:
@@ -215,6 +294,7 @@ def main() -> int:
     parser.add_argument("names", nargs="*", help="parts of names of graphs; default: all")
     parser.add_argument("--target", type=float, default=0.6, help="share of the parameters")
     options = parser.parse_args()
+    logging.disable(logging.INFO)  # the quantizer tells of every node
     wrong = False
     print("| graph | channels of the groups | removal | parameters left | seconds |\n|---|---|---|---|---|")
     for row in rows(options.names, options.target):
