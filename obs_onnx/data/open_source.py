@@ -25,8 +25,9 @@ from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, f
 from obs_onnx.data.feeds import Array, Repeated, TensorSpec, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
 from obs_onnx.data.language.filled_inputs import Filling, find_filling, is_token_ids
-from obs_onnx.data.language.text import TextReading, is_text, text_files, windows
+from obs_onnx.data.language.text import is_text, text_files, windows
 from obs_onnx.data.limits import check_room
+from obs_onnx.data.options import TextReading
 from obs_onnx.data.rows import ArrayRows, FileRows, RandomRows, Rows, concrete_shape, free_sizes, natural
 from obs_onnx.data.sources import Labels, SampleSource, Source
 from obs_onnx.data.streams import PEEK, FeedSource, Item, joined, kept, peek, same, take_labels, unpacked

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from obs_onnx.data.language.text import WINDOW, TextReading
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded"]
+__all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded", "TextReading"]
+
+WINDOW = 128  # tokens of a text, where neither the user nor the model says
+
+
+@dataclass(frozen=True)
+class TextReading:
+    """How text becomes token ids.
+
+    Attributes:
+        tokenizer: a ``tokenizer.json``; None for the one beside the text.
+        window: tokens of a sample; None for what the model fixes, or :data:`WINDOW`.
+    """
+
+    tokenizer: str | Path | None = None
+    window: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,21 +8,12 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.io.paths import same_file
+from obs_onnx.io.paths import config_destination, configs_beside
 from obs_onnx.passes.errors import DataError, boundary
 
-__all__ = ["CONFIGS", "config_destination", "new_configs"]
-
-CONFIGS = ("genai_config.json", "config.json")
-"""Files beside a model: of onnxruntime-genai, and of Hugging Face transformers."""
+__all__ = ["new_configs"]
 
 _HEADS, _SHARED, _WIDTHS = "num_attention_heads", "num_key_value_heads", ("head_size", "head_dim")
-
-
-def config_destination(config: Path, destination: Path) -> Path:
-    """Where the new form of ``config`` goes: beside the result, never over the one that was read."""
-    beside = destination.parent / config.name
-    return destination.with_suffix(f".{config.name}") if same_file(beside, config) else beside
 
 
 def new_configs(
@@ -39,9 +30,7 @@ def new_configs(
     Raises:
         DataError: a configuration is no JSON.
     """
-    there = (
-        [] if path is None else [path.with_name(name) for name in CONFIGS if path.with_name(name).is_file()]
-    )
+    there = [] if path is None else configs_beside(path)
     if not there:
         return {}, []
     sizes = _sizes(model, frozenset(caches))

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
-from obs_onnx.data.language.text import TextReading
 from obs_onnx.data.open_source import open_source
+from obs_onnx.data.options import TextReading
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.metric import open_metric
 from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions

@@ -13,6 +13,8 @@ __all__ = [
     "calibration_beside",
     "calibration_of",
     "check_new_folder",
+    "config_destination",
+    "configs_beside",
     "destination_of",
     "frontier_folder",
     "int8_path",
@@ -20,6 +22,8 @@ __all__ = [
     "same_file",
     "side_path",
 ]
+
+_CONFIGS = ("genai_config.json", "config.json")  # of onnxruntime-genai, and of Hugging Face transformers
 
 
 def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
@@ -57,6 +61,17 @@ def side_path(path: Path) -> Path:
     """Where the weights of a written model lie if not in its file: beside that, not beside a link to it."""
     real = Path(os.path.realpath(path))
     return real.with_name(f"{real.name}.data")
+
+
+def configs_beside(model: Path) -> list[Path]:
+    """Configurations of a language model that lie beside its file."""
+    return [path for name in _CONFIGS if (path := model.with_name(name)).is_file()]
+
+
+def config_destination(config: Path, destination: Path) -> Path:
+    """Where the new form of ``config`` goes: beside the result, never over the one that was read."""
+    beside = destination.parent / config.name
+    return destination.with_suffix(f".{config.name}") if same_file(beside, config) else beside
 
 
 def keep_path(destination: Path) -> Path:

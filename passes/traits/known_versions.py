@@ -66,7 +66,7 @@ LOOKED_AT: Mapping[str, int] = _versions(
         27: "CausalConvWithState LinearAttention Range",
         28: """
             BitShift Cast Celu Compress DepthToSpace DequantizeLinear Einsum Mod OneHot QuantizeLinear
-            ReduceLogSum ReduceLogSumExp ReverseSequence SpaceToDepth SwiGLU Unique
+            ReduceLogSum ReduceLogSumExp ReverseSequence SpaceToDepth Unique
         """,
     }
 )

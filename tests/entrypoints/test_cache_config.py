@@ -12,8 +12,9 @@ import onnxruntime as ort
 import pytest
 from decoders import HEAD, HEADS, LAYERS, SHARED, WORDS, decoder, generated, session
 
-from obs_onnx.entrypoints.cache_config import config_destination, new_configs
+from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.prune import prune
+from obs_onnx.io.paths import config_destination
 from obs_onnx.passes.errors import DataError, OptionError
 
 IDS = np.arange(8).reshape(2, 4) * 5

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import TensorSpec
+from obs_onnx.data.options import WINDOW, TextReading
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, OptionError, boundary, named
 
-__all__ = ["TextReading", "is_text", "text_files", "windows"]
+__all__ = ["is_text", "text_files", "windows"]
 
 SUFFIXES = (".txt", ".text", ".md")
-WINDOW = 128  # tokens, where neither the user nor the model says
 _BESIDE = "tokenizer.json"
-
-
-@dataclass(frozen=True)
-class TextReading:
-    """How text becomes token ids.
-
-    Attributes:
-        tokenizer: a ``tokenizer.json``; None for the one beside the text.
-        window: tokens of a sample; None for what the model fixes, or :data:`WINDOW`.
-    """
-
-    tokenizer: str | Path | None = None
-    window: int | None = None
 
 
 def is_text(path: Path) -> bool:

@@ -7,8 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from obs_onnx.entrypoints.cache_config import CONFIGS, config_destination
-from obs_onnx.io.paths import destination_of, int8_path, keep_path, side_path
+from obs_onnx.io.paths import (
+    config_destination,
+    configs_beside,
+    destination_of,
+    int8_path,
+    keep_path,
+    side_path,
+)
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
@@ -84,8 +90,7 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         int8, found = int8_path(destination), [destination, side_path(destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
         if self.change_caches and model is not None:
-            beside = [model.with_name(name) for name in CONFIGS]
-            found += [config_destination(one, destination) for one in beside if one.is_file()]
+            found += [config_destination(config, destination) for config in configs_beside(model)]
         found += [int8, side_path(int8)] if self.quantize is not None else []
         return {"output": found}
 

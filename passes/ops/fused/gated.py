@@ -69,14 +69,12 @@ def _relate_gated_norm(r: Relation) -> None:
 
 TABLE = related(
     {
-        "SwiGLU": Op(lipschitz=pointwise(None)),
         "com.microsoft::SwiGLU": Op(lipschitz=pointwise(None)),
         "com.microsoft::BiasSplitGelu": Op(lipschitz=pointwise(None)),
         "com.microsoft::GemmaRotaryEmbedding": Op(lipschitz=pointwise(None)),
         "com.microsoft::GatedRMSNorm": Op(lipschitz=data_only(None)),
     },
     {
-        _relate_same: "SwiGLU",
         _relate_swiglu: "com.microsoft::SwiGLU",
         _relate_split_gelu: "com.microsoft::BiasSplitGelu",
         _relate_rotated: "com.microsoft::GemmaRotaryEmbedding",

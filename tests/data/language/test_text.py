@@ -11,8 +11,9 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from obs_onnx.data.feeds import TensorSpec
-from obs_onnx.data.language.text import TextReading, windows
+from obs_onnx.data.language.text import windows
 from obs_onnx.data.open_source import open_source
+from obs_onnx.data.options import TextReading
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, OptionError
 
 IDS = TensorSpec("input_ids", ("batch", "seq"), np.dtype(np.int64))

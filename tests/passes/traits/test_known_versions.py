@@ -37,7 +37,7 @@ WITHOUT_RULES = {
     20: "AffineGrid ImageDecoder RegexFullMatch StringConcat StringSplit",
     22: "NegativeLogLikelihoodLoss",
     26: "BitCast CumProd",
-    28: "Optional OptionalGetElement OptionalHasElement",
+    28: "Optional OptionalGetElement OptionalHasElement SwiGLU",
 }
 """All other operators of ONNX, with the newest version that there was when nobody wanted a rule for them."""
 
