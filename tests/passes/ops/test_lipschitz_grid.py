@@ -418,7 +418,7 @@ GreaterOrEqual QuantizeLinear DequantizeLinear DynamicQuantizeLinear Hardmax Lay
 RMSNormalization GroupNormalization InstanceNormalization MeanVarianceNormalization LpNormalization LRN
 SimplifiedLayerNormalization MaxUnpool MaxRoiPool Col2Im GridSample RoiAlign LSTM GRU RNN ReduceProd
 ReduceLogSum ReduceSumSquare ArgMax ArgMin Det Scatter ScatterElements ScatterND ConstantOfShape NonZero
-OneHot Range Unique NonMaxSuppression
+OneHot Range Unique NonMaxSuppression TensorScatter LinearAttention CausalConvWithState
 """
 ELSEWHERE = """
 Relu Tanh Abs Neg Sin Cos Atan Asinh Softplus Softsign Celu Clip Identity LeakyRelu Elu Selu PRelu Sigmoid
