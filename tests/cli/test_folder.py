@@ -144,7 +144,10 @@ def read(command: str, models: tuple[str, str], data: str) -> set[str]:
         found |= {os.path.relpath(path) for path in files_of(model)}
     if "{data}" in text:
         found |= {f"d/{number}.npz" for number in range(3)} if data == "d" else {data}
-        found |= {"soft.npz", "hard.npz", "linked.npz"} if data in ("soft.npz", "hard.npz") else set()
+        links = [
+            Path(name) for name in ("soft.npz", "hard.npz", "linked.npz")
+        ]  # as long as nothing else is there
+        found |= {str(link) for link in links if data != "d" and link.exists() and link.samefile(data)}
     return found | ({"m.calib.npz"} if command == "beside" else set())
 
 
