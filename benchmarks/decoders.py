@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -29,46 +30,37 @@ from obs_onnx.passes.errors import ObsOnnxError, VerificationError
 from obs_onnx.passes.interface.caches import find_caches
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from nets import Net
+
 VOCABULARY, WIDTH, HEADS, SHARED, HEAD, HIDDEN, LAYERS = 96, 64, 6, 2, 16, 96, 2
 EXPERTS, CHOSEN, BLOCK = 4, 2, 32
 MICROSOFT = "com.microsoft"
 
 
-class Graph:
-    """A graph of random weights that is being written."""
+class Graph(Net):
+    """A graph of random weights that is being written, with numbers for names."""
 
     def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
+        super().__init__()
         self.inputs: list[onnx.ValueInfoProto] = []
         self.outputs: list[onnx.ValueInfoProto] = []
-        self.random = np.random.default_rng(0)
 
-    def op(self, kind: str, *inputs: str, outputs: int = 1, domain: str = "", **attributes: object) -> str:
-        """The first output of a new node."""
-        names = [f"v{len(self.nodes)}_{k}" for k in range(outputs)]
-        node = helper.make_node(kind, inputs, names, f"n{len(self.nodes)}", domain=domain, **attributes)
-        self.nodes.append(node)
-        return names[0]
+    def held(self, values: object, dtype: type = np.int64) -> str:
+        """The name of a new constant."""
+        return self.constant(f"w{len(self.tensors)}", values, dtype)
 
-    def constant(self, array: NDArray[np.generic]) -> str:
-        """The name of a new initializer."""
-        name = f"w{len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(array, name))
-        return name
-
-    def weight(self, *shape: int) -> str:
-        """The same with random numbers."""
-        values = self.random.standard_normal(shape) * shape[0] ** -0.5
-        return self.constant(values.astype(np.float32))
+    def random(self, *shape: int) -> str:
+        """The name of new random weights."""
+        return self.weight(f"w{len(self.tensors)}", *shape, fan_in=2 * shape[0])
 
     def linear(self, x: str, width: int, out: int) -> str:
         """A product with weights."""
-        return self.op("MatMul", x, self.weight(width, out))
+        return self.op("MatMul", x, self.random(width, out))
 
     def norm(self, x: str) -> str:
         """A normalization over the width."""
-        scale = self.constant(self.random.uniform(0.7, 1.3, WIDTH).astype(np.float32))
+        scale = self.held(self.rng.uniform(0.7, 1.3, WIDTH), np.float32)
         return self.op("LayerNormalization", x, scale, axis=-1)
 
     def input(self, name: str, shape: list[int | str], kind: int = TensorProto.FLOAT) -> str:
@@ -83,7 +75,8 @@ class Graph:
 
     def model(self, opset: int) -> onnx.ModelProto:
         """The whole."""
-        graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, self.weights)
+        weights = [numpy_helper.from_array(array, name) for name, array in self.tensors.items()]
+        graph = helper.make_graph(self.nodes, "decoder", self.inputs, self.outputs, weights)
         opsets = [helper.make_opsetid("", opset), helper.make_opsetid(MICROSOFT, 1)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=10)
 
@@ -103,10 +96,13 @@ def _cache(g: Graph, layer: int) -> list[str]:
     return [g.input(f"past_key_values.{layer}.{name}", list(shape)) for name in ("key", "value")]
 
 
-def _presents(g: Graph, attended: str, layer: int) -> None:
-    stem = attended.rpartition("_")[0]
-    for k, name in enumerate(("key", "value"), 1):
-        g.output(f"{stem}_{k}", f"present.{layer}.{name}", ["batch", SHARED, "total", HEAD])
+def _attended(g: Graph, layer: int, cached: bool) -> list[str]:
+    """Names of what an attention gives: its result, and the cache for the next step."""
+    presents = [f"present.{layer}.{name}" for name in ("key", "value")]
+    for name in presents if cached else ():
+        shape = ["batch", SHARED, "total", HEAD]
+        g.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return [f"attended.{layer}", *presents]
 
 
 def grouped(packed: bool, cached: bool) -> Attention:
@@ -121,9 +117,8 @@ def grouped(packed: bool, cached: bool) -> Attention:
         past = _cache(g, layer) if cached else ["", ""]
         counts = {"num_heads": HEADS, "kv_num_heads": SHARED}
         given = (*parts, *past, *_lengths(g))
-        y = g.op("GroupQueryAttention", *given, outputs=3, domain=MICROSOFT, **counts)
-        if cached:
-            _presents(g, y, layer)
+        names = _attended(g, layer, cached)
+        y = g.op("GroupQueryAttention", *given, name=names, domain=MICROSOFT, **counts)
         return g.linear(y, own, WIDTH)
 
     return attention
@@ -137,9 +132,8 @@ def standard(cached: bool) -> Attention:
         parts = [g.linear(x, WIDTH, out) for out in (own, shared, shared)]
         past = ["", *_cache(g, layer)] if cached else []
         counts = {"q_num_heads": HEADS, "kv_num_heads": SHARED, "is_causal": 1}
-        y = g.op("Attention", *parts, *past, outputs=3 if cached else 1, **counts)
-        if cached:
-            _presents(g, y, layer)
+        names = _attended(g, layer, cached)[: 3 if cached else 1]
+        y = g.op("Attention", *parts, *past, name=names, **counts)
         return g.linear(y, own, WIDTH)
 
     return attention
@@ -163,18 +157,18 @@ def crossed(g: Graph, x: str, layer: int) -> str:
 
 def relative(g: Graph, x: str, layer: int) -> str:
     """Attention of plain operators with a bias for each distance, as in T5."""
-    heads = g.constant(np.array([0, 0, HEADS, HEAD]))
+    heads = g.held([0, 0, HEADS, HEAD])
     parts = [g.op("Reshape", g.linear(x, WIDTH, HEADS * HEAD), heads) for _ in range(3)]
     q, v = (g.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (parts[0], parts[2]))
     scores = g.op("MatMul", q, g.op("Transpose", parts[1], perm=[0, 2, 3, 1]))
-    length = g.op("Gather", g.op("Shape", "input_ids"), g.constant(np.array(1)))
-    places = g.op("Range", g.constant(np.array(0)), length, g.constant(np.array(1)))
-    rows, columns = (g.op("Unsqueeze", places, g.constant(np.array([axis]))) for axis in (0, 1))
-    longest = [g.constant(np.array(limit)) for limit in (-8, 8)]
+    length = g.op("Gather", g.op("Shape", "input_ids"), g.held(1))
+    places = g.op("Range", g.held(0), length, g.held(1))
+    rows, columns = (g.op("Unsqueeze", places, g.held([axis])) for axis in (0, 1))
+    longest = [g.held(limit) for limit in (-8, 8)]
     distance = g.op("Add", g.op("Clip", g.op("Sub", rows, columns), *longest), longest[1])
-    bias = g.op("Transpose", g.op("Gather", g.weight(17, HEADS), distance), perm=[2, 0, 1])
+    bias = g.op("Transpose", g.op("Gather", g.random(17, HEADS), distance), perm=[2, 0, 1])
     y = g.op("MatMul", g.op("Softmax", g.op("Add", scores, bias), axis=-1), v)
-    y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.constant(np.array([0, 0, HEADS * HEAD])))
+    y = g.op("Reshape", g.op("Transpose", y, perm=[0, 2, 1, 3]), g.held([0, 0, HEADS * HEAD]))
     return g.linear(y, HEADS * HEAD, WIDTH)
 
 
@@ -185,9 +179,9 @@ def dense(g: Graph, x: str) -> str:
 
 def mixture(g: Graph, x: str) -> str:
     """MoE, whose router reads the same."""
-    tokens = g.op("Reshape", x, g.constant(np.array([-1, WIDTH])))
+    tokens = g.op("Reshape", x, g.held([-1, WIDTH]))
     scores = g.linear(tokens, WIDTH, EXPERTS)
-    up, down = g.weight(EXPERTS, HIDDEN, WIDTH), g.weight(EXPERTS, WIDTH, HIDDEN)
+    up, down = g.random(EXPERTS, HIDDEN, WIDTH), g.random(EXPERTS, WIDTH, HIDDEN)
     given = {"k": CHOSEN, "activation_type": "relu", "normalize_routing_weights": 1}
     return g.op("MoE", x, scores, up, "", down, domain=MICROSOFT, **given)
 
@@ -196,7 +190,7 @@ def build(attention: Attention, feed_forward: Callable[[Graph, str], str], opset
     """A decoder, or an encoder, with an attention."""
     g = Graph()
     ids = g.input("input_ids", ["batch", "sequence"], TensorProto.INT64)
-    x = g.op("Gather", g.weight(VOCABULARY, WIDTH), ids)
+    x = g.op("Gather", g.random(VOCABULARY, WIDTH), ids)
     for layer in range(LAYERS):
         x = g.op("Add", x, attention(g, g.norm(x), layer))
         x = g.op("Add", x, feed_forward(g, g.norm(x)))

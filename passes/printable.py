@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["one_line", "printable"]
+from collections.abc import Sequence
+
+__all__ = ["first_of", "one_line", "printable"]
 
 _LONGEST = 300  # characters of a message of another program
 
@@ -22,3 +24,9 @@ def one_line(text: str) -> str:
     """A message of another program in one line, cut where it is long."""
     line = printable(" ".join(text.split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 3]}..."
+
+
+def first_of(names: Sequence[str], most: int) -> str:
+    """At most so many names in a row, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

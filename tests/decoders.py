@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import onnxruntime as ort
+from nets import Net
 from onnx import TensorProto, helper, numpy_helper
 
 WORDS, WIDTH, HEADS, SHARED, HEAD, UNITS, LAYERS, LONGEST = 64, 32, 6, 3, 16, 24, 2, 64
@@ -21,34 +22,12 @@ FORMS = ("grouped", "packed", "standard", "packed standard", "multi head", "fuse
 operators of the transformer optimizer."""
 
 
-class _Graph:
-    def __init__(self, seed: int) -> None:
-        self.rng, self.nodes, self.held = np.random.default_rng(seed), [], []
+def _weight(g: Net, name: str, *shape: int, fan: int = 0) -> str:
+    return g.weight(name, *shape, fan_in=2 * (fan or shape[0]))
 
-    def weight(self, name: str, *shape: int, fan: int = 0) -> str:
-        array = self.rng.standard_normal(shape) * (fan or shape[0]) ** -0.5
-        return self.constant(name, array.astype(np.float32))
 
-    def constant(self, name: str, array: np.ndarray) -> str:
-        self.held.append(numpy_helper.from_array(array, name))
-        return name
-
-    def op(
-        self,
-        op_type: str,
-        inputs: Sequence[str],
-        outputs: str | Sequence[str],
-        domain: str = "",
-        **given: object,
-    ) -> str:
-        outputs = [outputs] if isinstance(outputs, str) else list(outputs)
-        self.nodes.append(
-            helper.make_node(op_type, inputs, outputs, name=f"/{outputs[0]}", domain=domain, **given)
-        )
-        return outputs[0]
-
-    def matmul(self, x: str, name: str, rows: int, columns: int) -> str:
-        return self.op("MatMul", [x, self.weight(f"{name}.weight", rows, columns)], name)
+def _matmul(g: Net, x: str, name: str, rows: int, columns: int) -> str:
+    return g.op("MatMul", x, _weight(g, f"{name}.weight", rows, columns), name=name)
 
 
 def decoder(
@@ -59,37 +38,39 @@ def decoder(
     **attributes: object,
 ) -> onnx.ModelProto:
     """A decoder of one of :data:`FORMS`; ``attributes`` are those of its attention."""
-    g = _Graph(seed)
-    g.constant("one", np.array([1]))
-    g.op("ReduceSum", ["attention_mask", "one"], "counts", keepdims=0)
-    g.op("Sub", ["counts", "one"], "last")
-    g.op("Cast", ["last"], "seqlens_k", to=TensorProto.INT32)
-    g.op("Shape", ["attention_mask"], "mask_shape")
-    g.op("Gather", ["mask_shape", g.constant("place", np.array(1))], "length")
-    g.op("Cast", ["length"], "total", to=TensorProto.INT32)
+    g = Net(seed)
+    g.constant("one", [1], np.int64)
+    g.op("ReduceSum", "attention_mask", "one", name="counts", keepdims=0)
+    g.op("Sub", "counts", "one", name="last")
+    g.op("Cast", "last", name="seqlens_k", to=TensorProto.INT32)
+    g.op("Shape", "attention_mask", name="mask_shape")
+    g.op("Gather", "mask_shape", g.constant("place", 1, np.int64), name="length")
+    g.op("Cast", "length", name="total", to=TensorProto.INT32)
     angles = np.arange(LONGEST)[:, None] / 100 ** (np.arange(HEAD // 2) / (HEAD // 2))
-    g.constant("cos_cache", np.cos(angles).astype(np.float32))
-    g.constant("sin_cache", np.sin(angles).astype(np.float32))
-    x = g.op("Gather", [g.weight("embed.weight", WORDS, WIDTH, fan=1), "input_ids"], "embedded")
+    g.constant("cos_cache", np.cos(angles))
+    g.constant("sin_cache", np.sin(angles))
+    x = g.op("Gather", _weight(g, "embed.weight", WORDS, WIDTH, fan=1), "input_ids", name="embedded")
     for i in range(LAYERS):
         y = g.op(
-            "SimplifiedLayerNormalization", [x, _scale(g, f"n{i}.weight")], f"n{i}", axis=-1, epsilon=1e-5
+            "SimplifiedLayerNormalization", x, _scale(g, f"n{i}.weight"), name=f"n{i}", axis=-1, epsilon=1e-5
         )
         y = _attention(g, form, i, y, cache, sinks, attributes)
-        y = g.matmul(y, f"o{i}", HEADS * HEAD, WIDTH)
+        y = _matmul(g, y, f"o{i}", HEADS * HEAD, WIDTH)
         scale, names = _scale(g, f"m{i}.weight"), [f"m{i}", "", "", f"x{i}"]
-        g.op("SkipSimplifiedLayerNormalization", [x, y, scale], names, "com.microsoft", epsilon=1e-5)
-        gate, up = (g.matmul(f"m{i}", f"{name}{i}", WIDTH, UNITS) for name in ("gate", "up"))
-        gate = g.op("Mul", [gate, g.op("Sigmoid", [gate], f"s{i}")], f"silu{i}")
-        y = g.matmul(g.op("Mul", [gate, up], f"h{i}"), f"down{i}", UNITS, WIDTH)
-        x = g.op("Add", [f"x{i}", y], f"r{i}")
-    y = g.op("SimplifiedLayerNormalization", [x, _scale(g, "n.weight")], "n", axis=-1, epsilon=1e-5)
-    g.matmul(y, "logits", WIDTH, WORDS)
+        g.op(
+            "SkipSimplifiedLayerNormalization", x, y, scale, name=names, domain="com.microsoft", epsilon=1e-5
+        )
+        gate, up = (_matmul(g, f"m{i}", f"{name}{i}", WIDTH, UNITS) for name in ("gate", "up"))
+        gate = g.op("Mul", gate, g.op("Sigmoid", gate, name=f"s{i}"), name=f"silu{i}")
+        y = _matmul(g, g.op("Mul", gate, up, name=f"h{i}"), f"down{i}", UNITS, WIDTH)
+        x = g.op("Add", f"x{i}", y, name=f"r{i}")
+    y = g.op("SimplifiedLayerNormalization", x, _scale(g, "n.weight"), name="n", axis=-1, epsilon=1e-5)
+    _matmul(g, y, "logits", WIDTH, WORDS)
     return _model(g, form, cache)
 
 
-def _scale(g: _Graph, name: str) -> str:
-    return g.constant(name, g.rng.uniform(0.7, 1.3, WIDTH).astype(np.float32))
+def _scale(g: Net, name: str) -> str:
+    return g.constant(name, g.rng.uniform(0.7, 1.3, WIDTH))
 
 
 def _shared(form: str) -> int:
@@ -97,41 +78,51 @@ def _shared(form: str) -> int:
 
 
 def _attention(
-    g: _Graph, form: str, i: int, x: str, cache: bool, sinks: bool, attributes: Mapping[str, object]
+    g: Net, form: str, i: int, x: str, cache: bool, sinks: bool, attributes: Mapping[str, object]
 ) -> str:
     shared = _shared(form)
     past = [f"past_key_values.{i}.{kind}" for kind in ("key", "value")] if cache else ["", ""]
     outputs = [f"a{i}", *(f"present.{i}.{kind}" for kind in ("key", "value"))] if cache else [f"a{i}"]
     sizes = [HEADS * HEAD, shared * HEAD, shared * HEAD]
     if form == "fused":
-        bias = g.weight(f"qkv{i}.bias", sum(sizes), fan=9)
-        inputs = [x, g.weight(f"qkv{i}.weight", WIDTH, sum(sizes)), bias, "", f"past_{i}" if cache else ""]
+        bias = _weight(g, f"qkv{i}.bias", sum(sizes), fan=9)
+        inputs = [x, _weight(g, f"qkv{i}.weight", WIDTH, sum(sizes)), bias, "", f"past_{i}" if cache else ""]
         outputs = [f"a{i}", f"present_{i}"] if cache else [f"a{i}"]
-        return g.op("Attention", inputs, outputs, "com.microsoft", num_heads=HEADS, unidirectional=1)
+        return g.op(
+            "Attention", *inputs, name=outputs, domain="com.microsoft", num_heads=HEADS, unidirectional=1
+        )
     if "packed" in form:
-        given = [g.matmul(x, f"qkv{i}", WIDTH, sum(sizes)), "", ""]
+        given = [_matmul(g, x, f"qkv{i}", WIDTH, sum(sizes)), "", ""]
     else:
-        given = [g.matmul(x, f"{name}{i}", WIDTH, n) for name, n in zip("qkv", sizes, strict=True)]
+        given = [_matmul(g, x, f"{name}{i}", WIDTH, n) for name, n in zip("qkv", sizes, strict=True)]
     if form in ("grouped", "packed"):
         counts = {"num_heads": HEADS, "kv_num_heads": SHARED, "do_rotary": 1, "scale": HEAD**-0.5}
         inputs = [*given, *past, "seqlens_k", "total", "cos_cache", "sin_cache"]
-        inputs += ["", "", g.weight(f"sinks{i}", HEADS, fan=1)] if sinks else []
+        inputs += ["", "", _weight(g, f"sinks{i}", HEADS, fan=1)] if sinks else []
         outputs = outputs if cache else [*outputs, f"present.{i}.key", f"present.{i}.value"]
-        return g.op("GroupQueryAttention", inputs, outputs, "com.microsoft", **{**counts, **attributes})
+        return g.op(
+            "GroupQueryAttention", *inputs, name=outputs, domain="com.microsoft", **{**counts, **attributes}
+        )
     if form == "multi head":
         mask = ["", "", "", *past] if cache else []
         return g.op(
-            "MultiHeadAttention", [*given, *mask], outputs, "com.microsoft", num_heads=HEADS, unidirectional=1
+            "MultiHeadAttention",
+            *given,
+            *mask,
+            name=outputs,
+            domain="com.microsoft",
+            num_heads=HEADS,
+            unidirectional=1,
         )
     if "packed" in form:
         names = [f"{name}{i}" for name in "qkv"]
-        g.op("Split", [given[0], g.constant(f"sizes{i}", np.array(sizes))], names, axis=-1)
+        g.op("Split", given[0], g.constant(f"sizes{i}", sizes, np.int64), name=names, axis=-1)
         given = names
     counts = {"q_num_heads": HEADS, "kv_num_heads": SHARED, "is_causal": 1}
-    return g.op("Attention", [*given, "", *past], outputs, **{**counts, **attributes})
+    return g.op("Attention", *given, "", *past, name=outputs, **{**counts, **attributes})
 
 
-def _model(g: _Graph, form: str, cache: bool) -> onnx.ModelProto:
+def _model(g: Net, form: str, cache: bool) -> onnx.ModelProto:
     batch, shared = "batch_size", _shared(form)
     inputs = [("input_ids", TensorProto.INT64, [batch, "sequence_length"])]
     if form in ("grouped", "packed"):
@@ -153,7 +144,7 @@ def _model(g: _Graph, form: str, cache: bool) -> onnx.ModelProto:
         "decoder",
         [helper.make_tensor_value_info(*one) for one in inputs],
         [helper.make_tensor_value_info(*one) for one in outputs],
-        [tensor for tensor in g.held if tensor.name in needed],
+        [numpy_helper.from_array(array, name) for name, array in g.tensors.items() if name in needed],
     )
     opsets = [
         helper.make_opsetid("", 23 if "standard" in form else 21),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +52,12 @@ class Net:
         self.tensors[name] = np.asarray(values, dtype)
         return name
 
-    def op(self, op_type: str, *inputs: str, name: str = "", **attributes: object) -> str:
-        output = name or f"v{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(op_type, inputs, [output], name=f"{op_type}_{output}", **attributes)
-        )
-        return output
+    def op(self, op_type: str, *inputs: str, name: str | Sequence[str] = "", **attributes: object) -> str:
+        """The first output of a new node, whose outputs have one name or several."""
+        outputs = [name or f"v{len(self.nodes)}"] if isinstance(name, str) else list(name)
+        node = helper.make_node(op_type, inputs, outputs, name=f"{op_type}_{outputs[0]}", **attributes)
+        self.nodes.append(node)
+        return outputs[0]
 
     def conv(self, x: str, name: str, o: int, i: int, k: int = 3, group: int = 1, stride: int = 1) -> str:
         weight = self.weight(f"{name}.weight", o, i // group, k, k)

@@ -16,7 +16,7 @@ from obs_onnx.data.options import TextReading
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.metric import open_metric
 from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
-from obs_onnx.evaluation.measures.yardstick import read_outputs
+from obs_onnx.evaluation.measures.yardstick import HELD, read_outputs
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
 from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
@@ -27,7 +27,6 @@ from obs_onnx.verification.front import find_front
 
 __all__ = ["evaluate"]
 
-_HELD = 64 << 20  # bytes of outputs
 _FILES = (bytes, str, PathLike)
 
 
@@ -129,7 +128,7 @@ def _small_batches(session: Session, source: Source, batch: int) -> Source:
     if batch == 1 or source.axes.whole:
         return source
     size = sum(y.nbytes for y in session.run(next(iter(source.limit(1).rebatch(1)))).values())
-    most = _HELD // max(size, 1)
+    most = HELD // max(size, 1)
     return source if most >= batch else source.rebatch(max(1, most))
 
 

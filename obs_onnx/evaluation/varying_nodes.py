@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.fixed_numbers import drops_out, is_fixable, random_nodes, trained_by_batch
+from obs_onnx.passes.printable import first_of
 
 __all__ = ["varying_notes"]
 
@@ -51,6 +52,4 @@ def varying_notes(model: ir.Model, batch: int) -> list[str]:
 
 
 def _names(nodes: Iterable[ir.Node]) -> str:
-    names = [f"{node.name} ({node.op_type})" for node in nodes]
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    return first_of([f"{node.name} ({node.op_type})" for node in nodes], _NAMED)

@@ -13,6 +13,7 @@ from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.finished import finished
 from obs_onnx.passes.interface.caches import Kept, narrowed
+from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.recorder import Recorder
@@ -108,6 +109,13 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     caches = {} if front.caches is None else front.caches.kept(whole)
     whole = finished(front.closed(whole), front.original)
     notes = (*result.notes, *_changed(whole, caches))
+    if front.caches is not None and result.proof is not None:
+        presents = [one.present for one in front.caches.pairs]
+        left = dict.fromkeys(presents, "is a cache, which may have another size")
+        result = replace(result, proof=replace(result.proof, left_out={**result.proof.left_out, **left}))
+        alerts.append(
+            f"not compared with the dense model: outputs that are caches, {first_of(presents, _NAMED)}"
+        )
     result = replace(result, model=whole, caches=caches, notes=notes, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, first, expected, outputs)
 
@@ -119,7 +127,6 @@ def _changed(model: ir.Model, caches: Kept) -> list[str]:
         for value in model.graph.inputs
         if value.name in caches
     ]
-    if not shapes:
-        return []
-    more = f" and {len(shapes) - _NAMED} more" if len(shapes) > _NAMED else ""
-    return [f"caches have other sizes, as inputs and as outputs: {', '.join(shapes[:_NAMED])}{more}"]
+    return (
+        [f"caches have other sizes, as inputs and as outputs: {first_of(shapes, _NAMED)}"] if shapes else []
+    )

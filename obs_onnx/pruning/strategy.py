@@ -17,6 +17,7 @@ from obs_onnx.allocation.targets import ERROR, Targets
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.interface.caches import Kept
 from obs_onnx.passes.layers.layer import Frozen, Layer
+from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
@@ -182,8 +183,7 @@ def refitted_alone(layers: Iterable[str]) -> list[str]:
     names = list(layers)
     if not names:
         return []
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return [
-        f"what layers {', '.join(names[:_LISTED])}{more} read has lengths that follow from the data, and "
+        f"what layers {first_of(names, _LISTED)} read has lengths that follow from the data, and "
         "others than in the dense model for some of it: they were refitted on what the dense model gives"
     ]

@@ -22,6 +22,7 @@ from obs_onnx.passes.graph.scopes import bodies, reads
 from obs_onnx.passes.interface.caches import Caches
 from obs_onnx.passes.interface.cut import Cut, cut, has_weights, learns
 from obs_onnx.passes.ops import key, lookup
+from obs_onnx.passes.printable import first_of
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.foreign import foreign_operators
@@ -115,18 +116,18 @@ class Front:
         if self.choosing:
             verb = "chooses" if len(self.choosing) == 1 else "choose"
             inside = (
-                f"{_listed(self.choosing)} {verb} rows in front of further weights: where a smaller model "
-                "chooses others, or in another order, all of their error counts; a place in front of it "
-                f"can be measured with {named('cut')}, what the rows are worth with {named('metric')}",
+                f"{first_of(self.choosing, _NAMED)} {verb} rows in front of further weights: where a smaller "
+                "model chooses others, or in another order, all of their error counts; a place in front of "
+                f"it can be measured with {named('cut')}, what the rows are worth with {named('metric')}",
             )
         if self.cut is None:
             return inside
         measured = [str(value.name) for value in self.cut.front.graph.outputs]
         verb = "decides" if len(self.decided) == 1 else "decide"
-        by = f", on which {_listed(self.decided)} {verb}," if self.decided else ""
+        by = f", on which {first_of(self.decided, _NAMED)} {verb}," if self.decided else ""
         place = (
             f"quality is measured at {', '.join(measured)}{by} "
-            f"and not at {_listed(self.cut.outputs)} behind; "
+            f"and not at {first_of(self.cut.outputs, _NAMED)} behind; "
             "multiply-accumulates and memory are counted up to there"
         )
         return (place, *inside, *self.notes_behind)
@@ -137,11 +138,13 @@ class Front:
         notes = []
         if self.foreign:
             notes.append(
-                f"not run, not timed and put back as it was: {_listed(self.foreign)}, "
+                f"not run, not timed and put back as it was: {first_of(self.foreign, _NAMED)}, "
                 "which the runtime cannot run"
             )
         if self.cut is not None and self.cut.layers:
-            notes.append(f"left as they are, behind: the weights of nodes {_listed(self.cut.layers)}")
+            notes.append(
+                f"left as they are, behind: the weights of nodes {first_of(self.cut.layers, _NAMED)}"
+            )
         return tuple(notes)
 
 
@@ -323,8 +326,3 @@ def _is_tensor(value: ir.Value) -> bool:
 
 def _text(node: ir.Node) -> str:
     return f"node {node.name} ({key(node)})"
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown

@@ -14,12 +14,12 @@ from itertools import islice
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from obs_onnx.passes.batch.batch_search import BatchAxis, BatchSearch
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
@@ -72,7 +72,7 @@ class FreeBatch:
         for value, axis in rows.items():
             _set_tensor(value, np.repeat(_numbers(value), self.size, axis))
         if self.repeats:
-            RemoveUnusedNodesPass()(result)
+            remove_unused_nodes(result)
         ends = (*real_inputs(self.given), *self.given.graph.outputs)
         shapes = {str(value.name): value.shape for value in ends}
         for value in (*real_inputs(result), *result.graph.outputs):
@@ -180,19 +180,22 @@ def _freed(given: ir.Model, base: ir.Model, size: int, axes: Axes) -> Iterator[F
 
 
 def _keep_one_row(model: ir.Model, repeats: Collection[str]) -> dict[str, int]:
-    """Cut constants of which nothing but the first row is read; their axes by the nodes that repeat it.
+    """Cut constants of equal rows of which only the first is read; their axes by the nodes that repeat it.
 
     A constant that kept rows which nothing reads would lose them as if they were channels.
     """
     rows: dict[str, int] = {}
     for value in list(model.graph.initializers.values()):
         uses = value.uses()
-        first = [use.node for use in uses if use.node.op_type == "Slice" and use.node.name in repeats]
+        first = [node for node, i in uses if i == 0 and node.op_type == "Slice" and node.name in repeats]
         axes = {axis for node in first for axis in node_facts.ints_input(node, 3) or ()}
         if value.is_graph_input() or value.is_graph_output() or len(first) != len(uses) or len(axes) != 1:
             continue
         (axis,) = axes
-        _set_tensor(value, np.take(_numbers(value), [0], axis))
+        row = np.take(_numbers(value), [0], axis)
+        if not np.array_equal(_numbers(value), np.broadcast_to(row, value.shape)):
+            continue
+        _set_tensor(value, row)
         for node in first:
             rows |= {str(use.node.name): axis for use in node.outputs[0].uses()}
             node.outputs[0].replace_all_uses_with(value)
@@ -208,7 +211,7 @@ def _numbers(value: ir.Value) -> NDArray[np.generic]:
     return value.const_value.numpy()
 
 
-def _set_tensor(value: ir.Value, numbers: np.ndarray) -> None:
+def _set_tensor(value: ir.Value, numbers: NDArray[np.generic]) -> None:
     assert value.const_value is not None
     value.const_value = ir.Tensor(numbers, dtype=value.const_value.dtype)
     value.shape = ir.Shape(numbers.shape)

@@ -12,7 +12,6 @@ from obs_onnx.passes.graph.scopes import bodies
 
 __all__ = ["copy_body", "drop_dead_nodes", "infer_body", "remove_unused_nodes"]
 
-_STATES = frozenset({"Attention"})
 _ANY = 10  # version of the IR of a model that is made for the sake of a pass
 
 
@@ -57,6 +56,15 @@ def drop_dead_nodes(body: ir.Graph) -> None:
     remove_unused_nodes(ir.Model(body, ir_version=_ANY))
 
 
+def _has_state(node: ir.Node) -> bool:
+    """Whether an operator continues a state that goes in: an input that its schema calls past, as in
+    ``past_key``."""
+    if not onnx.defs.has(node.op_type, node.domain):
+        return False
+    given = zip(node.inputs, onnx.defs.get_schema(node.op_type, node.domain).inputs, strict=False)
+    return any(value is not None and formal.name.startswith("past") for value, formal in given)
+
+
 def remove_unused_nodes(model: ir.Model) -> None:
     """Remove the nodes and initializers of ``model`` on which no output of it depends.
 
@@ -68,7 +76,7 @@ def remove_unused_nodes(model: ir.Model) -> None:
     states = {
         node: [(value.name, value.type) for value in node.outputs]
         for node in RecursiveGraphIterator(model.graph)
-        if node.op_type in _STATES
+        if _has_state(node)
     }
     before = {node: len(node.inputs) for node in RecursiveGraphIterator(model.graph)}
     RemoveUnusedNodesPass()(model)

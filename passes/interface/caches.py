@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
-from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.ops import key, lookup
 
 __all__ = ["Cache", "Caches", "Kept", "find_caches", "narrowed"]
@@ -181,8 +181,7 @@ def _drop_gathers(model: ir.Model, value: ir.Value) -> None:
         gather.outputs[0].replace_all_uses_with(value)
         index = gather.inputs[1]
         model.graph.remove(gather, safe=True)
-        if index is not None and not index.uses() and index.is_initializer():
-            del model.graph.initializers[str(index.name)]
+        remove_if_unused(model, index)
 
 
 def _with_sizes(shape: ir.Shape | None, axes: Mapping[int, Sequence[int]]) -> ir.Shape | None:
@@ -193,7 +192,7 @@ def _with_sizes(shape: ir.Shape | None, axes: Mapping[int, Sequence[int]]) -> ir
 
 def _output(model: ir.Model, node: ir.Node, one: Cache, names: Names) -> ir.Value:
     """The value that is to be the output ``one.present``, under its name."""
-    while len(node.outputs) <= one.index:
+    if len(node.outputs) <= one.index:
         node.resize_outputs(one.index + 1)
     value = node.outputs[one.index]
     if value.name == one.present:

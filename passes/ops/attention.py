@@ -22,7 +22,7 @@ from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["TABLE"]
+__all__ = ["TABLE", "keep_scale"]
 
 
 def _linear(node: ir.Node) -> str | None:
@@ -103,12 +103,13 @@ def _relate_fused(r: Relation) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
         if r.integers("qkv_hidden_sizes"):
             s.attribute("qkv_hidden_sizes", s.shape(pieces))
-        _keep_scale(s, parts[0][1])
+        keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
 
 
-def _keep_scale(s: Shrink, width: Labels) -> None:
+def keep_scale(s: Shrink, width: Labels) -> None:
+    """Say the scale of the scores that follows from the dense width of a head, where a node does not."""
     if s.changed(width) and not s.node.attributes.get_float("scale", 0.0):
         s.attribute("scale", 1 / math.sqrt(len(width)))
 
@@ -151,7 +152,7 @@ def _relate_heads(r: Relation) -> None:
 
     def shrink(s: Shrink) -> None:
         s.attribute("num_heads", s.count(parts[0][0]))
-        _keep_scale(s, parts[0][1])
+        keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
 
@@ -248,7 +249,7 @@ def _relate_standard(r: Relation) -> None:
         if flat:
             s.attribute("q_num_heads", s.count(parts[0][0]))
             s.attribute("kv_num_heads", s.count(parts[1][0]))
-        _keep_scale(s, parts[0][1])
+        keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
 
@@ -316,7 +317,6 @@ def _relate_rotary(r: Relation) -> None:
 
 _PLAIN = Op(lipschitz=pointwise(None))
 _PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
-
 _WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
 
 _KNOWN = related(

@@ -154,10 +154,10 @@ def _relate_quantize(r: Relation) -> None:
     axes = r.axes(0)
     if block_size := r.integer("block_size"):
         _relate_blocks(r, block_size)
-    for slot in range(1, len(r.node.inputs)):
-        parameter = r.axes(slot) if r.has(slot) and not block_size else []
-        if len(parameter) == 1 and len(parameter[0]) > 1:
-            r.tie(axes[r.integer("axis", 1)], parameter[0])
+    else:
+        for slot in range(1, len(r.node.inputs)):
+            if r.has(slot) and len(parameter := r.axes(slot)) == 1 and len(parameter[0]) > 1:
+                r.tie(axes[r.integer("axis", 1)], parameter[0])
     r.give(axes)
 
 

@@ -8,40 +8,30 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from obs_onnx.passes.shapes.contrib_attention import ATTENTION
+from obs_onnx.passes.shapes.contrib_attention import ATTENTION, Dims, Given, there
 
 __all__ = ["ALIASES", "SHAPES", "kind_of"]
-
-Dims = tuple[int | None, ...]
-Given = Sequence[tuple[int, ...] | None]
 
 ALIASES = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
 
 
-def _at(shapes: Given, slot: int) -> tuple[int, ...]:
-    shape = shapes[slot] if slot < len(shapes) else None
-    if shape is None:
-        raise ValueError(f"its input {slot} is missing")
-    return shape
-
-
 def _same(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """All outputs are like the first input."""
-    return [_at(shapes, 0)] * len(node.outputs)
+    return [there(shapes, 0)] * len(node.outputs)
 
 
 def _skip(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [_at(shapes, 0), None, None, _at(shapes, 0)]
+    return [there(shapes, 0), None, None, there(shapes, 0)]
 
 
 def _each(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """GemmaRotaryEmbedding: queries and keys."""
-    return [_at(shapes, 1), _at(shapes, 3)]
+    return [there(shapes, 1), there(shapes, 3)]
 
 
 def _gate(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """LinearAttentionGate: decay and rate."""
-    return [_at(shapes, 0), shapes[3] if len(shapes) > 3 else None]
+    return [there(shapes, 0), shapes[3] if len(shapes) > 3 else None]
 
 
 def _turned(shape: tuple[int, ...], batch: int, transposed: int) -> tuple[int, ...]:
@@ -50,7 +40,7 @@ def _turned(shape: tuple[int, ...], batch: int, transposed: int) -> tuple[int, .
 
 
 def _matmul(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    a, b = _at(shapes, 0), _at(shapes, 1)
+    a, b = there(shapes, 0), there(shapes, 1)
     flags = {name: node.attributes.get_int(f"trans{name}", 0) for name in ("BatchA", "A", "BatchB", "B")}
     left = (1, *a) if len(a) == 1 else _turned(a, flags["BatchA"], flags["A"])
     right = (*b, 1) if len(b) == 1 else _turned(b, flags["BatchB"], flags["B"])
@@ -60,7 +50,7 @@ def _matmul(node: ir.Node, shapes: Given) -> list[Dims | None]:
 
 def _wide(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """A product with a packed matrix of N columns."""
-    return [(*_at(shapes, 0)[:-1], node.attributes.get_int("N", 0) or _at(shapes, 1)[0])]
+    return [(*there(shapes, 0)[:-1], node.attributes.get_int("N", 0) or there(shapes, 1)[0])]
 
 
 def _wide_of_4_bits(node: ir.Node, shapes: Given) -> list[Dims | None]:
@@ -70,24 +60,24 @@ def _wide_of_4_bits(node: ir.Node, shapes: Given) -> list[Dims | None]:
 
 
 def _wide_gated(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [*_wide(node, shapes), _at(shapes, 0)]
+    return [*_wide(node, shapes), there(shapes, 0)]
 
 
 def _wide_heads(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    x, attributes = _at(shapes, 0), node.attributes
+    x, attributes = there(shapes, 0), node.attributes
     query, key = ((*x[:-1], attributes.get_int(name, 0)) for name in ("Nq", "Nkv"))
     return [query, key, key, x]
 
 
 def _embeddings(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    ids = _at(shapes, 0)
-    full = (*ids, _at(shapes, 2)[1])
+    ids = there(shapes, 0)
+    full = (*ids, there(shapes, 2)[1])
     return [full, ids[:1], full]
 
 
 def _gathered(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """GatherBlockQuantized: rows of a table, in bytes of which several elements may stand."""
-    data, ids = list(_at(shapes, 0)), _at(shapes, 1)
+    data, ids = list(there(shapes, 0)), there(shapes, 1)
     axis = node.attributes.get_int("gather_axis", 0) % len(data)
     if (table := node.inputs[0]) is not None and table.dtype == ir.DataType.UINT8:
         blocks = node.attributes.get_int("quantize_axis", 1) % len(data)
@@ -97,56 +87,56 @@ def _gathered(node: ir.Node, shapes: Given) -> list[Dims | None]:
 
 def _halved(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """A gate and what it gates stand in a row."""
-    x = _at(shapes, 0)
+    x = there(shapes, 0)
     return [(*x[:-1], x[-1] // 2)]
 
 
 def _swiglu(node: ir.Node, shapes: Given) -> list[Dims | None]:
     apart = len(shapes) > 1 and shapes[1] is not None
-    return [_at(shapes, 0)] if apart else _halved(node, shapes)
+    return [there(shapes, 0)] if apart else _halved(node, shapes)
 
 
 def _router_and_gate(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    x, experts = _at(shapes, 0), node.attributes.get_int("router_size", 0)
-    return [(*x[:-1], experts), (*x[:-1], (_at(shapes, 1)[1] - experts) // 2)]
+    x, experts = there(shapes, 0), node.attributes.get_int("router_size", 0)
+    return [(*x[:-1], experts), (*x[:-1], (there(shapes, 1)[1] - experts) // 2)]
 
 
 def _group_router(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [(math.prod(_at(shapes, 0)[:-1]), _at(shapes, 1)[0])] * len(node.outputs)
+    return [(math.prod(there(shapes, 0)[:-1]), there(shapes, 1)[0])] * len(node.outputs)
 
 
 def _rotated_heads(node: ir.Node, shapes: Given) -> list[Dims | None]:
     """RMSNormRotary: (batch, tokens, heads, stride), of which a part is taken."""
-    x, width = _at(shapes, 0), _at(shapes, 1)[0]
+    x, width = there(shapes, 0), there(shapes, 1)[0]
     if node.attributes.get_int("flatten_batch", 0):
         raise ValueError("its batch is flattened")
     return [(*x[:2], x[2] * width), (*x[:3], width)]
 
 
 def _without_padding(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    x = _at(shapes, 0)
+    x = there(shapes, 0)
     return [(None, x[2]), x[:2], (x[0] + 1,), (1,)]
 
 
 def _with_padding(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [(*_at(shapes, 1), _at(shapes, 0)[-1])]
+    return [(*there(shapes, 1), there(shapes, 0)[-1])]
 
 
 def _relative(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [(1, _at(shapes, 0)[1], None, None)]
+    return [(1, there(shapes, 0)[1], None, None)]
 
 
 def _gated_relative(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    batch = _at(shapes, 0)[0] if len(_at(shapes, 0)) == 3 else _at(shapes, 6)[0]
-    return [(batch, *_at(shapes, 2)[1:])]
+    batch = there(shapes, 0)[0] if len(there(shapes, 0)) == 3 else there(shapes, 6)[0]
+    return [(batch, *there(shapes, 2)[1:])]
 
 
 def _columns(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    return [(_at(shapes, 0)[0], sum(shape[-1] for shape in shapes if shape is not None))]
+    return [(there(shapes, 0)[0], sum(shape[-1] for shape in shapes if shape is not None))]
 
 
 def _regressor(node: ir.Node, shapes: Given) -> list[Dims | None]:
-    x, targets = _at(shapes, 0), node.attributes.get_int("targets", 0)
+    x, targets = there(shapes, 0), node.attributes.get_int("targets", 0)
     return [(x[0] if len(x) > 1 else 1, targets or node.attributes.get_int("n_targets", 1))]
 
 

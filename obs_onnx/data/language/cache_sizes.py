@@ -2,35 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import InputError
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
-from obs_onnx.passes.ops import key
+from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.shapes.concrete import Concrete, concretize
 
 __all__ = ["implied_sizes"]
-
-
-@dataclass(frozen=True)
-class _Reader:
-    """Where an operator takes caches of keys and values, what they continue, and the attributes that count
-    heads."""
-
-    past: Mapping[int, int]
-    heads: str
-    shared: str
-
-
-_READERS = {
-    "com.microsoft::GroupQueryAttention": _Reader({3: 1, 4: 2}, "num_heads", "kv_num_heads"),
-    "com.microsoft::MultiHeadAttention": _Reader({6: 1, 7: 2}, "num_heads", "num_heads"),
-    "Attention": _Reader({4: 1, 5: 2}, "q_num_heads", "kv_num_heads"),
-}
 
 
 def implied_sizes(model: ir.Model) -> dict[str, int]:
@@ -65,25 +48,26 @@ def _widths(model: ir.Model, concrete: Concrete) -> Iterator[tuple[ir.Value, int
     inputs = {value for value in real_inputs(model) if value.shape is not None}
     for node in model.graph:
         for slot, value in enumerate(node.inputs):
-            if value in inputs and value is not None and (width := _width(node, slot, concrete)):
+            if value in inputs and value is not None and (width := _width(node, slot, value, concrete)):
                 yield value, width
 
 
-def _width(node: ir.Node, slot: int, concrete: Concrete) -> int | None:
-    """Of the last axis of the input in a slot of ``node``."""
+def _width(node: ir.Node, slot: int, cache: ir.Value, concrete: Concrete) -> int | None:
+    """Of the last axis of ``cache``, which a slot of ``node`` takes."""
     if key(node) == "Concat":
         return next((width for one in node.inputs if (width := _last(one, concrete))), None)
-    reader = _READERS.get(key(node))
-    if reader is None or slot not in reader.past:
+    slots = dict(lookup(node).caches)
+    if slot not in slots or len(concrete.shapes.get(cache, ())) != 4:
         return None
-    heads, shared = (_integer(node, name) for name in (reader.heads, reader.shared))
-    own = node.inputs[reader.past[slot]] if len(node.inputs) > reader.past[slot] else None
+    own = node_facts.input_of(node, slots[slot])  # keys and values, which are outputs at the same places
     value = node.inputs[0] if own is None else own
     total = _last(value, concrete)
     if total is None or value is None:
         return None
     if len(concrete.shapes[value]) > 3:  # heads have an axis
         return total
+    heads = node_facts.int_attribute(node, "q_num_heads") or node_facts.int_attribute(node, "num_heads")
+    shared = node_facts.int_attribute(node, "kv_num_heads") or heads
     count = heads + 2 * shared if own is None else shared
     return total // count if count and total % count == 0 else None
 
@@ -94,8 +78,3 @@ def _last(value: ir.Value | None, concrete: Concrete) -> int | None:
         return None
     dynamic = concrete.dynamic.get(value)
     return None if dynamic is None or dynamic[-1] else concrete.shapes[value][-1]
-
-
-def _integer(node: ir.Node, name: str) -> int:
-    attribute = node.attributes.get(name)
-    return 0 if attribute is None else attribute.as_int()

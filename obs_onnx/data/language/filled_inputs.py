@@ -29,6 +29,7 @@ from enum import Enum
 import numpy as np
 
 from obs_onnx.data.feeds import Array, Feed, TensorSpec, conform, is_float
+from obs_onnx.passes.printable import first_of
 
 __all__ = ["Filling", "find_filling", "is_token_ids"]
 
@@ -141,8 +142,7 @@ class Filling:
         parts = []
         for kind in dict.fromkeys(self.kinds.values()):
             names = [name for name, own in self.kinds.items() if own is kind]
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-            parts.append(f"{names[0]}{more} ({kind.value})")
+            parts.append(f"{first_of(names, 1)} ({kind.value})")
         return (f"{where}: from {self.ids.name} filled in: {', '.join(parts)}",)
 
     def _lengths(self, feed: Feed) -> _Lengths:

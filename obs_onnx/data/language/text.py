@@ -118,6 +118,8 @@ class _Tokenizer:
         """Ids that are put before and behind every text."""
         plain, whole = self.ids("a"), self.ids("a", special=True)
         extra = len(whole) - len(plain)
-        starts = [k for k in range(extra + 1) if np.array_equal(whole[k : k + len(plain)], plain)]
-        first = starts[0] if starts else 0
-        return (whole[:first], whole[first + len(plain) :]) if starts else (plain[:0], plain[:0])
+        for first in range(extra + 1):
+            behind = first + len(plain)
+            if np.array_equal(whole[first:behind], plain):
+                return whole[:first], whole[behind:]
+        return plain[:0], plain[:0]

@@ -19,11 +19,15 @@ from obs_onnx.evaluation.measures.options import AUTO, CLASSIFICATION, LANGUAGE,
 from obs_onnx.evaluation.measures.parts import Part, Spreads, weighted
 from obs_onnx.passes.channels.pieces import ChannelAxis, channel_axes
 from obs_onnx.passes.errors import InputError, OptionError, named
+from obs_onnx.passes.printable import first_of
 from obs_onnx.runtimes import Session
 
-__all__ = ["CHANGED", "ERROR", "KL", "Yardstick", "choose_measure", "read_outputs", "yardstick_of"]
+__all__ = ["CHANGED", "ERROR", "HELD", "KL", "Yardstick", "choose_measure", "read_outputs", "yardstick_of"]
 
 KL, ERROR, CHANGED = "kl", "error", "changed"
+
+HELD = 64 << 20
+"""Bytes of outputs that may be held at once, beside the last of them."""
 
 _WANTED = {
     CLASSIFICATION: "with class scores (samples, classes)",
@@ -32,7 +36,6 @@ _WANTED = {
 }
 _SHOWN = 3  # names in a note
 _FEEDS = 16  # that are looked at for class scores
-_HELD = 64 << 20  # bytes of outputs that are held for it, beside the last of them
 
 
 @dataclass(frozen=True)
@@ -66,15 +69,10 @@ class Yardstick:
             found.append(f"not compared, as their weight is 0: {', '.join(idle)}")
         if still:
             found.append(
-                f"no variation on the calibration data in {_listed(still)} of the outputs: its error is "
-                "relative to its level, or where that is 0 to the spread of the rest"
+                f"no variation on the calibration data in {first_of(still, _SHOWN)} of the outputs: its "
+                "error is relative to its level, or where that is 0 to the spread of the rest"
             )
         return tuple(found)
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def yardstick_of(
@@ -164,7 +162,7 @@ def _few(answers: Iterator[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
     for outputs in answers:
         found.append(outputs)
         size += sum(y.nbytes for y in outputs.values())
-        if len(found) == _FEEDS or size > _HELD:
+        if len(found) == _FEEDS or size > HELD:
             break
     return found
 

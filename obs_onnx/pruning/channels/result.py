@@ -12,6 +12,7 @@ from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.judgement import missed_losses
@@ -140,9 +141,7 @@ def _unchanged(best: ChannelAttempt, targets: Targets) -> list[str]:
 
 def _outputs(names: Iterable[str]) -> str:
     """Outputs by their names, as far as a line holds them."""
-    names = list(names)
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return f"outputs {', '.join(names[:_NAMED])}{more}"
+    return f"outputs {first_of(list(names), _NAMED)}"
 
 
 def _notes(

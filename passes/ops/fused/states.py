@@ -7,6 +7,7 @@ import math
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.attention import keep_scale
 from obs_onnx.passes.traits.atoms import fixed, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, related
@@ -74,8 +75,7 @@ def _relate_linear(r: Relation) -> None:
     def shrink(s: Shrink) -> None:
         s.attribute("q_num_heads", s.count(query))
         s.attribute("kv_num_heads", s.count(key))
-        if s.changed(width) and not s.node.attributes.get_float("scale", 0.0):
-            s.attribute("scale", 1 / math.sqrt(len(width)))
+        keep_scale(s, width)
 
     r.shrink(shrink)
 

@@ -39,19 +39,14 @@ def spread(blocks: Labels, block_size: int, n: int) -> Labels:
 
 def unpacked(bytes_: NDArray[np.uint8], bits: int, n: int) -> NDArray[np.uint8]:
     """The first ``n`` numbers of ``bits`` bits along the last axis, the lowest bits of a byte first."""
-    shifts = np.arange(0, _BYTE, bits, dtype=np.uint8)
-    numbers = (bytes_[..., None] >> shifts) & np.uint8((1 << bits) - 1)
-    return np.asarray(numbers.reshape(*bytes_.shape[:-1], -1)[..., :n], np.uint8)
+    places = np.unpackbits(bytes_, axis=-1, bitorder="little").reshape(*bytes_.shape[:-1], -1, bits)
+    return np.packbits(places[..., :n, :], axis=-1, bitorder="little")[..., 0]
 
 
 def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     """Inverse of :func:`unpacked`; what is left of the last byte is zero."""
-    each = _BYTE // bits
-    spare = -numbers.shape[-1] % each
-    grid = np.pad(numbers, [(0, 0)] * (numbers.ndim - 1) + [(0, spare)])
-    shifts = np.arange(0, _BYTE, bits, dtype=np.uint8)
-    grid = grid.reshape(*numbers.shape[:-1], -1, each) << shifts
-    return np.asarray(np.bitwise_or.reduce(grid, axis=-1), np.uint8)
+    places = np.unpackbits(numbers[..., None], axis=-1, count=bits, bitorder="little")
+    return np.packbits(places.reshape(*numbers.shape[:-1], -1), axis=-1, bitorder="little")
 
 
 def _relate_nbits(r: Relation) -> None:

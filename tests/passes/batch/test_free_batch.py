@@ -75,6 +75,17 @@ def test_a_state_of_equal_rows_has_one_row_until_it_goes_back(name: str, state: 
     assert list(given.graph.initializers[state].shape) == [1, 4, 8]
 
 
+def test_a_state_of_unequal_rows_keeps_them_all() -> None:
+    given = ir.from_proto(fixed("last_state", 4))
+    state = given.graph.initializers["h0"]
+    rows = np.arange(32, dtype=np.float32).reshape(1, 4, 8)
+    state.const_value = ir.tensor(rows, name="h0")
+    for free in free_batches(given):
+        assert not free.rows
+        for model in (free.model, free.put_back(free.model)):
+            np.testing.assert_array_equal(model.graph.initializers["h0"].const_value.numpy(), rows)
+
+
 def test_a_table_has_no_samples() -> None:
     assert next(free_batches(ir.from_proto(fixed("with_table", 1)))).inputs == {"x": 0}
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
+from decoders import decoder
 
-from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes
+from obs_onnx.passes.graph.bodies import copy_body, drop_dead_nodes, remove_unused_nodes
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 
@@ -64,3 +66,14 @@ def test_nodes_that_no_output_depends_on_go(make_model):
     drop_dead_nodes(then)
     assert [node.op_type for node in then] == ["Relu", "If"]
     assert list(then.initializers) == []
+
+
+@pytest.mark.parametrize("form", ["packed", "attention"])
+def test_an_operator_that_continues_a_state_keeps_where_it_writes_it(form):
+    model = ir.from_proto(decoder(form))
+    layers = [node for node in model.graph if node.op_type in ("GroupQueryAttention", "Attention")]
+    names = [[value.name for value in node.outputs] for node in layers]
+    assert layers
+    del model.graph.outputs[1:]
+    remove_unused_nodes(model)
+    assert [[value.name for value in node.outputs] for node in layers] == names
