@@ -11,7 +11,7 @@ the dense model gives to it, as far as the pruned one still has it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -50,6 +50,14 @@ def _check_finite(layer: Layer, moments: Moments) -> None:
             f"the values at layer {layer.name!r} (node {use.node!r}) are not finite for some of the "
             "calibration data, or too large to be squared: remove those samples, or scale the model"
         )
+
+
+def _damping(layer: Layer, halves: tuple[Moments, Moments], model: ir.Model, least: float) -> float:
+    """The damping that cross-validation chooses for a layer with the weights of ``model``."""
+    with threads_for(layer.layout.goi[2]):
+        posed = [half.centred() if bias_of(layer) else half.raw() for half in halves]
+        w_GOI = layer.layout.to_matrix(stored(model, layer.name))
+        return cross_validated((posed[0], posed[1]), w_GOI, least)
 
 
 def _halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:
@@ -127,7 +135,12 @@ class SequentialMoments:
         self._walk.step(self._dense, self._taps(stage.layers if layers is None else layers))
 
     def pose(
-        self, stage: Stage, layers: Iterable[Layer], model: ir.Model, damping: float
+        self,
+        stage: Stage,
+        layers: Iterable[Layer],
+        model: ir.Model,
+        damping: float,
+        chosen: Mapping[str, float] | None = None,
     ) -> dict[str, tuple[Moments, float]]:
         """Like :meth:`observe`, with the damping that cross-validation chooses for each layer.
 
@@ -135,16 +148,19 @@ class SequentialMoments:
             stage, layers: see there.
             model: holds the layers' present weights.
             damping: the least one.
+            chosen: damping by layer, where it was chosen before.
         """
-        layers = list(layers)
+        layers, chosen = list(layers), {} if chosen is None else chosen
+        if all(layer.name in chosen for layer in layers):
+            moments = self._gather(stage, layers)[0]
+            return {name: (one, chosen[name]) for name, one in moments.items()}
         first, second = self._gather(stage, layers, halved=True)
         found = {}
         for layer in layers:
             halves = first[layer.name], second.pop(layer.name)
-            with threads_for(layer.layout.goi[2]):
-                posed = [half.centred() if bias_of(layer) else half.raw() for half in halves]
-                w_GOI = layer.layout.to_matrix(stored(model, layer.name))
-                best = cross_validated((posed[0], posed[1]), w_GOI, damping)
+            best = chosen.get(layer.name)
+            if best is None:
+                best = _damping(layer, halves, model, damping)
             halves[0].merge(halves[1])
             found[layer.name] = halves[0], best
         return found

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,11 +50,13 @@ class Refitted(NamedTuple):
         tensors: initializers of it that were refitted.
         alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
             their inputs follow from the data and are others in the smaller model.
+        damping: relative damping that was chosen for each layer.
     """
 
     model: ir.Model
     tensors: Tensors
     alone: frozenset[str] = frozenset()
+    damping: Mapping[str, float] = MappingProxyType({})
 
 
 def emptied(model: ir.Model, layers: Iterable[Layer], names: Collection[str]) -> Tensors:
@@ -110,10 +113,17 @@ def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
 
 @dataclass(frozen=True)
 class _RefittedLayer:
-    """Initializers of a layer that was refitted, and whether that was on what the dense model gives to it."""
+    """A layer that was refitted.
+
+    Attributes:
+        tensors: its initializers.
+        alone: whether that was on what the dense model gives to it.
+        damping: that was chosen, relative.
+    """
 
     tensors: Tensors
     alone: bool
+    damping: float
 
 
 @dataclass(frozen=True)
@@ -125,9 +135,10 @@ class _Refitting:
     alone: bool
 
     def __call__(self) -> _RefittedLayer:
-        posed = LayerProblem(self.weights, *self.moments.take())
+        moments, damping = self.moments.take()
+        posed = LayerProblem(self.weights, moments, damping)
         with threads_for(self.weights.layer.layout.goi[2]):
-            return _RefittedLayer(posed.tensors(posed.problem.optimum), self.alone)
+            return _RefittedLayer(posed.tensors(posed.problem.optimum), self.alone, damping)
 
 
 def _is_depthwise(layer: Layer) -> bool:
@@ -149,6 +160,7 @@ def solve_channels(
     advance: Callable[[int], None],
     start: Tensors | None = None,
     empty: Collection[str] = (),
+    chosen: Mapping[str, float] | None = None,
     work: Work = NOWHERE,
 ) -> Refitted:
     """Remove channels and refit what is left, layer by layer.
@@ -163,11 +175,12 @@ def solve_channels(
         fit: feeds that the moments come from.
         keep: channels that stay.
         fixed: names of layers that stay as they are.
-        damping: of the second moments, relative.
+        damping: of the second moments, relative; the least, what each layer needs is chosen on the data.
         budget: bytes of activations in memory.
         advance: called with 1 after each layer.
         start: initializers of the dense model that the smaller one starts from instead of the dense ones.
         empty: names of layers that give zeros.
+        chosen: damping by layer, where it was chosen before.
         work: where refitted layers are kept.
     """
     dense = coupling.model
@@ -189,7 +202,8 @@ def solve_channels(
         and cut.fits(layers[layer.name])
     }
     names = list(free)
-    work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping)
+    chosen = {} if chosen is None else chosen
+    work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping, chosen)
     known = work.known(_RefittedLayer, names)
     prefixes = None
     if len(known) < len(names):
@@ -201,7 +215,7 @@ def solve_channels(
         solved = [free[layer.name] for layer in stage.layers if layer.name in free]
         if solved and prefixes is not None:
             prefixes.skip(number, small)
-            known.update(_refitted(prefixes, stage, solved, small, damping, known, work))
+            known.update(_refitted(prefixes, stage, solved, small, damping, chosen, known, work))
         there = [layers[layer.name] for layer in stage.layers if layer.name in layers]
         tensors = emptied(small, there, empty)
         for layer in solved:
@@ -216,7 +230,8 @@ def solve_channels(
         if solved and prefixes is not None:
             prefixes.follow(small)
         advance(len(stage.layers))
-    return Refitted(small, refitted, frozenset(name for name in names if known[name].alone))
+    alone = frozenset(name for name in names if known[name].alone)
+    return Refitted(small, refitted, alone, {name: known[name].damping for name in names})
 
 
 def _refitted(
@@ -225,6 +240,7 @@ def _refitted(
     layers: Sequence[Layer],
     small: ir.Model,
     damping: float,
+    chosen: Mapping[str, float],
     known: Collection[str],
     work: Work,
 ) -> dict[str, _RefittedLayer]:
@@ -233,7 +249,7 @@ def _refitted(
     if not ahead:
         prefixes.pass_by(stage, layers)
         return {}
-    moments = prefixes.pose(stage, layers, small, damping)
+    moments = prefixes.pose(stage, layers, small, damping, chosen)
     tasks: dict[str, Callable[[], _RefittedLayer]] = {
         layer.name: _Refitting(
             LayerWeights.of(small, layer), Held(moments.pop(layer.name)), layer.name in prefixes.alone

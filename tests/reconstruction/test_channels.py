@@ -13,10 +13,11 @@ import pytest
 from channel_helpers import named, opened, shape_of, tensors_of
 from nets import run_proto
 
+from obs_onnx.calibration import sequential_moments
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
-from obs_onnx.reconstruction.channels import solve_alone, solve_channels, spread
+from obs_onnx.reconstruction.channels import Refitted, solve_alone, solve_channels, spread
 from obs_onnx.runtimes import open_runtime
 
 BUDGET = 1 << 28
@@ -45,7 +46,7 @@ def solved(
     keep = {group.id: choose(group) for group in coupling.groups}
     feeds = [{"x": x[first : first + 64]} for first in range(0, len(x), 64)]
     defaults = {"fixed": (), "damping": 0.0, "budget": BUDGET, "advance": lambda done: None}
-    small, tensors, _ = solve_channels(
+    small, tensors, *_ = solve_channels(
         open_runtime("onnxruntime", 1), coupling, plan, feeds, keep, **defaults | options
     )
     return model, coupling, keep, small, tensors
@@ -106,6 +107,39 @@ class TestSolution:
         w4, b4 = least_squares(s, y - short)
         np.testing.assert_allclose(after["w4"], w4, atol=3e-4)
         np.testing.assert_allclose(after["b4"], b4, atol=3e-4)
+
+    def test_damping_that_was_chosen_before_is_taken(self, make_proto, monkeypatch) -> None:
+        rng = np.random.default_rng(2)
+        w1, w2 = (rng.normal(0, 0.3, shape).astype(np.float32) for shape in ((12, 24), (24, 5)))
+        text = "g (float[N,12] x) => (float[N,5] y) { a = MatMul(x, w1) r = Tanh(a) y = MatMul(r, w2) }"
+        x = nets.data(0, 40, 12)
+        _, coupling, plan, _ = opened(make_proto(text, {"w1": w1, "w2": w2}), x)
+        keep = {group.id: most(group) for group in coupling.groups}
+        feeds = [{"x": x[:20]}, {"x": x[20:]}]
+
+        def refit(chosen: dict[str, float] | None) -> Refitted:
+            return solve_channels(
+                open_runtime("onnxruntime", 1),
+                coupling,
+                plan,
+                feeds,
+                keep,
+                fixed=(),
+                damping=1e-6,
+                budget=BUDGET,
+                advance=lambda done: None,
+                chosen=chosen,
+            )
+
+        first = refit(None)
+        assert min(first.damping.values()) >= 1e-6
+        monkeypatch.setattr(sequential_moments, "cross_validated", None)
+        again = refit(dict(first.damping))
+        assert again.damping == first.damping
+        for name, w in first.tensors.items():
+            np.testing.assert_allclose(again.tensors[name], w, rtol=1e-4, atol=1e-6)
+        strong = refit(dict.fromkeys(first.damping, 10.0))
+        assert np.abs(strong.tensors["w2"] - first.tensors["w2"]).max() > 1e-3
 
     def test_a_step_behind_relu_never_makes_it_worse(self) -> None:
         """What the next layer sees is as close to the dense values as after a refit to the sums alone."""
@@ -194,7 +228,7 @@ class TestRowsThatGo:
         _, coupling, plan, _ = opened(proto, x)
         tokens = next(group for group in coupling.groups if ("learnt", 1) in group.sites)
         keep = {tokens.id: np.arange(tokens.n) != 1}
-        small, tensors, _ = solve_channels(
+        small, tensors, *_ = solve_channels(
             open_runtime("onnxruntime", 1),
             coupling,
             plan,

@@ -46,6 +46,7 @@ class ChannelAttempt(Attempt):
         left_out: groups that are gone altogether; ``keep`` has a channel of theirs, without effect.
         alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
             their inputs follow from the data.
+        damping: relative damping that was chosen for each layer that was refitted.
     """
 
     keep: Mapping[int, NDArray[np.bool_]]
@@ -55,6 +56,7 @@ class ChannelAttempt(Attempt):
     left_out: frozenset[int] = frozenset()
     alone: frozenset[str] = frozenset()
     least: Mapping[str, Least] = field(default_factory=dict)
+    damping: Mapping[str, float] = field(default_factory=dict)
 
     def kept(self, group: Group) -> int:
         """Channels of a group of the dense model that are left."""

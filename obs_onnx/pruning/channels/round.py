@@ -169,13 +169,15 @@ class Round:
         curves = {group: one.curve for group, one in self.ranked.items()}
         return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
-    def reach(self, limits: Mapping[str, float]) -> ChannelAttempt:
+    def reach(
+        self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None
+    ) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
         Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
         they are not, for what removal adds to a graph, and for what a file holds beside its initializers, the
         limits are tightened until the real ones hold, and those on estimated costs are loosened while there
-        is much room.
+        is much room. Damping by layer is ``chosen`` where an attempt before has chosen it.
         """
         tight = {name: self.task.costs.in_front(TARGETS[name], limit) for name, limit in limits.items()}
         tried = list[_Tried]()
@@ -197,7 +199,7 @@ class Round:
             group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
             for group, one in self.ranked.items()
         }
-        return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start)
+        return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start, chosen)
 
     def least(self, names: Collection[str]) -> dict[str, Least]:
         """The least that costs can be, if nothing else counts; nothing for what has to be timed."""

@@ -73,13 +73,14 @@ def _enough(attempt: ChannelAttempt, targets: Targets, limits: Mapping[str, floa
 def _cheapest(part: Round, targets: Targets, before: ChannelAttempt | None) -> ChannelAttempt:
     """The attempt that costs least (time or multiply-accumulates) within the limits on error and drop.
 
+    The damping that the first one chooses for each layer serves all.
     ``before`` is one that the round measured around.
     """
     cost = (targets.least or (MACS if part.whole(MACS) else PARAMS)).name
     tried: list[ChannelAttempt] = []
 
     def trial(removed: float) -> tuple[float, ChannelAttempt]:
-        tried.append(part.reach({cost: 1 - removed}))
+        tried.append(part.reach({cost: 1 - removed}, tried[0].damping if tried else None))
         return tried[-1].strain(targets), tried[-1]
 
     def predict(removed: float) -> float:

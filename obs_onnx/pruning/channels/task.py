@@ -60,6 +60,7 @@ def attempt_removal(
     expected: Mapping[int, float],
     evidence: ChannelStatistics,
     start: Tensors | None = None,
+    chosen: Mapping[str, float] | None = None,
 ) -> ChannelAttempt:
     """Remove channels of the dense model, refit, and measure.
 
@@ -69,10 +70,11 @@ def attempt_removal(
         expected: damage by group, for the report.
         evidence: of the dense model.
         start: its weights by now, where they were trained.
+        chosen: damping by layer, where an attempt before has chosen it.
     """
     dense, selection = task.calibrated.dense, task.channels.select(keep)
     with task.recorder.stage("remove and refit", len(dense.layers)) as advance:
-        found = _refitted(task, selection, evidence, start, advance)
+        found = _refitted(task, selection, evidence, start, chosen, advance)
     judged = judge(found.model, task.calibrated, task.recorder)
     return ChannelAttempt(
         judged.quality,
@@ -84,6 +86,7 @@ def attempt_removal(
         task.costs.of(found.model),
         selection.left_out,
         found.alone,
+        damping=found.damping,
         labelled=judged.labelled,
     )
 
@@ -93,6 +96,7 @@ def _refitted(
     selection: Selection,
     evidence: ChannelStatistics,
     start: Tensors | None,
+    chosen: Mapping[str, float] | None,
     advance: Advance,
 ) -> Refitted:
     """The smaller model, and its weights in the places of the dense one's."""
@@ -120,6 +124,7 @@ def _refitted(
         advance=advance,
         start=start,
         empty=selection.empty,
+        chosen=chosen,
         work=task.calibrated.work,
     )
     tensors.update(spread(coupling, selection.keep, found.tensors))
