@@ -151,9 +151,9 @@ def _conjugate(
 class _Deflated:
     """A preconditioner that takes the largest directions of a matrix away from conjugate gradients.
 
-    On the support S of a row it is the inverse of ``U_S diag(l) U_S^T + m I``, with approximate eigenvectors U
-    and eigenvalues l of the whole matrix (Frangella, Tropp and Udell, "Randomized Nystrom preconditioning",
-    2023) and the least of these as m:
+    On the support S of a row it is the inverse of ``U_S diag(l) U_S^T + m I`` (Frangella, Tropp and Udell,
+    "Randomized Nystrom preconditioning", 2023), with eigenvectors U and eigenvalues l of all columns from
+    one step of subspace iteration (Halko, Martinsson and Tropp 2011) and the least of these as m:
 
         (1 - U_S K^-1 U_S^T) / m,        K = m diag(l)^-1 + U_S^T U_S.
 
@@ -190,7 +190,7 @@ class _Deflated:
     def __call__(self, r: Float32, keep: Float32) -> Float32:
         """Rows (O, I) that vanish outside of their supports ``keep``, multiplied by it."""
         inside = np.matmul(self.k, (r @ self.u)[:, :, None])[:, :, 0]
-        return (r - (inside @ self.u.T) * keep) / self.floor
+        return np.asarray((r - (inside @ self.u.T) * keep) / self.floor, np.float32)
 
 
 def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
