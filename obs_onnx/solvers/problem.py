@@ -29,6 +29,7 @@ Float = NDArray[np.float64]
 _MAX_TRIES = 14
 _SMALLEST_DAMPING = 1e-10
 _NARROW = 64  # columns up to which all groups are handled at once
+_STEEP = 1e6  # condition number up to which ten digits are right at once
 _TILE = 256  # rows and columns that are mirrored at a time
 
 
@@ -44,6 +45,7 @@ class Problem:
         dead: (G, I) inputs that are always zero (or constant, if the moments are centred).
         constant: error of w = 0, or None if the target's energy is unknown: errors are then relative to w*.
         damping: relative damping in use; larger than asked for where A was not positive definite with that.
+        best: w*, where it is known.
     """
 
     a: Float
@@ -53,6 +55,7 @@ class Problem:
     dead: NDArray[np.bool_]
     constant: float | None
     damping: float
+    best: Float | None = None
 
     @cached_property
     def inverse(self) -> Float:
@@ -66,19 +69,15 @@ class Problem:
 
     @cached_property
     def optimum(self) -> Float:
-        """w*, (G, O, I), with one step of iterative refinement."""
+        """w*, (G, O, I), with one step of iterative refinement where rounding could show."""
         if self.a.shape[1] <= _NARROW:
             w = self.b @ self.inverse
             w += (self.b - w @ self.a) @ self.inverse
             return np.asarray(w)
-        w = np.empty_like(self.b)
-        for group, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
-            factor, info = lapack.dpotrf(a.T, lower=1, clean=0)
-            if info != 0:
-                raise np.linalg.LinAlgError("matrix is not positive definite")
-            best = lapack.dpotrs(factor, b.T, lower=1)[0].T
-            w[group] = best + lapack.dpotrs(factor, (b - best @ a).T, lower=1)[0].T
-        return w
+        found = _solved(self.a, self.b, self.damping) if self.best is None else self.best
+        if found is None:
+            raise np.linalg.LinAlgError("matrix is not positive definite")
+        return found
 
     @cached_property
     def start(self) -> Float:
@@ -168,13 +167,25 @@ def _mirror(upper: NDArray[np.floating], result: NDArray[np.floating]) -> None:
 
 
 def _is_definite(a: Float) -> bool:
-    if a.shape[1] > _NARROW:
-        return all(lapack.dpotrf(matrix.T, lower=1, clean=0)[1] == 0 for matrix in a)
     try:
         np.linalg.cholesky(a)
     except np.linalg.LinAlgError:
         return False
     return True
+
+
+def _solved(a: Float, b: Float, damping: float) -> Float | None:
+    """The optimum (G, O, I) of wide problems, by one factorisation of each; None if one is not definite."""
+    w = np.empty_like(b)
+    steep = a.shape[1] > _STEEP * damping  # condition numbers are at most 1 + I / damping
+    for group, (matrix, right) in enumerate(zip(a, b, strict=True)):
+        factor, info = lapack.dpotrf(matrix.T, lower=1, clean=0)
+        if info != 0:
+            return None
+        w[group] = lapack.dpotrs(factor, right.T, lower=1)[0].T
+        if steep:
+            w[group] += lapack.dpotrs(factor, (right - w[group] @ matrix).T, lower=1)[0].T
+    return w
 
 
 def _stacked(array: NDArray[np.floating], name: str) -> Float:
@@ -236,9 +247,11 @@ def prepare(
     for _ in range(_MAX_TRIES):
         ridge = damping * scale
         np.einsum("gii->gi", a)[...] = energies + ridge[:, None]
-        if _is_definite(a):
+        b = target + ridge[:, None, None] * w
+        best = _solved(a, b, damping) if a.shape[1] > _NARROW else None
+        if best is not None or (a.shape[1] <= _NARROW and _is_definite(a)):
             break
         damping = max(10 * damping, _SMALLEST_DAMPING)
     else:
         raise DataError("second moment is not positive semi-definite, whatever the damping")
-    return Problem(a, target + ridge[:, None, None] * w, w, ridge, dead, constant, damping)
+    return Problem(a, b, w, ridge, dead, constant, damping, best)
