@@ -9,31 +9,13 @@ from obs_onnx.passes.layers.layer import Layer
 
 __all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
-
-MOST_LEVELS = 8
-
-
 LEAST_SAMPLES = 8
-
-
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
-
-
+_FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _REFITTING = 3  # times the multiply-accumulates of an effort that may go into that
-
-
 _PASSES = 3  # over the model: dense, pruned, and the moments of its layers
-
-
 _MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
-
-
-_FEWEST_LEVELS = 2
-
-
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
-
-
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
 
@@ -45,7 +27,7 @@ class Effort:
         levels: levels at which the damage of each layer or group is measured at least.
         refinements: further levels per layer, where its curve bends.
         samples: on which the damage is measured, at most.
-        macs: multiply-accumulates that measuring may take; cheap models get up to :data:`MOST_LEVELS` levels.
+        macs: multiply-accumulates that measuring may take; cheap models get up to 8 levels.
         widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
@@ -76,7 +58,7 @@ class Effort:
 
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
-        return max(self.levels, min(int(self.affordable(parts, macs)), MOST_LEVELS))
+        return max(self.levels, min(int(self.affordable(parts, macs)), _MOST_LEVELS))
 
     def bounded(self, parts: int, macs: int, nodes: int, samples: int) -> tuple[int, int]:
         """Levels per part, and samples: even a huge model with many parts is measured in limited time.
