@@ -17,7 +17,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.passes.layers.find_layers import find_layers
 
-__all__ = ["KeepFile", "Use", "keep_file", "masks", "replay"]
+__all__ = ["KeepFile", "Use", "keep_file", "kept_caches", "masks", "replay"]
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -81,12 +81,13 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
         file["uses"] = uses
     if gone:
         file["removed"] = gone
-    if caches := _caches(raw, masks):
+    if caches := kept_caches(raw, masks):
         file["caches"] = caches
     return file
 
 
-def _caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
+def kept_caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
+    """``{input: {axis: kept indices}}`` of the caches that shrink under ``keep``."""
     alive, found = coupling.alive(keep), {}
     for value in coupling.graph.caches:
         stays = {str(axis): alive(labels) for axis, labels in enumerate(coupling.axes(value) or ())}

@@ -140,6 +140,18 @@ class Caches:
                 found[str(value.name)] = {axis: [int(i) for i in index] for axis, index in axes.items()}
         return found
 
+    def shown(self, model: ir.Model) -> ir.Model:
+        """A copy of a form of :meth:`inner` with the outputs behind its own, as far as it has their givers."""
+        copy = model.clone()
+        names, made = Names(copy), _givers(copy)
+        types = {str(value.name): value.type for value in self.whole.graph.outputs}
+        for one in self.pairs:
+            if one.giver in made:
+                value = _output(copy, made[one.giver], one, names)
+                value.type = types[one.present]
+                copy.graph.outputs.append(value)
+        return copy
+
     def closed(self, model: ir.Model) -> ir.Model:
         """A copy of a form of :meth:`inner` with the outputs, and with inputs of the sizes that are left.
 
@@ -148,7 +160,7 @@ class Caches:
         """
         kept, copy = self.kept(model), model.clone()
         names, inputs = Names(copy), {str(value.name): value for value in copy.graph.inputs}
-        made = {str(node.outputs[0].name): node for node in copy.graph if node.outputs}
+        made = _givers(copy)
         given = {str(value.name): value for value in copy.graph.outputs}
         shapes = {str(value.name): value for value in (*self.whole.graph.inputs, *self.whole.graph.outputs)}
         for one in self.pairs:
@@ -165,6 +177,10 @@ class Caches:
         copy.graph.outputs.clear()
         copy.graph.outputs.extend(given[str(value.name)] for value in self.whole.graph.outputs)
         return copy
+
+
+def _givers(model: ir.Model) -> dict[str, ir.Node]:
+    return {str(node.outputs[0].name): node for node in model.graph if node.outputs}
 
 
 def _dropping(value: ir.Value) -> ir.Node | None:
