@@ -95,9 +95,9 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
             expected, outputs = session.run(first), open_whole(dense.runtime, given).run(first)
             check_model(dense.runtime, batch.put_back(model), first, expected, outputs, dense.complaints)
             result = replace(result, model=batch.put_back(result.model))
-        if (caches := calibrated.front.caches) is not None:
-            given = open_whole(dense.runtime, caches.shown(model)).run(first)
-            expected, outputs = {**given, **expected}, {**given, **outputs}
+        if (front := calibrated.front).caches is not None:
+            shown = open_whole(dense.runtime, front.caches.shown(model)).run(first)
+            expected, outputs = {**shown, **expected}, {**shown, **outputs}
     alerts = [
         f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
         "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
@@ -107,7 +107,6 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     if left_out:
         names = ", ".join(left_out)
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
-    front = calibrated.front
     whole = front.complete(result.model)
     caches = {} if front.caches is None else front.caches.kept(whole)
     whole = finished(front.closed(whole), front.original)
