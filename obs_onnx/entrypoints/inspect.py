@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import onnx_ir as ir
 
@@ -17,6 +17,7 @@ from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory, static_si
 from obs_onnx.passes.costs.model_costs import Costs
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
 from obs_onnx.runtimes import calibration_runtime
@@ -26,7 +27,11 @@ __all__ = ["inspect"]
 
 
 def inspect(
-    path: str | os.PathLike[str], *, custom_domains: Sequence[str] = (), fix: Fixed = ()
+    path: str | os.PathLike[str],
+    *,
+    custom_domains: Sequence[str] = (),
+    fix: Fixed = (),
+    change_caches: bool = False,
 ) -> Inspection:
     """Layers and channels of a model file, and what is left alone and why.
 
@@ -34,16 +39,21 @@ def inspect(
         path: the file.
         custom_domains: domains of operators whose library the caller has; others are shown as well.
         fix: inputs that are set first, see :data:`obs_onnx.data.fixed.Fixed`.
+        change_caches: channels in caches of keys and values may go, as with the option of ``prune``.
 
     Raises:
-        ModelError: see :func:`obs_onnx.io.onnx_file.load_model`.
+        ModelError: see :func:`obs_onnx.io.onnx_file.load_model`. OptionError: there are no caches.
     """
     model = load_model(path, custom_domains=None)
     with boundary(f"{path} cannot be analysed"):
-        return _inspected(str(path), declare_shapes(calibration_runtime, with_fixed(model, fix)))
+        model = with_fixed(model, fix)
+        caches = changing(model, str(path)) if change_caches else None
+        model = model if caches is None else caches.inner(model)
+        names = frozenset[str]() if caches is None else caches.names
+        return _inspected(str(path), declare_shapes(calibration_runtime, model), names)
 
 
-def _inspected(path: str, model: ir.Model) -> Inspection:
+def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspection:
     parameters = sum(tensor.size for tensor in float_tensors(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
@@ -64,7 +74,7 @@ def _inspected(path: str, model: ir.Model) -> Inspection:
                 nodes,
             )
         )
-    coupling = couple(prepare(model))
+    coupling = couple(prepare(model), caches=caches)
     cost = Costs(coupling).macs
     scale = sum(macs.values()) / max(cost.value({}), 1)
     groups = tuple(

@@ -88,7 +88,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"):
-        inputs = load(model, options, options.change_caches)
+        inputs = load(model, options)
         destination = destination_of(options.output, inputs.path)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
