@@ -29,6 +29,7 @@ __all__ = [
     "be_verbose",
     "speller",
     "tell",
+    "verbose",
 ]
 
 _VERBOSE = "obs_onnx.verbose"  # in what the contexts of a command line share
@@ -174,6 +175,12 @@ def be_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
         warnings.simplefilter("default")
         logging.getLogger().addHandler(logging.StreamHandler())
     return value
+
+
+def verbose() -> bool:
+    """Whether the command that runs was asked to tell more."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_VERBOSE))
 
 
 def tell(message: str) -> None:

@@ -44,9 +44,10 @@ def score(model: str, json_path: str | None, plot_path: str | None, silent: bool
                 f"{named('plot_path')} compares with the oracle: give {named('oracle')} as well"
             )
     result = obs_onnx.score(model, progress=report.terminal_progress(silent=silent), **options)
-    report.print_scores(result.to_json())
-    for note in result.notes:
-        tell(note)
+    if not silent:
+        report.print_scores(result.to_json())
+    for note in () if silent else result.notes:
+        tell(f"note: {note}")
     with together() as files:
         if json_path:
             report.write_json(json_path, result.to_json(), files)

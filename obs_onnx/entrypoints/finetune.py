@@ -190,11 +190,11 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
         _check_teacher(dense, session, f"the teacher {name}")
     opened = [
         freed_source(batch, session.inputs, options.batch, partial(_open, options, sizes, data))
-        for data in (options.data, options.held_out)
+        for data in (options.data, options.eval)
         if data is not None
     ]
     source = opened[0]
-    fit, judged = _parts(source, None if options.held_out is None else opened[1], seed)
+    fit, judged = _parts(source, None if options.eval is None else opened[1], seed)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")

@@ -6,6 +6,7 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,10 @@ from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
-from obs_onnx.io.atomic_files import together
+from obs_onnx.io.atomic_files import Together, together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import destination_of, int8_path, keep_path
+from obs_onnx.io.paths import int8_path, keep_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
@@ -37,14 +38,14 @@ from obs_onnx.pruning.run_report import Run, dry_report, report
 from obs_onnx.pruning.strategy import Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.int8_run import Int8, Quantized
-from obs_onnx.results.pruning import Report
+from obs_onnx.report.readable import ReadableReport
 
 __all__ = ["STRATEGIES", "Pruned", "prune"]
 
 STRATEGIES: Mapping[str, Strategy[Attempt]] = {"channels": ChannelStrategy(), "weights": WeightStrategy()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
     """What :func:`prune` returns.
 
@@ -52,11 +53,34 @@ class Pruned:
         model: the pruned one.
         report: everything measured about it.
         quantized: the same in integers of 8 bits, where ``quantize`` asked for it.
+        keep: what of each initializer and axis of the dense model stays, the contents of a ``keep.json``;
+            None where single weights became zero.
     """
 
     model: ir.Model
-    report: Report
+    report: ReadableReport
     quantized: ir.Model | None = None
+    keep: Mapping[str, object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """What became of the model, in one line."""
+        return self.report.summary()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and beside it what :func:`prune` writes: ``.keep.json``, ``.int8.onnx``.
+
+        Raises:
+            OptionError: the files cannot be written; nothing is left behind then.
+        """
+        destination = Path(path)
+        with together() as files:
+            save_model(self.model, destination, files=files)
+            _write_beside(self.keep, destination, files)
+            if self.quantized is not None and not is_stream(destination):
+                save_model(self.quantized, int8_path(destination), files=files)
 
 
 @takes(PruneOptions)
@@ -89,7 +113,7 @@ def _pruned(
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"):
         inputs = load(model, options, options.change_caches)
-        destination = destination_of(options.output, inputs.path)
+        destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     targets = replace(targets, rounding=calibrated.rounding)
@@ -123,7 +147,13 @@ def _pruned(
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if kept is None else kept.complete)
+    return Pruned(proven.result.model, reported, None if kept is None else kept.complete, proven.result.keep)
+
+
+def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:
+    """Write what stays of the dense model beside a result that is no stream."""
+    if keep is not None and not is_stream(destination):
+        write_json(keep_path(destination), keep, files)
 
 
 def _write(
@@ -143,8 +173,7 @@ def _write(
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
-        if proven.result.keep is not None:
-            write_json(keep_path(destination), proven.result.keep, files)
+        _write_beside(proven.result.keep, destination, files)
         if caches:
             names = sorted(proven.cache_names)
             configs, told = new_configs(proven.result.model, names, path, destination)

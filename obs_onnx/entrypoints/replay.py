@@ -19,7 +19,7 @@ from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
-from obs_onnx.io.paths import calibration_beside, destination_of
+from obs_onnx.io.paths import calibration_beside
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import KeepFile, masks
@@ -75,7 +75,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     front = find_front(runtime, original)
     calib = calibration_beside(path) if options.calib is None else options.calib
     note = _compared(runtime, front, file, small, calib, options.fix)
-    destination = destination_of(options.output, path)
+    destination = None if options.output is None else Path(options.output)
     if destination is not None:
 
         def check(written: Path) -> None:

@@ -151,7 +151,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         None,
         help="Sparsity of matching layers, for which allocation may not choose.",
         metavar="PATTERN=SHARE",
-        flags="--layer",
+        former=("layer",),
         mode="weights",
     )
 
@@ -207,13 +207,13 @@ class SearchOptions(
 ):
     """What every search for a smaller model can be told."""
 
-    evaluation: object = option(
+    eval: object = option(
         None,
         help="Labelled data for the accuracy, or data for a metric.",
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         form="data",
-        flags="--eval",
+        former=("evaluation",),
         common=4,
     )
 

@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from typing import ParamSpec, Protocol, TypeVar
 
 from obs_onnx.data.feeds import Repeated
-from obs_onnx.option import described, options_of
+from obs_onnx.option import described, former_names, options_of
+from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Verb", "takes"]
 
@@ -38,19 +40,32 @@ def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]
     one for each.
     """
 
+    assert isinstance(make, type)
+    former = former_names(make)
+
     def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
         @functools.wraps(body)
         def verb(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
+            _rename(kwargs, former)
             return body(model, _repeated(make(*args, **kwargs)))
 
         own, given = inspect.signature(body), inspect.signature(make).parameters.values()
         first = next(iter(own.parameters.values()))
         verb.__dict__["__signature__"] = own.replace(parameters=[first, *given])
-        assert isinstance(make, type)
         verb.__doc__ = _documented(body.__doc__ or "", make)
         return verb
 
     return decorate
+
+
+def _rename(given: dict[str, object], former: Mapping[str, str]) -> None:
+    """Put what has the name of an earlier release under the one of today, with a note."""
+    for old in former.keys() & given.keys():
+        new = former[old]
+        if new in given:
+            raise OptionError(f"{old} is the former name of {new}: give {new} alone")
+        warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
+        given[new] = given.pop(old)
 
 
 def _repeated(options: O) -> O:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from obs_onnx.data.options import FixedInputs
 from obs_onnx.entrypoints.options.prune import Written
-from obs_onnx.io.paths import destination_of
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
 
@@ -36,8 +33,3 @@ class ReplayOptions(Written, Places, FixedInputs, RuntimeOptions, title="Data"):
         form="data",
         common=2,
     )
-
-    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model where none is named."""
-        destination = destination_of(self.output, model)
-        return {"output": [destination]} if self.output is None and destination is not None else {}
