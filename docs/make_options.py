@@ -8,8 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
+from obs_onnx.entrypoints.options.bench import BenchOptions
+from obs_onnx.entrypoints.options.evaluate import EvaluateOptions
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.gradient import GradientOptions
+from obs_onnx.entrypoints.options.inspect import InspectOptions
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -20,6 +23,9 @@ _SHOWN = (bool, int, float, str, tuple)
 PAGE = Path(__file__).with_name("options.md")
 VERBS = {
     "prune": PruneOptions,
+    "inspect": InspectOptions,
+    "bench": BenchOptions,
+    "evaluate": EvaluateOptions,
     "pareto": ParetoOptions,
     "score": ScoreOptions,
     "finetune": FinetuneOptions,
@@ -48,9 +54,10 @@ def page() -> str:
 
 def _verb(name: str, group: type) -> str:
     listed = options_of(group)
-    arguments = "KEEP MODEL" if name == "replay" else "MODEL"
+    arguments = {"replay": "KEEP MODEL", "bench": "MODEL ..."}.get(name, "MODEL")
+    command = "eval" if name == "evaluate" else name
     former = ", ".join(f"`{old}` is now `{new}`" for old, new in former_names(group).items())
-    lines = [f"## {name}\n", f"`obs_onnx.{name}(model, ...)`, `obs-onnx {name} {arguments} ...`\n"]
+    lines = [f"## {name}\n", f"`obs_onnx.{name}(model, ...)`, `obs-onnx {command} {arguments} ...`\n"]
     if former:
         lines.append(f"Names of earlier releases still work, with a note: {former}.\n")
     for title in dict.fromkeys(one.title for one in listed):

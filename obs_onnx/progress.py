@@ -12,15 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress as Bars
 
-__all__ = ["Advance", "Progress", "quiet", "terminal_progress"]
+__all__ = ["Advance", "Progress", "ProgressLike", "chosen", "quiet", "terminal_progress"]
 
 Advance = Callable[[int], None]
 """Reports that so many more units of the stage's total are done."""
@@ -115,3 +116,25 @@ def terminal_progress(*, silent: bool = False, console: Console | None = None) -
 
     console = console or Console(stderr=True)
     return _Terminal(console) if console.is_terminal else _Lines(console)
+
+
+ProgressLike: TypeAlias = Progress | bool | Literal["auto"]
+"""True: on the terminal, or line by line; "auto": on a terminal alone; False: nowhere."""
+
+
+def chosen(progress: ProgressLike) -> Progress:
+    """What shows progress, of what may be asked for.
+
+    Raises:
+        OptionError: it is none of it.
+    """
+    if isinstance(progress, bool):
+        return terminal_progress(silent=not progress)
+    if progress == "auto":
+        shown = terminal_progress()
+        return shown if isinstance(shown, _Terminal) else quiet
+    if not all(callable(getattr(progress, name, None)) for name in ("stage", "say")):
+        raise OptionError(
+            f"{named('progress')} {progress!r}: use True, False, 'auto' or an object of your own"
+        )
+    return progress

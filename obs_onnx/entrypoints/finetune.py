@@ -132,7 +132,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         held_out=lesson.judged,
         teacher=lesson.teacher,
         keep_zeros=options.keep_zeros,
-        progress=options.progress,
+        progress=options.shown,
         checkpoint=options.checkpoint,
         resume=options.resume,
     )

@@ -104,7 +104,7 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
 def _found(
     model: ModelLike, options: ParetoOptions, targets: Targets, plot: bool, executor: Executor
 ) -> Pareto:
-    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
+    recorder, strategy, choice = Recorder(options.shown), ChannelStrategy(), options.part(ModeOptions)
     with boundary(f"{name_of(model)} cannot be opened"):
         inputs = load(model, options)
         folder = options.output
@@ -115,7 +115,7 @@ def _found(
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
     if note := plan.cost_note(calibrated):
-        options.progress.say(note)
+        options.shown.say(note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(
@@ -199,7 +199,7 @@ def _search(
     search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
     if first.attempt is not None:
         search.add(first.attempt)
-    with options.progress.stage("models", options.points) as advance:
+    with options.shown.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search
 

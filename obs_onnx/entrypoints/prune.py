@@ -7,9 +7,10 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -40,7 +41,7 @@ from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.int8_run import Int8, Quantized
 from obs_onnx.report.readable import ReadableReport
 
-__all__ = ["STRATEGIES", "Pruned", "prune"]
+__all__ = ["STRATEGIES", "ObsPrune", "Pruned", "prune"]
 
 STRATEGIES: Mapping[str, Strategy[Attempt]] = {"channels": ChannelStrategy(), "weights": WeightStrategy()}
 
@@ -104,7 +105,37 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     targets = STRATEGIES[options.mode].checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
     with metered() as meter, opened(options.cluster) as executor:
-        return _pruned(model, options, targets, Recorder(options.progress, meter), executor)
+        return _pruned(model, options, targets, Recorder(options.shown, meter), executor)
+
+
+class ObsPrune(ir.passes.FunctionalPass):
+    """:func:`prune` as a pass for a :class:`onnx_ir.passes.PassManager`.
+
+    Args:
+        tell: called with all that was found, for example to see whether the targets hold.
+        options: keywords of :class:`obs_onnx.entrypoints.options.prune.PruneOptions`.
+
+    Raises:
+        OptionError: options that make no sense.
+    """
+
+    def __init__(self, *, tell: Callable[[Pruned], None] | None = None, **options: Any) -> None:
+        self._tell, self._options = tell, options
+        PruneOptions(**options)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """A pruned model; the one that is given stays as it is.
+
+        Raises:
+            ModelError, DataError, OptionError, MissingRuntimeError: bad input.
+            VerificationError: the result broke a promise.
+        """
+        found = prune(model, **self._options)
+        if self._tell is not None:
+            self._tell(found)
+        report = found.report
+        modified = report.after.parameters != report.before.parameters
+        return ir.passes.PassResult(found.model, modified or report.after.nonzero != report.before.nonzero)
 
 
 def _pruned(
@@ -128,7 +159,7 @@ def _pruned(
     run = Run(inputs, plan, calibrated, targets, options)
     cost_note = plan.cost_note(calibrated)
     if cost_note is not None:
-        options.progress.say(cost_note)
+        options.shown.say(cost_note)
     if options.dry_run:
         whole = inputs.front.closed(inputs.front.complete(plan.model))
         return Pruned(whole, dry_report(run, cost_note, recorder))

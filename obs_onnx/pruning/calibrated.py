@@ -236,7 +236,7 @@ def calibrate(
         labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
     alerts = _doubts(data, answer, yardstick, labelled)
     for alert in alerts:
-        options.progress.say(f"warning: {alert}")
+        options.shown.say(f"warning: {alert}")
     data = replace(data, alerts=alerts)
     stages = plan_stages(model, layers)
     dense = DenseModel(

@@ -14,7 +14,7 @@ from nets import run_proto
 from onnx import TensorProto, helper, numpy_helper
 from repository import MODELS
 
-from obs_onnx import prune
+from obs_onnx import ObsPrune, prune
 from obs_onnx.passes.batch.free_batch import free_batches
 from obs_onnx.passes.channels.keep_file import replay
 from obs_onnx.passes.errors import OptionError
@@ -716,3 +716,34 @@ class TestPruned:
         assert found.keep is None
         assert found.report.reached["sparsity"] >= 0.5
         assert all(layer.curve and layer.kept_widths is None for layer in found.report.layers)
+
+
+class TestPass:
+    def test_in_a_pass_manager(self, mlp) -> None:
+        told = []
+        options = {"calib": ROWS, "targets": {"macs": 0.6}, "effort": "quick", "threads": 1, "latency": False}
+        model = ir.from_proto(mlp)
+        manager = ir.passes.PassManager([ObsPrune(tell=told.append, **options, round_to=1)])
+        result = manager(model)
+        (found,) = told
+        assert result.modified
+        assert result.model is found.model
+        assert found.report.met
+        assert model.graph.initializers["w1"].shape == (8, 16)
+
+    def test_options_are_checked_at_once(self) -> None:
+        with pytest.raises(OptionError, match="rounds 0"):
+            ObsPrune(rounds=0)
+        with pytest.raises(TypeError, match="round_too"):
+            ObsPrune(round_too=0)
+
+
+def test_progress_is_shown_where_it_is_asked_for(mlp, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"calib": ROWS, "targets": {"macs": 0.6}, "effort": "quick", "threads": 1, "latency": False}
+    for progress in (False, "auto"):  # nothing here is a terminal
+        prune(mlp, **options, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    prune(mlp, **options, progress=True)
+    assert "measuring 1 groups of channels" in capsys.readouterr().err
+    with pytest.raises(OptionError, match="progress 'loud': use True, False, 'auto'"):
+        prune(mlp, **options, progress="loud")

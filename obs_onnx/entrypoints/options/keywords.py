@@ -8,7 +8,7 @@ import inspect
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from obs_onnx.data.feeds import Repeated
 from obs_onnx.option import described, former_names, options_of
@@ -44,13 +44,19 @@ def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]
     former = former_names(make)
 
     def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
-        @functools.wraps(body)
-        def verb(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
-            _rename(kwargs, former)
-            return body(model, _repeated(make(*args, **kwargs)))
-
         own, given = inspect.signature(body), inspect.signature(make).parameters.values()
         first = next(iter(own.parameters.values()))
+
+        @functools.wraps(body)
+        def verb(*args: Any, **kwargs: Any) -> R:
+            if first.name in kwargs and not args:
+                args = (kwargs.pop(first.name),)
+            if not args:
+                raise TypeError(f"{body.__name__}() needs an argument {first.name!r}")
+            _rename(kwargs, former)
+            model, *others = args
+            return body(model, _repeated(make(*others, **kwargs)))
+
         verb.__dict__["__signature__"] = own.replace(parameters=[first, *given])
         verb.__doc__ = _documented(body.__doc__ or "", make)
         return verb
