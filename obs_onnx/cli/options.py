@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from obs_onnx.cli.errors import be_verbose, speller, tell
+from obs_onnx.cli.errors import be_verbose, load, speller, tell
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Form, Option, options_of
 from obs_onnx.passes.errors import spelled
@@ -18,6 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 COMMON, OUTPUT = "Common options", "Output"
 _LAST = 99
+_VERBS = {"eval": "evaluate"}  # commands that are called otherwise in Python
 _METAVARS = {"int": "N", "float": "X"}
 _FORMER = "obs_onnx.former"  # in what the contexts of a command line share: what was called by an old name
 
@@ -98,6 +99,7 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run, once options that were called by former names are told, and OUT is the output."""
+        load(_VERBS.get(str(self.name), str(self.name)))
         if not ctx.params.get("silent"):
             for old, new in ctx.meta.get(_FORMER, {}).items():
                 tell(f"note: --{old} is now called --{new}")

@@ -65,7 +65,7 @@ def prune(
         )
     missed = not found.met and not options["dry_run"]
     for one in found.missed:
-        tell(f"target {one}")
+        tell(f"target {one}", error=True)
     behind.end(EXIT_TARGET if missed else None)
 
 

@@ -119,7 +119,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     settings = _settings(options)
     check_files(model, options)
     original, name, _ = open_model(model, None)
-    with boundary(f"{name} cannot be opened for training"):
+    with boundary(f"{name} cannot be opened for training"), options.shown.stage("open"):
         runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
         front = find_front(runtime, with_fixed(original, options.fix), options.cut)
         lesson = _prepared(runtime, front, options)

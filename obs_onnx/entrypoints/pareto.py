@@ -105,7 +105,7 @@ def _found(
     model: ModelLike, options: ParetoOptions, targets: Targets, plot: bool, executor: Executor
 ) -> Pareto:
     recorder, strategy, choice = Recorder(options.shown), ChannelStrategy(), options.part(ModeOptions)
-    with boundary(f"{name_of(model)} cannot be opened"):
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
         inputs = load(model, options)
         folder = options.output
         plan = strategy.open(inputs, choice)

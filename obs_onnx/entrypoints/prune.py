@@ -142,7 +142,7 @@ def _pruned(
     model: ModelLike, options: PruneOptions, targets: Targets, recorder: Recorder, executor: Executor
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
-    with boundary(f"{name_of(model)} cannot be opened"):
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
         inputs = load(model, options, options.change_caches)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)

@@ -745,5 +745,3 @@ def test_progress_is_shown_where_it_is_asked_for(mlp, capsys: pytest.CaptureFixt
         assert capsys.readouterr() == ("", "")
     prune(mlp, **options, progress=True)
     assert "measuring 1 groups of channels" in capsys.readouterr().err
-    with pytest.raises(OptionError, match="progress 'loud': use True, False, 'auto'"):
-        prune(mlp, **options, progress="loud")
