@@ -9,7 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import Behind, tell
-from obs_onnx.cli.options import JSON, OUT, QUIET, Command, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, Command, options_from
 from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
@@ -23,6 +23,7 @@ __all__ = ["finetune"]
 @OUT
 @options_from(FinetuneOptions)
 @JSON
+@CONFIG
 @QUIET
 def finetune(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
     """Train MODEL a little; zeros of a pruned model stay zeros.

@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from obs_onnx.cli.errors import be_verbose, load, speller, tell
+from obs_onnx.cli.saved.config import check_in_memory, use_config
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Form, Option, options_of
 from obs_onnx.passes.errors import spelled
 
-__all__ = ["JSON", "OUT", "QUIET", "SUMMARY", "Command", "TitledOption", "options_from"]
+__all__ = ["CONFIG", "JSON", "OUT", "QUIET", "SUMMARY", "Command", "TitledOption", "options_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -99,12 +101,13 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run, once options that were called by former names are told, and OUT is the output."""
+        check_in_memory(ctx)
         load(_VERBS.get(str(self.name), str(self.name)))
         if not ctx.params.get("silent"):
             for old, new in ctx.meta.get(_FORMER, {}).items():
                 tell(f"note: --{old} is now called --{new}")
         if (out := ctx.params.pop("out", None)) is not None:
-            if ctx.params.get("output") is not None:
+            if ctx.get_parameter_source("output") is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"the output is given twice, as {out} and by --output: give one")
             ctx.params["output"] = out
         return super().invoke(ctx)
@@ -206,5 +209,16 @@ QUIET = click.option(
 )
 SUMMARY = click.option(
     "--summary", "brief", cls=TitledOption, is_flag=True, help="Show the result in one line."
+)
+CONFIG = click.option(
+    "--config",
+    cls=TitledOption,
+    metavar="FILE",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=use_config,
+    help="Take MODEL and options from the JSON of a run, or from names and values in JSON or TOML; "
+    "what stands on the command line goes before them.",
 )
 OUT = click.argument("out", required=False, metavar="[OUT]")

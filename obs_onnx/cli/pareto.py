@@ -9,7 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell
-from obs_onnx.cli.options import JSON, OUT, QUIET, Command, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, Command, options_from
 from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -23,6 +23,7 @@ __all__ = ["pareto"]
 @OUT
 @options_from(ParetoOptions)
 @JSON
+@CONFIG
 @QUIET
 def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
     """Write the frontier of smaller models of MODEL: latency against output error or accuracy.

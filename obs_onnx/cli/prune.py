@@ -9,7 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell, verbose
-from obs_onnx.cli.options import JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -36,6 +36,7 @@ __all__ = ["prune", "replay"]
     help="Write the result as a page.",
 )
 @SUMMARY
+@CONFIG
 @QUIET
 def prune(
     model: str, json_path: str | None, html_path: str | None, brief: bool, silent: bool, **options: Any

@@ -28,7 +28,13 @@ def beside(model: str, place: Callable[[Path], Path]) -> str | None:
 
 
 class KeyValue(_Value):
-    """A name and a number: ``("fc*", 0.5)`` of ``fc*=0.5``."""
+    """A name and a number: ``("fc*", 0.5)`` of ``fc*=0.5``.
+
+    Attributes:
+        pairs: values are pairs, which a mapping gives as well.
+    """
+
+    pairs = True
 
     def __init__(self, form: str) -> None:
         self.name = form
