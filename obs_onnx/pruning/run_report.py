@@ -311,7 +311,7 @@ def _figure(target: Target, figures: Figures) -> float | None:
     """What a model costs, of those figures that are shown."""
     if target.timed:
         return None if figures.latency_ms is None else figures.latency_ms.median
-    value: float | None = getattr(figures, target.figures[-1])
+    value: float | None = getattr(figures, target.figures[-1]) if target.figures else None
     return value
 
 
