@@ -28,7 +28,7 @@ from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
-from obs_onnx.pruning.inputs import load
+from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
@@ -88,7 +88,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"):
-        inputs = load(model, options)
+        inputs = load(model, options, options.vocabulary)
         destination = destination_of(options.output, inputs.path)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
@@ -119,7 +119,7 @@ def _pruned(
     kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            notes = _write(proven, kept, destination, inputs.path, options.custom_domains)
+            notes = _write(proven, kept, destination, inputs, options.custom_domains)
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
@@ -130,24 +130,28 @@ def _write(
     proven: Proven[Attempt],
     quantized: Quantized | None,
     destination: Path,
-    path: Path | None,
+    inputs: Inputs,
     custom_domains: Sequence[str],
 ) -> Sequence[str]:
     """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model.
 
     Returns:
-        What a configuration beside the model at ``path`` could not say of the caches.
+        What a configuration beside the model that came in could not say of the caches.
     """
+    fewer = inputs.fewer
     caches, told = proven.result.caches, list[str]()
     with together() as files:
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
         if proven.result.keep is not None:
-            write_json(keep_path(destination), proven.result.keep, files)
+            record = {} if fewer is None else {"vocabulary": fewer.record}
+            write_json(keep_path(destination), {**proven.result.keep, **record}, files)
+        for file, contents in ({} if fewer is None else fewer.files(destination)).items():
+            write_json(file, contents, files)
         if caches:
             names = sorted(proven.cache_names)
-            configs, told = new_configs(proven.result.model, names, path, destination)
+            configs, told = new_configs(proven.result.model, names, inputs.path, destination)
             for file, config in configs.items():
                 write_json(file, config, files)
         if quantized is not None:
