@@ -15,7 +15,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
+from obs_onnx.entrypoints.cache_config import new_configs, with_tokens
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -149,11 +149,14 @@ def _write(
             write_json(keep_path(destination), {**proven.result.keep, **record}, files)
         for file, contents in ({} if fewer is None else fewer.files(destination)).items():
             write_json(file, contents, files)
+        configs: dict[Path, object] = {}
         if caches:
             names = sorted(proven.cache_names)
             configs, told = new_configs(proven.result.model, names, inputs.path, destination)
-            for file, config in configs.items():
-                write_json(file, config, files)
+        if fewer is not None and not told:
+            configs = with_tokens(configs, fewer.tokens.places, inputs.path, destination)
+        for file, config in configs.items():
+            write_json(file, config, files)
         if quantized is not None:
             save_model(quantized.complete, int8_path(destination), quantized.check_file, files)
     return told

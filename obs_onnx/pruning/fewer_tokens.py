@@ -26,8 +26,18 @@ from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.sessions.partial_run import Values, open_whole, run_feed
 from obs_onnx.verification.distance import norm, relative, tolerance_of
 
-__all__ = ["SEEN", "FewerTokens", "Reduced", "reduced", "tokenizer_beside"]
+__all__ = [
+    "SEEN",
+    "TOKEN_ID",
+    "FewerTokens",
+    "Reduced",
+    "named_tokens",
+    "read_config",
+    "reduced",
+    "tokenizer_beside",
+]
 
+TOKEN_ID = "token_id"  # how names in configurations end that hold the id of a token, or several
 SEEN = "seen"  # the tokens of the calibration data
 _SAMPLES = 4  # that scores are compared on
 
@@ -92,12 +102,34 @@ def tokenizer_beside(given: str | None, *neighbours: object) -> Path | None:
     return None
 
 
+def read_config(path: Path) -> object:
+    """The contents of a configuration.
+
+    Raises:
+        DataError: it is no JSON.
+    """
+    with boundary(f"{path} cannot be read", DataError):
+        found: object = json.loads(path.read_text(encoding="utf-8"))
+        return found
+
+
+def named_tokens(config: object) -> set[int]:
+    """Ids that a configuration names: of the end, of padding."""
+    found: set[int] = set()
+    for name, value in config.items() if isinstance(config, dict) else ():
+        ids = value if isinstance(value, list) else [value]
+        found |= {one for one in ids if isinstance(one, int)} if name.endswith(TOKEN_ID) else set()
+        found |= named_tokens(value)
+    return found
+
+
 def reduced(
     model: ir.Model,
     runtime: Runtime,
     asked: str,
     read: Iterable[Read],
     tokenizer: Path | None,
+    named_ones: Iterable[int] = (),
 ) -> Reduced:
     """Cut the vocabulary of a model, and compare the scores of the tokens that stay with what they were.
 
@@ -107,6 +139,7 @@ def reduced(
         asked: a file of ids, or :data:`SEEN`.
         read: the data for the inputs of ``model``, the calibration data first.
         tokenizer: a tokenizer.json.
+        named_ones: ids that stay in any case, if the model has them.
 
     Raises:
         ModelError: the vocabulary cannot be cut. DataError: a file or the data does not fit.
@@ -123,8 +156,9 @@ def reduced(
     if beyond := [one for one in sorted(wanted) if not 0 <= one < there.size]:
         raise DataError(f"{named('vocabulary')}: the model has {there.size} tokens, none is {beyond[0]}")
     file = None if tokenizer is None else _read(tokenizer)
-    every = wanted if file is None else needed_tokens(file, wanted)
-    kept = np.array(sorted(one for one in every if one < there.size), np.int64)
+    every = {*wanted, *named_ones}
+    every = every if file is None else needed_tokens(file, every)
+    kept = np.array(sorted(one for one in every if 0 <= one < there.size), np.int64)
     unknown = None if file is None else unknown_token(file)
     tokens = Tokens(there.ids, there.size, kept, unknown if unknown in set(kept.tolist()) else None)
     small = cut_vocabulary(model, ids, kept)
@@ -143,8 +177,7 @@ def reduced(
 
 
 def _read(path: Path) -> Mapping[str, Any]:
-    with boundary(f"{path} cannot be read", DataError):
-        found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_config(path)
     if not isinstance(found, Mapping) or not isinstance(found.get("model"), Mapping):
         raise DataError(f"{path}: is no tokenizer.json")
     return found
@@ -173,7 +206,7 @@ def _notes(
     model: ir.Model, small: ir.Model, there: Vocabulary, tokens: Tokens, more: int, off: float
 ) -> list[str]:
     before, after = (sum(one.size for one in float_tensors(each)) for each in (model, small))
-    needed = f" ({more} of them because the tokenizer needs them)" if more > 0 else ""
+    needed = f" ({more} of them because the tokenizer or a configuration needs them)" if more > 0 else ""
     outputs = f" and the scores of {', '.join(there.scores)}" if there.scores else ""
     return [
         f"vocabulary: {len(tokens.kept)} of {there.size} tokens stay{needed}, {before:,} parameters become "

@@ -19,7 +19,7 @@ from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.io.onnx_file import ModelLike, open_model
-from obs_onnx.io.paths import calibration_of
+from obs_onnx.io.paths import calibration_of, configs_beside
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.passes.errors import OptionError, named
@@ -27,7 +27,14 @@ from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.ops import key
-from obs_onnx.pruning.fewer_tokens import FewerTokens, Reduced, reduced, tokenizer_beside
+from obs_onnx.pruning.fewer_tokens import (
+    FewerTokens,
+    Reduced,
+    named_tokens,
+    read_config,
+    reduced,
+    tokenizer_beside,
+)
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -155,7 +162,9 @@ def _with_tokens(
     asked = [options, *([] if options.evaluation is None else [replace(options, calib=options.evaluation)])]
     read = [partial(open_calibration, path=path, options=one, sizes=sizes) for one in asked]
     file = tokenizer_beside(options.tokenizer, options.calib, path)
-    return reduced(model, runtime, vocabulary, read, file)
+    configs = [] if path is None else configs_beside(path)
+    named_ones = {one for config in configs for one in named_tokens(read_config(config))}
+    return reduced(model, runtime, vocabulary, read, file, named_ones)
 
 
 def open_calibration(

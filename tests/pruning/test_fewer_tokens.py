@@ -73,13 +73,29 @@ def test_a_tokenizer_comes_along_and_names_what_it_needs(tmp_path):
     found = obs_onnx.prune(
         path, calib=calib, targets={"params": 0.8}, vocabulary=str(keep), output=out, **QUICK
     )
-    assert "10 of 64 tokens stay (2 of them because the tokenizer needs them)" in found.report.notes[0]
+    assert (
+        "10 of 64 tokens stay (2 of them because the tokenizer or a configuration needs them)"
+        in found.report.notes[0]
+    )
     new = json.loads((tmp_path / "tokenizer.json").read_text())
     assert set(new["model"]["vocab"]) == {f"w{i}" for i in (0, 5, *KEPT)}
     assert sorted(new["model"]["vocab"].values()) == list(range(10))
     assert new["added_tokens"][0]["id"] == 3
     assert json.loads((tmp_path / "in" / "tokenizer.json").read_text()) == words()
     assert found.report.proof.largest < 1e-3
+
+
+def test_configurations_name_tokens_that_stay(tmp_path):
+    path, out = written(tmp_path / "in"), tmp_path / "small.onnx"
+    sizes = {"head_size": HEAD, "num_attention_heads": 6, "num_key_value_heads": SHARED}
+    config = {"model": {"decoder": sizes, "vocab_size": WORDS, "eos_token_id": [9, 40], "pad_token_id": 1}}
+    (tmp_path / "in" / "genai_config.json").write_text(json.dumps({**config, "type": "x"}))
+    obs_onnx.prune(path, calib=data(), targets={"error": 0}, vocabulary="seen", output=out, **QUICK)
+    kept = sorted({*KEPT.tolist(), 40})
+    found = json.loads((tmp_path / "genai_config.json").read_text())
+    ends = [kept.index(9), kept.index(40)]
+    new = {"decoder": sizes, "vocab_size": len(kept), "eos_token_id": ends, "pad_token_id": 0}
+    assert found == {"model": new, "type": "x"}
 
 
 def test_caches_and_replay_go_along(tmp_path):

@@ -97,7 +97,7 @@ class PruneOptions(Written, RunOptions, title="Choice"):
             found += [vocabulary_path(destination)]
             found += [] if tokenizer is None else [config_destination(tokenizer, destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
-        if self.change_caches and model is not None:
+        if (self.change_caches or self.vocabulary is not None) and model is not None:
             found += [config_destination(config, destination) for config in configs_beside(model)]
         found += [int8, side_path(int8)] if self.quantize is not None else []
         return {"output": found}
