@@ -28,7 +28,7 @@ from obs_onnx.evaluation.measures.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import frontier_folder, keep_path
+from obs_onnx.io.paths import keep_path
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
@@ -105,12 +105,10 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
 def _found(
     model: ModelLike, options: ParetoOptions, targets: Targets, plot: bool, executor: Executor
 ) -> Pareto:
-    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
-    with boundary(f"{name_of(model)} cannot be opened"):
+    recorder, strategy, choice = Recorder(options.shown), ChannelStrategy(), options.part(ModeOptions)
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
         inputs = load(model, options)
-        folder = options.output_folder
-        if folder is None and inputs.path is not None:
-            folder = frontier_folder(inputs.path)
+        folder = options.output
         plan = strategy.open(inputs, choice)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
@@ -118,7 +116,7 @@ def _found(
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
     if note := plan.cost_note(calibrated):
-        options.progress.say(note)
+        options.shown.say(note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(
@@ -178,16 +176,15 @@ def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     """What is traded for the cost."""
     dense = calibrated.dense
     judged = METRIC.name if dense.metric is not ACCURACY else "accuracy"
-    preferred = judged if options.evaluation is not None or options.metric is not None else ERROR.name
+    preferred = judged if options.eval is not None or options.metric is not None else ERROR.name
     by = preferred if options.by == AUTO else options.by
     if TRADED[by].labels and by != judged:
         raise OptionError(f"quality on labelled data is {dense.metric.name} here: give {named('by', judged)}")
     if TRADED[by].labels and dense.figure is None:
-        raise DataError(f"a frontier by {by} needs labelled data: give {named('evaluation')} with labels")
+        raise DataError(f"a frontier by {by} needs labelled data: give {named('eval')} with labels")
     if TRADED[by].floats and calibrated.yardstick.measure == CHANGED:
         raise OptionError(
-            f"no output of the model is of a float type, so it has no {by}: "
-            f"give {named('evaluation')} with labels"
+            f"no output of the model is of a float type, so it has no {by}: give {named('eval')} with labels"
         )
     return by
 
@@ -203,7 +200,7 @@ def _search(
     search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
     if first.attempt is not None:
         search.add(first.attempt)
-    with options.progress.stage("models", options.points) as advance:
+    with options.shown.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search
 

@@ -24,7 +24,7 @@ from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
-from obs_onnx.io.paths import calibration_beside, destination_of
+from obs_onnx.io.paths import calibration_beside
 from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
@@ -87,7 +87,8 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     front = replace(find_front(runtime, inner), caches=caches if caches.pairs else None)
     calib = calibration_beside(path) if options.calib is None else options.calib
     notes = [_compared(runtime, front, file, small, calib, options.fix, tokens), *front.notes_behind]
-    whole, destination = front.closed(small), destination_of(options.output, path)
+    whole = front.closed(small)
+    destination = None if options.output is None else Path(options.output)
     if destination is not None:
         notes += _write(whole, front, runtime, path, destination)
     return Replayed(whole, destination, tuple(notes))

@@ -186,7 +186,7 @@ class Scorer:
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         self._demand = measured(where, dense, self._sample)
         source = source.rebatch(self._demand.samples(memory))
-        self._layers, self._progress = find_layers(dense)[0], options.progress
+        self._layers, self._progress = find_layers(dense)[0], options.shown
         self._evidence = ChannelStatistics(
             where,
             dense,

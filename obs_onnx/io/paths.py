@@ -15,10 +15,11 @@ __all__ = [
     "check_new_folder",
     "config_destination",
     "configs_beside",
-    "destination_of",
+    "finetuned_path",
     "frontier_folder",
     "int8_path",
     "keep_path",
+    "pruned_path",
     "same_file",
     "side_path",
     "vocabulary_path",
@@ -27,11 +28,14 @@ __all__ = [
 _CONFIGS = ("genai_config.json", "config.json")  # of onnxruntime-genai, and of Hugging Face transformers
 
 
-def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
-    """Where a pruned model goes; by default beside the model at ``path``."""
-    if output is None:
-        return None if path is None else path.with_name(f"{path.stem}.pruned.onnx")
-    return Path(output)
+def pruned_path(path: Path) -> Path:
+    """Where a smaller model goes by default, beside the one at ``path``."""
+    return path.with_name(f"{path.stem}.pruned.onnx")
+
+
+def finetuned_path(path: Path) -> Path:
+    """Where a trained model goes by default, beside the one at ``path``."""
+    return path.with_name(f"{path.stem}.finetuned.onnx")
 
 
 def check_new_folder(output: str | os.PathLike[str]) -> None:

@@ -159,7 +159,7 @@ def _with_tokens(
     options: SearchOptions,
     sizes: Mapping[str, int],
 ) -> Reduced:
-    asked = [options, *([] if options.evaluation is None else [replace(options, calib=options.evaluation)])]
+    asked = [options, *([] if options.eval is None else [replace(options, calib=options.eval)])]
     read = [partial(open_calibration, path=path, options=one, sizes=sizes) for one in asked]
     file = tokenizer_beside(options.tokenizer, options.calib, path)
     configs = [] if path is None else configs_beside(path)

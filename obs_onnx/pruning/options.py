@@ -12,7 +12,7 @@ from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
-from obs_onnx.progress import Progress, quiet
+from obs_onnx.progress import Progress, ProgressLike, chosen
 from obs_onnx.runtimes.options import RuntimeOptions
 from obs_onnx.training.options import RetrainingOptions
 from obs_onnx.work.options import WorkOptions
@@ -165,7 +165,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         None,
         help="Sparsity of matching layers, for which allocation may not choose.",
         metavar="PATTERN=SHARE",
-        flags="--layer",
+        former=("layer",),
         mode="weights",
     )
 
@@ -188,7 +188,17 @@ class EffortOptions(Memory, title="Measuring"):
 class Shown(Options, title="Output"):
     """What is shown of a run."""
 
-    progress: Progress = option(quiet, help="See obs_onnx.progress.", flags="", recorded=False)
+    progress: ProgressLike = option(
+        False,
+        help="True shows bars, 'auto' does on a terminal alone; see obs_onnx.progress.",
+        flags="",
+        recorded=False,
+    )
+
+    @property
+    def shown(self) -> Progress:
+        """What shows progress."""
+        return chosen(self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,13 +231,13 @@ class SearchOptions(
 ):
     """What every search for a smaller model can be told."""
 
-    evaluation: object = option(
+    eval: object = option(
         None,
         help="Labelled data for the accuracy, or data for a metric.",
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         form="data",
-        flags="--eval",
+        former=("evaluation",),
         common=4,
     )
 

@@ -258,7 +258,7 @@ def test_every_model_of_a_frontier_says_its_own_caches(tmp_path):
         cost="params",
         points=2,
         least=0.6,
-        output_folder=tmp_path / "out",
+        output=tmp_path / "out",
     )
     assert len(found.models) > 0
     for point, model in zip(found.frontier.kept, found.models, strict=True):

@@ -10,7 +10,6 @@ from pathlib import Path
 from obs_onnx.io.paths import (
     config_destination,
     configs_beside,
-    destination_of,
     int8_path,
     keep_path,
     side_path,
@@ -34,7 +33,7 @@ class Written(Options, title="Output"):
     output: str | os.PathLike[str] | None = option(
         None,
         help="File to write.",
-        otherwise="<stem>.pruned.onnx beside a model given as a file",
+        otherwise="none; on the command line <stem>.pruned.onnx",
         metavar="OUT",
         form="new model",
         flags="-o --output",
@@ -87,10 +86,10 @@ class PruneOptions(Written, RunOptions, title="Choice"):
     )
 
     def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model where none is named, which channels stayed, and the model in integers of 8 bits."""
-        destination = destination_of(self.output, model)
-        if destination is None or is_stream(destination):
+        """The model, which channels stayed, and the model in integers of 8 bits."""
+        if self.output is None or is_stream(self.output):
             return {}
+        destination = Path(self.output)
         int8, found = int8_path(destination), [destination, side_path(destination)]
         if self.vocabulary is not None:
             tokenizer = tokenizer_beside(self.tokenizer, self.calib, model)
