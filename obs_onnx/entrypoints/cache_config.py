@@ -8,12 +8,39 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.io.paths import config_destination, configs_beside
-from obs_onnx.pruning.fewer_tokens import TOKEN_ID, read_config
+from obs_onnx.pruning.fewer_tokens import TOKEN_ID, FewerTokens, read_config
 
-__all__ = ["new_configs", "with_tokens"]
+__all__ = ["files_beside", "new_configs"]
 
 _VOCABULARY = "vocab_size"
 _HEADS, _SHARED, _WIDTHS = "num_attention_heads", "num_key_value_heads", ("head_size", "head_dim")
+
+
+def files_beside(
+    model: ir.Model,
+    caches: Sequence[str],
+    fewer: FewerTokens | None,
+    path: Path | None,
+    destination: Path,
+) -> tuple[dict[Path, object], list[str]]:
+    """What is written beside a model whose interface is another one, and what could not be said.
+
+    Args:
+        model: the smaller one, complete.
+        caches: names of its inputs that are caches of keys and values, where they may have changed.
+        fewer: tokens that stay, where some went.
+        path: of the model that came in.
+        destination: of the smaller one.
+
+    Raises:
+        DataError: a configuration is no JSON.
+    """
+    configs, told = new_configs(model, caches, path, destination) if caches else ({}, [])
+    if fewer is None:
+        return configs, told
+    if not told:
+        configs = _with_tokens(configs, fewer.tokens.places, path, destination)
+    return {**fewer.files(destination), **configs}, told
 
 
 def new_configs(
@@ -44,20 +71,10 @@ def new_configs(
     return found, []
 
 
-def with_tokens(
+def _with_tokens(
     configs: Mapping[Path, object], places: Mapping[int, int], path: Path | None, destination: Path
 ) -> dict[Path, object]:
-    """New configurations in which the number of tokens and special ones are those of fewer tokens.
-
-    Args:
-        configs: what is written already, by the file to write.
-        places: new ids by old ones.
-        path: of the model that came in.
-        destination: of the smaller one.
-
-    Raises:
-        DataError: a configuration is no JSON.
-    """
+    """Configurations, of which some are changed already, with the number of tokens and the special ones."""
     found = dict(configs)
     for config in [] if path is None else configs_beside(path):
         where = config_destination(config, destination)

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs, with_tokens
+from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -202,23 +202,16 @@ def _write(
     Returns:
         What a configuration beside the model that came in could not say of the caches.
     """
-    fewer = inputs.fewer
-    caches, told = proven.result.caches, list[str]()
+    told = list[str]()
     with together() as files:
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
         _write_beside(proven.result.keep, destination, files)
-        for file, contents in ({} if fewer is None else fewer.files(destination)).items():
+        names = sorted(proven.cache_names) if proven.result.caches else []
+        beside, told = files_beside(proven.result.model, names, inputs.fewer, inputs.path, destination)
+        for file, contents in beside.items():
             write_json(file, contents, files)
-        configs: dict[Path, object] = {}
-        if caches:
-            names = sorted(proven.cache_names)
-            configs, told = new_configs(proven.result.model, names, inputs.path, destination)
-        if fewer is not None and not told:
-            configs = with_tokens(configs, fewer.tokens.places, inputs.path, destination)
-        for file, config in configs.items():
-            write_json(file, config, files)
         if quantized is not None:
             save_model(quantized.complete, int8_path(destination), quantized.check_file, files)
     return told

@@ -17,7 +17,7 @@ from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.language.tokens import Tokens, TokenSource
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
-from obs_onnx.entrypoints.cache_config import new_configs
+from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -31,6 +31,7 @@ from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.pruning.fewer_tokens import FewerTokens
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -75,7 +76,8 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
-    tokens = _tokens(file)
+    fewer = _fewer(file)
+    tokens = None if fewer is None else fewer.tokens
     with boundary(f"{source} does not fit {name}", DataError):
         original = with_fixed(original, options.fix)
         if tokens is not None:
@@ -90,14 +92,19 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     whole = front.closed(small)
     destination = None if options.output is None else Path(options.output)
     if destination is not None:
-        notes += _write(whole, front, runtime, path, destination)
+        notes += _write(whole, front, fewer, runtime, path, destination)
     return Replayed(whole, destination, tuple(notes))
 
 
 def _write(
-    model: ir.Model, front: Front, runtime: Runtime, path: Path | None, destination: Path
+    model: ir.Model,
+    front: Front,
+    fewer: FewerTokens | None,
+    runtime: Runtime,
+    path: Path | None,
+    destination: Path,
 ) -> Sequence[str]:
-    """Write the model, and the sizes of its caches where a configuration beside the given one has them.
+    """Write the model, and what says of its caches and tokens what they are.
 
     Returns:
         What a configuration could not say.
@@ -110,10 +117,11 @@ def _write(
     told = list[str]()
     with together() as files:
         save_model(model, destination, check, files)
-        if front.caches is not None and not is_stream(destination):
-            configs, told = new_configs(model, sorted(front.caches.names), path, destination)
-            for file, config in configs.items():
-                write_json(file, config, files)
+        if not is_stream(destination):
+            names = [] if front.caches is None else sorted(front.caches.names)
+            beside, told = files_beside(model, names, fewer, path, destination)
+            for file, contents in beside.items():
+                write_json(file, contents, files)
     return told
 
 
@@ -140,8 +148,8 @@ def _checked(found: object, where: str) -> KeepFile:
             *caches.values(),
             *(use["kept"] for each in uses.values() for use in each),
         ]
-        tokens = found.get("vocabulary", {"input": "", "size": 0, "kept": []})
-        kept += [{"0": [*tokens["kept"], tokens["size"], len(tokens["input"])]}]
+        tokens = found.get("vocabulary", {"input": "", "outputs": [], "size": 0, "kept": []})
+        kept += [{"0": [*tokens["kept"], tokens["size"], len([*tokens["input"], *tokens["outputs"]])]}]
         indices = [(int(axis), index) for axes in kept for axis, part in axes.items() for index in part]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wrong from error
@@ -150,12 +158,13 @@ def _checked(found: object, where: str) -> KeepFile:
     return cast("KeepFile", {"schema": 1, **found})
 
 
-def _tokens(file: KeepFile) -> Tokens | None:
+def _fewer(file: KeepFile) -> FewerTokens | None:
     """The tokens that stay, where some went."""
     if "vocabulary" not in file:
         return None
     given = file["vocabulary"]
-    return Tokens(given["input"], given["size"], np.array(given["kept"], np.int64))
+    tokens = Tokens(given["input"], given["size"], np.array(given["kept"], np.int64))
+    return FewerTokens(tokens, tuple(given["outputs"]))
 
 
 def _compared(

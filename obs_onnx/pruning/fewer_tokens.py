@@ -63,7 +63,12 @@ class FewerTokens:
     @property
     def record(self) -> dict[str, object]:
         """For ``keep.json``."""
-        return {"input": self.tokens.ids, "size": self.tokens.size, "kept": self.tokens.kept.tolist()}
+        return {
+            "input": self.tokens.ids,
+            "outputs": list(self.outputs),
+            "size": self.tokens.size,
+            "kept": self.tokens.kept.tolist(),
+        }
 
     def files(self, destination: Path) -> dict[Path, object]:
         """What is written beside a result: new ids by the old ones, and a new tokenizer."""

@@ -51,11 +51,13 @@ class KeptTokens(TypedDict):
 
     Attributes:
         input: of token ids.
+        outputs: with a score for each token.
         size: number of tokens there were.
         kept: their ids, rising.
     """
 
     input: str
+    outputs: Sequence[str]
     size: int
     kept: Sequence[int]
 

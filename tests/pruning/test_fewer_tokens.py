@@ -103,7 +103,8 @@ def test_caches_and_replay_go_along(tmp_path):
     options = {"targets": {"params": 0.7}, "vocabulary": "seen", "change_caches": True, **QUICK}
     found = obs_onnx.prune(path, calib=data(), compensate=False, output=out, **options)
     file = json.loads(out.with_suffix(".keep.json").read_text())
-    assert file["vocabulary"] == {"input": "input_ids", "size": WORDS, "kept": KEPT.tolist()}
+    tokens = {"input": "input_ids", "outputs": ["logits"], "size": WORDS, "kept": KEPT.tolist()}
+    assert file["vocabulary"] == found.keep["vocabulary"] == tokens
     assert file["caches"]
     again = obs_onnx.replay(path, file, tmp_path / "again.onnx", calib=data())
     assert "equal those of the model with the channels silenced" in again.notes[0]
@@ -112,7 +113,9 @@ def test_caches_and_replay_go_along(tmp_path):
     first, second = (generated(run, start, 6, True) for run in runs)
     assert np.array_equal(first, second)
     assert np.array_equal(first, generated(runs[0], start, 6, False))
-    for wrong in ([], {"input": 3, "size": 4, "kept": [0]}, {"input": "a", "size": 4, "kept": ["a"]}):
+    written_ids = [(tmp_path / f"{name}.vocabulary.json").read_text() for name in ("small", "again")]
+    assert written_ids[0] == written_ids[1]
+    for wrong in ([], {**tokens, "input": 3}, {**tokens, "kept": ["a"]}, {"input": "a", "size": 4}):
         with pytest.raises(DataError, match=r"is no keep\.json"):
             obs_onnx.replay(path, {**file, "vocabulary": wrong}, tmp_path / "third.onnx", calib=data())
 
