@@ -81,7 +81,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     with boundary(f"{source} does not fit {name}", DataError):
         original = with_fixed(original, options.fix)
         if tokens is not None:
-            original = cut_vocabulary(original, [tokens.ids], tokens.kept)
+            original = cut_vocabulary(original, tokens.ids, tokens.kept)
         original = declare_shapes(lambda: runtime, original)
         caches = caches_of(original, file)
         inner = caches.inner(original)
@@ -148,8 +148,10 @@ def _checked(found: object, where: str) -> KeepFile:
             *caches.values(),
             *(use["kept"] for each in uses.values() for use in each),
         ]
-        tokens = found.get("vocabulary", {"input": "", "outputs": [], "size": 0, "kept": []})
-        kept += [{"0": [*tokens["kept"], tokens["size"], len([*tokens["input"], *tokens["outputs"]])]}]
+        tokens = found.get("vocabulary", {"inputs": [], "outputs": [], "size": 0, "kept": []})
+        kept += [{"0": [*tokens["kept"], tokens["size"]]}]
+        if not all(isinstance(one, str) for one in (*tokens["inputs"], *tokens["outputs"])):
+            raise wrong
         indices = [(int(axis), index) for axes in kept for axis, part in axes.items() for index in part]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wrong from error
@@ -163,7 +165,7 @@ def _fewer(file: KeepFile) -> FewerTokens | None:
     if "vocabulary" not in file:
         return None
     given = file["vocabulary"]
-    tokens = Tokens(given["input"], given["size"], np.array(given["kept"], np.int64))
+    tokens = Tokens(tuple(given["inputs"]), given["size"], np.array(given["kept"], np.int64))
     return FewerTokens(tokens, tuple(given["outputs"]))
 
 

@@ -64,7 +64,7 @@ class FewerTokens:
     def record(self) -> dict[str, object]:
         """For ``keep.json``."""
         return {
-            "input": self.tokens.ids,
+            "inputs": list(self.tokens.ids),
             "outputs": list(self.outputs),
             "size": self.tokens.size,
             "kept": self.tokens.kept.tolist(),
@@ -73,7 +73,7 @@ class FewerTokens:
     def files(self, destination: Path) -> dict[Path, object]:
         """What is written beside a result: new ids by the old ones, and a new tokenizer."""
         ids = {str(old): new for old, new in self.tokens.places.items()}
-        about = {"schema": 1, "input": self.tokens.ids, "outputs": self.outputs, "size": self.tokens.size}
+        about = {"schema": 1, **{name: self.record[name] for name in ("inputs", "outputs", "size")}}
         found: dict[Path, object] = {vocabulary_path(destination): {**about, "ids": ids}}
         if self.tokenizer is not None:
             path, contents = self.tokenizer
@@ -168,7 +168,8 @@ def reduced(
     tokens = Tokens(there.ids, there.size, kept, unknown if unknown in set(kept.tolist()) else None)
     small = cut_vocabulary(model, ids, kept)
     feed = tokens.renumbered(next(iter(sources[0].rebatch(_SAMPLES))), sources[0].where)
-    expected = session.run({**feed, there.ids: kept[feed[there.ids]].astype(feed[there.ids].dtype)})
+    old = {name: kept[feed[name]].astype(feed[name].dtype) for name in there.ids}
+    expected = session.run({**feed, **old})
     found = run_feed(open_whole(runtime, runnable(runtime, small)[0]), feed)
     off = _compared(found, expected, there, tokens)
     made = None if file is None else fewer_tokens(file, tokens.places)
@@ -178,7 +179,7 @@ def reduced(
             f"{tokenizer} was not written anew: {made}; the new ids stand in <output stem>.vocabulary.json"
         )
     new = None if tokenizer is None or made is None or isinstance(made, str) else (tokenizer, made)
-    return Reduced(small, FewerTokens(tokens, there.scores, new, tuple(notes)))
+    return Reduced(small, FewerTokens(tokens, tuple(there.scores), new, tuple(notes)))
 
 
 def _read(path: Path) -> Mapping[str, Any]:
@@ -196,7 +197,7 @@ def _compared(found: Values, expected: Values, there: Vocabulary, tokens: Tokens
     """
     worst = 0.0
     for name, y in expected.items():
-        part = y[..., tokens.kept] if name in there.scores else y
+        part = y[..., tokens.kept[tokens.kept < y.shape[-1]]] if name in there.scores else y
         off = relative(found[name], part, norm(part))
         if not off <= tolerance_of(part):
             by = f" by {off:.1e}" if np.isfinite(off) else ""
@@ -216,7 +217,7 @@ def _notes(
     return [
         f"vocabulary: {len(tokens.kept)} of {there.size} tokens stay{needed}, {before:,} parameters become "
         f"{after:,}; what follows is about the model with these",
-        f"the interface changes: ids of {there.ids}{outputs} count the tokens that stay "
+        f"the interface changes: ids of {', '.join(there.ids)}{outputs} count the tokens that stay "
         "(<output stem>.vocabulary.json)",
         "before anything else went, outputs for these tokens equal those of the model as it came in: "
         f"relative difference {off:.1e}",

@@ -50,13 +50,13 @@ class KeptTokens(TypedDict):
     """Tokens that stay.
 
     Attributes:
-        input: of token ids.
+        inputs: of token ids.
         outputs: with a score for each token.
         size: number of tokens there were.
         kept: their ids, rising.
     """
 
-    input: str
+    inputs: Sequence[str]
     outputs: Sequence[str]
     size: int
     kept: Sequence[int]

@@ -7,7 +7,7 @@ channel, through whatever lies between a weight and the scores, and a weight tha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,7 @@ __all__ = ["Vocabulary", "cut_vocabulary", "find_vocabulary"]
 _VIEWS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _BLOCKS = "com.microsoft::GatherBlockQuantized"
 _NAMED = 3  # reasons in a message
+_FILLED = 0.1  # of the tokens, that a table or the scores have more than the other
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,16 @@ class Vocabulary:
     """Where the tokens of a prepared model stand.
 
     Attributes:
-        ids: the input of token ids.
+        ids: the inputs of token ids.
         tables: first outputs of the nodes that look rows up by them.
-        scores: outputs with an element for each token in their last axis.
-        size: number of tokens.
+        scores: outputs with an element for each token in their last axis, by name, and how many: tables and
+            scores may be filled up to different sizes.
+        size: number of tokens, as the tables have them.
     """
 
-    ids: str
+    ids: tuple[str, ...]
     tables: tuple[str, ...]
-    scores: tuple[str, ...]
+    scores: Mapping[str, int]
     size: int
 
 
@@ -65,20 +67,23 @@ def find_vocabulary(model: ir.Model, ids: Collection[str]) -> Vocabulary:
             found.update({str(value.name): tables} if tables else {})
     if not found:
         raise ModelError("no input of token ids chooses rows of a table of embeddings")
-    name, nodes = next(iter(found.items()))
+    nodes = list(dict.fromkeys(node for tables in found.values() for node in tables))
     sizes = {rows for node in nodes if (rows := (node_facts.dims(node.inputs[0]) or (None,))[0]) is not None}
     if len(sizes) != 1:
-        raise ModelError(f"{name} chooses rows of tables whose numbers of rows differ, or are not known")
+        raise ModelError(
+            f"{', '.join(found)} choose rows of tables that differ in the number of rows, or do not say it"
+        )
     size = sizes.pop()
-    scores = [
-        str(value.name)
+    scores = {
+        str(value.name): last
         for value in model.graph.outputs
         if (kind := node_facts.dtype(value)) is not None
         and kind.is_floating_point()
         and len(dims := node_facts.dims(value) or ()) > 1
-        and dims[-1] == size
-    ]
-    return Vocabulary(name, tuple(str(node.outputs[0].name) for node in nodes), tuple(scores), size)
+        and (last := dims[-1]) is not None
+        and abs(last - size) <= _FILLED * size
+    }
+    return Vocabulary(tuple(found), tuple(str(node.outputs[0].name) for node in nodes), scores, size)
 
 
 def cut_vocabulary(model: ir.Model, ids: Collection[str], kept: NDArray[np.int64]) -> ir.Model:
@@ -119,7 +124,8 @@ def cut_vocabulary(model: ir.Model, ids: Collection[str], kept: NDArray[np.int64
         _drop(copy, total)
     for value in outputs:
         if value.name in there.scores:
-            value.shape = ir.Shape([*(shapes[value] or ())[:-1], len(kept)])
+            count = int((kept < there.scores[str(value.name)]).sum())
+            value.shape = ir.Shape([*(shapes[value] or ())[:-1], count])
     ShareConstants().call(copy)
     return copy
 
@@ -148,8 +154,8 @@ def _is_lookup(node: ir.Node) -> bool:
 
 
 def _restore_ids(names: Names, model: ir.Model, there: Vocabulary, kept: NDArray[np.int64]) -> None:
-    ids = next(value for value in real_inputs(model) if value.name == there.ids)
-    for node, slot, value in list(_readers(ids)):
+    inputs = [value for value in real_inputs(model) if value.name in there.ids]
+    for node, slot, value in [one for ids in inputs for one in _readers(ids)]:
         if slot == 1 and _is_lookup(node):
             continue
         write = Writer(names, node)
@@ -202,11 +208,12 @@ def _remove(model: ir.Model, probes: list[tuple[str, int]], kept: NDArray[np.int
     for name, axis in probes:
         if why := _bound(coupling, name, axis):
             raise ModelError(f"the vocabulary cannot be cut: {'; '.join(why[:_NAMED])}")
-    keep = coupling.keep_from({name: {str(axis): kept.tolist()} for name, axis in probes})
-    RemoveChannels(keep, coupling).call(model)
+    sizes = {name: len((coupling.axes(coupling.named(name)) or [])[axis]) for name, axis in probes}
+    stay = {name: {str(axis): kept[kept < sizes[name]].tolist()} for name, axis in probes}
+    RemoveChannels(coupling.keep_from(stay), coupling).call(model)
     for name, axis in probes:
         shape = model.graph.initializers[name].shape
-        if shape is None or shape[axis] != len(kept):
+        if shape is None or shape[axis] != len(stay[name][str(axis)]):
             raise ModelError("the vocabulary cannot be cut: some tokens can only go along with others")
 
 

@@ -51,7 +51,7 @@ def test_tokens_that_are_seen_stay_and_generate_as_before(tmp_path):
     assert "equal those of the model as it came in" in found.report.notes[2]
     record = json.loads(out.with_suffix(".vocabulary.json").read_text())
     assert record["ids"] == {str(old): new for new, old in enumerate(KEPT)}
-    assert (record["input"], record["outputs"], record["size"]) == ("input_ids", ["logits"], WORDS)
+    assert (record["inputs"], record["outputs"], record["size"]) == (["input_ids"], ["logits"], WORDS)
     dense, small = session(onnx.load(path)), session(onnx.load(out))
     places = np.array([[0, 3, 7], [5, 5, 1]])
     expected = dense.run(["logits"], feed(dense, KEPT[places]))[0][..., KEPT]
@@ -103,7 +103,7 @@ def test_caches_and_replay_go_along(tmp_path):
     options = {"targets": {"params": 0.7}, "vocabulary": "seen", "change_caches": True, **QUICK}
     found = obs_onnx.prune(path, calib=data(), compensate=False, output=out, **options)
     file = json.loads(out.with_suffix(".keep.json").read_text())
-    tokens = {"input": "input_ids", "outputs": ["logits"], "size": WORDS, "kept": KEPT.tolist()}
+    tokens = {"inputs": ["input_ids"], "outputs": ["logits"], "size": WORDS, "kept": KEPT.tolist()}
     assert file["vocabulary"] == found.keep["vocabulary"] == tokens
     assert file["caches"]
     again = obs_onnx.replay(path, file, tmp_path / "again.onnx", calib=data())
@@ -115,7 +115,7 @@ def test_caches_and_replay_go_along(tmp_path):
     assert np.array_equal(first, generated(runs[0], start, 6, False))
     written_ids = [(tmp_path / f"{name}.vocabulary.json").read_text() for name in ("small", "again")]
     assert written_ids[0] == written_ids[1]
-    for wrong in ([], {**tokens, "input": 3}, {**tokens, "kept": ["a"]}, {"input": "a", "size": 4}):
+    for wrong in ([], {**tokens, "inputs": 3}, {**tokens, "kept": ["a"]}, {"inputs": ["a"], "size": 4}):
         with pytest.raises(DataError, match=r"is no keep\.json"):
             obs_onnx.replay(path, {**file, "vocabulary": wrong}, tmp_path / "third.onnx", calib=data())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -23,13 +23,13 @@ class Tokens:
     """Tokens that stay.
 
     Attributes:
-        ids: the input of token ids.
+        ids: the inputs of token ids.
         size: how many there were.
         kept: (kept,) their ids, rising; the new id of each is its place.
         unknown: id that stands for those that went, if there is one.
     """
 
-    ids: str
+    ids: tuple[str, ...]
     size: int
     kept: NDArray[np.int64]
     unknown: int | None = None
@@ -45,20 +45,23 @@ class Tokens:
         Raises:
             DataError: it holds a token that went, and none stands for that.
         """
-        ids = feed[self.ids]
         table = np.full(self.size, -1, np.int64)
         table[self.kept] = np.arange(len(self.kept))
         if self.unknown is not None:
             table[table < 0] = table[self.unknown]
-        if ids.size and not (ids.min() >= 0 and ids.max() < self.size):
-            raise DataError(f"{where}: input {self.ids} holds ids outside of the {self.size} tokens")
-        found = table[ids]
-        if (found < 0).any():
-            raise DataError(
-                f"{where}: token {int(ids[found < 0][0])} in input {self.ids} is none of those that stay: "
-                f"list it, or give {named('vocabulary')} 'seen'"
-            )
-        return {**feed, self.ids: found.astype(ids.dtype)}
+        changed = dict(feed)
+        for name in self.ids:
+            ids = feed[name]
+            if ids.size and not (ids.min() >= 0 and ids.max() < self.size):
+                raise DataError(f"{where}: input {name} holds ids outside of the {self.size} tokens")
+            found = table[ids]
+            if (found < 0).any():
+                raise DataError(
+                    f"{where}: token {int(ids[found < 0][0])} in input {name} is none of those that stay: "
+                    f"list it, or give {named('vocabulary')} 'seen'"
+                )
+            changed[name] = found.astype(ids.dtype)
+        return changed
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,9 +137,10 @@ def listed_tokens(path: Path) -> set[int]:
     return found
 
 
-def seen_tokens(source: Source, ids: str) -> set[int]:
-    """Ids in the data of an input."""
+def seen_tokens(source: Source, inputs: Sequence[str]) -> set[int]:
+    """Ids in the data of some inputs."""
     found: set[int] = set()
     for feed in source:
-        found.update(np.unique(feed[ids]).tolist())
+        for name in inputs:
+            found.update(np.unique(feed[name]).tolist())
     return found

@@ -31,8 +31,8 @@ def test_ids_are_read_one_a_line(tmp_path):
 
 def test_data_is_renumbered():
     inner = open_source({"input_ids": IDS}, SPECS, batch_size=2)
-    assert seen_tokens(inner, "input_ids") == {2, 5, 9}
-    source = TokenSource.of(inner, Tokens("input_ids", 12, KEPT))
+    assert seen_tokens(inner, ["input_ids"]) == {2, 5, 9}
+    source = TokenSource.of(inner, Tokens(("input_ids",), 12, KEPT))
     feeds = [feed["input_ids"].tolist() for feed in source]
     assert feeds == [[[0, 1, 2], [2, 2, 0]], [[1, 1, 1]]]
     assert [f["input_ids"].tolist() for f in source.rebatch(3)] == [[[0, 1, 2], [2, 2, 0], [1, 1, 1]]]
@@ -46,7 +46,7 @@ def test_data_is_renumbered():
 def test_what_went_is_unknown_or_refused():
     feed = {"input_ids": np.array([[2, 7]])}
     with pytest.raises(DataError, match="data: token 7 in input input_ids is none of those that stay"):
-        Tokens("input_ids", 12, KEPT).renumbered(feed, "data")
-    assert Tokens("input_ids", 12, KEPT, 5).renumbered(feed, "data")["input_ids"].tolist() == [[0, 1]]
+        Tokens(("input_ids",), 12, KEPT).renumbered(feed, "data")
+    assert Tokens(("input_ids",), 12, KEPT, 5).renumbered(feed, "data")["input_ids"].tolist() == [[0, 1]]
     with pytest.raises(DataError, match="outside of the 12 tokens"):
-        Tokens("input_ids", 12, KEPT).renumbered({"input_ids": np.array([[12]])}, "data")
+        Tokens(("input_ids",), 12, KEPT).renumbered({"input_ids": np.array([[12]])}, "data")

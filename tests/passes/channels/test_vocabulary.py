@@ -34,14 +34,14 @@ def test_a_decoder_scores_the_tokens_that_stay_as_before(form):
     assert {node.op_type for node in small.graph} <= names
 
 
-def model(g: Net, outputs: str = "logits", width: int = WORDS, kind: int = 7):
+def model(g: Net, outputs: str = "logits", width: int = WORDS, inputs: str = "input_ids"):
     weights = [numpy_helper.from_array(array, name) for name, array in g.tensors.items()]
     shapes = {"logits": ["N", "T", width], "mask": ["N", "T"], "end": ["N"]}
     made = {"logits": 1, "mask": 9, "end": 7}
     graph = helper.make_graph(
         g.nodes,
         "g",
-        [helper.make_tensor_value_info("input_ids", kind, ["N", "T"])],
+        [helper.make_tensor_value_info(name, 7, ["N", "T"]) for name in inputs.split()],
         [helper.make_tensor_value_info(name, made[name], shapes[name]) for name in outputs.split()],
         weights,
     )
@@ -112,7 +112,7 @@ def test_an_encoder_without_scores_loses_rows_alone():
     x = g.op("Gather", g.weight("table", WORDS, 8), "input_ids")
     g.op("MatMul", x, g.weight("head", 8, 5), name="logits")
     dense = model(g, width=5)
-    assert find_vocabulary(prepare(dense, canonical=False), ["input_ids"]).scores == ()
+    assert find_vocabulary(prepare(dense, canonical=False), ["input_ids"]).scores == {}
     small = cut_vocabulary(dense, ["input_ids"], KEPT)
     places = np.random.default_rng(0).integers(0, len(KEPT), (3, 4))
     expected = session(dense).run(None, {"input_ids": KEPT[places]})[0]
@@ -132,5 +132,35 @@ def test_what_keeps_tokens_is_named():
     x = g.op("Gather", g.weight("table", WORDS, 8), "input_ids")
     x = g.op("Add", x, g.op("Gather", g.weight("other", 70, 8), "input_ids"))
     g.op("MatMul", x, g.weight("head", 8, WORDS), name="logits")
-    with pytest.raises(ModelError, match="numbers of rows differ"):
+    with pytest.raises(ModelError, match="differ in the number of rows"):
         cut_vocabulary(model(g), ["input_ids"], KEPT)
+
+
+@pytest.mark.parametrize("filled", [WORDS - 3, WORDS + 5])
+def test_scores_that_are_filled_up_to_another_size_are_cut_as_well(filled):
+    g = Net(0)
+    x = g.op("Gather", g.weight("table", WORDS, 8), "input_ids")
+    g.op("MatMul", x, g.weight("head", 8, filled), name="logits")
+    dense = model(g, width=filled)
+    small = cut_vocabulary(dense, ["input_ids"], KEPT)
+    places = np.random.default_rng(0).integers(0, len(KEPT), (3, 4))
+    expected = session(dense).run(None, {"input_ids": KEPT[places]})[0]
+    found = session(small).run(None, {"input_ids": places})[0]
+    np.testing.assert_allclose(found, expected[..., KEPT[filled > KEPT]], rtol=1e-5, atol=1e-6)
+    assert small.graph.outputs[0].shape[-1] == found.shape[-1] == len(KEPT) - (filled < WORDS)
+
+
+def test_several_inputs_count_the_same_tokens():
+    """An encoder and a decoder in one file, with tables of their own."""
+    g = Net(0)
+    x = g.op("Gather", g.weight("table", WORDS, 8), "input_ids")
+    y = g.op("Gather", g.weight("other", WORDS, 8), "decoder_input_ids")
+    y = g.op("Add", y, g.op("ReduceMean", x, axes=[1], keepdims=1))
+    g.op("MatMul", y, g.weight("head", 8, WORDS), name="logits")
+    dense = model(g, inputs="input_ids decoder_input_ids")
+    small = cut_vocabulary(dense, ["input_ids", "decoder_input_ids"], KEPT)
+    places = np.random.default_rng(0).integers(0, len(KEPT), (3, 4))
+    names = ("input_ids", "decoder_input_ids")
+    expected = session(dense).run(None, dict.fromkeys(names, KEPT[places]))[0]
+    found = session(small).run(None, dict.fromkeys(names, places))[0]
+    np.testing.assert_allclose(found, expected[..., KEPT], rtol=1e-5, atol=1e-6)
