@@ -71,7 +71,7 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.original, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
+        return figures(inputs.original, inputs.file, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
