@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from obs_onnx.allocation.targets import ERROR, LATENCY, MACS
 from obs_onnx.report import format as fmt
-from obs_onnx.report.html import write_html
+from obs_onnx.report.page.html import write_html
 from obs_onnx.report.text_writer import label_of
 from obs_onnx.results.pruning import Figures, Report
 
