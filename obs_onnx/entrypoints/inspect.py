@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import onnx_ir as ir
 
@@ -19,6 +19,7 @@ from obs_onnx.passes.costs.model_costs import Costs
 from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.shapes.concrete import concretize
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
@@ -38,12 +39,15 @@ def inspect(model: ModelLike, options: InspectOptions) -> Inspection:
 
     Raises:
         ModelError: see :func:`obs_onnx.io.onnx_file.load_model`.
-        OptionError: a size that no input has.
+        OptionError: a size that no input has, or there are no caches.
     """
     read, name, _ = open_model(model, None)
     with boundary(f"{name} cannot be analysed"):
-        given = with_fixed(read, options.fix)
-        return _inspected(name, declare_shapes(calibration_runtime, _sized(given, options.sizes or {})))
+        given = _sized(with_fixed(read, options.fix), options.sizes or {})
+        caches = changing(given, name) if options.change_caches else None
+        inner = given if caches is None else caches.inner(given)
+        names = frozenset[str]() if caches is None else caches.names
+        return _inspected(name, declare_shapes(calibration_runtime, inner), names)
 
 
 def _sized(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
@@ -75,7 +79,7 @@ def _free(model: ir.Model) -> list[str]:
     return list(dict.fromkeys(dim.value or "an axis without a name" for dim in dims))
 
 
-def _inspected(path: str, model: ir.Model) -> Inspection:
+def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspection:
     parameters = sum(tensor.size for tensor in float_tensors(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
@@ -96,7 +100,7 @@ def _inspected(path: str, model: ir.Model) -> Inspection:
                 nodes,
             )
         )
-    coupling = couple(prepare(model))
+    coupling = couple(prepare(model), caches=caches)
     cost = Costs(coupling).macs
     scale = sum(macs.values()) / max(cost.value({}), 1)
     groups = tuple(

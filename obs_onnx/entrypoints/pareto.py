@@ -18,6 +18,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import ERROR, METRIC, TRADED, Targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
+from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -152,7 +153,7 @@ def _found(
     )
     if folder is not None:
         models = dict(zip(names, chosen, strict=True))
-        frontier = _write(folder, frontier, models, options.custom_domains, plot)
+        frontier = _write(folder, frontier, models, inputs.path, options.custom_domains, plot)
     return Pareto(frontier, tuple(one.result.model for one in chosen))
 
 
@@ -215,7 +216,7 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        if inputs.front.runs:
+        if inputs.front.runs and inputs.front.caches is None:
             models = [inputs.original, *(one.result.model for one in candidates)]
         else:
             models = [inputs.given, *(inputs.put_back(one.attempt.model) for one in candidates)]
@@ -288,16 +289,25 @@ def _write(
     folder: str | os.PathLike[str],
     frontier: Frontier,
     models: Mapping[str, Candidate],
+    path: Path | None,
     custom_domains: Sequence[str],
     plot: bool,
 ) -> Frontier:
     """Fill the folder, whole or not at all; a plot that cannot be drawn is a failure of the frontier."""
+    told: dict[str, None] = {}
     with together() as files:
         new = files.new(folder)
         new.mkdir()
         for name, one in models.items():
             save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
             write_json(keep_path(new / name), one.result.keep)
+            if one.result.caches:
+                caches = sorted(one.proven.cache_names)
+                configs, lacking = new_configs(one.result.model, caches, path, new / name, alone=False)
+                for file, config in configs.items():
+                    write_json(file, config)
+                told.update(dict.fromkeys(lacking))
+        frontier = replace(frontier, alerts=(*frontier.alerts, *told))
         if plot:
             drawn = tried("no plot", lambda: write_frontier(new / "pareto.svg", frontier), None)
             frontier = replace(frontier, failures=(*frontier.failures, *drawn.failures))

@@ -143,7 +143,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
-        inputs = load(model, options, options.change_caches)
+        inputs = load(model, options)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)

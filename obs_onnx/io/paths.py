@@ -72,10 +72,15 @@ def configs_beside(model: Path) -> list[Path]:
     return [path for name in _CONFIGS if (path := model.with_name(name)).is_file()]
 
 
-def config_destination(config: Path, destination: Path) -> Path:
-    """Where the new form of ``config`` goes: beside the result, never over the one that was read."""
+def config_destination(config: Path, destination: Path, alone: bool = True) -> Path:
+    """Where the new form of ``config`` goes: beside the result, never over the one that was read.
+
+    Where the result does not stand ``alone`` in its folder, the name begins with its own.
+    """
     beside = destination.parent / config.name
-    return destination.with_suffix(f".{config.name}") if same_file(beside, config) else beside
+    if alone and not same_file(beside, config):
+        return beside
+    return destination.with_suffix(f".{config.name}")
 
 
 def keep_path(destination: Path) -> Path:

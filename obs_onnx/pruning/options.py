@@ -19,6 +19,7 @@ from obs_onnx.work.options import WorkOptions
 
 __all__ = [
     "DAMAGE",
+    "ChangingCaches",
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
@@ -48,7 +49,20 @@ class Protected(Options, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(Protected, title="Choice"):
+class ChangingCaches(Options, title="Choice"):
+    """What of the interface may change."""
+
+    change_caches: bool = option(
+        False,
+        help="Cut caches of keys and values, inputs and outputs, along with the heads.",
+        more="Whoever runs the model has to make caches of the new sizes; see docs/transformers.md.",
+        otherwise="heads that stand in a cache stay",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(ChangingCaches, Protected, title="Choice"):
     """What is removed."""
 
     criterion: str = option(

@@ -61,13 +61,6 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         flags="--target",
         common=6,
     )
-    change_caches: bool = option(
-        False,
-        help="Cut caches of keys and values, inputs and outputs, along with the heads.",
-        more="Whoever runs the model has to make caches of the new sizes; see docs/transformers.md.",
-        otherwise="heads that stand in a cache stay",
-        mode="channels",
-    )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
     )
@@ -100,11 +93,6 @@ class PruneOptions(Written, RunOptions, title="Choice"):
                 raise OptionError(
                     f"{named(one.name)} is about {_ABOUT[str(one.mode)]}: use {named('mode', str(one.mode))}"
                 )
-        if self.quantize is not None and self.change_caches:
-            raise OptionError(
-                f"{named('quantize', 'int8')} compares models of one interface: "
-                f"leave out {named('change_caches')}"
-            )
         if self.quantize is not None and self.custom_ops:
             raise OptionError(
                 f"{named('quantize', 'int8')} knows no libraries of custom operators: "

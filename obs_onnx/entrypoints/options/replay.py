@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from obs_onnx.data.options import FixedInputs
 from obs_onnx.entrypoints.options.prune import Written
+from obs_onnx.io.paths import config_destination, configs_beside, side_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
 
@@ -33,3 +37,12 @@ class ReplayOptions(Written, Places, FixedInputs, RuntimeOptions, title="Data"):
         form="data",
         common=2,
     )
+
+    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
+        """The model, and configurations of a language model beside it."""
+        if self.output is None or is_stream(self.output):
+            return {}
+        destination = Path(self.output)
+        configs = [] if model is None else configs_beside(model)
+        beside = [config_destination(one, destination) for one in configs]
+        return {"output": [destination, side_path(destination), *beside]}

@@ -58,7 +58,13 @@ def finish_channels(
     compensated = SetWeights(best.tensors)(dense.model.clone()).model
     feed = task.calibrated.data.first
     agreement = check_removal(
-        dense.runtime, coupling.of(compensated), best.keep, best.model, feed, dense.model
+        dense.runtime,
+        coupling.of(compensated),
+        best.keep,
+        best.model,
+        feed,
+        dense.model,
+        task.calibrated.front.caches,
     )
     silenced = sum(int((~mask).sum()) for mask in best.keep.values())
     limits = task.costs.limits(targets)
