@@ -338,6 +338,11 @@ class Report:
     failures: tuple[str, ...] = ()
     schema: int = SCHEMA
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether the run stopped before anything was pruned."""
+        return self.output is None and not self.groups and not self.layers
+
     def to_json(self) -> dict[str, object]:
         """Plain dicts, lists, strings, finite numbers, booleans and None, ready for :func:`json.dumps`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}

@@ -13,7 +13,7 @@ _SAME = 0.005  # shares of the dense model within which nothing changed
 
 def verdict(report: Report) -> str:
     """One sentence: what is left, what it costs, whether what was asked for holds."""
-    if report.output is None and not report.groups and not report.layers:
+    if report.is_dry:
         return "Nothing was pruned: a dry run."
     left = _left(report.before, report.after)
     gained = f"The smaller model keeps {left}" if left else "The model is as large as it was"

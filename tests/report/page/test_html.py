@@ -130,3 +130,11 @@ def test_figures_that_nobody_measured_have_no_bar(make_report: Callable[..., Rep
 def test_it_needs_no_matplotlib(monkeypatch: pytest.MonkeyPatch, channels: Report) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert "<svg" in render_html(channels)
+
+
+def test_a_dry_run_has_neither_reached_nor_missed(make_report: Callable[..., Report]) -> None:
+    page = render_html(make_report(output=None, layers=(), met=False))
+    assert "not tried, this is a dry run" in page
+    assert 'class="verdict"' in page
+    assert "not reached" not in page
+    parsed(page)
