@@ -138,3 +138,24 @@ def test_a_dry_run_has_neither_reached_nor_missed(make_report: Callable[..., Rep
     assert 'class="verdict"' in page
     assert "not reached" not in page
     parsed(page)
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of ``#rgb`` or ``#rrggbb``, as WCAG 2 defines it."""
+    digits = color.lstrip("#")
+    digits = "".join(2 * digit for digit in digits) if len(digits) == 3 else digits
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    red, green, blue = (x / 12.92 if x <= 0.03928 else ((x + 0.055) / 1.055) ** 2.4 for x in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_colours_stand_out_in_light_in_the_dark_and_on_paper(make_report: Callable[..., Report]) -> None:
+    schemes = re.findall(r":root \{(.*?)\}", render_html(make_report()), re.DOTALL)
+    assert len(schemes) == 3
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#\w+)", scheme))
+        for name, color in colours.items():
+            low, high = sorted((luminance(color), luminance(colours["paper"])))
+            least = 4.5 if name in ("ink", "soft", "good", "bad") else 3.0
+            if name not in ("paper", "line", "dense", "flow"):  # behind others, or with a border
+                assert (high + 0.05) / (low + 0.05) >= least, name
