@@ -25,6 +25,7 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
+from obs_onnx.pruning.provenance import provenance
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
@@ -177,7 +178,7 @@ def report(
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
         quantized=None if quantized is None or file is None else str(int8_path(file)),
         combinations=combined.value,
-        environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
+        environment=provenance(run.inputs),
         proof=result.proof,
         caches=_cache_shapes(run, result),
         notes=(
