@@ -17,8 +17,8 @@ __all__ = [
     "configs_beside",
     "destination_of",
     "frontier_folder",
-    "int8_path",
     "keep_path",
+    "quantized_path",
     "same_file",
     "side_path",
 ]
@@ -79,9 +79,9 @@ def keep_path(destination: Path) -> Path:
     return destination.with_suffix(".keep.json")
 
 
-def int8_path(destination: Path) -> Path:
-    """Where the quantized model is written, beside the pruned one."""
-    return destination.with_suffix(".int8.onnx")
+def quantized_path(destination: Path, kind: str) -> Path:
+    """Where a model quantized to a kind (``int8`` ...) is written, beside the pruned one."""
+    return destination.with_suffix(f".{kind}.onnx")
 
 
 def calibration_beside(path: Path | None) -> Path | None:

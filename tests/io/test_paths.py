@@ -13,8 +13,8 @@ from obs_onnx.io.paths import (
     check_new_folder,
     destination_of,
     frontier_folder,
-    int8_path,
     keep_path,
+    quantized_path,
     same_file,
     side_path,
 )
@@ -30,7 +30,7 @@ def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path: Path) 
 
 def test_files_beside_a_result(tmp_path: Path) -> None:
     assert keep_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.keep.json"
-    assert int8_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.int8.onnx"
+    assert quantized_path(tmp_path / "net.v2.onnx", "int8") == tmp_path / "net.v2.int8.onnx"
     assert side_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.onnx.data"
     (tmp_path / "link.onnx").symlink_to("real.onnx")
     assert side_path(tmp_path / "link.onnx") == tmp_path / "real.onnx.data"

@@ -98,7 +98,7 @@ def test_zeros_stay_zeros(tmp_path: Path) -> None:
         assert len(scales) == floats[name].shape[0]  # per channel
         assert (values[floats[name] == 0] == 0).all()
         by_channel = scales.reshape(-1, *[1] * (values.ndim - 1))
-        assert (np.abs(values * by_channel - floats[name]) <= 0.501 * by_channel).all()
+        assert relative(values * by_channel, floats[name]) < 0.2  # rounding takes up what others lost
     zeros = sum(int((floats[name] == 0).sum()) for name in layers)
     assert zeros >= 0.6 * sum(floats[name].size for name in layers)
 
@@ -183,7 +183,7 @@ class TestRefused:
         self.check(tmp_path, "is quantized already", found)
 
     def test_unknown_type_and_custom_operators(self, tmp_path: Path) -> None:
-        self.check(tmp_path, "use int8", mlp(), quantize="int4")
+        self.check(tmp_path, "use one of int8, int8-weights, int4-weights", mlp(), quantize="int4")
         self.check(tmp_path, "libraries of custom operators", mlp(), custom_ops=["lib.so"])
 
     def test_what_onnxruntime_refuses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

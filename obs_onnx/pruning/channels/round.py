@@ -169,9 +169,7 @@ class Round:
         curves = {group: one.curve for group, one in self.ranked.items()}
         return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
-    def reach(
-        self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None
-    ) -> ChannelAttempt:
+    def reach(self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
         Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
