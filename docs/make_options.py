@@ -12,6 +12,7 @@ from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.entrypoints.options.gradient import GradientOptions
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.option import Option, described, options_of
@@ -25,6 +26,7 @@ VERBS = {
     "finetune": FinetuneOptions,
     "gradient": GradientOptions,
     "artifacts": ArtifactsOptions,
+    "quantize": QuantizeOptions,
     "replay": ReplayOptions,
 }
 HEAD = """# Options

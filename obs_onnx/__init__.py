@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import Pruned, prune
+    from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
     from obs_onnx.latency.benchmark import bench
@@ -30,6 +31,7 @@ __all__ = [
     "Finetuned",
     "Pareto",
     "Pruned",
+    "QuantizeResult",
     "Replayed",
     "Scores",
     "__version__",
@@ -41,6 +43,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "quantize",
     "replay",
     "score",
 ]
@@ -50,6 +53,7 @@ _HOMES = {
     "Finetuned": "entrypoints.finetune",
     "Pareto": "entrypoints.pareto",
     "Pruned": "entrypoints.prune",
+    "QuantizeResult": "entrypoints.quantize",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
@@ -60,6 +64,7 @@ _HOMES = {
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }

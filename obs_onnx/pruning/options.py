@@ -22,6 +22,7 @@ __all__ = [
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
+    "Evaluated",
     "MeasuredAt",
     "Memory",
     "ModeOptions",
@@ -191,8 +192,24 @@ class MeasuredAt(Options, title="Measuring"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluated(Options, title="Data"):
+    """What the quality is measured on."""
+
+    evaluation: object = option(
+        None,
+        help="Labelled data for the accuracy, or data for a metric.",
+        otherwise="the held-out calibration data, if it has labels",
+        metavar="SRC",
+        form="data",
+        flags="--eval",
+        common=4,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     DataOptions,
+    Evaluated,
     MeasuredAt,
     ChoiceOptions,
     SolverOptions,
@@ -206,16 +223,6 @@ class SearchOptions(
     title="Data",
 ):
     """What every search for a smaller model can be told."""
-
-    evaluation: object = option(
-        None,
-        help="Labelled data for the accuracy, or data for a metric.",
-        otherwise="the held-out calibration data, if it has labels",
-        metavar="SRC",
-        form="data",
-        flags="--eval",
-        common=4,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
