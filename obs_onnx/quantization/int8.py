@@ -41,6 +41,7 @@ from obs_onnx.passes.errors import (
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
+from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
@@ -121,7 +122,7 @@ def quantize(
         VerificationError: a zero of a weight did not stay one.
     """
     quantization = _import_quantization()
-    proto, notes = _with_axes(onnx.ModelProto.FromString(serialize(model)), source, runtime)
+    proto, notes = _with_axes(onnx.ModelProto.FromString(serialize(_apart(model))), source, runtime)
     with tempfile.TemporaryDirectory(prefix="obs-onnx.") as folder, _quiet():
         before, after = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         before.write_bytes(proto.SerializeToString())
@@ -153,6 +154,24 @@ def quantize(
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
     return result, notes
+
+
+def _apart(model: ir.Model) -> ir.Model:
+    """The model without constants that are called as onnxruntime calls what belongs to another one."""
+    stored = model.graph.initializers
+    ends = (_SUFFIX, "_scale", "_zero_point")
+    taken = [
+        name for name in stored for end in ends if name.endswith(end) and name.removesuffix(end) in stored
+    ]
+    if not taken:
+        return model
+    copy = model.clone()
+    names = Names(copy)
+    for name in taken:
+        value = copy.graph.initializers[name]
+        if not value.is_graph_input():
+            value.name = names.fresh(f"{name}.own")
+    return copy
 
 
 def weight_scales(quantized: ir.Model) -> Mapping[str, tuple[NDArray[Any], int | None]]:

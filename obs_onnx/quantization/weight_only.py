@@ -188,8 +188,8 @@ class Blocks:
         ]
         if not found:
             raise OptionError(
-                f"{named('quantize', 'int4-weights')}: no MatMul or Gemm has a constant weight of at least "
-                f"{self.size // 2} inputs; {named('quantize', 'int8-weights')} takes other layers, too"
+                f"{named('quantize', 'int4-weights')}: no MatMul or Gemm has a constant weight on its right "
+                f"that blocks of {self.size} make smaller; {named('quantize', 'int8-weights')} takes others"
             )
         return found
 

@@ -72,5 +72,5 @@ def test_nothing_to_quantize(make_proto, tmp_path: Path) -> None:
 
 def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
     found = obs_onnx.quantize(mlp(), calib=ROWS, latency=False, threads=1).model
-    with pytest.raises((OptionError, ModelError), match="quantized already|no layers"):
+    with pytest.raises((OptionError, ModelError), match=r"quantized already|no layers"):
         obs_onnx.quantize(found, tmp_path / "q.onnx", calib=ROWS)

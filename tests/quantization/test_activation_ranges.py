@@ -67,4 +67,5 @@ def test_values_are_observed_and_what_is_not_finite_is_left_out(model: ir.Model)
         assert chosen["a"] == chosen["b"], "what a Relu reads has the range of what it gives"
         assert chosen["b"][0] == 0
         assert chosen["x"][0] < 0
-        assert chosen["x"][1] <= x.max() * (1 + 1e-6)
+        most = 1.1 if "tenth" in method else 1 + 1e-6
+        assert chosen["x"][1] <= x.max() * most

@@ -130,6 +130,17 @@ def test_masks_do_not_swamp_what_they_leave(make_proto: Callable[..., onnx.Model
     assert {"w", "v"} <= set(integers(ir.to_proto(found)))
 
 
+def test_names_that_onnxruntime_would_give(make_proto: Callable[..., onnx.ModelProto]) -> None:
+    rng = np.random.default_rng(0)
+    proto = make_proto(
+        "g (float[N,12] x) => (float[N,4] y) { a = MatMul(x, w) y = Add(a, w_scale) }",
+        {"w": rng.normal(size=(12, 4)).astype(np.float32), "w_scale": np.full(4, 5, np.float32)},
+    )
+    model, found, _ = quantized(proto, ROWS)
+    reference = run_proto(ir.to_proto(model), ROWS)["y"]
+    assert relative(run_proto(ir.to_proto(found), ROWS)["y"], reference) < 0.03
+
+
 def test_old_opsets(make_proto: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     text = "g (float[N,12] x) => (float[N,4] y) { a = Gemm(x, w, b) r = Relu(a) y = Gemm(r, v, c) }"

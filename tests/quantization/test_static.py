@@ -62,6 +62,15 @@ def test_the_integers_that_were_found_are_written(monkeypatch: pytest.MonkeyPatc
         np.testing.assert_array_equal(scale, np.moveaxis(one.scale, axis, 0).reshape(len(scale), -1)[:, 0])
 
 
+def test_nothing_but_the_input_becomes_integers(make_model: Callable[..., ir.Model]) -> None:
+    model = make_model(
+        "g (float[N,12] x) => (float[N,4] y) { y = MatMul(x, w) }",
+        {"w": np.random.default_rng(0).normal(size=(12, 4)).astype(np.float32)},
+    )
+    calibration = given(model, {"x": nets.data(0, 400, 12)})
+    assert calibration.errors(model, {"made": quantize_static(model, calibration).model})["made"] < 0.05
+
+
 def test_scales_along_inputs_stay(make_model: Callable[..., ir.Model]) -> None:
     """onnxruntime puts the scales of a weight of three axes along its inputs."""
     model = make_model(

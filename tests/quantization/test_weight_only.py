@@ -123,6 +123,9 @@ def test_what_cannot_be_quantized(make_model: Callable[..., ir.Model]) -> None:
     model = make_model("g (float[N,4,5,5] x) => (float[N,6,5,5] y) { y = Conv(x, w) }", weight)
     with pytest.raises(OptionError, match="no MatMul or Gemm"):
         Blocks().forms(model)
+    left = {"w": np.ones((24, 64), np.float32)}
+    with pytest.raises(OptionError, match="on its right"):
+        Blocks().forms(make_model("g (float[N,64,8] x) => (float[N,24,8] y) { y = MatMul(w, x) }", left))
     old = make_model(
         "g (float[N,4,5,5] x) => (float[N,6,5,5] y) { y = Conv(x, w) }", weight, opset=9, ir_version=4
     )
