@@ -85,8 +85,8 @@ def quantize(model: ModelLike, options: QuantizeOptions) -> QuantizeResult:
         VerificationError: the result broke a promise; nothing is written.
     """
     check_files(model, options)
-    recorder = Recorder(options.progress)
-    with boundary(f"{name_of(model)} cannot be opened"):
+    recorder = Recorder(options.shown)
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
         inputs = load(model, options.search)
         dense = canonicalize(inputs.model)
         check_any(dense, inputs.name)
@@ -98,7 +98,7 @@ def quantize(model: ModelLike, options: QuantizeOptions) -> QuantizeResult:
     with recorder.stage("quantize"):
         quantized = quantizer.quantize(dense)
         kept = quantized.put_back(inputs.batch)
-    destination = options.destination(inputs.path)
+    destination = None if options.output is None else Path(options.output)
     if destination is not None:
         with recorder.stage("write"):
             save_model(kept.complete, destination, kept.check_file)

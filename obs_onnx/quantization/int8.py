@@ -106,7 +106,11 @@ def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
 
 
 def quantize(
-    model: ir.Model, source: Source, runtime: Runtime, overrides: Mapping[str, Override] | None = None
+    model: ir.Model,
+    source: Source,
+    runtime: Runtime,
+    exclude: Sequence[str] = (),
+    overrides: Mapping[str, Override] | None = None,
 ) -> tuple[ir.Model, tuple[str, ...]]:
     """The model in integers of 8 bits, and notes for the user.
 
@@ -114,6 +118,7 @@ def quantize(
         model: of float32, which :func:`check_quantizable` has passed; stays as it is.
         source: calibration data for the ranges of activations; at most 512 samples are read.
         runtime: where the model runs.
+        exclude: names of nodes that stay as they are.
         overrides: scales of weights and ranges of activations, in the form that onnxruntime takes; given, all
             ranges are known and a few samples are read.
 
@@ -132,7 +137,7 @@ def quantize(
                 after,
                 _Reader(source.limit(_SAMPLES if overrides is None else _BATCH)),
                 quant_format=quantization.QuantFormat.QDQ,
-                nodes_to_exclude=_masked(model, source, runtime),
+                nodes_to_exclude=[*exclude, *_masked(model, source, runtime)],
                 per_channel=not notes,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,

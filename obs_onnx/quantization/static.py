@@ -8,7 +8,7 @@ method of ranges. The one of least error on held-out data is kept; onnxruntime's
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -42,19 +42,20 @@ _SAMPLES = 512  # that ranges are taken from
 _OWN = "onnxruntime's own"
 
 
-def quantize_static(model: ir.Model, given: Calibration) -> Made:
+def quantize_static(model: ir.Model, given: Calibration, exclude: Sequence[str] = ()) -> Made:
     """The model in integers of 8 bits.
 
     Args:
         model: of float32, which :func:`obs_onnx.quantization.int8.check_quantizable` has passed.
         given: data and runtime.
+        exclude: names of nodes that stay as they are.
 
     Raises:
         ModelError: onnxruntime cannot quantize it.
         VerificationError: a zero of a weight did not stay one.
     """
     runtime = given.runtime
-    plain, notes = quantize(model, given.fit, runtime)
+    plain, notes = quantize(model, given.fit, runtime, exclude)
     scales = weight_scales(plain)
     layers = [layer for layer in find_layers(model)[0] if layer.name in scales]
     forms = [LayerForm(layer, _grid(layer, *scales[layer.name])) for layer in layers]
@@ -65,7 +66,7 @@ def quantize_static(model: ir.Model, given: Calibration) -> Made:
         )
         for layer in layers
     }
-    found = {_OWN: plain, **_ranged(rounded, activation_names(plain, model), weights, given)}
+    found = {_OWN: plain, **_ranged(rounded, activation_names(plain, model), weights, given, exclude)}
     errors = given.errors(model, found)
     best = min(errors, key=lambda name: errors[name])
     zeros = check_quantized_zeros(model, found[best])
@@ -80,7 +81,11 @@ def quantize_static(model: ir.Model, given: Calibration) -> Made:
 
 
 def _ranged(
-    rounded: RoundedModel, names: list[str], weights: Mapping[str, Override], given: Calibration
+    rounded: RoundedModel,
+    names: list[str],
+    weights: Mapping[str, Override],
+    given: Calibration,
+    exclude: Sequence[str],
 ) -> Mapping[str, ir.Model]:
     """The model written with the ranges of each method."""
     few = given.fit.limit(_SAMPLES)
@@ -88,7 +93,7 @@ def _ranged(
     found = {}
     for method in METHODS:
         chosen = {name: range_override(*one) for name, one in ranges(rounded.model, seen, method).items()}
-        found[method] = quantize(rounded.model, few, given.runtime, {**chosen, **weights})[0]
+        found[method] = quantize(rounded.model, few, given.runtime, exclude, {**chosen, **weights})[0]
     return found
 
 

@@ -21,7 +21,7 @@ KINDS = ["int8", "int8-weights", "int4-weights"]
 @pytest.mark.parametrize("to", KINDS)
 def test_a_file_and_its_report(tmp_path: Path, to: str) -> None:
     onnx.save(mlp(), tmp_path / "m.onnx")
-    result = obs_onnx.quantize(tmp_path / "m.onnx", calib=ROWS, to=to, threads=1)
+    result = obs_onnx.quantize(tmp_path / "m.onnx", tmp_path / f"m.{to}.onnx", calib=ROWS, to=to, threads=1)
     report = result.report
     assert report.output == str(tmp_path / f"m.{to}.onnx")
     assert {path.name for path in tmp_path.iterdir()} == {"m.onnx", f"m.{to}.onnx"}

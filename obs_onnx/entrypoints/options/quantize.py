@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 from obs_onnx.data.options import DataOptions
 from obs_onnx.evaluation.measures.options import MeasureOptions
-from obs_onnx.io.paths import quantized_path, side_path
-from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
@@ -28,7 +24,7 @@ class Places(Options, title="Output"):
     output: str | os.PathLike[str] | None = option(
         None,
         help="File to write.",
-        otherwise="<stem>.<kind>.onnx beside a model given as a file",
+        otherwise="none; on the command line <stem>.<kind>.onnx",
         metavar="OUT",
         form="new model",
         flags="-o --output",
@@ -74,19 +70,6 @@ class QuantizeOptions(
     def quantization(self) -> QuantizationOptions:
         """What the model is quantized to."""
         return QuantizationOptions(quantize=self.to, block_size=self.block_size)
-
-    def destination(self, model: Path | None) -> Path | None:
-        """Where the quantized model goes."""
-        if self.output is not None:
-            return Path(self.output)
-        return None if model is None else quantized_path(model, self.to)
-
-    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model, also where none is named."""
-        destination = self.destination(model)
-        if destination is None or is_stream(destination):
-            return {}
-        return {"output": [destination, side_path(destination)]}
 
     def __post_init__(self) -> None:
         super().__post_init__()

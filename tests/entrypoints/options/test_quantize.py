@@ -1,18 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.passes.errors import OptionError
-
-
-def test_places() -> None:
-    options = QuantizeOptions(to="int4-weights")
-    assert options.destination(None) is None
-    assert options.destination(Path("a/m.onnx")) == Path("a/m.int4-weights.onnx")
-    found = QuantizeOptions("q.onnx").results(None)["output"]
-    assert [path.name for path in found] == ["q.onnx", "q.onnx.data"]
-    assert QuantizeOptions().results(None) == {}
 
 
 def test_what_opens_a_model_gets_the_same_options() -> None:
