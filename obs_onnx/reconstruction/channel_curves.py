@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
 from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
-from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.calibration.staged_run import Part, StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.measures.output_damage import Damage
@@ -132,10 +132,11 @@ class _Probe:
         """Damage with all channels and weights as they are."""
         return self._damage(self._testing.part(self._model, self._plan.outputs), {})
 
-    def _damage(self, run: Callable[[Values], Values], values: Values) -> float:
+    def _damage(self, run: Part, values: Values) -> float:
         damage = Damage(self._reference.yardstick, self._plan.outputs)
-        for number, expected in enumerate(self._reference.outputs):
-            damage.update(expected, run({**self._testing[number], **values}))
+        found = run.each({**batch, **values} for batch in self._testing)
+        for expected, changed in zip(self._reference.outputs, found, strict=True):
+            damage.update(expected, changed)
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
 
 
