@@ -73,7 +73,8 @@ class WeightTask:
         """Whether measuring is cheap enough for a second look, around the pruned model."""
         dense, effort = self.calibrated.dense, self.calibrated.budget.effort
         affordable = effort.affordable(len(dense.layers), dense.cost.macs)
-        return self.allocation is None and affordable >= _SECOND_LOOK
+        cheap = affordable >= _SECOND_LOOK and effort.solves_again(dense.layers)
+        return self.allocation is None and cheap
 
     def around(self, model: ir.Model) -> WeightTask:
         """The same task for a retrained model, whose weights are worth something else."""
@@ -105,6 +106,7 @@ class WeightTask:
             test.count or budget.effort.samples,
             dense.rows,
         )
+        count = budget.effort.solved_levels(count, free)
         with self.recorder.stage("measure damage", len(dense.layers)) as advance:
             return damage_curves(
                 dense.runtime,
