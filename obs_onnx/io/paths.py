@@ -17,9 +17,9 @@ __all__ = [
     "configs_beside",
     "finetuned_path",
     "frontier_folder",
-    "int8_path",
     "keep_path",
     "pruned_path",
+    "quantized_path",
     "same_file",
     "side_path",
     "vocabulary_path",
@@ -94,9 +94,9 @@ def vocabulary_path(destination: Path) -> Path:
     return destination.with_suffix(".vocabulary.json")
 
 
-def int8_path(destination: Path) -> Path:
-    """Where the quantized model is written, beside the pruned one."""
-    return destination.with_suffix(".int8.onnx")
+def quantized_path(destination: Path, kind: str) -> Path:
+    """Where a model quantized to a kind (``int8`` ...) is written, beside the pruned one."""
+    return destination.with_suffix(f".{kind}.onnx")
 
 
 def calibration_beside(path: Path | None) -> Path | None:
