@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
+    from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
 
@@ -35,6 +36,7 @@ __all__ = [
     "ObsPrune",
     "Pareto",
     "Pruned",
+    "QuantizeResult",
     "Replayed",
     "Scores",
     "__version__",
@@ -46,6 +48,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "quantize",
     "replay",
     "score",
 ]
@@ -56,6 +59,7 @@ _HOMES = {
     "Pareto": "entrypoints.pareto",
     "ObsPrune": "entrypoints.prune",
     "Pruned": "entrypoints.prune",
+    "QuantizeResult": "entrypoints.quantize",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
@@ -66,6 +70,7 @@ _HOMES = {
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }

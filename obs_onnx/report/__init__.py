@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from obs_onnx.report.compared import print_comparison
     from obs_onnx.report.console import (
         print_bench,
+        print_combinations,
         print_evaluation,
         print_frontier,
         print_inspection,
@@ -30,6 +31,7 @@ __all__ = [
     "ReadableReport",
     "check_plot",
     "print_bench",
+    "print_combinations",
     "print_comparison",
     "print_evaluation",
     "print_frontier",
@@ -47,6 +49,7 @@ _HOMES = {
     "ReadableReport": "obs_onnx.report.readable",
     "check_plot": "obs_onnx.report.criterion_plot",
     "print_bench": "obs_onnx.report.console",
+    "print_combinations": "obs_onnx.report.console",
     "print_comparison": "obs_onnx.report.compared",
     "print_evaluation": "obs_onnx.report.console",
     "print_frontier": "obs_onnx.report.console",
