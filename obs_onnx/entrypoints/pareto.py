@@ -18,7 +18,6 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import ERROR, METRIC, TRADED, Targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -33,6 +32,7 @@ from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
+from obs_onnx.pruning.cache_config import new_configs
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless

@@ -17,7 +17,6 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -28,6 +27,7 @@ from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
+from obs_onnx.pruning.cache_config import new_configs
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load

@@ -15,7 +15,6 @@ from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -28,6 +27,7 @@ from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.pruning.cache_config import new_configs
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
