@@ -32,7 +32,6 @@ from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
-from obs_onnx.pruning.cache_config import new_configs
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless
@@ -49,6 +48,7 @@ from obs_onnx.pruning.frontier.points import (
 )
 from obs_onnx.pruning.frontier.search import FrontierSearch, target
 from obs_onnx.pruning.inputs import Inputs, load
+from obs_onnx.pruning.language.cache_config import new_configs
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier

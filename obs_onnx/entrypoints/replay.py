@@ -30,8 +30,8 @@ from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
-from obs_onnx.pruning.cache_config import files_beside
-from obs_onnx.pruning.fewer_tokens import FewerTokens
+from obs_onnx.pruning.language.cache_config import files_beside
+from obs_onnx.pruning.language.fewer_tokens import FewerTokens
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
