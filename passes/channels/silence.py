@@ -4,12 +4,16 @@ Wherever elements of an axis are combined, the removed ones are replaced: by 0 b
 number before a maximum, by the mean of the others before a normalisation. A normalisation over n elements of
 which k stay is made to give the statistics of those k: with the others set to their mean, the variance over n
 is k/n of theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
+
+Among integers 0 is the zero point. What is turned into numbers first is masked while it is integers, and
+constants are masked for good, so that runtimes go on computing in integers what they do without the mask.
 """
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
@@ -32,9 +36,12 @@ _SKIPS = {
 
 _SKIP_EPSILON = 1e-12  # where the node says none
 
+_ZERO = ("sum", "range")  # kinds of mixes that zeros leave as they are
+
 _KINDS = ir.DataType
 _WIDER = {
     **dict.fromkeys((_KINDS.BOOL, _KINDS.INT8, _KINDS.INT16, _KINDS.UINT16), _KINDS.INT32),
+    **dict.fromkeys((_KINDS.INT4, _KINDS.UINT4), _KINDS.INT32),
     **dict.fromkeys((_KINDS.UINT32, _KINDS.UINT64), _KINDS.INT64),
     _KINDS.BFLOAT16: _KINDS.FLOAT,
 }
@@ -95,6 +102,16 @@ def _unfuse(names: Names, node: ir.Node) -> None:
     write.graph.remove(node, safe=True)
 
 
+def _is_dequantized(value: ir.Value) -> bool:
+    """Whether integers are turned into this value, with a zero point for all or for each along one axis."""
+    node = value.producer()
+    return (
+        node is not None
+        and node.op_type == "DequantizeLinear"
+        and not node.attributes.get_int("block_size", 0)
+    )
+
+
 class _Silencer:
     """Masks one input of the writer's node, the twin of ``node`` in the coupled model."""
 
@@ -110,7 +127,8 @@ class _Silencer:
         self.node, self.slot, self.mixes = write.node, slot, mixes
         value = node.inputs[slot]
         assert value is not None
-        shape = coupling.graph.concrete.shapes[value]
+        self.optional = {one.name for one in coupling.graph.concrete.optional}
+        self.shape = shape = coupling.graph.concrete.shapes[value]
         self.mask = np.ones((1,) * len(shape), bool)
         for mix, stays in mixes:
             self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
@@ -128,8 +146,12 @@ class _Silencer:
     def run(self) -> None:
         """Insert the mask, and correct what counts the elements."""
         kind = self.mixes[0][0].kind
-        fill = self._mean_of_others() if kind == "normalize" else self._constant(self._neutral(kind))
-        self.node.replace_input_with(self.slot, self._masked(fill))
+        if kind in _ZERO:
+            silent = self._without(self.value, self.mask, self._zero())
+        else:
+            fill = self._mean_of_others() if kind == "normalize" else self._constant(self._neutral(kind))
+            silent = self._masked(self.value, self.mask, fill)
+        self.node.replace_input_with(self.slot, silent)
         if kind == "mean":
             output = self.node.outputs[0]
             append(
@@ -145,6 +167,59 @@ class _Silencer:
             factor = self._constant(math.sqrt(self.share))
             self.node.replace_input_with(1, self.write.op("Mul", [scale, factor]))
             self._deviation()
+
+    def _zero(self) -> ir.Value:
+        """What stands for zero in the input, as it is broadcast against it."""
+        integers = next((mix.integers for mix, _ in self.mixes if mix.integers is not None), None)
+        zero = None if integers is None else self._zero_point(self.node, integers.zero, integers.axes)
+        return self._constant(0.0) if zero is None else zero
+
+    def _zero_point(self, node: ir.Node, slot: int | None, axes: Sequence[int]) -> ir.Value | None:
+        """Input ``slot`` of a node, the zero points of integers along some of their axes, or one for all."""
+        zero = None if slot is None else node_facts.input_of(node, slot)
+        dims = node_facts.dims(zero)
+        if zero is None or dims is None or len(dims) in (0, len(self.shape)):
+            return zero
+        shape = [1] * len(self.shape)
+        for axis, n in zip(axes or (0,), dims, strict=False):
+            shape[axis] = n or 1
+        if (held := self._held(zero)) is not None:
+            return self.write.constant(held.reshape(shape), zero.dtype)
+        return self.write.op("Reshape", [zero, self.write.constant(np.array(shape))])
+
+    def _held(self, value: ir.Value) -> NDArray[np.generic] | None:
+        """The array of an initializer that every run uses."""
+        if value.const_value is None or value.name in self.optional:
+            return None
+        return value.const_value.numpy()
+
+    def _without(self, value: ir.Value, mask: NDArray[np.bool_], zero: ir.Value) -> ir.Value:
+        """``value`` with zeros where ``mask`` is not set, masked where it is integers still."""
+        node, held, fill = value.producer(), self._held(value), self._held(zero)
+        if held is not None and fill is not None and held.dtype.kind != "f":
+            array = np.array(held)
+            gone = ~np.broadcast_to(mask, array.shape)
+            array[gone] = np.broadcast_to(fill, array.shape)[gone]
+            return self.write.constant(array, value.dtype)
+        if node is None or value.is_graph_output():
+            return self._masked(value, mask, zero)
+        first = node.inputs[0] if node.inputs else None
+        if _is_dequantized(value) and first is not None:
+            point = self._zero_point(node, 2, (node.attributes.get_int("axis", 1),))
+            if point is None:
+                point = self.write.constant(np.zeros(()), node_facts.dtype(first))
+            return self._again(node, self._without(first, mask, point))
+        if node.op_type == "Transpose" and first is not None and _is_dequantized(first):
+            perm = node.attributes.get_ints("perm", None) or range(mask.ndim)[::-1]
+            return self._again(node, self._without(first, mask.transpose(np.argsort(perm)), zero))
+        return self._masked(value, mask, zero)
+
+    def _again(self, node: ir.Node, first: ir.Value) -> ir.Value:
+        """What a node gives for another first input."""
+        inputs = [first, *node.inputs[1:]]
+        found = self.write.op(node.op_type, inputs, *node.attributes.values(), domain=node.domain)
+        found.type = node.outputs[0].type
+        return found
 
     def _deviation(self) -> None:
         """One over the deviation, which is that of all elements, as one over that of those that stay."""
@@ -165,18 +240,19 @@ class _Silencer:
             return np.asarray(limits.max if kind == "high" else limits.min)
         return 1.0 if kind == "one" else 0.0
 
-    def _masked(self, fill: ir.Value) -> ir.Value:
-        """The input with ``fill`` in place of removed elements."""
+    def _masked(self, value: ir.Value, mask: NDArray[np.bool_], fill: ir.Value) -> ir.Value:
+        """``value`` with ``fill`` where ``mask`` is not set."""
+        dtype = node_facts.dtype(value) or self.dtype
         if self.opset >= 9:
-            wide = _WIDER.get(self.dtype, self.dtype)
-            kept, filled = (self._cast(value, wide) for value in (self.value, fill))
-            chosen = self.write.op("Where", [self.write.constant(self.mask), kept, filled])
-            return self._cast(chosen, self.dtype)
-        kept = self.write.op("Mul", [self.value, self._constant(self.mask)])
-        return self.write.op("Add", [kept, self.write.op("Mul", [fill, self._constant(~self.mask)])])
+            wide = _WIDER.get(dtype, dtype)
+            kept, filled = (self._cast(one, wide) for one in (value, fill))
+            chosen = self.write.op("Where", [self.write.constant(mask), kept, filled])
+            return self._cast(chosen, dtype)
+        kept = self.write.op("Mul", [value, self._constant(mask)])
+        return self.write.op("Add", [kept, self.write.op("Mul", [fill, self._constant(~mask)])])
 
     def _cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
-        if dtype == (value.dtype or self.dtype):
+        if dtype == (node_facts.dtype(value) or self.dtype):
             return value
         cast = self.write.op("Cast", [value], ir.AttrInt64("to", int(dtype)))
         cast.type = ir.TensorType(dtype)
@@ -184,7 +260,7 @@ class _Silencer:
 
     def _mean_of_others(self) -> ir.Value:
         """Mean over all normalised axes of the elements that stay."""
-        kept = self._masked(self._constant(0.0))
+        kept = self._masked(self.value, self.mask, self._constant(0.0))
         if self.opset >= 18:
             mean = self.write.op("ReduceMean", [kept, self.write.constant(np.array(self.all_axes))])
         else:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart
 from obs_onnx.passes.ops.vjp.attention import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import pointwise
@@ -106,6 +107,11 @@ def _relate_fused(r: Relation) -> None:
         keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
+
+
+_relate_quantized = counterpart(
+    _relate_fused, Integers(0, 3, 6), Integers(1, 4, 7, axes=(1,)), Integers(2), Integers(5), Integers(8)
+)
 
 
 def keep_scale(s: Shrink, width: Labels) -> None:
@@ -326,7 +332,9 @@ _KNOWN = related(
         "com.microsoft::Attention": Op(
             linear=_linear, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
         ),
-        "com.microsoft::QAttention": _WITH_WEIGHTS,
+        "com.microsoft::QAttention": replace(
+            _WITH_WEIGHTS, macs=_macs_packed, caches=((8, 1),), quantizes=True
+        ),
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
         "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
         "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
@@ -336,6 +344,7 @@ _KNOWN = related(
         _relate_standard: "Attention",
         _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding",
         _relate_fused: "com.microsoft::Attention",
+        _relate_quantized: "com.microsoft::QAttention",
         _relate_heads: "com.microsoft::MultiHeadAttention",
         _relate_grouped: "com.microsoft::GroupQueryAttention",
     },

@@ -21,11 +21,28 @@ from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["Freeze", "Graph", "Mix", "Relation", "Restated"]
+__all__ = ["Freeze", "Graph", "Integers", "Mix", "Relation", "Restated"]
 
 
 class Freeze(Exception):  # noqa: N818 - a signal, not an error
     """What touches the node stays as it is; the message says why."""
+
+
+@dataclass(frozen=True)
+class Integers:
+    """An input of integers, and where it is said what numbers they stand for.
+
+    Attributes:
+        slot: of the integers.
+        scale, zero: inputs with their scales and zero points; None where the operator has none.
+        axes: of the integers, along which those of scales and zero points lie where there are several;
+            empty where the operator takes single ones.
+    """
+
+    slot: int
+    scale: int | None = None
+    zero: int | None = None
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,8 +52,9 @@ class Mix:
     Attributes:
         kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
             ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
-            others).
+            others), ``range`` (they count as 0 among the smallest and the largest).
         deviation: the output that holds one over the deviation, of operators that give it.
+        integers: what the input holds, where 0 is a zero point.
     """
 
     node: ir.Node
@@ -45,6 +63,7 @@ class Mix:
     kind: str
     labels: Labels
     deviation: int | None = None
+    integers: Integers | None = None
 
 
 @dataclass(frozen=True)
@@ -118,23 +137,37 @@ class Relation:
         self.asked: set[int] = set()
         self.absent: list[Labels] = []
         self._inputs = inputs
+        self._operands: Sequence[Integers] | None = None
         self.opset = graph.opset if node.version is None else node.version
+
+    def among(self, operands: Sequence[Integers]) -> Relation:
+        """The same node, seen as one that has ``operands`` alone for its inputs."""
+        seen = Relation(self.node, self.graph, self._inputs)
+        seen.asked, seen.absent, seen._operands = self.asked, self.absent, operands
+        return seen
+
+    def _operand(self, slot: int) -> Integers:
+        if self._operands is None:
+            return Integers(slot)
+        return self._operands[slot] if slot < len(self._operands) else Integers(len(self.node.inputs))
 
     def has(self, slot: int) -> bool:
         """True when input ``slot`` is present."""
-        return slot < len(self.node.inputs) and self.node.inputs[slot] is not None
+        place = self._operand(slot).slot
+        return place < len(self.node.inputs) and self.node.inputs[place] is not None
 
     def value(self, slot: int) -> ir.Value:
         """Input number ``slot``."""
-        value = self.node.inputs[slot]
+        value = self.node.inputs[self._operand(slot).slot]
         assert value is not None
         return value
 
     def axes(self, slot: int) -> list[Labels]:
         """Labels of the axes of input ``slot``; inputs that are never asked for keep all their elements."""
-        self.asked.add(slot)
+        place = self._operand(slot).slot
+        self.asked.add(place)
         if self._inputs is not None:
-            return list(self._inputs[slot])
+            return list(self._inputs[place])
         axes = self.graph.axes(self.value(slot))
         if axes is None:
             raise Freeze(f"the shape of {self.value(slot).name} is not known")
@@ -261,7 +294,9 @@ class Relation:
             self.fix(labels, "it combines elements along an axis of varying size")
         elif kind in ("mean", "normalize", "rms") and dtype is not None and not dtype.is_floating_point():
             self.fix(labels, "it rounds a mean")
-        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels, deviation))
+        one = self._operand(slot)
+        found = Mix(self.node, one.slot, axis, kind, labels, deviation, one if one.zero is not None else None)
+        self.graph.mixes.append(found)
 
     def leave(self, *labels: Labels) -> None:
         """Elements of these axes need not reach an output: without them the result is right all the same."""

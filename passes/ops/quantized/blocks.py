@@ -23,7 +23,7 @@ __all__ = ["TABLE", "packed", "spread", "unpacked"]
 
 _SCALES, _ZEROS, _ORDER, _BIAS = 2, 3, 4, 5  # inputs of MatMulNBits
 _BYTE = 8
-_BITS = 4  # where MatMulNBits says nothing
+_BITS, _BLOCK = 4, 128  # where a node says nothing
 
 
 def spread(blocks: Labels, block_size: int, n: int) -> Labels:
@@ -119,16 +119,63 @@ def _order(r: Relation, inputs: Labels) -> None:
     r.shrink(lambda s: s.operand(_ORDER, np.arange(s.count(inputs)) // block_size))
 
 
-def _linear_nbits(node: ir.Node) -> str | None:
+def _relate_bnb4(r: Relation) -> None:
+    """``x`` times a weight (N, K) whose blocks, of half a byte for each number, stand in a row; one scale
+    each."""
+    n, k, size = (r.integer(name) for name in ("N", "K", "block_size"))
+    if not r.integer("transB", 1) or size < 2 or k % size:
+        raise Freeze("its blocks reach over the end of a row")
+    rows, blocks, inside = r.atoms.split(r.axes(1)[0], [n, k // size, size // 2])
+    r.fix(inside)
+    r.tie(r.axes(2)[0], r.atoms.resolve(product([rows, blocks])))
+    x = r.axes(0)
+    inputs = spread(blocks, size, len(x[-1]))
+    r.tie(x[-1], inputs)
+    r.mix(0, -1)
+    r.give([r.atoms.resolve(labels) for labels in (*x[:-1], rows)])
+    r.shrink(lambda s: _restate(s, rows, inputs))
+
+
+def _relate_gathered(r: Relation) -> None:
+    """Entries of a table are taken, whose numbers stand in blocks along another axis, several in a byte."""
+    data, size, bits = r.axes(0), r.integer("block_size", _BLOCK), r.integer("bits", _BITS)
+    along, across = r.integer("gather_axis", 0) % len(data), r.integer("quantize_axis", 1) % len(data)
+    if along == across:
+        raise Freeze("it takes elements out of blocks")
+    in_bytes = r.graph.concrete.dtypes[r.value(0)] == ir.DataType.UINT8
+    each = _BYTE // bits if in_bytes else 1
+    scales = r.axes(_SCALES)
+    elements = spread(scales[across], size, len(data[across]) * each)
+    r.fix(data[along], "its elements are counted")
+    for axis, labels in enumerate(data):
+        r.tie(labels, elements[::each] if axis == across else scales[axis])
+    if r.has(_ZEROS) and not in_bytes:
+        r.broadcast([scales, r.axes(_ZEROS)])
+    elif r.has(_ZEROS):
+        if len(data) != 2 or across != 1:
+            raise Freeze("its zero points are packed in bytes along another axis than the last of two")
+        _zero_points(r, *scales)
+    data[across] = elements
+    given = [*data[:along], *r.axes(1), *data[along + 1 :]]
+    r.give([r.atoms.resolve(labels) for labels in given])
+
+
+def _linear(node: ir.Node) -> str | None:
     return None if node_facts.constant(node, 1) is None else "quantized weights are not pruned"
 
 
-def _macs_nbits(node: ir.Node) -> int:
+def _macs(node: ir.Node) -> int:
     """Elements of the input times outputs."""
     return node_facts.size(node.inputs[0]) * node_facts.int_attribute(node, "N", 1)
 
 
+_PRODUCT = Op(linear=_linear, macs=_macs, quantizes=True)
+
 TABLE = related(
-    {"com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs_nbits)},
-    {_relate_nbits: "com.microsoft::MatMulNBits"},
+    {"com.microsoft::MatMulNBits": _PRODUCT, "com.microsoft::MatMulBnb4": _PRODUCT},
+    {
+        _relate_nbits: "com.microsoft::MatMulNBits",
+        _relate_bnb4: "com.microsoft::MatMulBnb4",
+        _relate_gathered: "com.microsoft::GatherBlockQuantized",
+    },
 )
