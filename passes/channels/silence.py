@@ -170,8 +170,8 @@ class _Silencer:
 
     def _zero(self) -> ir.Value:
         """What stands for zero in the input, as it is broadcast against it."""
-        integers = next((mix.integers for mix, _ in self.mixes if mix.integers is not None), None)
-        zero = None if integers is None else self._zero_point(self.node, integers.zero, integers.axes)
+        one = next((mix.operand for mix, _ in self.mixes if mix.operand is not None), None)
+        zero = None if one is None else self._zero_point(self.node, one.zero, one.axes)
         return self._constant(0.0) if zero is None else zero
 
     def _zero_point(self, node: ir.Node, slot: int | None, axes: Sequence[int]) -> ir.Value | None:

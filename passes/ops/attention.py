@@ -15,12 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.attention import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE", "keep_scale"]
@@ -110,7 +110,7 @@ def _relate_fused(r: Relation) -> None:
 
 
 _relate_quantized = counterpart(
-    _relate_fused, Integers(0, 3, 6), Integers(1, 4, 7, axes=(1,)), Integers(2), Integers(5), Integers(8)
+    _relate_fused, Operand(0, 3, 6), Operand(1, 4, 7, axes=(1,)), Operand(2), Operand(5), Operand(8)
 )
 
 

@@ -13,12 +13,12 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.conv import RULES
 from obs_onnx.passes.traits.atoms import fixed, product
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, WeightLayout
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -128,8 +128,8 @@ def _relate_conv(r: Relation, transposed: bool = False) -> None:
         r.shrink(lambda s: s.attribute("group", s.count(w_group)))
 
 
-_relate_integer = counterpart(_relate_conv, Integers(0, zero=2), Integers(1, zero=3, axes=(0,)))
-_relate_quantized = counterpart(_relate_conv, Integers(0, 1, 2), Integers(3, 4, 5, axes=(0,)), Integers(8))
+_relate_integer = counterpart(_relate_conv, Operand(0, zero=2), Operand(1, zero=3, axes=(0,)))
+_relate_quantized = counterpart(_relate_conv, Operand(0, 1, 2), Operand(3, 4, 5, axes=(0,)), Operand(8))
 
 
 def _relate_transposed(r: Relation) -> None:

@@ -12,12 +12,12 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.blocks import spread
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart, ranged
+from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
 from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Relation
+from obs_onnx.passes.traits.relation import Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -164,16 +164,16 @@ def _relate_quantize(r: Relation) -> None:
 
 
 def _relate_dynamic(r: Relation) -> None:
-    """Integers of the shape of the input; scale and zero point are one for all of it."""
+    """Operand of the shape of the input; scale and zero point are one for all of it."""
     ranged(r)
     r.give(r.axes(0))
     for index in filter(r.is_shaped, (1, 2)):
         r.give([], index)
 
 
-_relate_one = counterpart(_relate, Integers(0, 1, 2))
-_relate_two = counterpart(_relate, Integers(0, 1, 2), Integers(3, 4, 5))
-_relate_choice = counterpart(_relate, Integers(0), Integers(1, 2, 3), Integers(4, 5, 6))
+_relate_one = counterpart(_relate, Operand(0, 1, 2))
+_relate_two = counterpart(_relate, Operand(0, 1, 2), Operand(3, 4, 5))
+_relate_choice = counterpart(_relate, Operand(0), Operand(1, 2, 3), Operand(4, 5, 6))
 
 _BROADCAST = """
 Add Sub Mul Div Pow Min Max Mean Sum Mod And Or Xor Not Equal Greater Less GreaterOrEqual LessOrEqual

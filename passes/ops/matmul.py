@@ -15,12 +15,12 @@ from itertools import zip_longest
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart, ranged
+from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
 from obs_onnx.passes.ops.vjp.matmul import RULES
 from obs_onnx.passes.traits.atoms import Labels
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry, WeightLayout
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -212,12 +212,10 @@ def _relate_einsum(r: Relation) -> None:
     r.give([r.atoms.resolve(letters[letter]) for letter in right])
 
 
-_relate_integer = counterpart(
-    _relate_matmul, Integers(0, zero=2, axes=(-2,)), Integers(1, zero=3, axes=(-1,))
-)
-_relate_quantized = counterpart(_relate_matmul, Integers(0, 1, 2, axes=(-2,)), Integers(3, 4, 5, axes=(-1,)))
-_relate_to_float = counterpart(_relate_gemm, Integers(0, 2, 4), Integers(1, 3, 5, axes=(-1,)), Integers(6))
-_relate_stored = counterpart(_relate_gemm, Integers(0), Integers(1, 2, 3, axes=(-1,)), Integers(4))
+_relate_integer = counterpart(_relate_matmul, Operand(0, zero=2, axes=(-2,)), Operand(1, zero=3, axes=(-1,)))
+_relate_quantized = counterpart(_relate_matmul, Operand(0, 1, 2, axes=(-2,)), Operand(3, 4, 5, axes=(-1,)))
+_relate_to_float = counterpart(_relate_gemm, Operand(0, 2, 4), Operand(1, 3, 5, axes=(-1,)), Operand(6))
+_relate_stored = counterpart(_relate_gemm, Operand(0), Operand(1, 2, 3, axes=(-1,)), Operand(4))
 
 
 def _relate_dynamic(r: Relation) -> None:
@@ -228,7 +226,7 @@ def _relate_dynamic(r: Relation) -> None:
 
 def _relate_quantized_gemm(r: Relation) -> None:
     columns = -2 if r.integer("transB") else -1
-    counterpart(_relate_gemm, Integers(0, 1, 2), Integers(3, 4, 5, axes=(columns,)), Integers(6))(r)
+    counterpart(_relate_gemm, Operand(0, 1, 2), Operand(3, 4, 5, axes=(columns,)), Operand(6))(r)
 
 
 def _quantized(*weight_inputs: int, macs: Callable[[ir.Node], int] | None = None) -> Op:

@@ -12,12 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.normalization import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed
 from obs_onnx.passes.traits.lipschitz import data_only
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
@@ -139,7 +139,7 @@ def _relate_softmax(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in x])
 
 
-_relate_quantized = counterpart(_relate_softmax, Integers(0, 1, 2))
+_relate_quantized = counterpart(_relate_softmax, Operand(0, 1, 2))
 
 
 def _relate_local(r: Relation) -> None:

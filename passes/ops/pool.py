@@ -13,12 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, counterpart
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.pool import RULES
 from obs_onnx.passes.traits.atoms import fixed
 from obs_onnx.passes.traits.lipschitz import data_only, same_length
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.resampling import Resampling
 
 __all__ = ["TABLE"]
@@ -154,7 +154,7 @@ def _relate_pool(r: Relation) -> None:
     r.give([x[0], x[1], *(fixed(n) for n in r.shape()[2:])])
 
 
-_relate_quantized = counterpart(_relate_pool, Integers(0, 1, 2))
+_relate_quantized = counterpart(_relate_pool, Operand(0, 1, 2))
 
 
 def _relate_resize(r: Relation) -> None:

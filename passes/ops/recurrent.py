@@ -10,12 +10,12 @@ import math
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.ops.quantized.counterpart import Integers, ranged, tie_parameters
+from obs_onnx.passes.ops.quantized.counterpart import ranged, tie_parameters
 from obs_onnx.passes.ops.vjp.recurrent import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined
 from obs_onnx.passes.traits.lipschitz import data_only
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -94,8 +94,8 @@ def _relate_quantized(r: Relation) -> None:
     """
     if r.node.attributes.get_strings("activations", None) or r.integer("input_forget"):
         raise Freeze("its gates may give something for nothing")
-    weights = Integers(1, 8, 9, axes=(0, 2)), Integers(2, 10, 11, axes=(0, 2))
-    seen = r.among([Integers(0), *weights, *map(Integers, range(3, 8))])
+    weights = Operand(1, 8, 9, axes=(0, 2)), Operand(2, 10, 11, axes=(0, 2))
+    seen = r.among([Operand(0), *weights, *map(Operand, range(3, 8))])
     x, w, rec = (r.axes(slot) for slot in range(3))
     (steps, batch, inputs), hidden = x, rec[1]
     r.fix(steps, "each step follows from the one before")

@@ -47,13 +47,10 @@ class Alias:
 ALIASES = {
     f"com.microsoft::{name}": alias
     for name, alias in {
-        "DequantizeLinear": Alias("DequantizeLinear"),
         "FusedConv": Alias("Conv"),
         "FusedGemm": Alias("Gemm"),
-        "QLinearAveragePool": Alias("AveragePool", (0,)),
+        "QLinearAveragePool": Alias("MaxPool", (0,)),  # AveragePool takes no integers
         "QLinearConv": Alias("QLinearConv"),
-        "QLinearGlobalAveragePool": Alias("GlobalAveragePool", (0,)),
-        "QuantizeLinear": Alias("QuantizeLinear"),
     }.items()
 }
 
@@ -195,6 +192,13 @@ def _joined(node: ir.Node, shapes: Given) -> list[Dims | None]:
     return [tuple(total if i == axis else n for i, n in enumerate(pieces[0]))]
 
 
+def _one_place(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x = there(shapes, 0)
+    if node.attributes.get_int("channels_last", 0):
+        raise ValueError("its channels stand last")
+    return [(*x[:2], *(1 for _ in x[2:]))]
+
+
 def _reduced(node: ir.Node, shapes: Given) -> list[Dims | None]:
     x, keep = there(shapes, 0), node.attributes.get_int("keepdims", 1)
     axes = {axis % len(x) for axis in node.attributes.get_ints("axes", None) or range(len(x))}
@@ -225,7 +229,7 @@ _RULES: Mapping[Callable[[ir.Node, Given], list[Dims | None]], str] = {
     _same: """
         Gelu FastGelu BiasGelu QuickGelu BiasAdd RotaryEmbedding MRotaryEmbedding BiasSoftmax ScaledSiLU
         GatedRMSNorm BranchwiseRMSNorm GatedAdd GroupNorm SkipGroupNorm Trilu MoE QMoE MoEPacked
-        QLinearSigmoid QLinearLeakyRelu QLinearSoftmax
+        QLinearSigmoid QLinearLeakyRelu QLinearSoftmax QuantizeLinear DequantizeLinear
     """,
     _skip: "SkipLayerNormalization SkipSimplifiedLayerNormalization",
     _each: "GemmaRotaryEmbedding",
@@ -243,6 +247,7 @@ _RULES: Mapping[Callable[[ir.Node, Given], list[Dims | None]], str] = {
     _two: "QLinearAdd QLinearMul",
     _choice: "QLinearWhere",
     _joined: "QLinearConcat",
+    _one_place: "QLinearGlobalAveragePool",
     _reduced: "QLinearReduceMean",
     _gemm: "QGemm",
     _lstm: "DynamicQuantizeLSTM",
@@ -274,7 +279,7 @@ SHAPES: dict[str, Callable[[ir.Node, Given], list[Dims | None]]] = {
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
-_KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
+_KINDS: dict[str, Mapping[int, int | ir.DataType | tuple[int, ir.DataType]]] = {
     **{
         f"ai.onnx.ml::{name}": {0: _FLOAT}
         for name in (
@@ -294,6 +299,7 @@ _KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
         f"com.microsoft::{name}": {0: 0}  # where scales are numbers that the output is none of
         for name in (
             "QLinearAdd",
+            "QLinearGlobalAveragePool",
             "QLinearLeakyRelu",
             "QLinearMul",
             "QLinearReduceMean",
@@ -301,6 +307,8 @@ _KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
             "QLinearSoftmax",
         )
     },
+    "com.microsoft::DequantizeLinear": {0: 1},
+    "com.microsoft::QuantizeLinear": {0: (2, ir.DataType.UINT8)},
     "com.microsoft::QGemm": {0: 8},
     "com.microsoft::QLinearConcat": {0: 1},
     "com.microsoft::QLinearWhere": {0: 1},
@@ -311,7 +319,8 @@ _KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
     "com.microsoft::MatMulInteger16": {0: _INT32},
     "com.microsoft::RemovePadding": {1: _INT32, 2: _INT32, 3: _INT32},
 }
-"""Types of outputs, or the inputs that they are those of, where not the first input of numbers says it."""
+"""Types of outputs, or the inputs that they are those of (and which where that is missing), where not the
+first input of numbers says it."""
 
 
 def kind_of(name: str, index: int, inputs: Sequence[ir.DataType | None]) -> ir.DataType:
@@ -321,4 +330,5 @@ def kind_of(name: str, index: int, inputs: Sequence[ir.DataType | None]) -> ir.D
     said = _KINDS.get(name, {}).get(index)
     if isinstance(said, ir.DataType):
         return said
-    return (inputs[said] if said is not None and said < len(inputs) else None) or first
+    slot, missing = said if isinstance(said, tuple) else (said, first)
+    return (inputs[slot] if slot is not None and slot < len(inputs) else None) or missing

@@ -21,7 +21,7 @@ from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["Freeze", "Graph", "Integers", "Mix", "Relation", "Restated"]
+__all__ = ["Freeze", "Graph", "Mix", "Operand", "Relation", "Restated"]
 
 
 class Freeze(Exception):  # noqa: N818 - a signal, not an error
@@ -29,7 +29,7 @@ class Freeze(Exception):  # noqa: N818 - a signal, not an error
 
 
 @dataclass(frozen=True)
-class Integers:
+class Operand:
     """An input of integers, and where it is said what numbers they stand for.
 
     Attributes:
@@ -54,7 +54,7 @@ class Mix:
             ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
             others), ``range`` (they count as 0 among the smallest and the largest).
         deviation: the output that holds one over the deviation, of operators that give it.
-        integers: what the input holds, where 0 is a zero point.
+        operand: says what stands for 0, where the input holds integers.
     """
 
     node: ir.Node
@@ -63,7 +63,7 @@ class Mix:
     kind: str
     labels: Labels
     deviation: int | None = None
-    integers: Integers | None = None
+    operand: Operand | None = None
 
 
 @dataclass(frozen=True)
@@ -137,19 +137,19 @@ class Relation:
         self.asked: set[int] = set()
         self.absent: list[Labels] = []
         self._inputs = inputs
-        self._operands: Sequence[Integers] | None = None
+        self._operands: Sequence[Operand] | None = None
         self.opset = graph.opset if node.version is None else node.version
 
-    def among(self, operands: Sequence[Integers]) -> Relation:
+    def among(self, operands: Sequence[Operand]) -> Relation:
         """The same node, seen as one that has ``operands`` alone for its inputs."""
         seen = Relation(self.node, self.graph, self._inputs)
         seen.asked, seen.absent, seen._operands = self.asked, self.absent, operands
         return seen
 
-    def _operand(self, slot: int) -> Integers:
+    def _operand(self, slot: int) -> Operand:
         if self._operands is None:
-            return Integers(slot)
-        return self._operands[slot] if slot < len(self._operands) else Integers(len(self.node.inputs))
+            return Operand(slot)
+        return self._operands[slot] if slot < len(self._operands) else Operand(len(self.node.inputs))
 
     def has(self, slot: int) -> bool:
         """True when input ``slot`` is present."""

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from obs_onnx.passes.traits.relation import Freeze, Integers, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
-__all__ = ["Integers", "counterpart", "in_threes", "ranged", "tie_parameters"]
+__all__ = ["counterpart", "in_threes", "ranged", "tie_parameters"]
 
 
-def counterpart(rule: Callable[[Relation], None], *operands: Integers) -> Callable[[Relation], None]:
+def counterpart(rule: Callable[[Relation], None], *operands: Operand) -> Callable[[Relation], None]:
     """The rule of an operator on integers.
 
     Args:
@@ -34,26 +34,26 @@ def counterpart(rule: Callable[[Relation], None], *operands: Integers) -> Callab
     return relate
 
 
-def tie_parameters(r: Relation, integers: Integers) -> None:
+def tie_parameters(r: Relation, one: Operand) -> None:
     """Scales and zero points lie along axes of the integers, or are of the same rank; single ones say
     nothing."""
-    for slot in (integers.scale, integers.zero):
-        if slot is None or not r.has(slot) or not integers.axes:
+    for slot in (one.scale, one.zero):
+        if slot is None or not r.has(slot) or not one.axes:
             continue
         if not any(n > 1 for n in r.graph.concrete.shapes.get(r.value(slot), ())):
             continue
-        along, axes = r.axes(slot), r.axes(integers.slot)
+        along, axes = r.axes(slot), r.axes(one.slot)
         if len(along) == len(axes):
             r.broadcast([axes, along])
         else:
-            for labels, axis in zip(along, integers.axes, strict=False):
+            for labels, axis in zip(along, one.axes, strict=False):
                 if len(labels) > 1:
                     r.tie(axes[axis], labels)
 
 
-def in_threes(r: Relation, first: int) -> Sequence[Integers]:
-    """Integers with scale and zero point, as often as there are inputs from ``first`` on."""
-    return [Integers(slot, slot + 1, slot + 2) for slot in range(first, len(r.node.inputs), 3)]
+def in_threes(r: Relation, first: int) -> Sequence[Operand]:
+    """Operand with scale and zero point, as often as there are inputs from ``first`` on."""
+    return [Operand(slot, slot + 1, slot + 2) for slot in range(first, len(r.node.inputs), 3)]
 
 
 def ranged(r: Relation, slot: int = 0) -> None:
