@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, append, take_over
@@ -82,6 +83,7 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
     ]
     for silencer in silencers:
         silencer.run()
+    remove_unused_nodes(copy)
     return copy
 
 
