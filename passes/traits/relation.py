@@ -86,6 +86,7 @@ class Graph:
 
     Attributes:
         caches: inputs that may lose elements.
+        operands: inputs of integers by node, and where it is said what numbers they stand for.
     """
 
     atoms: Atoms
@@ -97,6 +98,7 @@ class Graph:
     frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
     restated: list[Restated] = field(default_factory=list)
     caches: frozenset[ir.Value] = frozenset()
+    operands: list[tuple[ir.Node, Operand]] = field(default_factory=list)
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of every axis of ``value``; None while its shape is unknown."""
@@ -144,6 +146,7 @@ class Relation:
         """The same node, seen as one that has ``operands`` alone for its inputs."""
         seen = Relation(self.node, self.graph, self._inputs)
         seen.asked, seen.absent, seen._operands = self.asked, self.absent, operands
+        self.graph.operands += [(self.node, one) for one in operands]
         return seen
 
     def _operand(self, slot: int) -> Operand:

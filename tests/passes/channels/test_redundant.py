@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from channel_graphs import model as graph
+from channel_graphs import node
 from channel_helpers import run
 from onnx import numpy_helper
 
@@ -249,3 +251,27 @@ def test_recurrent_units(kind: str, gates: int, what: str) -> None:
 
     proto = changed(net.proto({"x": [6, 5]}, {"y": [6, 3]}), w=change, r=change, b=change)
     assert gone(proto, [6, 5])[1] == {what: 2}
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("reader", ["QLinearConv", "Conv"])
+def test_zeros_of_integers_are_none_where_the_zero_point_is_another(zero: int, reader: str) -> None:
+    """Channels made by integers are left, and so are those that integers add up."""
+    made, read = np.full((4, 3, 1, 1), 9, np.uint8), np.full((2, 4, 1, 1), 9, np.uint8)
+    made[1], read[:, 2] = 0, 0
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("QLinearConv", "q s z w s k s z", "c"),
+        node("DequantizeLinear", "c s z", "d"),
+        node("Conv", "d v", "y"),
+    ]
+    weights = {"s": np.float32(0.05), "z": np.uint8(128), "k": np.uint8(zero), "w": made, "v": read}
+    if reader == "QLinearConv":
+        nodes[2:] = [node("QLinearConv", "c s z v s k s z", "e"), node("DequantizeLinear", "e s z", "y")]
+    else:
+        weights["v"] = np.random.default_rng(0).standard_normal((2, 4, 1, 1)).astype(np.float32)
+    coupling = couple(prepare(ir.from_proto(graph(nodes, weights))))
+    assert [group.n for group in coupling.groups] == [4]
+    found = find_redundant(coupling, find_layers(coupling.model)[0], lambda names, changed: {})
+    assert not found.kinds.get("dead")
+    assert not found.channels or reader == "Conv"

@@ -1,0 +1,85 @@
+"""What initializers hold as numbers, be they stored as integers or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.traits.relation import Operand
+
+__all__ = ["Numbers", "spread"]
+
+
+class Numbers:
+    """Weights of a model as numbers.
+
+    Args:
+        coupling: of a model, whose operators say which inputs are integers, and what they stand for.
+    """
+
+    def __init__(self, coupling: Coupling) -> None:
+        self._concrete = coupling.graph.concrete
+        self._integers: dict[str, tuple[ir.Node, Operand]] = {}
+        self._parameters: set[str] = set()
+        for node, one in coupling.graph.operands:
+            value = node_facts.input_of(node, one.slot)
+            if value is not None and one.scale is not None:
+                self._integers[str(value.name)] = node, one
+            for slot in (one.scale, one.zero):
+                parameter = None if slot is None else node_facts.input_of(node, slot)
+                if parameter is not None:
+                    self._parameters.add(str(parameter.name))
+
+    def of(self, name: str, array: NDArray[np.generic]) -> NDArray[np.float64] | None:
+        """What the initializer ``name`` stands for when it holds ``array``, of the same shape.
+
+        None for scales and zero points, and for integers whose scales are not known.
+        """
+        if name in self._parameters or array.dtype == object:
+            return None
+        if array.dtype.kind not in "iub" and name not in self._integers:
+            return array.astype(np.float64)
+        node, one = self._integers.get(name, (None, None))
+        if node is None or one is None:
+            return None
+        scale, zero = self._parameter(node, one.scale), self._parameter(node, one.zero)
+        if scale is None:
+            return None
+        found = array.astype(np.float64)
+        if zero is not None:
+            found -= spread(zero, found.shape, one.axes)
+        return found * spread(scale, found.shape, one.axes)
+
+    def _parameter(self, node: ir.Node, slot: int | None) -> NDArray[np.float64] | None:
+        value = None if slot is None else node_facts.input_of(node, slot)
+        held = self._concrete.constant(value)
+        return None if held is None else held.astype(np.float64)
+
+
+def spread(parameter: NDArray[np.float64], shape: Sequence[int], axes: Sequence[int]) -> NDArray[np.float64]:
+    """Scales or zero points as they are broadcast against integers.
+
+    Args:
+        parameter: a single one; or one for each element of ``axes``; or of the rank of the integers, with
+            one for each block of elements.
+        shape: of the integers.
+        axes: see :class:`obs_onnx.passes.traits.relation.Operand`.
+    """
+    if parameter.size == 1:
+        return parameter.reshape((1,) * len(shape))
+    if parameter.ndim == len(shape):
+        for axis, (m, n) in enumerate(zip(parameter.shape, shape, strict=True)):
+            if m not in (1, n):
+                parameter = np.repeat(parameter, math.ceil(n / m), axis=axis)
+                parameter = parameter.take(range(n), axis=axis)
+        return parameter
+    wide = [1] * len(shape)
+    for axis, n in zip(axes, parameter.shape, strict=False):
+        wide[axis] = n
+    return parameter.reshape(wide)
