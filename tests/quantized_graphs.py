@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import onnx
@@ -38,10 +38,11 @@ from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.verification.removal import check_removal
 
-__all__ = ["FORMATS", "Outcome", "outcome", "random_net", "removal"]
+__all__ = ["FORMATS", "VERDICTS", "Outcome", "outcome", "random_net", "removal"]
 
 SIZE, BLOCK = 8, 16  # of images, and of weights that share a scale
 Verdict = Literal["equal", "rounded", "left alone", "refused", "wrong", "failed"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 @dataclass(frozen=True)

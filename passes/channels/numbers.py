@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,6 +14,8 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.relation import Operand
 
 __all__ = ["Numbers", "spread"]
+
+T = TypeVar("T", bound=np.generic)
 
 
 class Numbers:
@@ -53,8 +55,8 @@ class Numbers:
             return None
         found = array.astype(np.float64)
         if zero is not None:
-            found -= spread(zero, found.shape, one.axes)
-        return found * spread(scale, found.shape, one.axes)
+            found -= spread(zero, found.shape, one.axes, one.block)
+        return found * spread(scale, found.shape, one.axes, one.block)
 
     def _parameter(self, node: ir.Node, slot: int | None) -> NDArray[np.float64] | None:
         value = None if slot is None else node_facts.input_of(node, slot)
@@ -62,24 +64,21 @@ class Numbers:
         return None if held is None else held.astype(np.float64)
 
 
-def spread(parameter: NDArray[np.float64], shape: Sequence[int], axes: Sequence[int]) -> NDArray[np.float64]:
+def spread(parameter: NDArray[T], shape: Sequence[int], axes: Sequence[int], block: int = 0) -> NDArray[T]:
     """Scales or zero points as they are broadcast against integers.
 
     Args:
-        parameter: a single one; or one for each element of ``axes``; or of the rank of the integers, with
-            one for each block of elements.
+        parameter: a single one; or one for each element of ``axes``; or of the rank of the integers.
         shape: of the integers.
-        axes: see :class:`obs_onnx.passes.traits.relation.Operand`.
+        axes, block: see :class:`obs_onnx.passes.traits.relation.Operand`.
     """
     if parameter.size == 1:
         return parameter.reshape((1,) * len(shape))
-    if parameter.ndim == len(shape):
-        for axis, (m, n) in enumerate(zip(parameter.shape, shape, strict=True)):
-            if m not in (1, n):
-                parameter = np.repeat(parameter, math.ceil(n / m), axis=axis)
-                parameter = parameter.take(range(n), axis=axis)
-        return parameter
-    wide = [1] * len(shape)
-    for axis, n in zip(axes, parameter.shape, strict=False):
-        wide[axis] = n
-    return parameter.reshape(wide)
+    if parameter.ndim < len(shape):
+        wide = [1] * len(shape)
+        for axis, n in zip(axes, parameter.shape, strict=False):
+            wide[axis] = n
+        return parameter.reshape(wide)
+    for axis in axes if block else ():
+        parameter = np.repeat(parameter, block, axis=axis).take(range(shape[axis]), axis=axis)
+    return parameter

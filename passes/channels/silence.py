@@ -21,12 +21,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
+from obs_onnx.passes.channels.numbers import spread
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, append, take_over
-from obs_onnx.passes.traits.relation import Mix
+from obs_onnx.passes.traits.relation import Mix, Operand
 
 __all__ = ["silence"]
 
@@ -105,13 +106,17 @@ def _unfuse(names: Names, node: ir.Node) -> None:
 
 
 def _is_dequantized(value: ir.Value) -> bool:
-    """Whether integers are turned into this value, with a zero point for all or for each along one axis."""
+    """Whether integers are turned into this value, whose zero points can be set for each of them."""
     node = value.producer()
-    return (
-        node is not None
-        and node.op_type == "DequantizeLinear"
-        and not node.attributes.get_int("block_size", 0)
-    )
+    if node is None or node.op_type != "DequantizeLinear":
+        return False
+    zero = node_facts.input_of(node, 2)
+    return not node.attributes.get_int("block_size", 0) or zero is None or zero.const_value is not None
+
+
+def _dequantized(node: ir.Node) -> Operand:
+    attributes = node.attributes
+    return Operand(0, 1, 2, (attributes.get_int("axis", 1),), attributes.get_int("block_size", 0))
 
 
 class _Silencer:
@@ -149,7 +154,7 @@ class _Silencer:
         """Insert the mask, and correct what counts the elements."""
         kind = self.mixes[0][0].kind
         if kind in _ZERO:
-            silent = self._without(self.value, self.mask, self._zero())
+            silent = self._without(self.value, self.mask, self._zero(), self.shape)
         else:
             fill = self._mean_of_others() if kind == "normalize" else self._constant(self._neutral(kind))
             silent = self._masked(self.value, self.mask, fill)
@@ -173,21 +178,23 @@ class _Silencer:
     def _zero(self) -> ir.Value:
         """What stands for zero in the input, as it is broadcast against it."""
         one = next((mix.operand for mix, _ in self.mixes if mix.operand is not None), None)
-        zero = None if one is None else self._zero_point(self.node, one.zero, one.axes)
+        zero = None if one is None else self._zero_point(self.node, one, self.shape)
         return self._constant(0.0) if zero is None else zero
 
-    def _zero_point(self, node: ir.Node, slot: int | None, axes: Sequence[int]) -> ir.Value | None:
-        """Input ``slot`` of a node, the zero points of integers along some of their axes, or one for all."""
-        zero = None if slot is None else node_facts.input_of(node, slot)
+    def _zero_point(self, node: ir.Node, one: Operand, shape: Sequence[int]) -> ir.Value | None:
+        """The zero points of a node's operand of a shape, as they are broadcast against it; None for none."""
+        zero = None if one.zero is None else node_facts.input_of(node, one.zero)
         dims = node_facts.dims(zero)
-        if zero is None or dims is None or len(dims) in (0, len(self.shape)):
+        if zero is None or dims is None or not dims:
             return zero
-        shape = [1] * len(self.shape)
-        for axis, n in zip(axes or (0,), dims, strict=False):
-            shape[axis] = n or 1
         if (held := self._held(zero)) is not None:
-            return self.write.constant(held.reshape(shape), zero.dtype)
-        return self.write.op("Reshape", [zero, self.write.constant(np.array(shape))])
+            return self.write.constant(spread(held, shape, one.axes, one.block), zero.dtype)
+        if len(dims) == len(shape):
+            return zero
+        wide = [1] * len(shape)
+        for axis, n in zip(one.axes, dims, strict=False):
+            wide[axis] = n or 1
+        return self.write.op("Reshape", [zero, self.write.constant(np.array(wide))])
 
     def _held(self, value: ir.Value) -> NDArray[np.generic] | None:
         """The array of an initializer that every run uses."""
@@ -195,7 +202,9 @@ class _Silencer:
             return None
         return value.const_value.numpy()
 
-    def _without(self, value: ir.Value, mask: NDArray[np.bool_], zero: ir.Value) -> ir.Value:
+    def _without(
+        self, value: ir.Value, mask: NDArray[np.bool_], zero: ir.Value, shape: Sequence[int]
+    ) -> ir.Value:
         """``value`` with zeros where ``mask`` is not set, masked where it is integers still."""
         node, held, fill = value.producer(), self._held(value), self._held(zero)
         if held is not None and fill is not None and held.dtype.kind != "f":
@@ -207,13 +216,15 @@ class _Silencer:
             return self._masked(value, mask, zero)
         first = node.inputs[0] if node.inputs else None
         if _is_dequantized(value) and first is not None:
-            point = self._zero_point(node, 2, (node.attributes.get_int("axis", 1),))
+            point = self._zero_point(node, _dequantized(node), shape)
             if point is None:
                 point = self.write.constant(np.zeros(()), node_facts.dtype(first))
-            return self._again(node, self._without(first, mask, point))
+            return self._again(node, self._without(first, mask, point, shape))
         if node.op_type == "Transpose" and first is not None and _is_dequantized(first):
             perm = node.attributes.get_ints("perm", None) or range(mask.ndim)[::-1]
-            return self._again(node, self._without(first, mask.transpose(np.argsort(perm)), zero))
+            back = [int(axis) for axis in np.argsort(perm)]
+            before = [shape[axis] for axis in back]
+            return self._again(node, self._without(first, mask.transpose(back), zero, before))
         return self._masked(value, mask, zero)
 
     def _again(self, node: ir.Node, first: ir.Value) -> ir.Value:

@@ -154,8 +154,9 @@ def _relate_blocks(r: Relation, block_size: int) -> None:
 def _relate_quantize(r: Relation) -> None:
     """Scale and zero point lie along one axis of the tensor."""
     axes = r.axes(0)
-    r.among([Operand(0, 1, 2, axes=(r.integer("axis", 1),))])
-    if block_size := r.integer("block_size"):
+    block_size = r.integer("block_size")
+    r.among([Operand(0, 1, 2, axes=(r.integer("axis", 1),), block=block_size)])
+    if block_size:
         _relate_blocks(r, block_size)
     else:
         for slot in range(1, len(r.node.inputs)):

@@ -37,12 +37,14 @@ class Operand:
         scale, zero: inputs with their scales and zero points; None where the operator has none.
         axes: of the integers, along which those of scales and zero points lie where there are several;
             empty where the operator takes single ones.
+        block: how many integers in a row along these axes share scale and zero point; 0: each has its own.
     """
 
     slot: int
     scale: int | None = None
     zero: int | None = None
     axes: tuple[int, ...] = ()
+    block: int = 0
 
 
 @dataclass(frozen=True)
