@@ -155,8 +155,8 @@ def _relate_gathered(r: Relation) -> None:
         if len(data) != 2 or across != 1:
             raise Freeze("its zero points are packed in bytes along another axis than the last of two")
         _zero_points(r, *scales)
-    data[across] = elements
-    given = [*data[:along], *r.axes(1), *data[along + 1 :]]
+    whole = [elements if axis == across else labels for axis, labels in enumerate(data)]
+    given = [*whole[:along], *r.axes(1), *whole[along + 1 :]]
     r.give([r.atoms.resolve(labels) for labels in given])
 
 
