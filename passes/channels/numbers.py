@@ -31,7 +31,7 @@ class Numbers:
         self._parameters: set[str] = set()
         for node, one in coupling.graph.operands:
             value = node_facts.input_of(node, one.slot)
-            if value is not None and one.scale is not None:
+            if value is not None and (one.scale is not None or one.zero is not None):
                 self._integers[str(value.name)] = node, one
             for slot in (one.scale, one.zero):
                 parameter = None if slot is None else node_facts.input_of(node, slot)
@@ -57,6 +57,17 @@ class Numbers:
         if zero is not None:
             found -= spread(zero, found.shape, one.axes, one.block)
         return found * spread(scale, found.shape, one.axes, one.block)
+
+    def zeros(self, name: str, array: NDArray[np.generic]) -> NDArray[np.bool_]:
+        """Where the initializer ``name`` stands for zero when it holds ``array``; nowhere if that is not
+        known."""
+        node, one = self._integers.get(name, (None, None))
+        if node is None or one is None or one.zero is None or node_facts.input_of(node, one.zero) is None:
+            return np.asarray(array == 0)
+        zero = self._parameter(node, one.zero)
+        if zero is None:
+            return np.zeros(array.shape, bool)
+        return np.asarray(array == spread(zero, array.shape, one.axes, one.block))
 
     def _parameter(self, node: ir.Node, slot: int | None) -> NDArray[np.float64] | None:
         value = None if slot is None else node_facts.input_of(node, slot)

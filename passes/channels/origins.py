@@ -83,14 +83,14 @@ class Origins:
     def readings(self, group: Group) -> list[Reading] | None:
         """Where channels of a group are added up; None where something else happens to several at once.
 
-        Weights that are integers take nothing over from others: their sums may be none.
+        So it is where activations are integers, among which another number than 0 counts as nothing.
         """
         held, found = self._coupling.graph.concrete.holds, []
         for mix in combining(self._coupling, group):
             value = mix.node.inputs[mix.slot]
             if mix.kind != "sum" or value is None:
                 return None
-            if held(value) and not _is_float(value):
+            if mix.operand is not None and not held(value):
                 return None
             if held(value):
                 given = [

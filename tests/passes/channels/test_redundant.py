@@ -254,11 +254,12 @@ def test_recurrent_units(kind: str, gates: int, what: str) -> None:
 
 
 @pytest.mark.parametrize("zero", [0, 7])
-@pytest.mark.parametrize("reader", ["QLinearConv", "Conv"])
-def test_zeros_of_integers_are_none_where_the_zero_point_is_another(zero: int, reader: str) -> None:
-    """Channels made by integers are left, and so are those that integers add up."""
-    made, read = np.full((4, 3, 1, 1), 9, np.uint8), np.full((2, 4, 1, 1), 9, np.uint8)
-    made[1], read[:, 2] = 0, 0
+@pytest.mark.parametrize("reader", ["QLinearConv", "ConvInteger", "Conv"])
+def test_zeros_of_integers_are_the_zero_point(zero: int, reader: str) -> None:
+    """What integers multiply by zero is dead; what they make of nothing, or copy, is left where integers read
+    it."""
+    made, read = np.full((5, 3, 1, 1), 9, np.uint8), np.full((2, 5, 1, 1), 9, np.uint8)
+    made[1], read[:, 2], read[:, 4] = 0, 0, 7
     nodes = [
         node("QuantizeLinear", "x s z", "q"),
         node("QLinearConv", "q s z w s k s z", "c"),
@@ -268,10 +269,21 @@ def test_zeros_of_integers_are_none_where_the_zero_point_is_another(zero: int, r
     weights = {"s": np.float32(0.05), "z": np.uint8(128), "k": np.uint8(zero), "w": made, "v": read}
     if reader == "QLinearConv":
         nodes[2:] = [node("QLinearConv", "c s z v s k s z", "e"), node("DequantizeLinear", "e s z", "y")]
+    elif reader == "ConvInteger":
+        nodes[2:] = [node("ConvInteger", "c v z k", "e"), node("Cast", "e", "y", to=onnx.TensorProto.FLOAT)]
     else:
-        weights["v"] = np.random.default_rng(0).standard_normal((2, 4, 1, 1)).astype(np.float32)
+        weights["v"] = np.random.default_rng(0).standard_normal((2, 5, 1, 1)).astype(np.float32)
     coupling = couple(prepare(ir.from_proto(graph(nodes, weights))))
-    assert [group.n for group in coupling.groups] == [4]
+    (group,) = coupling.groups
     found = find_redundant(coupling, find_layers(coupling.model)[0], lambda names, changed: {})
-    assert not found.kinds.get("dead")
-    assert not found.channels or reader == "Conv"
+    if reader == "Conv":
+        assert found.kinds == {"copied": 3}
+        return
+    assert found.kinds == {"dead": 1}
+    assert not found.tensors
+    dead = {0: 2, 7: 4}[zero]
+    assert {key: value.tolist() for key, value in found.channels.items()} == {group.id: [dead]}
+    small = coupling.model.clone()
+    RemoveChannels({group.id: np.arange(5) != dead}).call(small)
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(run(small, x), run(coupling.model, x))
