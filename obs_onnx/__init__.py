@@ -9,27 +9,34 @@ Everything is imported on first use.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from obs_onnx.entrypoints.artifacts import Artifacts, artifacts
+    from obs_onnx.entrypoints.bench import bench
     from obs_onnx.entrypoints.evaluate import evaluate
     from obs_onnx.entrypoints.finetune import Finetuned, finetune
     from obs_onnx.entrypoints.gradient import gradient
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
-    from obs_onnx.entrypoints.prune import Pruned, prune
+    from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
+    from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
-    from obs_onnx.latency.benchmark import bench
 
 __version__ = "0.1.0"
+
+if find_spec(f"{__name__}.passes") is None:  # which the folder passes/ becomes by installation
+    raise ImportError("obs_onnx is not installed: run pip install '.[cpu]' in the folder it came in")
 
 __all__ = [
     "Artifacts",
     "Finetuned",
+    "ObsPrune",
     "Pareto",
     "Pruned",
+    "QuantizeResult",
     "Replayed",
     "Scores",
     "__version__",
@@ -41,6 +48,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "quantize",
     "replay",
     "score",
 ]
@@ -49,17 +57,20 @@ _HOMES = {
     "Artifacts": "entrypoints.artifacts",
     "Finetuned": "entrypoints.finetune",
     "Pareto": "entrypoints.pareto",
+    "ObsPrune": "entrypoints.prune",
     "Pruned": "entrypoints.prune",
+    "QuantizeResult": "entrypoints.quantize",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
-    "bench": "latency.benchmark",
+    "bench": "entrypoints.bench",
     "evaluate": "entrypoints.evaluate",
     "finetune": "entrypoints.finetune",
     "gradient": "entrypoints.gradient",
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }

@@ -22,12 +22,12 @@ from obs_onnx.criteria.weight_derivatives import WeightDerivatives
 from obs_onnx.evaluation.measures.class_scores import rows_of
 from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.passes.channels.coupling import Coupling, Group
-from obs_onnx.passes.channels.numbers import Numbers
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.ops.quantized.numbers import Numbers
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
@@ -134,7 +134,7 @@ class ChannelStatistics:
         self._columns: dict[int, list[Consumption]] = {}
         self._lessons = LabelledBatches(runtime, model, fit, seed, task)
         self._changes: dict[str, dict[str, NDArray[np.float64]]] = {}
-        self._numbers = Numbers(coupling)
+        self._numbers = Numbers(coupling.graph)
 
     def consumers(self, group: Group) -> list[Consumption]:
         """Layers that read channels of ``group``, each column for one channel only."""

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
+from obs_onnx.data.language.tokens import Tokens, TokenSource
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
+from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
+from obs_onnx.io.atomic_files import together
+from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
-from obs_onnx.io.paths import calibration_beside, destination_of
+from obs_onnx.io.paths import calibration_beside
+from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
-from obs_onnx.passes.channels.keep_file import KeepFile, masks
-from obs_onnx.passes.channels.keep_file import replay as without_channels
+from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
+from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.pruning.fewer_tokens import FewerTokens
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -69,20 +76,53 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
+    fewer = _fewer(file)
+    tokens = None if fewer is None else fewer.tokens
     with boundary(f"{source} does not fit {name}", DataError):
-        original = declare_shapes(lambda: runtime, with_fixed(original, options.fix))
-        small = without_channels(original, file)
-    front = find_front(runtime, original)
+        original = with_fixed(original, options.fix)
+        if tokens is not None:
+            original = cut_vocabulary(original, tokens.ids, tokens.kept)
+        original = declare_shapes(lambda: runtime, original)
+        caches = caches_of(original, file)
+        inner = caches.inner(original)
+        small = shrunk(inner, file, caches.names)
+    front = replace(find_front(runtime, inner), caches=caches if caches.pairs else None)
     calib = calibration_beside(path) if options.calib is None else options.calib
-    note = _compared(runtime, front, file, small, calib, options.fix)
-    destination = destination_of(options.output, path)
+    notes = [_compared(runtime, front, file, small, calib, options.fix, tokens), *front.notes_behind]
+    whole = front.closed(small)
+    destination = None if options.output is None else Path(options.output)
     if destination is not None:
+        notes += _write(whole, front, fewer, runtime, path, destination)
+    return Replayed(whole, destination, tuple(notes))
 
-        def check(written: Path) -> None:
-            open_whole(runtime, front.part(load_model(written, custom_domains=None)))
 
-        save_model(small, destination, check)
-    return Replayed(small, destination, (note, *front.notes_behind))
+def _write(
+    model: ir.Model,
+    front: Front,
+    fewer: FewerTokens | None,
+    runtime: Runtime,
+    path: Path | None,
+    destination: Path,
+) -> Sequence[str]:
+    """Write the model, and what says of its caches and tokens what they are.
+
+    Returns:
+        What a configuration could not say.
+    """
+
+    def check(written: Path) -> None:
+        again = load_model(written, custom_domains=None)
+        open_whole(runtime, again if front.cut is None else front.part(again))
+
+    told = list[str]()
+    with together() as files:
+        save_model(model, destination, check, files)
+        if not is_stream(destination):
+            names = [] if front.caches is None else sorted(front.caches.names)
+            beside, told = files_beside(model, names, fewer, path, destination)
+            for file, contents in beside.items():
+                write_json(file, contents, files)
+    return told
 
 
 def _read(keep: object) -> tuple[KeepFile, str]:
@@ -99,11 +139,19 @@ def _checked(found: object, where: str) -> KeepFile:
     wrong = DataError(f"{where} is no keep.json: give the file that prune writes beside its model")
     if not isinstance(found, Mapping) or not isinstance(found.get("tensors"), Mapping):
         raise wrong
-    uses, removed = found.get("uses", {}), found.get("removed", [])
-    if not isinstance(uses, Mapping) or not isinstance(removed, list):
+    uses, removed, caches = found.get("uses", {}), found.get("removed", []), found.get("caches", {})
+    if not isinstance(uses, Mapping) or not isinstance(removed, list) or not isinstance(caches, Mapping):
         raise wrong
     try:
-        kept = [*found["tensors"].values(), *(use["kept"] for each in uses.values() for use in each)]
+        kept = [
+            *found["tensors"].values(),
+            *caches.values(),
+            *(use["kept"] for each in uses.values() for use in each),
+        ]
+        tokens = found.get("vocabulary", {"inputs": [], "outputs": [], "size": 0, "kept": []})
+        kept += [{"0": [*tokens["kept"], tokens["size"]]}]
+        if not all(isinstance(one, str) for one in (*tokens["inputs"], *tokens["outputs"])):
+            raise wrong
         indices = [(int(axis), index) for axes in kept for axis, part in axes.items() for index in part]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wrong from error
@@ -112,8 +160,23 @@ def _checked(found: object, where: str) -> KeepFile:
     return cast("KeepFile", {"schema": 1, **found})
 
 
+def _fewer(file: KeepFile) -> FewerTokens | None:
+    """The tokens that stay, where some went."""
+    if "vocabulary" not in file:
+        return None
+    given = file["vocabulary"]
+    tokens = Tokens(tuple(given["inputs"]), given["size"], np.array(given["kept"], np.int64))
+    return FewerTokens(tokens, tuple(given["outputs"]))
+
+
 def _compared(
-    runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, calib: object, fix: Fixed
+    runtime: Runtime,
+    front: Front,
+    file: KeepFile,
+    small: ir.Model,
+    calib: object,
+    fix: Fixed,
+    tokens: Tokens | None,
 ) -> str:
     """Compare with the model in which the channels are silenced, and say so.
 
@@ -122,21 +185,22 @@ def _compared(
     """
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
-    if file.get("caches"):
-        return "not compared with the dense model: its caches have other sizes"
-    coupling = couple(prepare(front.model, canonical=False))
+    caches = () if front.caches is None else front.caches.names
+    coupling = couple(prepare(front.model, canonical=False), caches=caches)
     session = open_whole(runtime, coupling.model)
     try:
         sizes = implied_sizes(front.model)
         feed: Values = random_feed(session.inputs, sizes=sizes)
         if calib is not None:
-            feed = next(iter(open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)))
+            data = open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)
+            feed = next(iter(data if tokens is None else TokenSource.of(data, tokens)))
         session.run(feed)
     except InputError as error:
         if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
-    found = check_removal(runtime, coupling, masks(coupling, file), front.part(small), feed)
+    kept, part = masks(coupling, file), front.part(small)
+    found = check_removal(runtime, coupling, kept, part, feed, caches=front.caches)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
     on = "a random sample" if calib is None else "the data"

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, Targets
+from obs_onnx.allocation.amounts import Amount, Unit
+from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, SPARSITY, Target, Targets
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
 from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.paths import int8_path
+from obs_onnx.io.paths import quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
@@ -24,12 +25,14 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
+from obs_onnx.pruning.provenance import provenance
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
-from obs_onnx.quantization.int8_run import Quantized
+from obs_onnx.quantization.quantizer import Quantized
+from obs_onnx.report.readable import ReadableReport
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed
 from obs_onnx.runtimes.sessions.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
@@ -69,7 +72,7 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.original, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
+        return figures(inputs.original, inputs.file, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
@@ -93,10 +96,10 @@ class Run:
         )
         return before, after
 
-    def report(self, before: Figures, after: Figures) -> Report:
+    def report(self, before: Figures, after: Figures) -> ReadableReport:
         """What is known before anything is pruned."""
         dense = self.calibrated.dense
-        return Report(
+        return ReadableReport(
             model=self.inputs.name,
             output=None,
             mode=self.plan.mode,
@@ -114,7 +117,7 @@ class Run:
         )
 
 
-def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
+def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> ReadableReport:
     """The report of a run that stops before anything is pruned.
 
     Args:
@@ -135,14 +138,14 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
 
 def report(
     run: Run, result: Finished[Attempt], path: Path | None, quantized: Quantized | None, recorder: Recorder
-) -> Report:
+) -> ReadableReport:
     """Measure a result that is written, and report the run.
 
     Args:
         run: what was asked for.
         result: what was found.
         path: where it was written; a device or a pipe holds no file.
-        quantized: the same in integers of 8 bits.
+        quantized: the same in integers.
         recorder: of the stages.
     """
     file = None if path is None or is_stream(path) else path
@@ -160,6 +163,7 @@ def report(
         output=None if path is None else str(path),
         met=not missed and not (run.targets.timed and timing.failures),
         missed=missed,
+        reached=_reached(run.targets, result, before, after) | {one.target: one.reached for one in missed},
         output_error=quality.output_error,
         parts=quality.parts,
         agreement=quality.agreement,
@@ -169,12 +173,12 @@ def report(
         groups=result.groups,
         seconds=recorder.with_total,
         stages=recorder.costs,
-        method=run.options.criterion,
+        method=run.plan.criterion,
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
-        quantized=None if quantized is None or file is None else str(int8_path(file)),
+        quantized=None if quantized is None or file is None else str(quantized_path(file, quantized.kind)),
         combinations=combined.value,
-        environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
+        environment=provenance(run.inputs),
         proof=result.proof,
         caches=_cache_shapes(run, result),
         notes=(
@@ -261,7 +265,7 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
 def _compared(
     run: Run, result: Finished[Attempt], quantized: Quantized | None, recorder: Recorder
 ) -> Tried[tuple[Combination, ...]]:
-    """Dense and pruned model, in float and in integers of 8 bits, where these are wanted."""
+    """Dense and pruned model, in float and in integers, where these are wanted."""
     if quantized is None:
         return Tried(())
 
@@ -285,6 +289,33 @@ def _over(targets: Targets, result: Finished[Attempt], before: Figures, after: F
     return found
 
 
+def _reached(
+    targets: Targets, result: Finished[Attempt], before: Figures, after: Figures
+) -> dict[str, float | str]:
+    """What was reached of the targets, as far as it was measured, in the units that they were given in."""
+    found: dict[str, float | str] = {one.name: loss for one, _, loss in targets.losses(result.attempt)}
+    weights = sum(layer.weights for layer in result.layers)
+    for target, amount in targets:
+        if target is SPARSITY and weights:
+            found[target.name] = 1 - sum(layer.kept * layer.weights for layer in result.layers) / weights
+        if not target.cost:
+            continue
+        old, new = (_figure(target, one) for one in (before, after))
+        if new is not None and amount.unit in (Unit.BYTES, Unit.MILLISECONDS):
+            found[target.name] = Amount(new, amount.unit).plain
+        elif new is not None and old:
+            found[target.name] = new / old
+    return found
+
+
+def _figure(target: Target, figures: Figures) -> float | None:
+    """What a model costs, of those figures that are shown."""
+    if target.timed:
+        return None if figures.latency_ms is None else figures.latency_ms.median
+    value: float | None = getattr(figures, target.figures[-1]) if target.figures else None
+    return value
+
+
 def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:
     """The latency, where that measured at last is over the limit."""
     limit = 1.0 if result.latency_limit is None else result.latency_limit
@@ -306,12 +337,12 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
-    """Dense and pruned model, in float and in integers of 8 bits."""
+    """Dense and pruned model, in float and in integers."""
     models = {
         "dense": run.inputs.model,
-        "dense int8": quantized.dense,
+        f"dense {quantized.kind}": quantized.dense,
         "pruned": pruned,
-        "pruned int8": quantized.model,
+        f"pruned {quantized.kind}": quantized.model,
     }
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)

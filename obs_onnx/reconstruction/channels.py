@@ -33,7 +33,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
@@ -98,7 +98,7 @@ class _Cutter:
 
 def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
     """Initializers of a smaller model, put back into those of the dense one; of a large one in files."""
-    cutter, large = _Cutter(coupling, keep), is_large(coupling.model)
+    cutter, large = _Cutter(coupling, keep), is_weighty(coupling.model)
     found: Tensors = {}
     for name, small in tensors.items():
         array = stored(coupling.model, name)
@@ -186,7 +186,7 @@ def solve_channels(
     dense = coupling.model
     small = SetWeights(start or {})(dense.clone()).model
     RemoveChannels(keep, coupling.of(small)).call(small)
-    large = is_large(dense)
+    large = is_weighty(dense)
     if large:
         put_away(small)
         let_go(dense)

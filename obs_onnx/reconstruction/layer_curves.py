@@ -92,8 +92,9 @@ class _Probe:
         for name, array in solved.tensors.items():
             values[name] = array.astype(values[name].dtype)
         damage = Damage(self._yardstick, self._outputs)
-        for number, expected in enumerate(self._reference):
-            damage.update(expected, self._run({**self._testing[number], **values}))
+        found = self._run.each({**batch, **values} for batch in self._testing)
+        for expected, changed in zip(self._reference, found, strict=True):
+            damage.update(expected, changed)
         return damage.value
 
 
@@ -146,8 +147,8 @@ def damage_curves(
     fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
-    for batch in testing:
-        reference.append(whole(batch))
+    for outputs in whole.each(testing):
+        reference.append(outputs)
     testing.step(around)
 
     ahead = [

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from scipy.linalg import qr
 
 from obs_onnx.passes.channels.coupling import Coupling, Group, Site
-from obs_onnx.passes.channels.numbers import Numbers
 from obs_onnx.passes.channels.origins import Origins, Reading
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops.quantized.numbers import Numbers
 
 __all__ = ["Redundant", "find_redundant"]
 
@@ -93,7 +93,7 @@ class _Search:
         self.gone: dict[int, dict[int, None]] = {group.id: {} for group in coupling.groups}
         self.spent: set[int] = set()
         self.kinds: dict[str, int] = {}
-        self.origins, self.numbers = Origins(coupling), Numbers(coupling)
+        self.origins, self.numbers = Origins(coupling), Numbers(coupling.graph)
         self._elements: dict[tuple[int, Site], Int] = {}
 
     def array(self, name: str) -> NDArray[np.generic]:

@@ -21,12 +21,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
-from obs_onnx.passes.channels.numbers import spread
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.bodies import remove_unused_nodes
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, append, take_over
+from obs_onnx.passes.ops.quantized.numbers import spread
 from obs_onnx.passes.traits.relation import Mix, Operand
 
 __all__ = ["silence"]

@@ -58,7 +58,7 @@ class SetWeights(ir.passes.InPlacePass):
         with np.errstate(over="ignore"):
             narrow = model.graph.initializers[name].meta.get(STORED, old.dtype)
             stored = np.ascontiguousarray(array, dtype=narrow.numpy()).astype(old.dtype.numpy(), copy=False)
-        if not np.isfinite(stored.astype(np.float64)).all():
+        if not np.isfinite(stored).all():
             raise ValueError(f"the new values of initializer {name!r} are not finite as {old.dtype.name}")
         return ir.Tensor(
             stored,

@@ -67,6 +67,11 @@ class ChannelPlan:
         """All layers of the model."""
         return self.channels.layers
 
+    @property
+    def criterion(self) -> str:
+        """Name of the one that chooses."""
+        return self.options.criterion
+
     def cost_note(self, calibrated: Calibrated) -> str | None:
         """What measuring will cost."""
         if self.options.allocation != DAMAGE:
@@ -155,7 +160,7 @@ class ChannelStrategy:
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
         protected = [y.name for pattern in options.protect for y in matching(layers, pattern)]
-        path = inputs.path
+        path = inputs.file
         return ChannelPlan(
             original=inputs.model,
             file_bytes=sum(one.stat().st_size for one in files_of(path))

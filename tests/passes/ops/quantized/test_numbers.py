@@ -9,7 +9,7 @@ from channel_graphs import found, model, node, normal
 from channel_helpers import named, opened
 
 from obs_onnx.criteria.channels.magnitude import l2
-from obs_onnx.passes.channels.numbers import Numbers, spread
+from obs_onnx.passes.ops.quantized.numbers import Numbers, spread
 
 RNG = np.random.default_rng(3)
 
@@ -43,7 +43,7 @@ def matrix() -> np.ndarray:
 
 
 def test_integers_are_numbers_by_scale_and_zero_point_and_these_are_none() -> None:
-    numbers = Numbers(found(model(HEAD, WEIGHTS)))
+    numbers = Numbers(found(model(HEAD, WEIGHTS)).graph)
     np.testing.assert_allclose(numbers.of("w", WEIGHTS["w"]), matrix())
     np.testing.assert_array_equal(numbers.of("a", WEIGHTS["a"]), WEIGHTS["a"])
     for name in ("ws", "wz", "bias"):
@@ -69,7 +69,7 @@ def test_pairs_of_integers_and_numbers(block: int) -> None:
     proto = model(nodes, {"q": q, "s": scale, "z": zero}, x=("N", 5), opset=21)
     spreading = (lambda a: np.repeat(a, 2, axis=0)[:5]) if block else (lambda a: a)
     expected = (q.astype(np.float64) - spreading(zero)) * spreading(scale).astype(np.float64)
-    np.testing.assert_allclose(Numbers(found(proto)).of("q", q), expected)
+    np.testing.assert_allclose(Numbers(found(proto).graph).of("q", q), expected)
 
 
 def test_integers_without_a_constant_scale_are_not_known() -> None:
@@ -79,7 +79,7 @@ def test_integers_without_a_constant_scale_are_not_known() -> None:
         node("Cast", "m", "y", to=onnx.TensorProto.FLOAT),
     ]
     w = integers(3, 4)
-    assert Numbers(found(model(nodes, {"w": w}, x=("N", 3)))).of("w", w) is None
+    assert Numbers(found(model(nodes, {"w": w}, x=("N", 3))).graph).of("w", w) is None
 
 
 def test_parameters_along_several_axes() -> None:

@@ -9,9 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.traits.relation import Operand
+from obs_onnx.passes.traits.relation import Graph, Operand
 
 __all__ = ["Numbers", "spread"]
 
@@ -22,14 +21,14 @@ class Numbers:
     """Weights of a model as numbers.
 
     Args:
-        coupling: of a model, whose operators say which inputs are integers, and what they stand for.
+        graph: of a model, whose operators say which inputs are integers, and what they stand for.
     """
 
-    def __init__(self, coupling: Coupling) -> None:
-        self._concrete = coupling.graph.concrete
+    def __init__(self, graph: Graph) -> None:
+        self._concrete = graph.concrete
         self._integers: dict[str, tuple[ir.Node, Operand]] = {}
         self._parameters: set[str] = set()
-        for node, one in coupling.graph.operands:
+        for node, one in graph.operands:
             value = node_facts.input_of(node, one.slot)
             if value is not None and (one.scale is not None or one.zero is not None):
                 self._integers[str(value.name)] = node, one
