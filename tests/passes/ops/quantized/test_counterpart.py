@@ -67,7 +67,7 @@ def exact(
     weights: dict[str, np.ndarray],
     x: Sequence[int] = (3, 5, 5),
     rtol: float = 0.0,
-):
+) -> Coupling:
     """Removal against silence, and removal by the record of what stays.
 
     Args:
