@@ -9,6 +9,7 @@ Everything is imported on first use.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,10 +21,14 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
+    from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
 
 __version__ = "0.1.0"
+
+if find_spec(f"{__name__}.passes") is None:  # which the folder passes/ becomes by installation
+    raise ImportError("obs_onnx is not installed: run pip install '.[cpu]' in the folder it came in")
 
 __all__ = [
     "Artifacts",
@@ -31,6 +36,7 @@ __all__ = [
     "ObsPrune",
     "Pareto",
     "Pruned",
+    "QuantizeResult",
     "Replayed",
     "Scores",
     "__version__",
@@ -42,6 +48,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "quantize",
     "replay",
     "score",
 ]
@@ -52,6 +59,7 @@ _HOMES = {
     "Pareto": "entrypoints.pareto",
     "ObsPrune": "entrypoints.prune",
     "Pruned": "entrypoints.prune",
+    "QuantizeResult": "entrypoints.quantize",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
@@ -62,6 +70,7 @@ _HOMES = {
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }

@@ -1,24 +1,26 @@
-"""``obs-onnx prune``, and ``obs-onnx replay``, which removes what a prune has removed."""
+"""``obs-onnx prune``; ``replay``, which removes what a prune has removed; ``quantize``."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell, verbose
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell, verbose
 from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import noted
-from obs_onnx.io.paths import pruned_path
+from obs_onnx.io.paths import pruned_path, quantized_path
 from obs_onnx.passes.printable import printable
 
-__all__ = ["prune", "replay"]
+__all__ = ["prune", "quantize", "replay"]
 
 
 @click.command(cls=Command)
@@ -51,7 +53,7 @@ def prune(
     options["output"] = options["output"] or beside(model, pruned_path)
     check_files(model, PruneOptions(**options), json_path=json_path, html_path=html_path)
     result = obs_onnx.prune(model, progress=report.terminal_progress(silent=silent), **options)
-    found = result.report
+    found = replace(result.report, command=command_line())
     behind = Behind(found.output, found.failures)
     if json_path:
         behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))
@@ -85,3 +87,30 @@ def replay(keep: str, model: str, **options: Any) -> None:
     report.print_evaluation({"model": model, "output": str(result.output)})
     for note in result.notes:
         tell(note)
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@OUT
+@options_from(QuantizeOptions)
+@JSON
+@QUIET
+def quantize(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
+    """Write MODEL in integers, rounded by error feedback, and compare both.
+
+    OUT is the same as --output.
+    """
+    options["output"] = options["output"] or beside(model, lambda path: quantized_path(path, options["to"]))
+    check_files(model, QuantizeOptions(**options), json_path=json_path)
+    found = obs_onnx.quantize(model, progress=report.terminal_progress(silent=silent), **options).report
+    behind = Behind(found.output, found.failures)
+    if json_path:
+        behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))
+    if not silent:
+        behind.run(
+            "the report was not shown",
+            lambda: report.print_combinations(
+                f"{found.model} -> {found.output}", found.combinations, found.notes, found.alerts
+            ),
+        )
+    behind.end()

@@ -17,28 +17,29 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.atomic_files import Together, together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import int8_path, keep_path
+from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
-from obs_onnx.pruning.calibrated import calibrate, continued
+from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
-from obs_onnx.pruning.inputs import load
+from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.judgement import Attempt
+from obs_onnx.pruning.language.cache_config import files_beside
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining
 from obs_onnx.pruning.run_report import Run, dry_report, report
 from obs_onnx.pruning.strategy import Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
-from obs_onnx.quantization.int8_run import Int8, Quantized
+from obs_onnx.quantization.calibration import Calibration
+from obs_onnx.quantization.quantizer import Quantized, Quantizer
 from obs_onnx.report.readable import ReadableReport
 
 __all__ = ["STRATEGIES", "ObsPrune", "Pruned", "prune"]
@@ -53,15 +54,17 @@ class Pruned:
     Attributes:
         model: the pruned one.
         report: everything measured about it.
-        quantized: the same in integers of 8 bits, where ``quantize`` asked for it.
+        quantized: the same in integers, where ``quantize`` asked for it.
         keep: what of each initializer and axis of the dense model stays, the contents of a ``keep.json``;
             None where single weights became zero.
+        kind: of the integers.
     """
 
     model: ir.Model
     report: ReadableReport
     quantized: ir.Model | None = None
     keep: Mapping[str, object] | None = None
+    kind: str | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary()}>"
@@ -71,7 +74,7 @@ class Pruned:
         return self.report.summary()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, and beside it what :func:`prune` writes: ``.keep.json``, ``.int8.onnx``.
+        """Write the model, and beside it what :func:`prune` writes: ``.keep.json`` and the integers.
 
         Raises:
             OptionError: the files cannot be written; nothing is left behind then.
@@ -80,8 +83,8 @@ class Pruned:
         with together() as files:
             save_model(self.model, destination, files=files)
             _write_beside(self.keep, destination, files)
-            if self.quantized is not None and not is_stream(destination):
-                save_model(self.quantized, int8_path(destination), files=files)
+            if self.quantized is not None and self.kind is not None and not is_stream(destination):
+                save_model(self.quantized, quantized_path(destination, self.kind), files=files)
 
 
 @takes(PruneOptions)
@@ -143,7 +146,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
-        inputs = load(model, options)
+        inputs = load(model, options, options.vocabulary)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
@@ -151,9 +154,7 @@ def _pruned(
     if not options.dry_run:
         calibrated = continued(inputs, calibrated, options, "prune")
         calibrated = replace(calibrated, work=calibrated.work.by(executor))
-    int8 = None
-    if options.quantize is not None:
-        int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)
+    quantizer = Quantizer.of(options, _given(calibrated, options), inputs.front, plan.model)
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
@@ -167,18 +168,22 @@ def _pruned(
     with recorder.part("search"):
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(found, calibrated, recorder)
+    if (keep := proven.result.keep) is not None and inputs.fewer is not None:
+        keep = {**keep, "vocabulary": inputs.fewer.record}
+        proven = replace(proven, result=replace(proven.result, keep=keep))
     quantized = None
-    if int8 is not None:
+    if quantizer is not None:
         with recorder.stage("quantize"):
-            quantized = int8.quantize(found.attempt.model)
+            quantized = quantizer.quantize(found.attempt.model)
     kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            notes = _write(proven, kept, destination, inputs.path, options.custom_domains)
+            notes = _write(proven, kept, destination, inputs, options.custom_domains)
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if kept is None else kept.complete, proven.result.keep)
+    integers = None if kept is None else kept.complete
+    return Pruned(proven.result.model, reported, integers, proven.result.keep, options.quantize)
 
 
 def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:
@@ -187,29 +192,42 @@ def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: T
         write_json(keep_path(destination), keep, files)
 
 
+def _given(calibrated: Calibrated, options: PruneOptions) -> Calibration:
+    """What quantization learns from and is judged by."""
+    data, dense = calibrated.data, calibrated.dense
+    return Calibration(
+        dense.runtime,
+        data.fit,
+        data.held_out,
+        dense.yardstick,
+        calibrated.budget.activations,
+        options.damping,
+    )
+
+
 def _write(
     proven: Proven[Attempt],
     quantized: Quantized | None,
     destination: Path,
-    path: Path | None,
+    inputs: Inputs,
     custom_domains: Sequence[str],
 ) -> Sequence[str]:
-    """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model.
+    """Write the model, what was kept of it, and the same in integers; a stream gets the model.
 
     Returns:
-        What a configuration beside the model at ``path`` could not say of the caches.
+        What a configuration beside the model that came in could not say of the caches.
     """
-    caches, told = proven.result.caches, list[str]()
+    told = list[str]()
     with together() as files:
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
         _write_beside(proven.result.keep, destination, files)
-        if caches:
-            names = sorted(proven.cache_names)
-            configs, told = new_configs(proven.result.model, names, path, destination)
-            for file, config in configs.items():
-                write_json(file, config, files)
+        names = sorted(proven.cache_names) if proven.result.caches else []
+        beside, told = files_beside(proven.result.model, names, inputs.fewer, inputs.path, destination)
+        for file, contents in beside.items():
+            write_json(file, contents, files)
         if quantized is not None:
-            save_model(quantized.complete, int8_path(destination), quantized.check_file, files)
+            place = quantized_path(destination, quantized.kind)
+            save_model(quantized.complete, place, quantized.check_file, files)
     return told

@@ -17,11 +17,12 @@ __all__ = [
     "configs_beside",
     "finetuned_path",
     "frontier_folder",
-    "int8_path",
     "keep_path",
     "pruned_path",
+    "quantized_path",
     "same_file",
     "side_path",
+    "vocabulary_path",
 ]
 
 _CONFIGS = ("genai_config.json", "config.json")  # of onnxruntime-genai, and of Hugging Face transformers
@@ -88,9 +89,14 @@ def keep_path(destination: Path) -> Path:
     return destination.with_suffix(".keep.json")
 
 
-def int8_path(destination: Path) -> Path:
-    """Where the quantized model is written, beside the pruned one."""
-    return destination.with_suffix(".int8.onnx")
+def vocabulary_path(destination: Path) -> Path:
+    """Where new ids of the tokens that stay are written."""
+    return destination.with_suffix(".vocabulary.json")
+
+
+def quantized_path(destination: Path, kind: str) -> Path:
+    """Where a model quantized to a kind (``int8`` ...) is written, beside the pruned one."""
+    return destination.with_suffix(f".{kind}.onnx")
 
 
 def calibration_beside(path: Path | None) -> Path | None:

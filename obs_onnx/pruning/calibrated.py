@@ -381,7 +381,9 @@ def _doubts(
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
     def opened(what: Any) -> Source:
         def read(specs: Sequence[TensorSpec]) -> Source:
-            return open_calibration(specs, inputs.path, replace(options, calib=what), inputs.sizes)
+            asked = replace(options, calib=what)
+            tokens = None if inputs.fewer is None else inputs.fewer.tokens
+            return open_calibration(specs, inputs.path, asked, inputs.sizes, tokens)
 
         return freed_source(inputs.batch, session.inputs, MOST_SAMPLES, read)
 

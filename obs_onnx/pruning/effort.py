@@ -11,9 +11,9 @@ __all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
 LEAST_SAMPLES = 8
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
+_FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _ROWS = 16  # of scores that a sample may have and count once: words of a sentence are not alike as pixels are
 _FEWER = 4  # times fewer samples of many rows, at most
-_FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _PASSES = 3  # over the model: dense, pruned, and the moments of its layers
 _MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
 _FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage

@@ -10,6 +10,7 @@ from obs_onnx.results.pruning import Report, plain
 __all__ = ["next_steps"]
 
 _CHANNELS = "channels"
+_INTERFACE = {"change_caches", "vocabulary"}  # options with which both models take the same data no more
 _SLOWER = 1.0  # of the dense model's time
 _LOST, _FAR = 0.005, 0.1  # of the accuracy, and of the outputs, that training gets back a part of
 
@@ -20,13 +21,15 @@ def next_steps(report: Report) -> list[str]:
     if output is None:
         return []
     steps = [
-        f"--target {one.target}={plain(one.possible)} is possible" for one in report.missed if one.possible
+        f"ask for what is possible: --target {one.target}={plain(one.possible)}"
+        for one in report.missed
+        if one.possible
     ]
     if report.mode == _CHANNELS and LATENCY.name not in report.targets and _is_slower(report):
-        steps.append(f"smaller but no faster: obs-onnx prune {model} --target {LATENCY.name}=0.9")
+        steps.append(f"smaller but no faster: add --target {LATENCY.name}=0.9")
     if "finetune" not in report.options and _lost_much(report):
-        steps.append(f"accuracy or outputs suffer: obs-onnx prune {model} --finetune 300")
-    if not steps and report.before.accuracy is None:
+        steps.append("accuracy or outputs suffer: add --finetune 300")
+    if not steps and report.before.accuracy is None and not _INTERFACE & set(report.options):
         small = shlex.quote(output)
         steps.append(f"on data of your own: obs-onnx eval {small} --data test.npz --against {model}")
     return steps

@@ -98,7 +98,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Combination:
-    """One of the dense and the pruned model in float and in integers of 8 bits, measured.
+    """One of the dense and the pruned model in float and in integers, measured.
 
     Attributes:
         model: which one.
@@ -254,6 +254,8 @@ class Agreement:
         fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
         left_out: outputs that could not be compared, with the reason.
         random: nodes that draw numbers.
+        unfused: the runtime computed operator by operator in both: what it makes of several rounds otherwise
+            with other widths.
     """
 
     tolerance: float
@@ -261,6 +263,7 @@ class Agreement:
     fed: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     random: tuple[str, ...] = ()
+    unfused: bool = False
 
     @property
     def largest(self) -> float | None:
@@ -285,11 +288,13 @@ class Report:
         reached: what was reached of every target, in the unit that it was given in, where it was measured.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
-        quantized: file of the pruned model in integers of 8 bits.
-        combinations: dense and pruned model, in float and in integers of 8 bits.
+        quantized: file of the pruned model in integers.
+        combinations: dense and pruned model, in float and in integers.
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
         options: what was asked for, where it is not the default.
+        environment: the runtime, its machine, versions, date and the model's check sum.
+        command: the command line of the run, if it had one.
         proof: outputs compared with those of the dense model without the effect of removed channels.
         caches: shapes of the caches that go in and come out, where they were allowed to change.
         notes: advice for the reader.
@@ -326,6 +331,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    command: str | None = None
     missed: tuple[Missed, ...] = ()
     reached: Mapping[str, float | str] = field(default_factory=dict)
     proof: Agreement | None = None
@@ -334,6 +340,11 @@ class Report:
     alerts: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the run stopped before anything was pruned."""
+        return self.output is None and not self.groups and not self.layers
 
     def to_json(self) -> dict[str, object]:
         """Plain dicts, lists, strings, finite numbers, booleans and None, ready for :func:`json.dumps`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -9,11 +10,15 @@ import sys
 import time
 from pathlib import Path
 
+import nets
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from command_line import commands, run
 from decided_nets import detector, images
+
+from obs_onnx.cli import main
 
 DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
 
@@ -435,6 +440,23 @@ def test_replay(tmp_path: Path) -> None:
     assert result.stderr.strip().endswith("is no keep.json: give the file that prune writes beside its model")
 
 
+def test_quantize(tmp_path: Path) -> None:
+    onnx.save(nets.mlp(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.calib.npz", x=nets.data(0, 64, 12))
+    arguments = ["quantize", str(tmp_path / "m.onnx"), "--threads", "1", "--no-latency"]
+    extra = ["--to", "int4-weights", "--block-size", "16", "--json", str(tmp_path / "r.json")]
+    result = CliRunner().invoke(main, [*arguments, *extra])
+    assert result.exit_code == 0, result.output
+    assert "int4-weights" in result.output
+    assert "ms" not in result.output.split()
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["options"]["block_size"] == 16
+    assert [row["model"] for row in report["combinations"]] == ["float", "int4-weights"]
+    onnx.load(tmp_path / "m.int4-weights.onnx")
+    result = CliRunner().invoke(main, [*arguments, "--to", "int2"])
+    assert result.exit_code == 2
+
+
 @pytest.mark.usefixtures("folder")
 class TestNames:
     """What the first minutes are made of: names, places and how much is said."""
@@ -500,3 +522,13 @@ def test_flags_are_the_names_of_python(name: str) -> None:
         wanted = known.get(str(one.name), str(one.name))
         if flags:
             assert wanted in flags or (one.multiple and wanted.removesuffix("s") in flags), one.name
+
+
+def test_a_report_says_how_it_was_made(folder: Path) -> None:
+    arguments = ["prune", "digits_mlp.onnx", "my small.onnx", "--json", "r.json", *DEFAULT, "--no-latency"]
+    assert run(*arguments).exit_code == 0
+    report = json.loads(Path("r.json").read_text())
+    assert report["command"] == "obs-onnx " + " ".join(arguments).replace("my small.onnx", "'my small.onnx'")
+    made = report["environment"]
+    assert made["model sha256"] == hashlib.sha256(Path("digits_mlp.onnx").read_bytes()).hexdigest()
+    assert {"runtime", "version", "os", "python", "obs-onnx", "date"} <= made.keys()
