@@ -38,6 +38,7 @@ __all__ = ["Reference", "compensated", "group_curves"]
 
 _NOTHING = 1e-12  # damage that rounding makes, and share of the largest score that says nothing
 _HELD_BYTES = 1 << 26  # weights of all choices of channels that stay in memory
+_OUTSIDE_BYTES = 1 << 32  # that lie in files, unless one choice takes more
 _RUINED = 1e9  # damage of outputs that are no numbers any more
 
 
@@ -67,8 +68,7 @@ def compensated(
         Initializers by name, for each choice.
     """
     chosen: list[Tensors] = [{} for _ in keeps]
-    size = sum(stored(evidence.model, one.layer.name).nbytes for one in reading)
-    outside = len(keeps) * size > _HELD_BYTES
+    outside = len(keeps) * _weight_bytes(evidence, reading) > _HELD_BYTES
     for one in reading:
         for tensors, keep in zip(chosen, keeps, strict=True):
             gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
@@ -76,6 +76,10 @@ def compensated(
                 narrow = array.astype(stored(evidence.model, name).dtype, copy=False)
                 tensors[name] = array_outside(narrow) if outside else narrow
     return chosen
+
+
+def _weight_bytes(evidence: ChannelStatistics, reading: Sequence[Consumption]) -> int:
+    return sum(stored(evidence.model, one.layer.name).nbytes for one in reading)
 
 
 def _without(evidence: ChannelStatistics, layer: Layer, gone: NDArray[np.bool_], compensate: bool) -> Tensors:
@@ -183,12 +187,14 @@ class _Measuring:
             return probe(keep, compensated(self.evidence, reading, [keep], False)[0])
 
         def damages(counts: Sequence[int]) -> list[float]:
-            keeps = []
+            keeps, found = list[Mask](), list[float]()
             for count in counts:
                 keeps.append(np.ones(group.n, bool))
                 keeps[-1][order[:count]] = False
-            tensors = compensated(self.evidence, reading, keeps, self.compensate)
-            found = [max(probe(*one) - base, 0.0) for one in zip(keeps, tensors, strict=True)]
+            step = max(1, _OUTSIDE_BYTES // max(_weight_bytes(self.evidence, reading), 1))
+            for some in (keeps[first : first + step] for first in range(0, len(keeps), step)):
+                tensors = compensated(self.evidence, reading, some, self.compensate)
+                found += [max(probe(*one) - base, 0.0) for one in zip(some, tensors, strict=True)]
             return [
                 y if y > _NOTHING and count > len(free) else 0.0
                 for count, y in zip(counts, found, strict=True)
