@@ -67,7 +67,7 @@ class TestCurves:
                 keep = np.ones(group.n, bool)
                 keep[ranked.order[: round(share * group.n)]] = False
                 np.testing.assert_array_equal(ranked.keep(int(keep.sum())), keep)
-                tensors = compensated(evidence, evidence.consumers(group), keep, compensate)
+                tensors = compensated(evidence, evidence.consumers(group), [keep], compensate)[0]
                 changed = SetWeights(tensors)(silence(model, {group.id: keep}, coupling)).model
                 expected = squared(dense, run_proto(ir.to_proto(changed), {"x": x})["y"])
                 assert damage == pytest.approx(expected, rel=1e-3, abs=1e-9)
