@@ -12,7 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.shelf import Shelf
@@ -258,10 +259,18 @@ class ChannelStatistics:
         return found
 
     def weights(self, group: Group) -> Iterator[tuple[NDArray[np.float64], csr_array]]:
-        """Floating-point initializers the group stands in: (elements, rest) and (channels, elements)."""
+        """Floating-point initializers the group stands in: (elements, rest) and (channels, elements).
+
+        Integers are the weights that they stand for, and their scales are none.
+        """
+        forms = {layer.name: layer for layer in self.layers if layer.integers is not None}
+        scales = {name for one in forms.values() if one.integers for name in one.integers.names[1:]}
         for site in group.sites:
             array = stored(self.model, site.initializer)
-            if array.dtype.kind in "iub" or array.dtype == object:
+            layer = forms.get(site.initializer)
+            if layer is not None and layer.integers is not None:
+                array = layer.integers.opened(LayerWeights.of(self.model, layer).weight)
+            elif array.dtype.kind in "iub" or array.dtype == object or site.initializer in scales:
                 continue
             rows = np.moveaxis(array.astype(np.float64), site.axis, 0).reshape(array.shape[site.axis], -1)
             yield rows, self.coupling.incidence(group, site.initializer, site.axis)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
-from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, is_feedable, names_of, stored
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
@@ -61,10 +61,9 @@ def compensated(
         layer = one.layer
         gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
         if not compensate:
-            w_GOI = layer.layout.to_matrix(stored(evidence.model, layer.name))
-            groups, _, columns = w_GOI.shape
-            w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, w_GOI)
-            found: Tensors = {layer.name: layer.layout.to_tensor(w_GOI)}
+            held = LayerWeights.of(evidence.model, layer)
+            groups, _, columns = layer.layout.goi
+            found = held.tensors(np.where(gone.reshape(groups, 1, columns), 0.0, held.w_GOI))
         else:
             posed = evidence.posed(layer)
             with threads_for(layer.layout.goi[2]):
@@ -95,11 +94,12 @@ class _Probe:
     ) -> None:
         self._testing, self._model, self._group, self._plan = testing, model, group, plan
         self._reference, self._coupling = reference, coupling
-        self._clean = is_clean(coupling, group, reading)
         layers = [one.layer for one in reading]
-        self._fed = [name for layer in layers for name in (layer.name, bias_of(layer)) if name]
+        self._clean = is_clean(coupling, group, reading)
+        self._fed = [name for layer in layers for name in names_of(layer)]
         self._dense = {name: stored(model, name) for name in self._fed}
-        self._run = testing.part(model, plan.outputs, self._fed) if self._clean else None
+        fed = self._clean and all(map(is_feedable, layers))
+        self._run = testing.part(model, plan.outputs, self._fed) if fed else None
 
     def __call__(self, keep: Mask, tensors: Tensors) -> float:
         """Damage with the channels of ``keep`` and these weights of the layers that read them."""
@@ -109,7 +109,12 @@ class _Probe:
                 for name, dense in self._dense.items()
             }
             return self._damage(self._run, values)
-        silenced = SetWeights(tensors)(silence(self._model, {self._group.id: keep}, self._coupling)).model
+        model = (
+            self._model.clone()
+            if self._clean
+            else silence(self._model, {self._group.id: keep}, self._coupling)
+        )
+        silenced = SetWeights(tensors)(model).model
         return self._damage(self._testing.part(silenced, self._plan.outputs), {})
 
     def base(self) -> float:
@@ -125,11 +130,8 @@ class _Probe:
 
 def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> bool:
     """Whether nothing but the given layers combines channels of the group."""
-    names = {one.layer.name for one in reading}
-    return all(
-        mix.kind == "sum" and (value := mix.node.inputs[mix.slot]) is not None and value.name in names
-        for mix in combining(coupling, group)
-    )
+    nodes = {use.node for one in reading for use in one.layer.uses}
+    return all(mix.kind == "sum" and mix.node.name in nodes for mix in combining(coupling, group))
 
 
 def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:

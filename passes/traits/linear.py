@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from obs_onnx.passes.traits.integers import Integers
+
 __all__ = ["ConvGeometry", "Linear", "MatmulGeometry", "WeightLayout"]
 
 
@@ -102,6 +104,9 @@ class Linear:
         bias_scale: factor on that bias (beta of Gemm).
         bias_behind: True of an operator without an input for a bias, which is what an Add behind it adds.
         layout, geometry: see there.
+        integers: how the weight is stored, where that is not as the node multiplies by it.
+        bias_integers: likewise for the bias.
+        input_scale: name of the scale of the input, where the scale of the bias is that times the weight's.
     """
 
     weight_input: int
@@ -111,3 +116,6 @@ class Linear:
     bias_input: int | None = None
     bias_scale: float = 1.0
     bias_behind: bool = False
+    integers: Integers | None = None
+    bias_integers: Integers | None = None
+    input_scale: str | None = None

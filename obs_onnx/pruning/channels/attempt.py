@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.pruning.judgement import Attempt
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.channels import Quantum, admissible
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.redundant import Redundant, find_redundant
 from obs_onnx.passes.costs.widths import Widths, widths_of
@@ -49,7 +49,8 @@ def redundant_in(runtime: Runtime, coupling: Coupling, layers: Sequence[Layer], 
         model = SetWeights(changed)(coupling.model.clone()).model
         return run_feed(open_part(runtime, extract(model, input_names(model), names), feed), feed)
 
-    return find_redundant(coupling, layers, values)
+    plain = [layer for layer in layers if layer.integers is None]
+    return find_redundant(coupling, plain, values)
 
 
 def lossless(task: ChannelTask) -> Lossless:

@@ -15,7 +15,7 @@ from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured
@@ -169,9 +169,7 @@ class Round:
         curves = {group: one.curve for group, one in self.ranked.items()}
         return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
-    def reach(
-        self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None
-    ) -> ChannelAttempt:
+    def reach(self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
         """The attempt whose real costs stay within the limits, as far as that is possible.
 
         Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where

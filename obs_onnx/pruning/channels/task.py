@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.io.scratch import let_go, put_away
 from obs_onnx.passes.channels.branches import LeaveOut
