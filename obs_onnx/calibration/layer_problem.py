@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, bias_of
+from obs_onnx.calibration.layer_weights import LayerWeights, Scattered, Tensors, bias_of
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.passes.errors import DataError, boundary
 from obs_onnx.solvers import Problem, prepare
 from obs_onnx.solvers.blas_threads import threads_for
-from obs_onnx.solvers.rounding import round_on, round_weights
+from obs_onnx.solvers.rounding import round_weights
 
 __all__ = ["LayerProblem"]
 
@@ -44,11 +44,15 @@ class LayerProblem:
         """
         if self.layer.integers is None:
             return self._held.tensors(w_GOI, self._moved_bias(w_GOI))
-        mask = w_GOI != 0
-        found = round_weights(self.problem, self._held.kind, None if mask.all() else mask)
-        q, grid = found.q, self._held.on_type(found.grid)
-        if not np.allclose(grid.scale, found.grid.scale, rtol=1e-6, atol=0.0):
-            q = round_on(self.problem, grid, None if mask.all() else mask)
+        kind, mask = self._held.kind, None if w_GOI.all() else w_GOI != 0
+        if isinstance(kind, Scattered):
+            q, grid = None, self._held.best_grid(np.asarray(w_GOI, np.float64))
+        else:
+            found = round_weights(self.problem, kind, mask)
+            q, grid = found.q, self._held.on_type(found.grid)
+            q = q if np.allclose(grid.scale, found.grid.scale, rtol=1e-6, atol=0.0) else None
+        if q is None:
+            q = round_weights(self.problem, grid, mask, rescale=False).q
         return self._held.integers(q, grid, self._moved_bias(grid.values(q)))
 
     def _moved_bias(self, w_GOI: NDArray[np.floating]) -> NDArray[np.float64] | None:

@@ -19,7 +19,7 @@ from obs_onnx.passes.layers.layer import Layer, Use
 from obs_onnx.passes.traits.integers import Integers
 from obs_onnx.solvers.grids import Grid, GridKind, choose_grid
 
-__all__ = ["LayerWeights", "Tensors", "bias_of", "is_feedable", "names_of", "stored", "weight_of"]
+__all__ = ["LayerWeights", "Scattered", "Tensors", "bias_of", "is_feedable", "names_of", "stored", "weight_of"]
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -58,6 +58,29 @@ def stored(model: ir.Model, name: str) -> NDArray[Any]:
 def weight_of(model: ir.Model, layer: Layer) -> NDArray[np.float64]:
     """``w_GOI`` of a layer of ``model``."""
     return LayerWeights.of(model, layer).w_GOI
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Grids whose scales hold for weights of several outputs, or for others that are no run of inputs.
+
+    Attributes:
+        kind: of the integers and the zero points.
+        place: (G, O, I) number of the scale of each weight.
+    """
+
+    kind: GridKind
+    place: NDArray[np.int64]
+
+    def choose(self, w_GOI: NDArray[np.float64]) -> Grid:
+        """The best one for nearest rounding."""
+        order = np.argsort(self.place, axis=None, kind="stable")
+        counts = np.bincount(self.place.reshape(-1))
+        rows = np.zeros((1, len(counts), counts.max()))
+        rows[0, np.arange(counts.max()) < counts[:, None]] = w_GOI.reshape(-1)[order]
+        found = choose_grid(rows, self.kind)
+        scale, zero = (one[0, :, 0][self.place] for one in (found.scale, found.zero))
+        return Grid(scale, zero, found.lowest, found.highest, 1)
 
 
 @dataclass(frozen=True)
@@ -122,8 +145,8 @@ class LayerWeights:
         grid = self.grid
         q = grid.nearest(w_GOI)
         step = np.broadcast_to(np.abs(grid.scale), w_GOI.shape)
-        if (np.abs(grid.values(q) - w_GOI) > _SAME * step).any() and isinstance(self.kind, GridKind):
-            grid = self.on_type(choose_grid(w_GOI, self.kind))
+        if (np.abs(grid.values(q) - w_GOI) > _SAME * step).any():
+            grid = self.best_grid(w_GOI)
             q = grid.nearest(w_GOI)
         return self.integers(q, grid, bias)
 
@@ -193,37 +216,39 @@ class LayerWeights:
         scale_GOI = np.where(scale_GOI == 0, 1.0, scale_GOI)
         return Grid(scale_GOI, self._matrix(form.spread(zero)), form.lowest, form.highest, 1)
 
+    def best_grid(self, w_GOI: NDArray[np.float64]) -> Grid:
+        """The best grid for nearest rounding on which the weight may lie in its place."""
+        grid = self.kind.choose(w_GOI) if isinstance(self.kind, Scattered) else choose_grid(w_GOI, self.kind)
+        return self.on_type(grid)
+
     @cached_property
-    def kind(self) -> GridKind | Grid:
-        """Grids on which a weight may lie in its place; the present one, where its scales lie otherwise.
+    def kind(self) -> GridKind | Scattered:
+        """Grids on which a weight may lie in its place.
 
         Where all integers have a bit less than the type, so have those of other weights: runtimes may add up
-        products in too few bits otherwise. Zero points that are all in the middle stay there.
+        products in too few bits otherwise. Zero points that are all in the middle, or the same for all
+        scales, stay.
         """
         form = self.layer.integers
         assert form is not None
         scale, zero = form.steps(self.arrays)
         lowest, highest = self._range(form)
         middle = form.highest // 2 + 1 if form.lowest == 0 else 0
-        chosen = form.zero is not None and self.arrays[form.zero].size >= scale.size
-        single = bool((zero == zero.reshape(-1)[0]).all())
-        even = single and (not chosen or int(zero.reshape(-1)[0]) == middle)
-        if not even and not chosen:
-            return self.grid
-        if even and int(zero.reshape(-1)[0]) == 0 and lowest == form.lowest < 0:
+        own = form.zero is not None and (form.bits > 0 or self.arrays[form.zero].size >= scale.size)
+        first = int(zero.reshape(-1)[0])
+        given = first if (zero == first).all() and (not own or first == middle) else None
+        if given == 0 and lowest == form.lowest < 0:
             lowest = -highest
-        given = int(zero.reshape(-1)[0]) if even else None
-        place = self._places(form)
-        groups, rows, columns = place.shape
-        kind = GridKind(lowest, highest, given)
+        kind, place = GridKind(lowest, highest, given), self._places(form)
         if form.grid == (1,) * len(form.grid):
             return replace(kind, shared=True)
-        if len(np.unique(place[:, :, 0])) == groups * rows and (place == place[:, :, :1]).all():
-            return kind
-        block = form.block or 1
-        starts = place[:, :, ::block]
-        alike = np.array_equal(np.repeat(starts, block, axis=2)[:, :, :columns], place)
-        return replace(kind, block=block) if alike and len(np.unique(starts)) == starts.size else self.grid
+        groups, rows, columns = place.shape
+        for block in (columns, form.block or 1):
+            starts = place[:, :, ::block]
+            alike = np.array_equal(np.repeat(starts, block, axis=2)[:, :, :columns], place)
+            if alike and len(np.unique(starts)) == starts.size:
+                return kind if block == columns else replace(kind, block=block)
+        return Scattered(kind, place)
 
     def _range(self, form: Integers) -> tuple[int, int]:
         q = form.integers(self.arrays)

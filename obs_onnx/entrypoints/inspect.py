@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.calibration.layer_weights import weight_of
 from obs_onnx.data.fixed import Fixed, with_fixed
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.canonicalize import canonicalize
@@ -16,8 +18,8 @@ from obs_onnx.passes.costs.macs import macs_per_node
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory, static_sizes
 from obs_onnx.passes.costs.model_costs import Costs
 from obs_onnx.passes.errors import boundary
-from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.parameters import parameters
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -44,14 +46,12 @@ def inspect(
 
 
 def _inspected(path: str, model: ir.Model) -> Inspection:
-    parameters = sum(tensor.size for tensor in float_tensors(model))
+    count = sum(one.size for one in parameters(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
     macs = macs_per_node(canonical)
     found = []
     for layer in layers:
-        tensor = canonical.graph.initializers[layer.name].const_value
-        assert tensor is not None
         nodes = tuple(use.node for use in layer.uses)
         found.append(
             InspectedLayer(
@@ -59,7 +59,7 @@ def _inspected(path: str, model: ir.Model) -> Inspection:
                 layer.op_type,
                 layer.layout.shape,
                 layer.size,
-                int((tensor.numpy() != 0).sum()),
+                int(np.count_nonzero(weight_of(canonical, layer))),
                 sum(macs.get(node, 0) for node in nodes),
                 nodes,
             )
@@ -82,7 +82,7 @@ def _inspected(path: str, model: ir.Model) -> Inspection:
         groups,
         tuple(frozen),
         tuple(coupling.frozen),
-        parameters,
+        count,
         sum(macs.values()),
         _peak(canonical),
     )

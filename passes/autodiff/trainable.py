@@ -16,8 +16,8 @@ __all__ = ["trainable"]
 def trainable(model: ir.Model) -> list[str]:
     """Names of weights and biases of layers, scales and shifts of normalizations, and the like.
 
-    Weights that are stored as integers, masks, embedding tables and other constants are left out: a graph does not
-    tell them from each other.
+    Weights that are stored as integers, masks, embedding tables and other constants are left out: a graph
+    does not tell them from each other.
     """
     return list(dict.fromkeys(_names(model)))
 

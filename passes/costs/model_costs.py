@@ -27,7 +27,7 @@ from obs_onnx.passes.costs.interpolate import interpolate
 from obs_onnx.passes.costs.macs import MacCounter
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add, multiply, power
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.layers.parameters import integer_forms, parameters
 
 __all__ = ["Cost", "Costs"]
 
@@ -52,7 +52,7 @@ class Costs:
         full: number of channels of each group.
         macs: multiply-accumulates of one run at the concrete sizes of the coupling, batch included: of use
             relative to the dense model.
-        params: elements of all floating-point constants.
+        params: elements of all floating-point constants, and of integers that stand for such numbers.
         bytes: size of all initializers in bytes; what removal adds to follow sizes is not known before.
         approximate: names of nodes whose multiply-accumulates are no polynomial and count as when dense.
     """
@@ -62,7 +62,8 @@ class Costs:
         self.full = self._sizes.full
         self.approximate: list[str] = []
         held = [v for v in coupling.model.graph.initializers.values() if v.const_value is not None]
-        params: Terms = {(): sum(tensor.size for tensor in float_tensors(coupling.model))}
+        params: Terms = {(): sum(one.size for one in parameters(coupling.model))}
+        forms = integer_forms(coupling.model)
         stored: Terms = {}
         for value in held:
             tensor, elements = value.const_value, self._elements(value)
@@ -71,6 +72,9 @@ class Costs:
             if tensor.dtype.is_floating_point():
                 add(params, elements)
                 params[()] -= tensor.size
+            elif (form := forms.get(str(value.name))) is not None and tensor.size:
+                add(params, elements, math.prod(form.shape) / tensor.size)
+                params[()] -= math.prod(form.shape)
         self.params, self.bytes = Polynomial(params, self.full), Polynomial(stored, self.full)
         macs: Terms = {}
         for node in coupling.model.graph:

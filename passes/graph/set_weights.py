@@ -60,10 +60,9 @@ class SetWeights(ir.passes.InPlacePass):
         with np.errstate(over="ignore", invalid="ignore"):
             narrow = model.graph.initializers[name].meta.get(STORED, old.dtype)
             stored = np.ascontiguousarray(array, dtype=narrow.numpy()).astype(old.dtype.numpy(), copy=False)
-        if (
-            not old.dtype.is_floating_point()
-            and (stored.astype(np.float64) != array.astype(np.float64)).any()
-        ):
+            stored = stored.reshape(shape)  # numpy makes a row of a single number
+        changed = (stored.astype(np.float64) != array.astype(np.float64)).any()
+        if changed and not old.dtype.is_floating_point():
             raise ValueError(f"the new values of initializer {name!r} are no numbers of {old.dtype.name}")
         if not np.isfinite(stored.astype(np.float64)).all():
             raise ValueError(f"the new values of initializer {name!r} are not finite as {old.dtype.name}")

@@ -45,7 +45,8 @@ class Integers:
         block: places of the blocked axis that share a scale, of which the last may have fewer; 0: no blocks.
         lowest, highest: integers of the type.
         middle: the integer that stands for 0 where the numbers lie evenly around it.
-        bits: of an integer, where several lie in a byte along the last axis, block by block; 0: each by itself.
+        bits: of an integer, where several lie in a byte along the last axis, block by block; 0: each by
+            itself.
     """
 
     q: str

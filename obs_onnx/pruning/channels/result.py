@@ -65,7 +65,7 @@ def finish_channels(
         missed=(*_missed_costs(task, best, targets, limits), *missed_losses(targets, best)),
         copied=stored is not None,
         latency_limit=limits.get(LATENCY.name),
-        layers=tuple(_line(layer, best.model) for layer in dense.layers),
+        layers=tuple(_line(layer, dense.model, best.model) for layer in dense.layers),
         groups=tuple(
             GroupResult(
                 name=group.name,
@@ -188,14 +188,18 @@ def _missed_costs(
     return missed
 
 
-def _line(layer: Layer, small: ir.Model) -> LayerResult:
+def _line(layer: Layer, dense: ir.Model, small: ir.Model) -> LayerResult:
     """A layer's line in the report."""
-    held = small.graph.initializers.get(layer.name)
-    left = 0 if held is None or held.const_value is None else held.const_value.size
+    left, of = (_size(model, layer.name) for model in (small, dense))
     return LayerResult(
         name=layer.name,
         op_type=layer.op_type,
         shape=layer.layout.shape,
         weights=layer.size,
-        kept=left / layer.size,
+        kept=left / of,
     )
+
+
+def _size(model: ir.Model, name: str) -> int:
+    held = model.graph.initializers.get(name)
+    return 0 if held is None or held.const_value is None else held.const_value.size
