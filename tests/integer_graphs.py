@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -12,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.passes.traits.integers import packed
 
-__all__ = ["FORMS", "Form", "graph"]
+__all__ = ["FORMS", "Form", "graph", "quantized"]
 
 O, I, K = 6, 64, 3  # noqa: E741 - outputs, inputs, kernel
 
@@ -112,7 +113,9 @@ def graph(form: Form, seed: int = 0) -> onnx.ModelProto:
     else:
         nodes, tensors = _scaled(form, q, scale, zero)
         if form.op == "Gemm":
-            nodes.append(helper.make_node("Gemm", ["x", "w", "bias"], ["y"], name="layer", transB=1, alpha=0.5))
+            nodes.append(
+                helper.make_node("Gemm", ["x", "w", "bias"], ["y"], name="layer", transB=1, alpha=0.5)
+            )
             tensors["bias"] = rng.standard_normal(O).astype(np.float32)
         else:
             nodes.append(helper.make_node(form.op, ["x", "w"], ["y"], name="layer"))
@@ -183,3 +186,40 @@ def _bits(
         block_size=form.block,
     )
     return [node], tensors
+
+
+def quantized(
+    proto: onnx.ModelProto,
+    x: np.ndarray,
+    folder: Path,
+    *,
+    per_channel: bool = True,
+    weight: str = "QInt8",
+    symmetric: bool = True,
+) -> onnx.ModelProto:
+    """``proto`` in QDQ, as onnxruntime writes it, calibrated with ``x`` for its only input."""
+    from onnxruntime import quantization
+
+    name = proto.graph.input[0].name
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = iter([{name: x}])
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.left, None)
+
+    source, prepared, written = (folder / f"{stem}.onnx" for stem in ("float", "prepared", "qdq"))
+    onnx.save(proto, source)
+    quantization.shape_inference.quant_pre_process(source, prepared)
+    quantization.quantize_static(
+        prepared,
+        written,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        per_channel=per_channel,
+        weight_type=quantization.QuantType[weight],
+        activation_type=quantization.QuantType.QUInt8,
+        extra_options={"WeightSymmetric": symmetric},
+    )
+    return onnx.load(written)

@@ -19,7 +19,16 @@ from obs_onnx.passes.layers.layer import Layer, Use
 from obs_onnx.passes.traits.integers import Integers
 from obs_onnx.solvers.grids import Grid, GridKind, choose_grid
 
-__all__ = ["LayerWeights", "Scattered", "Tensors", "bias_of", "is_feedable", "names_of", "stored", "weight_of"]
+__all__ = [
+    "LayerWeights",
+    "Scattered",
+    "Tensors",
+    "bias_of",
+    "is_feedable",
+    "names_of",
+    "stored",
+    "weight_of",
+]
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -79,7 +88,7 @@ class Scattered:
         rows = np.zeros((1, len(counts), counts.max()))
         rows[0, np.arange(counts.max()) < counts[:, None]] = w_GOI.reshape(-1)[order]
         found = choose_grid(rows, self.kind)
-        scale, zero = (one[0, :, 0][self.place] for one in (found.scale, found.zero))
+        scale, zero = found.scale[0, :, 0][self.place], found.zero[0, :, 0][self.place]
         return Grid(scale, zero, found.lowest, found.highest, 1)
 
 
@@ -141,13 +150,13 @@ class LayerWeights:
         if self.layer.integers is None:
             found: Tensors = {self.layer.name: self.layer.layout.to_tensor(w_GOI)}
             return found | self._biases(bias, None)
-        w_GOI = np.asarray(w_GOI, np.float64)
+        wanted: NDArray[np.float64] = np.asarray(w_GOI, np.float64)
         grid = self.grid
-        q = grid.nearest(w_GOI)
-        step = np.broadcast_to(np.abs(grid.scale), w_GOI.shape)
-        if (np.abs(grid.values(q) - w_GOI) > _SAME * step).any():
-            grid = self.best_grid(w_GOI)
-            q = grid.nearest(w_GOI)
+        q = grid.nearest(wanted)
+        step = np.broadcast_to(np.abs(grid.scale), wanted.shape)
+        if (np.abs(grid.values(q) - wanted) > _SAME * step).any():
+            grid = self.best_grid(wanted)
+            q = grid.nearest(wanted)
         return self.integers(q, grid, bias)
 
     def integers(
@@ -242,7 +251,7 @@ class LayerWeights:
         kind, place = GridKind(lowest, highest, given), self._places(form)
         if form.grid == (1,) * len(form.grid):
             return replace(kind, shared=True)
-        groups, rows, columns = place.shape
+        columns = place.shape[2]
         for block in (columns, form.block or 1):
             starts = place[:, :, ::block]
             alike = np.array_equal(np.repeat(starts, block, axis=2)[:, :, :columns], place)

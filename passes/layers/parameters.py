@@ -43,9 +43,7 @@ class Parameters:
             return int(np.count_nonzero(self.tensor.numpy()))
         held = self.model.graph.initializers
         arrays = {name: held[name].const_value.numpy() for name in self.form.names}  # type: ignore[union-attr]
-        return int(
-            np.count_nonzero(self.form.values(arrays))
-        )
+        return int(np.count_nonzero(self.form.values(arrays)))
 
 
 def integer_forms(model: ir.Model) -> dict[str, Integers]:

@@ -83,7 +83,9 @@ class TestForms:
         kept = weight_of(new, layer)
         assert (kept[:, :, 5:9] == 0).all()
         bits = {"4": 4, "8": 8, "6": 16}[form.kind[-1]]
-        limit = (2 if form.axis is None or form.op == "Gemm" else 1) * 2.0 ** (1 - bits) * np.linalg.norm(w_GOI)
+        limit = (
+            (2 if form.axis is None or form.op == "Gemm" else 1) * 2.0 ** (1 - bits) * np.linalg.norm(w_GOI)
+        )
         assert np.linalg.norm(kept - w_GOI) < limit
         for name in names_of(layer):
             assert stored(new, name).dtype == stored(model, name).dtype
@@ -104,7 +106,13 @@ class TestForms:
         wanted = LayerProblem.__new__(LayerProblem)
         wanted.__dict__.update(posed.__dict__)
         wanted.problem = type(posed.problem)(
-            posed.problem.a, w_GOI @ posed.problem.a, w_GOI, posed.problem.ridge, posed.problem.dead, None, 1e-2
+            posed.problem.a,
+            w_GOI @ posed.problem.a,
+            w_GOI,
+            posed.problem.ridge,
+            posed.problem.dead,
+            None,
+            1e-2,
         )
         nearest, fed = held.tensors(w_GOI), wanted.tensors(w_GOI)
 

@@ -128,10 +128,9 @@ def _linear_nbits(node: ir.Node) -> Linear | str | None:
         order = node_facts.array(node, _ORDER)
         if order is None or not np.array_equal(order, np.arange(columns) // block):
             return "its inputs are not in the order of the blocks"
-    names = [str(node.inputs[slot].name) for slot in (1, _SCALES)]  # type: ignore[union-attr]
-    zeros = None if zero is None else str(node.inputs[_ZEROS].name)  # type: ignore[union-attr]
+    q, scales, zeros = (None if value is None else str(value.name) for value in (*node.inputs, None)[1:4])
     middle, shape = 1 << (bits - 1), (rows, columns)
-    integers = Integers(*names, zeros, shape, grid, block, 0, (1 << bits) - 1, middle, bits)
+    integers = Integers(str(q), str(scales), zeros, shape, grid, block, 0, (1 << bits) - 1, middle, bits)
     bias = _BIAS if node_facts.input_of(node, _BIAS) is not None else None
     if bias is not None and node_facts.constant(node, bias) is None:
         return "its bias is computed at run time"
