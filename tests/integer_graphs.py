@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from obs_onnx.passes.traits.integers import packed
+from obs_onnx.passes.traits.linear import packed
 
 __all__ = ["FORMS", "Form", "graph", "quantized"]
 

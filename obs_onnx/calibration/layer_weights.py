@@ -6,7 +6,7 @@ the same runs of weights, and as many integers. Zeros of the weight are zeros of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer, Use
-from obs_onnx.passes.traits.integers import Integers
+from obs_onnx.passes.traits.linear import Integers
 from obs_onnx.solvers.grids import Grid, GridKind, choose_grid
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "bias_of",
     "is_feedable",
     "names_of",
+    "regrouped",
     "stored",
     "weight_of",
 ]
@@ -67,6 +69,24 @@ def stored(model: ir.Model, name: str) -> NDArray[Any]:
 def weight_of(model: ir.Model, layer: Layer) -> NDArray[np.float64]:
     """``w_GOI`` of a layer of ``model``."""
     return LayerWeights.of(model, layer).w_GOI
+
+
+def regrouped(model: ir.Model, but: Collection[str] = ()) -> Tensors:
+    """New scales where inputs that are to have one in common have others, since some between them have gone.
+
+    The weights are rounded to the nearest.
+
+    Args:
+        model: holds them.
+        but: names of layers that will be rounded later on.
+    """
+    found: Tensors = {}
+    for layer in find_layers(model)[0]:
+        if layer.integers is not None and layer.integers.run and layer.name not in but:
+            held = LayerWeights.of(model, layer)
+            if not held.is_alike:
+                found |= held.tensors(held.w_GOI)
+    return found
 
 
 @dataclass(frozen=True)
@@ -154,10 +174,22 @@ class LayerWeights:
         grid = self.grid
         q = grid.nearest(wanted)
         step = np.broadcast_to(np.abs(grid.scale), wanted.shape)
-        if (np.abs(grid.values(q) - wanted) > _SAME * step).any():
+        if not self.is_alike or (np.abs(grid.values(q) - wanted) > _SAME * step).any():
             grid = self.best_grid(wanted)
             q = grid.nearest(wanted)
         return self.integers(q, grid, bias)
+
+    @property
+    def is_alike(self) -> bool:
+        """Whether inputs that are to have a scale in common have."""
+        run = 0 if self.layer.integers is None else self.layer.integers.run
+        if not run:
+            return True
+        columns = self.layer.layout.goi[2]
+        return all(
+            np.array_equal(np.repeat(one[:, :, ::run], run, axis=2)[:, :, :columns], one)
+            for one in (self.grid.scale, self.grid.zero)
+        )
 
     def integers(
         self, q_GOI: NDArray[np.int64], grid: Grid, bias: NDArray[np.floating] | None = None
@@ -249,6 +281,8 @@ class LayerWeights:
         if given == 0 and lowest == form.lowest < 0:
             lowest = -highest
         kind, place = GridKind(lowest, highest, given), self._places(form)
+        if form.run:
+            return replace(kind, block=form.run)
         if form.grid == (1,) * len(form.grid):
             return replace(kind, shared=True)
         columns = place.shape[2]

@@ -11,6 +11,7 @@ from typing import cast
 
 import onnx_ir as ir
 
+from obs_onnx.calibration.layer_weights import regrouped, stored
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
@@ -20,11 +21,15 @@ from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.io.paths import calibration_beside, destination_of
+from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.keep_file import KeepFile, masks
 from obs_onnx.passes.channels.keep_file import replay as without_channels
 from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.parameters import integer_forms
+from obs_onnx.reconstruction.channels import spread
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -71,7 +76,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     with boundary(f"{source} does not fit {name}", DataError):
         original = declare_shapes(lambda: runtime, with_fixed(original, options.fix))
-        small = without_channels(original, file)
+        small = without_channels(original, file, _round)
     front = find_front(runtime, original)
     calib = calibration_beside(path) if options.calib is None else options.calib
     note = _compared(runtime, front, file, small, calib, options.fix)
@@ -125,6 +130,8 @@ def _compared(
     if file.get("caches"):
         return "not compared with the dense model: its caches have other sizes"
     coupling = couple(prepare(front.model, canonical=False))
+    kept = masks(coupling, file)
+    coupling = coupling.of(_with_blocks(coupling, kept, front.part(small)))
     session = open_whole(runtime, coupling.model)
     try:
         sizes = implied_sizes(front.model)
@@ -136,7 +143,7 @@ def _compared(
         if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
-    found = check_removal(runtime, coupling, masks(coupling, file), front.part(small), feed)
+    found = check_removal(runtime, coupling, kept, front.part(small), feed)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
     on = "a random sample" if calib is None else "the data"
@@ -144,3 +151,24 @@ def _compared(
         f"{', '.join(found.differences)} equal those of the model with the channels silenced, on {on}: "
         f"relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"
     )
+
+
+def _round(model: ir.Model) -> None:
+    """Give weights in blocks the best scales for those inputs that are together now."""
+    if any(form.run for form in integer_forms(model).values()):
+        BareIntegers().call(model)
+        SetWeights(regrouped(model))(model)
+
+
+def _with_blocks(coupling: Coupling, keep: Keep, small: ir.Model) -> ir.Model:
+    """The dense model, with the weights of blocks of ``small`` in their places.
+
+    Blocks of which some inputs have gone were rounded anew.
+    """
+    opened = prepare(small, canonical=False)
+    forms = integer_forms(opened).values()
+    names = {name for form in forms if form.run for name in form.names} & set(
+        coupling.model.graph.initializers
+    )
+    tensors = {name: stored(opened, name) for name in names}
+    return SetWeights(spread(coupling, keep, tensors))(coupling.model.clone()).model

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
 from obs_onnx.calibration.layer_problem import LayerProblem
-from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, stored
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, regrouped, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.cluster.executor import Held
@@ -32,8 +32,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
-from obs_onnx.passes.traits.integers import Integers, packed, unpacked
-from obs_onnx.passes.traits.linear import ConvGeometry
+from obs_onnx.passes.traits.linear import ConvGeometry, Integers, packed, unpacked
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.runtimes.sessions.partial_run import Values
@@ -231,6 +230,8 @@ def solve_channels(
         and cut.fits(layers[layer.name])
     }
     names = list(free)
+    refitted = regrouped(small, free)
+    SetWeights(refitted)(small)
     chosen = {} if chosen is None else chosen
     work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping, chosen)
     known = work.known(_RefittedLayer, names)

@@ -18,7 +18,7 @@ from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.ops.quantized.weights import integers_behind
 from obs_onnx.passes.shapes.shape_arithmetic import MOVES
-from obs_onnx.passes.traits.integers import Integers
+from obs_onnx.passes.traits.linear import Integers
 
 __all__ = ["BareIntegers"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypedDict, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
+from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
 from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -68,7 +69,10 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
     kept = raw.keep_indices(masks)
     file: KeepFile = {"schema": 1, "tensors": {}}
     tensors, uses, gone = {}, {}, []
+    scales = _scales(raw.model)
     for name, copies in raw.copies.items():
+        if name in scales:
+            continue
         parts = [kept.get(str(copy.name), {}) for copy in copies]
         if all(part == parts[0] for part in parts):
             tensors.update({name: parts[0]} if parts[0] else {})
@@ -86,6 +90,12 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
     return file
 
 
+def _scales(model: ir.Model) -> set[str]:
+    """Scales and zero points of opened blocks, which in the file lie along others."""
+    forms = (layer.integers for layer in find_layers(model)[0])
+    return {name for form in forms if form is not None and form.run for name in form.names[1:]}
+
+
 def _caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
     alive, found = coupling.alive(keep), {}
     for value in coupling.graph.caches:
@@ -101,8 +111,17 @@ def _uses(copy: ir.Value, kept: Kept) -> list[Use]:
     return [Use(output=output, input=index, kept=kept) for output, index in places]
 
 
-def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
+def replay(
+    original: ir.Model,
+    keep: KeepFile | Mapping[str, Kept],
+    finish: Callable[[ir.Model], None] = lambda model: None,
+) -> ir.Model:
     """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
+
+    Args:
+        original: it is not changed.
+        keep: what stays.
+        finish: called with the smaller model before weights in blocks are packed, whose scales it may choose.
 
     Raises:
         ValueError: nothing would be left of some axis; a name, a use or an index is none of the model's; or
@@ -124,7 +143,9 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
                     f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
                 )
     if "removed" in file:
-        return caches.closed(_without(model, set(file["removed"]), caches.names))
+        return caches.closed(_without(model, set(file["removed"]), caches.names, finish))
+    finish(model)
+    PackBlocks().call(model)
     ShareConstants().call(model)
     return caches.closed(model)
 
@@ -153,7 +174,9 @@ def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
     return coupling.keep_from(kept)
 
 
-def _without(model: ir.Model, removed: Set[str], caches: Set[str]) -> ir.Model:
+def _without(
+    model: ir.Model, removed: Set[str], caches: Set[str], finish: Callable[[ir.Model], None]
+) -> ir.Model:
     """The canonical form without branches of which nothing but one channel is left."""
     model = prepare(model)
     coupling, layers = couple(model, caches=caches), find_layers(model)[0]
@@ -162,5 +185,7 @@ def _without(model: ir.Model, removed: Set[str], caches: Set[str]) -> ir.Model:
     LeaveOut(gone)(model)
     if left := [name for name in removed if name in model.graph.initializers]:
         raise ValueError(f"{left[0]} cannot be left out of this model")
+    finish(model)
+    PackBlocks().call(model)
     ShareConstants().call(model)
     return model

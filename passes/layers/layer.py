@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from obs_onnx.passes.traits.integers import Integers
-from obs_onnx.passes.traits.linear import ConvGeometry, MatmulGeometry, WeightLayout
+from obs_onnx.passes.traits.linear import ConvGeometry, Integers, MatmulGeometry, WeightLayout
 
 __all__ = ["Frozen", "Layer", "Use"]
 

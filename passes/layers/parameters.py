@@ -12,7 +12,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.ops import linear
 from obs_onnx.passes.ops.quantized.weights import integers_behind
-from obs_onnx.passes.traits.integers import Integers
+from obs_onnx.passes.traits.linear import Integers
 
 __all__ = ["Parameters", "integer_forms", "parameters"]
 

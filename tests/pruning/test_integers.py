@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from integer_graphs import quantized
-from nets import Net, data, mlp, residual
+from nets import Net, data, residual
 from onnx import numpy_helper
 
 from obs_onnx import prune, replay
@@ -32,7 +33,7 @@ def of(model) -> onnx.ModelProto:
 
 
 def kinds(proto: onnx.ModelProto) -> dict[str, set[int]]:
-    """Types of the initializers that each operator reads at its first input, for those that scale integers."""
+    """Types of the initializers that each operator reads at its first two inputs."""
     held = {one.name: one.data_type for one in proto.graph.initializer}
     found: dict[str, set[int]] = {}
     for node in proto.graph.node:
@@ -76,8 +77,15 @@ class TestBlocks:
     @pytest.fixture(params=[True, False], ids=["symmetric", "zero points"])
     def dense(self, request: pytest.FixtureRequest) -> onnx.ModelProto:
         tool = pytest.importorskip("onnxruntime.quantization.matmul_nbits_quantizer")
-        made = tool.MatMulNBitsQuantizer(mlp((24, 192, 128, 5)), block_size=16, is_symmetric=request.param)
+        net, x, sizes = Net(3), "x", (24, 192, 128, 5)
+        for number, (i, o) in enumerate(itertools.pairwise(sizes)):
+            x = net.op("MatMul", x, net.weight(f"w{number}", i, o, fan_in=i))
+            x = net.op("Add", x, net.weight(f"b{number}", o))
+            x = net.op("Relu", x) if o != sizes[-1] else net.op("Identity", x, name="y")
+        plain = net.proto({"x": [24]}, {"y": [5]})
+        made = tool.MatMulNBitsQuantizer(plain, block_size=16, is_symmetric=request.param)
         made.process()
+        assert [node.op_type for node in made.model.model.graph.node].count("MatMulNBits") == 3
         return made.model.model
 
     def test_blocks_go_and_the_rest_is_refitted(self, dense: onnx.ModelProto) -> None:

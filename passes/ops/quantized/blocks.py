@@ -14,8 +14,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.atoms import Labels, fixed, product
-from obs_onnx.passes.traits.integers import Integers, packed, unpacked
-from obs_onnx.passes.traits.linear import Linear, MatmulGeometry, WeightLayout
+from obs_onnx.passes.traits.linear import Integers, Linear, MatmulGeometry, WeightLayout, packed, unpacked
 from obs_onnx.passes.traits.op import Op, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink

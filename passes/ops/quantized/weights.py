@@ -7,15 +7,16 @@ whose zero points may have been subtracted before. A cast between floating-point
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
-from obs_onnx.passes.traits.integers import Integers
-from obs_onnx.passes.traits.linear import Linear
+from obs_onnx.passes.traits.linear import Integers, Linear
 
-__all__ = ["Held", "held", "integers_behind", "stored"]
+__all__ = ["BLOCKS", "Blocks", "Held", "held", "integers_behind", "multiplied", "stored"]
 
 _KINDS = ir.DataType
 _TYPES = {
@@ -25,6 +26,31 @@ _TYPES = {
     **{kind: (0, 2**bits - 1) for kind, bits in ((_KINDS.UINT4, 4), (_KINDS.UINT8, 8), (_KINDS.UINT16, 16))},
 }  # fmt: skip
 """Integer types that weights are stored in: the lowest and the highest number."""
+
+
+BLOCKS = "obs_onnx.blocks"
+"""Key in ``Value.meta`` of integers that were in blocks: a :class:`Blocks`."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """How integers with a scale each lie in a file.
+
+    Attributes:
+        block: inputs that share a scale there.
+        bits: of an integer.
+        zeros: whether there are zero points.
+        bias: whether the bias is an input of the same node.
+        flat: whether scales and zero points lie in one axis.
+        rest: other attributes of the node.
+    """
+
+    block: int
+    bits: int
+    zeros: bool
+    bias: bool
+    flat: bool
+    rest: tuple[ir.Attr, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,9 +80,10 @@ def held(node: ir.Node, index: int) -> Held | None:
     if tensor is not None:
         return Held(tuple(int(dim) for dim in tensor.shape.numpy()), tensor.dtype)
     found = None if value is None else integers_behind(value)
-    if found is None or value is None:
+    producer = None if value is None else value.producer()
+    if found is None or producer is None:
         return None
-    kind = node_facts.dtype(value) or _scale_type(value)
+    kind = _kind(producer)
     return None if kind is None else Held(found.shape, kind, found)
 
 
@@ -74,10 +101,14 @@ def integers_behind(value: ir.Value) -> Integers | None:
     return _multiplied(node) if node.op_type == "Mul" and node.domain == "" else None
 
 
-def _scale_type(value: ir.Value) -> ir.DataType | None:
-    node = value.producer()
-    scale = None if node is None else node_facts.constant(node, 1)
-    return None if scale is None else scale.dtype
+def _kind(node: ir.Node) -> ir.DataType | None:
+    """Type of the numbers that a node makes of integers."""
+    if node.op_type == "Cast":
+        return ir.DataType(node_facts.int_attribute(node, "to"))
+    if given := node_facts.int_attribute(node, "output_dtype"):
+        return ir.DataType(given)
+    scales = (node_facts.constant(node, index) for index in (1, 0))
+    return next((scale.dtype for scale in scales if scale is not None and node_facts.is_float(scale)), None)
 
 
 def _alone(value: ir.Value) -> bool:
@@ -144,8 +175,13 @@ def _multiplied(node: ir.Node) -> Integers | None:
     shape, size = _shape(q), _shape(scale)
     grid = (1,) * (len(shape) - len(size)) + size
     lowest, highest = _TYPES[q.dtype]
+    opened, run = inner.inputs[0].meta.get(BLOCKS), 0  # type: ignore[union-attr]
+    if isinstance(opened, Blocks):
+        lowest, highest, run = 0, (1 << opened.bits) - 1, opened.block
     return _fitting(
-        Integers(_named(inner, 0), _named(node, side), zeros, shape, grid, 0, lowest, highest, 0), scale, zero
+        Integers(_named(inner, 0), _named(node, side), zeros, shape, grid, 0, lowest, highest, 0, run=run),
+        scale,
+        zero,
     )
 
 
@@ -174,6 +210,17 @@ def stored(node: ir.Node, linear: Linear) -> Linear:
     follows = integers is not None and numbers is not None
     scale = _input_scale(node, linear, integers, numbers) if follows else None  # type: ignore[arg-type]
     return replace(linear, integers=integers, bias_integers=numbers, input_scale=scale)
+
+
+def multiplied(node: ir.Node, linear: Linear) -> NDArray[Any] | None:
+    """The tensor that a node multiplies by, as numbers; None where it is no constant."""
+    if linear.integers is None or node.graph is None:
+        return node_facts.array(node, linear.weight_input)
+    held = [node.graph.initializers[name].const_value for name in linear.integers.names]
+    arrays = {
+        name: one.numpy() for name, one in zip(linear.integers.names, held, strict=True) if one is not None
+    }
+    return linear.integers.values(arrays)
 
 
 def _input_scale(node: ir.Node, linear: Linear, weight: Integers, bias: Integers) -> str | None:
