@@ -240,7 +240,6 @@ def solve_channels(
         prefixes = SequentialMoments(
             runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small, halves=True
         )
-    refitted: Tensors = {}
     for number, stage in enumerate(plan.stages):
         solved = [free[layer.name] for layer in stage.layers if layer.name in free]
         if solved and prefixes is not None:

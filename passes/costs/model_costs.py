@@ -136,7 +136,7 @@ class Costs:
 
 def _shares(forms: Mapping[str, Integers]) -> dict[str, float]:
     """What elements of opened blocks count where they are packed, of what they take up now."""
-    found = {}
+    found: dict[str, float] = {}
     for form in forms.values():
         if form.run:
             scales, bits = form.names[1:], (form.highest + 1).bit_length() - 1
