@@ -5,7 +5,8 @@
 
 prints one row per graph: channels of each group, whether the removal equals the silenced model, the share
 of the parameters that is left of a target, seconds. Graphs with caches come twice, the second time with
-caches that change with their heads. Exit code 1 if a removal is wrong.
+caches that change with their heads. Exit code 1 if a removal is wrong. With ``--operators`` it prints instead
+which operators of the installed onnxruntime (com.microsoft) have no rule for shapes or none for channels.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import obs_onnx
 from obs_onnx.passes.errors import ObsOnnxError, VerificationError
 from obs_onnx.passes.interface.caches import find_caches
+from obs_onnx.passes.ops import TABLE
+from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
@@ -283,11 +287,26 @@ def _parameters(model: ir.Model) -> int:
     return sum(one.const_value.size for one in values if one.const_value is not None)
 
 
+def operators() -> None:
+    """Print what nothing is known about."""
+    names = sorted({schema.name for schema in get_all_operator_schema() if schema.domain == MICROSOFT})
+    tables = {key.partition("::")[2] for key, op in TABLE.items() if op.relate and key.startswith(MICROSOFT)}
+    shapes = {key.partition("::")[2] for key in (*SHAPES, *ALIASES) if key.startswith(MICROSOFT)}
+    rows = (("shapes", shapes), ("channels", tables))
+    for what, there in rows:
+        lacking = [name for name in names if name not in there]
+        print(f"no rule for {what}: {len(lacking)} of {len(names)}: {', '.join(lacking)}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("names", nargs="*", help="parts of names of graphs; default: all")
     parser.add_argument("--target", type=float, default=0.6, help="share of the parameters")
+    parser.add_argument("--operators", action="store_true", help="what has no rules")
     options = parser.parse_args()
+    if options.operators:
+        operators()
+        return 0
     logging.disable(logging.INFO)  # the quantizer tells of every node
     wrong = False
     print("| graph | channels of the groups | removal | parameters left | seconds |\n|---|---|---|---|---|")

@@ -105,7 +105,7 @@ def labels(bench: Bench) -> Iterator[Line]:
         batch=args.batch,
         labels="labels",
         teacher=bench.dense("resnet32"),
-        held_out=held,
+        eval=held,
         optimizer=args.optimizer,
         lr=args.lr,
         augment="flip,crop",

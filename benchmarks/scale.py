@@ -74,14 +74,15 @@ def row(name: str, folder: Path, options: argparse.Namespace) -> str:
     said = process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     seconds, code = time.monotonic() - start, os.waitstatus_to_exitcode(status)
-    cells = [name, str(options.sequences)]
+    cells, peaks = [name, str(options.sequences)], [1024 * usage.ru_maxrss]
     if code in (0, 3):
         report = json.loads(result.read_text())
+        peaks += [one["peak_bytes"] or 0 for one in report["stages"]]  # each of which begins to count anew
         left = report["after"]["parameters"] / report["before"]["parameters"]
         cells += ["met" if code == 0 else "missed", f"{left:.3f}", f"{report['output_error']:.3f}"]
     else:
         cells += [f"exit {code}: {' '.join(said.split())[-160:]}", "", ""]
-    cells += [f"{seconds:.0f}", f"{usage.ru_utime + usage.ru_stime:.0f}", f"{usage.ru_maxrss / 1e6:.1f}"]
+    cells += [f"{seconds:.0f}", f"{usage.ru_utime + usage.ru_stime:.0f}", f"{max(peaks) / 1e9:.1f}"]
     return f"| {' | '.join(cells)} |"
 
 

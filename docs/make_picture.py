@@ -24,7 +24,7 @@ def main() -> None:
     console.print("[bold green]$[/] obs-onnx prune models/digits_mlp.onnx --eval models/digits_mlp.test.npz")
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder, "digits_mlp.pruned.onnx")
-        result = prune(model, output, evaluation=model.with_name("digits_mlp.test.npz"))
+        result = prune(model, output, eval=model.with_name("digits_mlp.test.npz"))
     names = {"model": "models/digits_mlp.onnx", "output": "models/digits_mlp.pruned.onnx"}
     print_report(type(result.report)(**{**vars(result.report), **names}), console)
     console.save_svg(str(ROOT / "docs" / "run.svg"), title="obs-onnx")

@@ -219,7 +219,7 @@ def learn(model: onnx.ModelProto, digits: Digits) -> onnx.ModelProto:
             optimizer="adamw",
             lr=3e-3 if not last else 1e-3,
             weight_decay=0.05,
-            held_out=data,
+            eval=data,
             evaluations=1,
             fold=False,
             keep_zeros=False,

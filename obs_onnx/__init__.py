@@ -13,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from obs_onnx.entrypoints.artifacts import Artifacts, artifacts
+    from obs_onnx.entrypoints.bench import bench
     from obs_onnx.entrypoints.evaluate import evaluate
     from obs_onnx.entrypoints.finetune import Finetuned, finetune
     from obs_onnx.entrypoints.gradient import gradient
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
-    from obs_onnx.entrypoints.prune import Pruned, prune
+    from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
-    from obs_onnx.latency.benchmark import bench
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Artifacts",
     "Finetuned",
+    "ObsPrune",
     "Pareto",
     "Pruned",
     "Replayed",
@@ -49,11 +50,12 @@ _HOMES = {
     "Artifacts": "entrypoints.artifacts",
     "Finetuned": "entrypoints.finetune",
     "Pareto": "entrypoints.pareto",
+    "ObsPrune": "entrypoints.prune",
     "Pruned": "entrypoints.prune",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
-    "bench": "latency.benchmark",
+    "bench": "entrypoints.bench",
     "evaluate": "entrypoints.evaluate",
     "finetune": "entrypoints.finetune",
     "gradient": "entrypoints.gradient",

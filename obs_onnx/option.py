@@ -23,7 +23,18 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from obs_onnx.passes.errors import OptionError, keyword, named, spelled
 
-__all__ = ["Form", "Option", "Options", "about", "asked", "check", "described", "option", "options_of"]
+__all__ = [
+    "Form",
+    "Option",
+    "Options",
+    "about",
+    "asked",
+    "check",
+    "described",
+    "former_names",
+    "option",
+    "options_of",
+]
 
 T = TypeVar("T")
 
@@ -61,6 +72,7 @@ class Option:
             folder for what a stopped run goes on from; where workers are.
         common: place among those that are shown first; 0 for the others.
         recorded: kept in the record of what was asked.
+        former: names it had in earlier releases, which keep working, with a note.
         name, type, default, required, title: of the field and of its group; :func:`options_of` fills them in.
     """
 
@@ -78,6 +90,7 @@ class Option:
     form: Form = ""
     common: int = 0
     recorded: bool = True
+    former: tuple[str, ...] = ()
     name: str = ""
     type: str = ""
     default: object = None
@@ -167,6 +180,11 @@ def options_of(group: type) -> tuple[Option, ...]:
             if name in fields and name not in found:
                 found[name] = _filled(fields[name], home, "mode" in fields)
     return tuple(found.values())
+
+
+def former_names(group: type) -> dict[str, str]:
+    """The names that options of a group had in earlier releases, and those they have now."""
+    return {old: one.name for one in options_of(group) for old in one.former}
 
 
 def _filled(one: dataclasses.Field[Any], home: type, moded: bool) -> Option:

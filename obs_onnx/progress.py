@@ -1,26 +1,38 @@
-"""Bars on stderr while a run works: one per stage, with the time elapsed and left.
+"""What is shown on stderr while a run works: one line for the stage at work, with the time it took and takes.
 
     with progress.stage("calibrate", total=2048) as advance:
         for batch in batches:
             ...
             advance(len(batch))
 
-Stages may be nested; an inner bar disappears when its stage ends.
+Stages may be nested: the innermost one is shown. A stage that took a while leaves a line behind. Where
+stderr is no terminal only messages are shown.
 """
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
+from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress as Bars
+    from rich.live import Live
+    from rich.text import Text
 
-__all__ = ["Advance", "Progress", "quiet", "terminal_progress"]
+__all__ = ["Advance", "Progress", "ProgressLike", "chosen", "quiet", "terminal_progress"]
+
+_WARNING = "warning: "  # what messages begin with that must not be overlooked
+_BAR, _NAME = 16, 12  # columns of a bar, and of a name at least
+_REFRESH = 8.0  # per second
+_LONG, _MINUTE = 1.0, 60.0  # seconds of a stage that leaves a line
 
 Advance = Callable[[int], None]
 """Reports that so many more units of the stage's total are done."""
@@ -45,62 +57,103 @@ class _Quiet:
         pass
 
 
-class _Lines(_Quiet):
+@dataclass
+class _Stage:
+    """A stage at work."""
+
+    name: str
+    total: int | None
+    done: int = 0
+    start: float = field(default_factory=time.monotonic)
+
+
+class _Shown:
+    """Lines on a console, of which the last one moves if it is a terminal."""
+
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._stages: list[_Stage] = []
+        self._live: Live | None = None
 
     def say(self, message: str) -> None:
-        self._console.print(printable(message), markup=False, highlight=False)
-
-
-class _Terminal(_Lines):
-    def __init__(self, console: Console) -> None:
-        super().__init__(console)
-        self._bars: Bars | None = None
+        style = "bold red" if message.startswith(_WARNING) else None
+        self._console.print(printable(message), style=style, markup=False, highlight=False)
 
     @contextmanager
     def stage(self, name: str, total: int | None = None) -> Iterator[Advance]:
-        if self._bars is None:
-            with self._outermost():
-                yield self._advance(name, total)
-        else:
-            advance = self._advance(name, total)
-            task = self._bars.task_ids[-1]
-            try:
-                yield advance
-            finally:
-                self._bars.remove_task(task)
+        stage = _Stage(printable(name), total or None)
+        self._stages.append(stage)
+        outermost = self._live is None and self._console.is_terminal
+        if outermost:
+            self._open()
+        try:
+            yield lambda units: self._advance(stage, units)
+        finally:
+            self._stages.remove(stage)
+            if outermost:
+                self._close(stage)
 
-    @contextmanager
-    def _outermost(self) -> Iterator[None]:
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
+    def _open(self) -> None:
+        from rich.live import Live
+
+        self._live = Live(
+            get_renderable=self._line,
+            console=self._console,
+            transient=True,
+            refresh_per_second=_REFRESH,
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
-        from rich.progress import Progress as Bars
+        self._live.start(refresh=True)
 
-        columns = (
-            TextColumn("{task.description:<12}", markup=False),
-            BarColumn(bar_width=None),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        with Bars(*columns, console=self._console, expand=False) as self._bars:
-            try:
-                yield
-            finally:
-                self._bars = None
+    def _close(self, stage: _Stage) -> None:
+        assert self._live is not None
+        self._live.stop()
+        self._live = None
+        passed = time.monotonic() - stage.start
+        if passed >= _LONG:
+            text = f"{stage.name} {_clock(passed)}"
+            self._console.print(text, style="dim", markup=False, highlight=False, no_wrap=True)
 
-    def _advance(self, name: str, total: int | None) -> Advance:
-        bars = self._bars
-        assert bars is not None
-        task = bars.add_task(printable(name), total=total)
-        return lambda units: bars.advance(task, units)
+    def _advance(self, stage: _Stage, units: int) -> None:
+        stage.done += units
+
+    def _line(self) -> Text:
+        """The innermost stage, in one line that fits."""
+        from rich.text import Text
+
+        if not self._stages:
+            return Text("")
+        stage = self._stages[-1]
+        fancy = (self._console.encoding or "ascii").lower().startswith("utf")
+        return Text(_told(stage, self._console.width - 1, fancy), no_wrap=True, overflow="ellipsis")
+
+
+def _told(stage: _Stage, width: int, fancy: bool) -> str:
+    """A stage in ``width`` columns: how far it is, how long it took and, once that is known, will take."""
+    passed = time.monotonic() - stage.start
+    parts = [_clock(passed)]
+    if stage.total is not None:
+        done = min(stage.done, stage.total)
+        parts.insert(0, f"{done}/{stage.total}")
+        if 0 < done < stage.total:
+            parts.append(f"about {_clock(passed / done * (stage.total - done))} left")
+        cells = round(_BAR * done / stage.total)
+        full, empty = ("━", "─") if fancy else ("#", ".")
+        parts.insert(0, full * cells + empty * (_BAR - cells))
+    tail = "  ".join(parts)
+    room = max(width - len(tail) - 2, _NAME)
+    name = stage.name if len(stage.name) <= room else f"{stage.name[: room - 1]}{'…' if fancy else '.'}"
+    return f"{name}  {tail}"[: max(width, _NAME)]
+
+
+def _clock(seconds: float) -> str:
+    """``0.4 s``, ``14 s``, ``2:05``, ``1:02:05``."""
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 quiet: Progress = _Quiet()
@@ -108,10 +161,40 @@ quiet: Progress = _Quiet()
 
 
 def terminal_progress(*, silent: bool = False, console: Console | None = None) -> Progress:
-    """Bars on ``console`` (default stderr); only messages if that is no terminal, nothing if ``silent``."""
+    """What shows stages on ``console`` (default stderr); only messages if it is no terminal.
+
+    Args:
+        silent: nothing is shown.
+        console: by default one that all share, as stages of different places are nested.
+    """
     if silent:
         return quiet
+    return _stderr() if console is None else _Shown(console)
+
+
+@cache
+def _stderr() -> _Shown:
     from rich.console import Console
 
-    console = console or Console(stderr=True)
-    return _Terminal(console) if console.is_terminal else _Lines(console)
+    return _Shown(Console(stderr=True))
+
+
+ProgressLike: TypeAlias = Progress | bool | Literal["auto"]
+"""True: on the terminal, or line by line; "auto": on a terminal alone; False: nowhere."""
+
+
+def chosen(progress: ProgressLike) -> Progress:
+    """What shows progress, of what may be asked for.
+
+    Raises:
+        OptionError: it is none of it.
+    """
+    if isinstance(progress, bool):
+        return terminal_progress(silent=not progress)
+    if progress == "auto":
+        return _stderr() if sys.stderr.isatty() else quiet
+    if not all(callable(getattr(progress, name, None)) for name in ("stage", "say")):
+        raise OptionError(
+            f"{named('progress')} {progress!r}: use True, False, 'auto' or an object of your own"
+        )
+    return progress

@@ -177,6 +177,7 @@ def test_odd_models_go_through(name: str, tmp_path: Path) -> None:
     assert obs_onnx.inspect(path).layers
     result = obs_onnx.prune(
         path,
+        tmp_path / "m.pruned.onnx",
         calib="random:48",
         targets={"macs": 0.7},
         round_to=1,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
+import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from obs_onnx.progress import Progress, quiet
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.progress import Progress, _Stage, _told, chosen, quiet
 from obs_onnx.report import terminal_progress
 
 
@@ -32,13 +36,14 @@ def test_progress_shows_bars_on_a_terminal_only() -> None:
     output = terminal.file
     assert isinstance(output, io.StringIO)
     assert "outer" in output.getvalue()
-    assert "2/2" in output.getvalue()
+    assert "0/?" not in output.getvalue()
     lines = terminal_progress(console=pipe)
     assert run_stages(lines) == ["outer", "next"]
     lines.say("a message")
     assert isinstance(pipe.file, io.StringIO)
     assert pipe.file.getvalue() == "a message\n"
     assert terminal_progress(console=terminal, silent=True) is quiet
+    assert terminal_progress() is terminal_progress()
 
 
 def test_progress_recovers_when_a_stage_fails() -> None:
@@ -47,3 +52,55 @@ def test_progress_recovers_when_a_stage_fails() -> None:
     with pytest.raises(ValueError, match="boom"), progress.stage("outer", 2), progress.stage("inner", 1):
         raise ValueError("boom")
     assert run_stages(progress) == ["outer", "next"]
+
+
+def lines_of(text: str) -> list[str]:
+    """What was ever shown in a line, without the codes that move the cursor."""
+    return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+@pytest.mark.parametrize(
+    "name", ["measure damage", "a name that is much longer than any stage of this program has " * 3]
+)
+def test_a_stage_is_one_line_that_fits(width: int, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = itertools.count(0, 20)
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+    console = Console(file=io.StringIO(), width=width, force_terminal=True)
+    progress = terminal_progress(console=console)
+    with progress.stage(name, 4) as advance, progress.stage("inner", 3) as within:
+        within(1)
+        advance(1)
+    lines = lines_of(console.file.getvalue())
+    assert max(map(len, lines)) <= width
+    assert sum(1 for line in lines if line.startswith(name[:8])) <= 2  # while it works, and once it is done
+
+
+def test_time_left_is_that_of_the_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 100.0)
+    stage = _Stage("refit", 4, 1, start=70.0)
+    assert _told(stage, 79, True) == "refit  ━━━━────────────  1/4  30 s  about 1:30 left"
+    assert _told(replace(stage, done=0), 79, False) == "refit  ................  0/4  30 s"
+    assert _told(replace(stage, done=4), 79, False) == "refit  ################  4/4  30 s"
+    assert _told(replace(stage, total=None), 79, True) == "refit  30 s"
+
+
+def test_what_must_not_be_overlooked_looks_different() -> None:
+    console = Console(file=io.StringIO(), width=80, force_terminal=True)
+    progress = terminal_progress(console=console)
+    progress.say("so many groups")
+    progress.say("warning: all samples are the same")
+    plain, red = console.file.getvalue().splitlines()
+    assert plain == "so many groups"
+    assert red == "\x1b[1;31mwarning: all samples are the same\x1b[0m"
+
+
+def test_what_may_be_asked_for() -> None:
+    assert chosen(False) is quiet
+    assert chosen(True) is terminal_progress()
+    assert chosen("auto") is quiet  # nothing here is a terminal
+    assert chosen(quiet) is quiet
+    with pytest.raises(
+        OptionError, match="progress 'loud': use True, False, 'auto' or an object of your own"
+    ):
+        chosen("loud")

@@ -198,9 +198,8 @@ def test_what_the_optimizer_saves_is_pruned(
 ) -> None:
     path = saved(NETS[kind](opset), tmp_path / "m.onnx", level)
     x = data(0, 64, *INPUT[kind])
-    result = obs_onnx.prune(
-        path, calib=x, targets={"macs": 0.6}, effort="quick", latency=False, threads=1, round_to=1
-    )
+    options = {"targets": {"macs": 0.6}, "effort": "quick", "latency": False, "threads": 1, "round_to": 1}
+    result = obs_onnx.prune(path, tmp_path / "m.pruned.onnx", calib=x, **options)
     assert result.report.met
     assert result.report.after.macs <= 0.6 * result.report.before.macs
     (before,) = run_proto(onnx.load(path), {"x": x}).values()

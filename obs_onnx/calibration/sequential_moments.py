@@ -11,6 +11,7 @@ the dense model gives to it, as far as the pruned one still has it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -23,16 +24,21 @@ from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_weights import bias_of, weight_of
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.calibration.unfold import axes_of
 from obs_onnx.data.sources import Source
 from obs_onnx.meter import span
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
+from obs_onnx.passes.traits.linear import ConvGeometry
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["Cut", "SequentialMoments"]
+
+_POSITIONS = 500  # for each column, that are enough for the moments of a convolution
+_SAMPLES = 256  # that they are of at least
 
 Cut = Callable[[str, NDArray[Any]], NDArray[Any]]
 
@@ -66,6 +72,26 @@ def _halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:
             yield from ((half, feed) for feed in feeds)
     else:
         yield from ((number % 2, feed) for number, feed in enumerate(fit))
+
+
+def _step(layer: Layer, x: NDArray[Any], batches: int) -> int:
+    """One in how many samples a convolution's moments are made of.
+
+    A position of an image is an equation for the weights of an output. There are far more of them than
+    weights where images are large, so some samples, evenly spaced, say what all would.
+
+    Args:
+        layer: any; others than convolutions take all samples.
+        x: (N, C, *spatial) a batch of its input.
+        batches: of this size.
+    """
+    geometry = layer.uses[0].geometry
+    if not isinstance(geometry, ConvGeometry):
+        return 1
+    samples = batches * len(x)
+    positions = samples * math.prod(axis.out for axis in axes_of(geometry, x.shape[2:]))
+    enough = positions / (_POSITIONS * layer.layout.goi[2])
+    return max(1, int(min(enough, samples / _SAMPLES)))
 
 
 class SequentialMoments:
@@ -179,12 +205,17 @@ class SequentialMoments:
             }
             for _ in range(1 + halved)
         ]
+        steps: dict[str, int] = {}
 
         def visit(number: int, before: Values, tapped: Values) -> None:
             pruned = self._pruned[number] if self._pruned else None
             for layer in layers:
+                into, use = moments[halves[number]][layer.name], layer.uses[0]
+                if layer.name not in steps:
+                    x = tapped[use.x] if len(layer.uses) > 1 else before[use.x]
+                    steps[layer.name] = _step(layer, x, len(halves))
                 with threads_for(layer.layout.goi[2]):
-                    self._observe(stage, layer, moments[halves[number]][layer.name], before, tapped, pruned)
+                    self._observe(stage, layer, into, before, tapped, pruned, steps[layer.name])
 
         with np.errstate(over="ignore", invalid="ignore"), span("moments"):
             self._walk.step(self._dense, self._taps(layers), visit)
@@ -208,25 +239,27 @@ class SequentialMoments:
         before: Values,
         tapped: Values,
         pruned: Values | None,
+        step: int,
     ) -> None:
-        use = layer.uses[0]
+        """Add a batch to the moments of a layer, of its samples one in ``step``."""
+        use, some = layer.uses[0], slice(None, None, step)
         if len(layer.uses) > 1:
             for each in layer.uses:
-                moments.update(self._cut(each.x, tapped[each.x]), each.geometry)
+                moments.update(self._cut(each.x, tapped[each.x])[some], each.geometry)
         elif pruned is None:
-            moments.update(before[use.x], use.geometry)
+            moments.update(before[use.x][some], use.geometry)
         elif layer.name in self.alone:
             target = self._cut(use.y, tapped[use.y])
-            moments.update(self._cut(use.x, before[use.x]), use.geometry, target)
+            moments.update(self._cut(use.x, before[use.x])[some], use.geometry, target[some])
         else:
             dense = tapped[use.y]
-            target = self._cut(use.y, dense)
+            target = self._cut(use.y, dense[some])
             for skip in stage.skips[use.y]:
                 if before[skip].shape != dense.shape or skip not in pruned:
                     continue
-                if (kept := self._cut(skip, before[skip])).shape == pruned[skip].shape:
-                    target = target + (kept - pruned[skip])
-            moments.update(pruned[use.x], use.geometry, target)
+                if (kept := self._cut(skip, before[skip][some])).shape == pruned[skip][some].shape:
+                    target = target + (kept - pruned[skip][some])
+            moments.update(pruned[use.x][some], use.geometry, target)
 
     def _other_lengths(self, layers: Iterable[Layer]) -> set[str]:
         """Names of layers of one use that get other lengths than in the dense model for some of the data."""

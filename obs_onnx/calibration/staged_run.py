@@ -7,19 +7,67 @@ never computed again, whatever is tried on that layer.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.calibration.activation_cache import ActivationCache
+from obs_onnx.meter import running
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime, Session
+from obs_onnx.runtimes.onnxruntime import abreast
+from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
-__all__ = ["StagedRun"]
+__all__ = ["Part", "StagedRun"]
+
+Named = dict[str, NDArray[Any]]
+
+
+class Part:
+    """A function from a batch of live values to named values of a part of a model.
+
+    Args:
+        session: of the part; None where nothing is computed.
+        outputs: names of what it gives: computed, or as it came.
+        computed: names of what the session is asked for.
+        at_once: how many batches the session may run at once.
+    """
+
+    def __init__(
+        self, session: Session | None, outputs: Sequence[str], computed: Sequence[str], at_once: int
+    ) -> None:
+        self._session, self._outputs, self._computed = session, list(outputs), list(computed)
+        self._at_once = at_once
+
+    def __call__(self, batch: Values) -> Named:
+        computed = run_feed(self._session, batch, self._computed) if self._session else {}
+        return {name: computed[name] if name in computed else batch[name] for name in self._outputs}
+
+    def each(self, batches: Iterable[Values]) -> Iterator[Named]:
+        """What it gives for each batch, in order; the next ones run while one is looked at."""
+        if self._session is None or self._at_once == 1:
+            yield from map(self, batches)
+            return
+        ahead: deque[Future[Named]] = deque()
+        with ThreadPoolExecutor(self._at_once) as pool:
+            for batch in batches:
+                ahead.append(pool.submit(self, batch))
+                if len(ahead) > self._at_once:
+                    yield _awaited(ahead.popleft())
+            while ahead:
+                yield _awaited(ahead.popleft())
+
+
+def _awaited(run: Future[Named]) -> Named:
+    """What a run in another thread gives; this one is charged with the time until then."""
+    with running():
+        return run.result()
 
 
 class StagedRun:
@@ -57,9 +105,7 @@ class StagedRun:
     def __iter__(self) -> Iterator[Values]:
         return iter(self._batches)
 
-    def part(
-        self, model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()
-    ) -> Callable[[Values], dict[str, NDArray[Any]]]:
+    def part(self, model: ir.Model, outputs: Sequence[str], inputs: Sequence[str] = ()) -> Part:
         """Function from a batch of live values (and arrays for further ``inputs``) to named values.
 
         Args:
@@ -70,15 +116,13 @@ class StagedRun:
         given = set(inputs) | (set(self._batches[0]) if len(self._batches) else set())
         wanted = [name for name in dict.fromkeys(outputs) if name not in given]
         session: Session | None = None
+        at_once = 1
         if wanted:
-            part = extract(model, [*inputs, *self._batches[0]], wanted)
-            session = open_part(self._runtime, part, self._batches[0])
-
-        def run(batch: Values) -> dict[str, NDArray[Any]]:
-            computed = run_feed(session, batch, wanted) if session else {}
-            return {name: computed[name] if name in computed else batch[name] for name in outputs}
-
-        return run
+            part, runtime = extract(model, [*inputs, *self._batches[0]], wanted), self._runtime
+            if len(self._batches) > 1 and not is_large(model):
+                runtime, at_once = abreast(runtime)
+            session = open_part(runtime, part, self._batches[0])
+        return Part(session, outputs, wanted, at_once)
 
     def step(
         self,
@@ -103,10 +147,8 @@ class StagedRun:
         held = ir.convenience.create_value_mapping(model.graph, include_subgraphs=False)
         target = [name for name in self._plan.boundary(to) if name in held]
         run = self.part(model, [*target, *taps])
-        for number in range(len(self._batches)):
-            before = self._batches[number]
-            values = run(before)
+        for number, values in enumerate(run.each(self._batches)):
             if visit is not None:
-                visit(number, before, {name: values[name] for name in taps})
+                visit(number, self._batches[number], {name: values[name] for name in taps})
             self._batches.replace(number, {name: values[name] for name in target})
         self._index = to

@@ -12,6 +12,7 @@ import click
 
 from obs_onnx import __version__
 from obs_onnx.cli.errors import Lazy, Program
+from obs_onnx.cli.saved.completion import SHELLS, install_completion
 
 __all__ = ["main"]
 
@@ -39,6 +40,16 @@ _COMMANDS = {
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="obs-onnx")
+@click.option(
+    "--install-completion",
+    type=click.Choice(("auto", *SHELLS)),
+    is_flag=False,
+    flag_value="auto",
+    is_eager=True,
+    expose_value=False,
+    callback=install_completion,
+    help="Complete commands and options in the shell, by default the one that SHELL names.",
+)
 def main() -> None:
     """Prune ONNX models with layer-wise Optimal Brain Surgeon, and prove the result."""
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", _IDLE)  # read when numpy is imported

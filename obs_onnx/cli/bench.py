@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 import obs_onnx
-from obs_onnx import data, io, report
+from obs_onnx import report
 from obs_onnx.cli.errors import tell
 from obs_onnx.cli.options import JSON, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.bench import BenchOptions
-from obs_onnx.runtimes import open_runtime
 
 __all__ = ["bench"]
 
@@ -26,16 +25,18 @@ def bench(models: Sequence[str], json_path: str | None, **options: Any) -> None:
     """Time MODELS side by side; ratios are to the first."""
     asked = BenchOptions(**options)
     check_files(models, asked, json_path=json_path)
-    loaded = [io.load_model(path, custom_domains=asked.custom_domains) for path in models]
-    given: list[str | bytes] = list(models)
-    if asked.fix:
-        given = [io.serialize(one) for one in data.all_with_fixed(loaded, asked.fix)]
-    where = open_runtime(asked.runtime, asked.threads, asked.custom_ops)
-    result = obs_onnx.bench(given, where, batch=asked.batch, seconds=asked.seconds)
+    result = obs_onnx.bench(list(models), **options)
     rows = result.rows(models)
-    report.print_bench(rows)
+    report.print_bench(rows, shapes=result.shapes, timed_on=result.timed_on)
     for reason in result.noise:
         tell(f"noisy measurement: {reason}")
     if json_path:
-        found = {"schema": 1, "models": rows, "environment": result.environment, "noise": result.noise}
+        found = {
+            "schema": 1,
+            "models": rows,
+            "environment": result.environment,
+            "noise": result.noise,
+            "shapes": result.shapes,
+            "timed_on": result.timed_on,
+        }
         report.write_json(json_path, found)

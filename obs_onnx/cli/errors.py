@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 import warnings
@@ -13,6 +14,7 @@ from typing import Any
 
 import click
 
+import obs_onnx
 from obs_onnx.io.atomic_files import journal
 from obs_onnx.passes.errors import InputError, VerificationError, reason, tried
 from obs_onnx.passes.printable import printable
@@ -27,10 +29,15 @@ __all__ = [
     "Lazy",
     "Program",
     "be_verbose",
+    "load",
     "speller",
     "tell",
+    "verbose",
 ]
 
+_LOADING, _ERASE = "loading ...", "\r\x1b[2K"
+_TOLD = "obs_onnx.told"  # in what contexts share: the terminal says that something is being loaded
+_QUIET = {"-q", "--quiet", "-h", "--help"}
 _VERBOSE = "obs_onnx.verbose"  # in what the contexts of a command line share
 
 EXIT_PROMISE, EXIT_INPUT, EXIT_TARGET, EXIT_BEHIND, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
@@ -64,7 +71,7 @@ class Behind:
         """Tell what failed, and end the program if anything did, or with ``code`` where that is given."""
         left = f"; {self._output} is complete and written" if self._output else ""
         for failure in self._failures:
-            tell(f"failed: {failure}{left}")
+            tell(f"failed: {failure}{left}", error=True)
         if code is not None or self._failures:
             sys.exit(EXIT_BEHIND if code is None else code)
 
@@ -102,6 +109,16 @@ class Program(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Names, in order."""
         return sorted({*self.commands, *self._lazy})
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command; on a terminal it is told that it is being loaded, which takes a moment."""
+        found = super().resolve_command(ctx, args)
+        if not _QUIET & {*args} and sys.stderr.isatty():
+            ctx.meta[_TOLD] = True
+            click.echo(_LOADING, err=True, nl=False)
+        return found
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command, imported now."""
@@ -176,9 +193,24 @@ def be_verbose(ctx: click.Context, param: click.Parameter, value: bool) -> bool:
     return value
 
 
-def tell(message: str) -> None:
-    """One line on stderr; what does not show in it is escaped."""
-    click.echo(f"obs-onnx: {printable(message)}", err=True)
+def verbose() -> bool:
+    """Whether the command that runs was asked to tell more."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_VERBOSE))
+
+
+def load(verb: str) -> None:
+    """Import a function of :mod:`obs_onnx` with all it needs, if the terminal says so, and take that back."""
+    context = click.get_current_context(silent=True)
+    if context is not None and context.meta.pop(_TOLD, False):
+        getattr(obs_onnx, verb, None)
+        click.echo(_ERASE, err=True, nl=False)
+
+
+def tell(message: str, *, error: bool = False) -> None:
+    """One line on stderr; what does not show in it is escaped. On a terminal errors are red, notes yellow."""
+    text = click.style(f"obs-onnx: {printable(message)}", fg="red" if error else "yellow", bold=error)
+    click.echo(text, err=True, color=False if os.environ.get("NO_COLOR") else None)
 
 
 def _explain(ctx: click.Context, error: Exception) -> None:
@@ -189,5 +221,5 @@ def _explain(ctx: click.Context, error: Exception) -> None:
 
 
 def _end(message: str, code: int) -> None:
-    tell(message)
+    tell(message, error=True)
     sys.exit(code)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import click
@@ -10,21 +9,28 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import Behind, tell
-from obs_onnx.cli.options import JSON, QUIET, Command, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, Command, options_from
+from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
+from obs_onnx.io.paths import finetuned_path
 
 __all__ = ["finetune"]
 
 
 @click.command(cls=Command)
 @click.argument("model")
+@OUT
 @options_from(FinetuneOptions)
 @JSON
+@CONFIG
 @QUIET
 def finetune(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
-    """Train MODEL a little; zeros of a pruned model stay zeros."""
-    options["output"] = options["output"] or f"{os.path.splitext(model)[0]}.finetuned.onnx"
+    """Train MODEL a little; zeros of a pruned model stay zeros.
+
+    OUT is the same as --output.
+    """
+    options["output"] = options["output"] or beside(model, finetuned_path)
     check_files(model, FinetuneOptions(**options), json_path=json_path)
     progress = report.terminal_progress(silent=silent)
     result = obs_onnx.finetune(model, progress=progress, **options).report
@@ -40,7 +46,8 @@ def finetune(model: str, json_path: str | None, silent: bool, **options: Any) ->
         "steps": result.steps,
         "ms_per_step": result.ms_per_step,
     }
-    behind.run("the result was not shown", lambda: report.print_evaluation(shown))
-    for note in result.notes:
-        tell(note)
+    if not silent:
+        behind.run("the result was not shown", lambda: report.print_evaluation(shown))
+    for note in () if silent else result.notes:
+        tell(f"note: {note}")
     behind.end()

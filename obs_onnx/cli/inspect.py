@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.options import JSON, Command, options_from
-from obs_onnx.data.options import FixedInputs
 from obs_onnx.entrypoints.files import check_files
-from obs_onnx.runtimes.options import CustomDomains
+from obs_onnx.entrypoints.options.inspect import InspectOptions
 
 __all__ = ["inspect"]
 
@@ -19,12 +18,11 @@ __all__ = ["inspect"]
 @click.command(cls=Command)
 @click.argument("model")
 @JSON
-@options_from(FixedInputs)
-@options_from(CustomDomains)
-def inspect(model: str, json_path: str | None, custom_domains: Sequence[str], fix: Sequence[str]) -> None:
+@options_from(InspectOptions)
+def inspect(model: str, json_path: str | None, **options: Any) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
-    check_files(model, CustomDomains(custom_domains=custom_domains), json_path=json_path)
-    result = obs_onnx.inspect(model, custom_domains=custom_domains, fix=fix)
+    check_files(model, InspectOptions(**options), json_path=json_path)
+    result = obs_onnx.inspect(model, **options)
     report.print_inspection(
         model,
         result.layers,
@@ -32,6 +30,8 @@ def inspect(model: str, json_path: str | None, custom_domains: Sequence[str], fi
         result.totals,
         groups=result.groups,
         frozen_channels=result.frozen_channels,
+        shapes=result.shapes,
+        free=result.free,
     )
     if json_path:
         report.write_json(json_path, result.to_json())

@@ -6,19 +6,23 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from obs_onnx.cli.errors import be_verbose, speller
+from obs_onnx.cli.errors import be_verbose, load, speller, tell
+from obs_onnx.cli.saved.config import check_in_memory, use_config
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Form, Option, options_of
 from obs_onnx.passes.errors import spelled
 
-__all__ = ["JSON", "QUIET", "Command", "TitledOption", "options_from"]
+__all__ = ["CONFIG", "JSON", "OUT", "QUIET", "SUMMARY", "Command", "TitledOption", "options_from"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 COMMON, OUTPUT = "Common options", "Output"
 _LAST = 99
+_VERBS = {"eval": "evaluate"}  # commands that are called otherwise in Python
 _METAVARS = {"int": "N", "float": "X"}
+_FORMER = "obs_onnx.former"  # in what the contexts of a command line share: what was called by an old name
 
 
 class TitledOption(click.Option):
@@ -28,13 +32,25 @@ class TitledOption(click.Option):
         title: of its group.
         common: place among those that are shown first; 0 for the others.
         form: of the value, see :class:`obs_onnx.option.Option`.
+        former: names of earlier releases, which keep working with a note.
     """
 
     def __init__(
-        self, *args: Any, title: str = OUTPUT, common: int = 0, form: Form = "", **kwargs: Any
+        self,
+        *args: Any,
+        title: str = OUTPUT,
+        common: int = 0,
+        form: Form = "",
+        former: Sequence[str] = (),
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.title, self.common, self.form = title, common, form
+        self.title, self.common, self.form, self.former = title, common, form, former
+
+    @property
+    def flag(self) -> str:
+        """Its longest spelling, without dashes."""
+        return max(self.opts, key=len).lstrip("-")
 
     def process_value(self, ctx: click.Context, value: Any) -> Any:
         """The value as Python takes it."""
@@ -43,7 +59,11 @@ class TitledOption(click.Option):
 
 
 class Command(click.Command):
-    """A command whose help shows its options in titled groups, the common ones first; it can be verbose."""
+    """A command whose help shows its options in titled groups, the common ones first; it can be verbose.
+
+    An option is known by its name in Python, too, and by those of earlier releases, which are told. What
+    stands in the place of OUT is the output.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -54,9 +74,43 @@ class Command(click.Command):
                 is_eager=True,
                 expose_value=False,
                 callback=be_verbose,
-                help="Show warnings, and the traceback of an error.",
+                help="Show warnings, what every stage took, and the traceback of an error.",
             )
         )
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Read the arguments, whichever names of their options they use."""
+        own = [one for one in self.params if isinstance(one, TitledOption) and one.name]
+        former = {old.replace("_", "-"): one.flag for one in own for old in one.former}
+        known = {str(one.name).replace("_", "-"): one.flag for one in own} | {
+            one.flag: one.flag for one in own
+        }
+        used: list[str] = []
+
+        def today(name: str) -> str:
+            if name in known or name not in former:
+                return known.get(name, name)
+            used.append(name)
+            return former[name]
+
+        made = super().make_context(info_name, args, parent, token_normalize_func=today, **extra)
+        made.meta[_FORMER] = {old: former[old] for old in used}
+        return made
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run, once options that were called by former names are told, and OUT is the output."""
+        check_in_memory(ctx)
+        load(_VERBS.get(str(self.name), str(self.name)))
+        if not ctx.params.get("silent"):
+            for old, new in ctx.meta.get(_FORMER, {}).items():
+                tell(f"note: --{old} is now called --{new}")
+        if (out := ctx.params.pop("out", None)) is not None:
+            if ctx.get_parameter_source("output") is ParameterSource.COMMANDLINE:
+                raise click.UsageError(f"the output is given twice, as {out} and by --output: give one")
+            ctx.params["output"] = out
+        return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each title."""
@@ -98,6 +152,7 @@ def _made(one: Option, spell: Callable[[str, str], str]) -> Callable[[F], F]:
         "title": one.title,
         "common": one.common,
         "form": one.form,
+        "former": one.former,
         "required": one.required,
     }
     if kind == "bool":
@@ -149,4 +204,21 @@ JSON = click.option(
     type=WrittenFile(),
     help="Write the result as JSON.",
 )
-QUIET = click.option("-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="No progress.")
+QUIET = click.option(
+    "-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="Show nothing but errors."
+)
+SUMMARY = click.option(
+    "--summary", "brief", cls=TitledOption, is_flag=True, help="Show the result in one line."
+)
+CONFIG = click.option(
+    "--config",
+    cls=TitledOption,
+    metavar="FILE",
+    type=click.Path(),
+    is_eager=True,
+    expose_value=False,
+    callback=use_config,
+    help="Take MODEL and options from the JSON of a run, or from names and values in JSON or TOML; "
+    "what stands on the command line goes before them.",
+)
+OUT = click.argument("out", required=False, metavar="[OUT]")

@@ -8,18 +8,22 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell
-from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
-from obs_onnx.cli.values import WrittenFile
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell, verbose
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
+from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
+from obs_onnx.io.atomic_files import noted
+from obs_onnx.io.paths import pruned_path
+from obs_onnx.passes.printable import printable
 
 __all__ = ["prune", "replay"]
 
 
 @click.command(cls=Command)
 @click.argument("model")
+@OUT
 @options_from(PruneOptions)
 @JSON
 @click.option(
@@ -31,13 +35,20 @@ __all__ = ["prune", "replay"]
     type=WrittenFile(),
     help="Write the result as a page.",
 )
+@SUMMARY
+@CONFIG
 @QUIET
-def prune(model: str, json_path: str | None, html_path: str | None, silent: bool, **options: Any) -> None:
+def prune(
+    model: str, json_path: str | None, html_path: str | None, brief: bool, silent: bool, **options: Any
+) -> None:
     """Prune MODEL and write a smaller one.
+
+    OUT is the same as --output.
 
     Exit code 0: done; 2: bad input or usage; 3: a target could not be met; 4: OUT is written and right, yet
     something behind it failed, which the report names.
     """
+    options["output"] = options["output"] or beside(model, pruned_path)
     check_files(model, PruneOptions(**options), json_path=json_path, html_path=html_path)
     result = obs_onnx.prune(model, progress=report.terminal_progress(silent=silent), **options)
     found = result.report
@@ -46,19 +57,30 @@ def prune(model: str, json_path: str | None, html_path: str | None, silent: bool
         behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))
     if html_path:
         behind.run(f"{html_path} was not written", lambda: report.write_html(html_path, found))
-    behind.run("the report was not shown", lambda: report.print_report(found))
+    if brief:
+        behind.run("the result was not shown", lambda: click.echo(printable(found.summary())))
+    elif not silent:
+        behind.run(
+            "the report was not shown",
+            lambda: report.print_report(found, files=noted(), verbose=verbose()),
+        )
     missed = not found.met and not options["dry_run"]
     for one in found.missed:
-        tell(f"target {one}")
+        tell(f"target {one}", error=True)
     behind.end(EXIT_TARGET if missed else None)
 
 
 @click.command(cls=Command)
 @click.argument("keep")
 @click.argument("model")
+@OUT
 @options_from(ReplayOptions)
 def replay(keep: str, model: str, **options: Any) -> None:
-    """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted."""
+    """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted.
+
+    OUT is the same as --output.
+    """
+    options["output"] = options["output"] or beside(model, pruned_path)
     result = obs_onnx.replay(model, keep, **options)
     report.print_evaluation({"model": model, "output": str(result.output)})
     for note in result.notes:

@@ -10,7 +10,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import tell
-from obs_onnx.cli.options import JSON, QUIET, Command, TitledOption, options_from
+from obs_onnx.cli.options import CONFIG, JSON, QUIET, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.score import ScoreOptions
@@ -33,6 +33,7 @@ __all__ = ["score"]
     type=WrittenFile(),
     help="Criterion against oracle.",
 )
+@CONFIG
 @QUIET
 def score(model: str, json_path: str | None, plot_path: str | None, silent: bool, **options: Any) -> None:
     """Score the channels of MODEL; with --oracle also say how far the criterion can be trusted."""
@@ -44,9 +45,10 @@ def score(model: str, json_path: str | None, plot_path: str | None, silent: bool
                 f"{named('plot_path')} compares with the oracle: give {named('oracle')} as well"
             )
     result = obs_onnx.score(model, progress=report.terminal_progress(silent=silent), **options)
-    report.print_scores(result.to_json())
-    for note in result.notes:
-        tell(note)
+    if not silent:
+        report.print_scores(result.to_json())
+    for note in () if silent else result.notes:
+        tell(f"note: {note}")
     with together() as files:
         if json_path:
             report.write_json(json_path, result.to_json(), files)

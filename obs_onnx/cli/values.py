@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,7 +14,7 @@ from obs_onnx.allocation.amounts import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.passes.errors import OptionError, boundary
 
-__all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile"]
+__all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile", "beside"]
 
 if TYPE_CHECKING:
     _Value = click.ParamType[Any]
@@ -19,8 +22,19 @@ else:
     _Value = click.ParamType  # not generic in every release
 
 
+def beside(model: str, place: Callable[[Path], Path]) -> str | None:
+    """Where the result of a model in a file goes by default; None where there is no such file."""
+    return str(place(Path(model))) if os.path.isfile(model) else None
+
+
 class KeyValue(_Value):
-    """A name and a number: ``("fc*", 0.5)`` of ``fc*=0.5``."""
+    """A name and a number: ``("fc*", 0.5)`` of ``fc*=0.5``.
+
+    Attributes:
+        pairs: values are pairs, which a mapping gives as well.
+    """
+
+    pairs = True
 
     def __init__(self, form: str) -> None:
         self.name = form

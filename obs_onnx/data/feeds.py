@@ -73,6 +73,16 @@ def conform_feed(
     return {spec.name: conform(feed[spec.name], spec, where, first_axis=fixed_axes) for spec in specs}
 
 
+def as_array(value: Any) -> Array:
+    """An array of NumPy as it is; tensors of PyTorch may lie on a device, carry gradients or be bfloat16."""
+    if isinstance(value, np.ndarray):
+        return value
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        value = value.float() if str(value.dtype).endswith("bfloat16") else value
+    return np.asarray(value)
+
+
 def check_names(names: Mapping[str, Any], specs: Sequence[TensorSpec], where: str) -> None:
     """Raise DataError unless ``names`` are exactly the inputs of ``specs``."""
     wanted = ", ".join(spec.name for spec in specs)

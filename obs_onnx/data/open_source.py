@@ -22,7 +22,7 @@ import numpy as np
 
 from obs_onnx.data.array_files import open_npy, open_npz
 from obs_onnx.data.batch_axes import BatchAxes, Role, batch_axes, common_rows, fits
-from obs_onnx.data.feeds import Array, Repeated, TensorSpec, check_names, check_type, conform_labels
+from obs_onnx.data.feeds import Array, Repeated, TensorSpec, as_array, check_names, check_type, conform_labels
 from obs_onnx.data.images.image_files import open_images
 from obs_onnx.data.language.filled_inputs import Filling, find_filling, is_token_ids
 from obs_onnx.data.language.text import is_text, text_files, windows
@@ -140,7 +140,7 @@ class _Opener:
             return self._named(str(source))
         if isinstance(source, Mapping):
             return self._arrays(source, "data")
-        if isinstance(source, np.ndarray):
+        if hasattr(source, "__array__") and hasattr(source, "shape"):  # of NumPy, PyTorch and others
             return self._arrays(self._only_input(source, "data"), "data")
         if hasattr(source, "get_next"):
             return self._feeds(lambda: rewound(source), type(source).__name__)
@@ -186,7 +186,7 @@ class _Opener:
         return self._given([ids.name])._rows({ids.name: rows}, None, str(path))
 
     def _only_input(self, array: Any, where: str) -> dict[str, Any]:
-        feed, _ = unpacked(np.asanyarray(array), self._ordered(1), None, where)
+        feed, _ = unpacked(as_array(array), self._ordered(1), None, where)
         return feed
 
     def _ordered(self, parts: int) -> tuple[TensorSpec, ...]:
@@ -210,7 +210,7 @@ class _Opener:
 
     def _arrays(self, given: Mapping[str, Any], where: str) -> Source:
         arrays, labels = take_labels(self._by_position(self._own(given)), self.specs, self.labels_key, where)
-        rows = {name: ArrayRows(np.asanyarray(array)) for name, array in arrays.items()}
+        rows = {name: ArrayRows(as_array(array)) for name, array in arrays.items()}
         return self._given(rows)._rows(rows, labels, where)
 
     def _rows(self, rows: Mapping[str, Rows], labels: Any, where: str) -> SampleSource:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from obs_onnx.option import Options, option
 
-__all__ = ["DataOptions", "FixedInputs", "LabelName", "Labelled", "Seeded", "TextReading"]
+__all__ = ["DataOptions", "FixedInputs", "FreeSizes", "LabelName", "Labelled", "Seeded", "TextReading"]
 
 WINDOW = 128  # tokens of a text, where neither the user nor the model says
 
@@ -42,6 +42,19 @@ class FixedInputs(Options, title="Data"):
         help="Set an input for good: a number, a list in brackets, or a .npy file.",
         more="The input is gone, and what follows from it alone is computed: which branch of an If is taken.",
         metavar="NAME=VALUE",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeSizes(Options, title="Data"):
+    """How large what is free is taken to be."""
+
+    sizes: Mapping[str, int] | None = option(
+        None,
+        help="Length of a free axis of the inputs, by its name.",
+        otherwise="one where something is counted, 16 (of images 32) where it is run",
+        metavar="NAME=N",
+        flags="--size",
     )
 
 

@@ -14,6 +14,7 @@ from obs_onnx.data.feeds import (
     Array,
     Feed,
     TensorSpec,
+    as_array,
     check_names,
     check_shape,
     check_type,
@@ -63,16 +64,16 @@ def unpacked(item: Any, specs: Sequence[TensorSpec], labels_key: str | None, whe
         DataError: there is not one part for each input.
     """
     if isinstance(item, Mapping):
-        return take_labels({str(name): _array(one) for name, one in item.items()}, specs, labels_key, where)
+        return take_labels({str(name): as_array(one) for name, one in item.items()}, specs, labels_key, where)
     if not isinstance(item, tuple | list) or not _is_positional(item, len(specs)):
         if len(specs) != 1:
             raise DataError(
                 f"{where}: one array without a name, but several inputs: name them {_names(specs)}"
             )
-        return {specs[0].name: _array(item)}, None
+        return {specs[0].name: as_array(item)}, None
     first, *rest = item
     if len(item) == 2 and isinstance(first, Mapping):
-        return {str(name): _array(one) for name, one in first.items()}, _classes(item[1])
+        return {str(name): as_array(one) for name, one in first.items()}, _classes(item[1])
     if len(item) == 2 and isinstance(first, tuple | list) and len(first) == len(specs):
         item = (*first, *rest)
     if len(item) not in (len(specs), len(specs) + 1):
@@ -80,7 +81,7 @@ def unpacked(item: Any, specs: Sequence[TensorSpec], labels_key: str | None, whe
             f"{where}: gives {len(item)} parts at a time, the model has {len(specs)} inputs: give a dict "
             f"with the names {_names(specs)}"
         )
-    feed = {spec.name: _array(one) for spec, one in zip(specs, item, strict=False)}
+    feed = {spec.name: as_array(one) for spec, one in zip(specs, item, strict=False)}
     return feed, _classes(item[-1]) if len(item) > len(specs) else None
 
 
@@ -125,16 +126,11 @@ def _names(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(spec.name for spec in specs)
 
 
-def _array(value: Any) -> Array:
-    """An array of NumPy; tensors of PyTorch may lie on a device or carry gradients."""
-    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-
-
 def _classes(labels: Any) -> Array | None:
     """Labels, where they can be one class per sample."""
     if labels is None or isinstance(labels, Mapping | str):
         return None
-    found = _array(labels)
+    found = as_array(labels)
     flat = found.ndim < 2 or (found.ndim == 2 and found.shape[1] == 1)
     return found if flat and found.dtype.kind in "iu" else None
 

@@ -17,7 +17,7 @@ _HEADS, _SHARED, _WIDTHS = "num_attention_heads", "num_key_value_heads", ("head_
 
 
 def new_configs(
-    model: ir.Model, caches: Sequence[str], path: Path | None, destination: Path
+    model: ir.Model, caches: Sequence[str], path: Path | None, destination: Path, alone: bool = True
 ) -> tuple[dict[Path, object], list[str]]:
     """New configurations by the file to write, and what they could not say.
 
@@ -26,6 +26,7 @@ def new_configs(
         caches: names of its inputs that are caches of keys and values.
         path: of the model that came in.
         destination: of the smaller one.
+        alone: no other model lies beside it that would want a configuration of the same name.
 
     Raises:
         DataError: a configuration is no JSON.
@@ -41,7 +42,7 @@ def new_configs(
     for config in there:
         with boundary(f"{config} cannot be read", DataError):
             given = json.loads(config.read_text(encoding="utf-8"))
-            found[config_destination(config, destination)] = _changed(given, sizes)
+            found[config_destination(config, destination, alone)] = _changed(given, sizes)
     return found, []
 
 

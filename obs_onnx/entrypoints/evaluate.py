@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
-from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from obs_onnx.data.fixed import Fixed, all_with_fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
-from obs_onnx.data.options import TextReading
 from obs_onnx.data.sources import Source
+from obs_onnx.entrypoints.options.evaluate import EvaluateOptions
+from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.evaluation.measures.metric import open_metric
-from obs_onnx.evaluation.measures.options import AUTO, MeasureOptions
 from obs_onnx.evaluation.measures.yardstick import HELD, read_outputs
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions, paired
-from obs_onnx.io.onnx_file import from_proto, load_model, parse, serialize
+from obs_onnx.io.onnx_file import ModelLike, from_proto, load_model, parse, serialize
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary, named
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
@@ -30,97 +30,78 @@ __all__ = ["evaluate"]
 _FILES = (bytes, str, PathLike)
 
 
-def evaluate(
-    model: ModelSource | Session,
-    data: Any,
-    *,
-    labels_key: str | None = None,
-    preprocess: object = None,
-    tokenizer: str | None = None,
-    window: int | None = None,
-    against: ModelSource | Session | None = None,
-    task: str = AUTO,
-    weight: Mapping[str, float] | None = None,
-    metric: str | Callable[..., Any] | None = None,
-    metric_lower_is_better: bool = False,
-    custom_domains: Sequence[str] = (),
-    runtime: Runtime | None = None,
-    batch_size: int = 32,
-    cut: Sequence[str] = (),
-    fix: Fixed = (),
-    progress: Callable[[int], None] | None = None,
-) -> Evaluation:
+@takes(EvaluateOptions)
+def evaluate(model: ModelLike | bytes | Session, options: EvaluateOptions) -> Evaluation:
     """Run a model over data, and measure.
 
     Two models are compared in front of the decisions in which the reference ends, where both have these
-    places. Of one that ends in the choice of a class, the scores of all classes are looked at.
+    places. Of one that ends in the choice of a class, the scores of all classes are looked at. A reference
+    runs over the data twice, first for the spread of its outputs.
 
     Args:
-        model: a file, its bytes, or a session.
-        data: a source, or anything :func:`obs_onnx.data.open_source.open_source` opens.
-        labels_key: name of the labels in the data; by default ``labels`` if there are any.
-        preprocess: how images become arrays, see docs/data.md; by default ``preprocess.json`` beside them.
-        tokenizer, window: how text becomes token ids, see :class:`obs_onnx.data.options.LabelName`.
-        against: the reference for ``output_error`` and ``agreement``; it runs over the data twice, first for
-            the spread of its outputs.
-        task, weight, metric, metric_lower_is_better: see
-            :class:`obs_onnx.evaluation.measures.options.MeasureOptions`.
-        custom_domains: of operators that are known to the runtime alone.
-        runtime: where to run files and bytes; onnxruntime by default.
-        batch_size: samples per run where the model's batch is free.
-        cut: values of both models at which they are compared instead; see
-            :func:`obs_onnx.verification.front.find_front`.
-        fix: inputs that are set first, in those of the models that have them; see
-            :data:`obs_onnx.data.fixed.Fixed`.
-        progress: called with the number of batches done.
+        model: a file, a model in memory, its bytes, or a session.
+        options: see :class:`obs_onnx.entrypoints.options.evaluate.EvaluateOptions`.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: see :mod:`obs_onnx.passes.errors`.
     """
     with boundary("the model cannot be evaluated"):
-        asked = MeasureOptions(
-            task=task, weight=weight, metric=metric, metric_lower_is_better=metric_lower_is_better
-        )
-        if isinstance(model, _FILES) or isinstance(against, _FILES):
-            runtime = runtime or open_runtime()
-        if against is None and metric is None and not cut:
-            model, axes = _scored(runtime, model, fix)
+        given = _stored(model)
+        against = None if options.against is None else _stored(options.against)
+        runtime = None
+        if isinstance(given, _FILES) or isinstance(against, _FILES):
+            runtime = open_runtime(options.runtime, options.threads, options.custom_ops)
+        if against is None and options.metric is None and not options.cut:
+            given, axes = _scored(runtime, given, options.fix)
         else:
-            model, against, axes = _compared(runtime, model, against, cut, fix)
-        graph = _graph(model if against is None else against, custom_domains)
-        session, reference = _open(model, runtime), None if against is None else _open(against, runtime)
-        source = open_source(
-            data,
-            session.inputs,
-            batch_size=batch_size,
-            labels_key=labels_key,
-            preprocess=preprocess,
-            without=fixed_names(fix),
-            sizes={} if graph is None else implied_sizes(graph),
-            text=TextReading(tokenizer, window),
-        )
+            given, against, axes = _compared(runtime, given, against, options.cut, options.fix)
+        graph = _graph(given if against is None else against, options.custom_domains)
+        session, reference = _open(given, runtime), None if against is None else _open(against, runtime)
+        source = _source(session, graph, options)
         if reference is not None:
             paired(session, reference)
-        source = _small_batches(session, source, batch_size)
+        source = _small_batches(session, source, options.batch_size)
         yardstick = read_outputs(
             session if reference is None else reference,
             source,
             model=graph,
-            task=asked.task,
-            weights=asked.weight,
+            task=options.task,
+            weights=options.weight,
             spreads=reference is not None,
             axes=axes,
         )
-        found = evaluate_sessions(
-            session,
-            source,
-            reference,
-            yardstick=yardstick,
-            metric=open_metric(asked.metric, asked.metric_lower_is_better, yardstick.task),
-            progress=progress,
-            trained=reference is None,
-        )
+        with options.shown.stage("evaluate") as advance:
+            found = evaluate_sessions(
+                session,
+                source,
+                reference,
+                yardstick=yardstick,
+                metric=open_metric(options.metric, options.metric_lower_is_better, yardstick.task),
+                progress=lambda _: advance(1),
+                trained=reference is None,
+            )
         return replace(found, notes=source.notes)
+
+
+def _stored(model: ModelLike | bytes | Session) -> ModelSource | Session:
+    """A model as runtimes take it: one in memory as its bytes."""
+    if isinstance(model, onnx.ModelProto):
+        return serialize(from_proto(model, custom_domains=None))
+    return serialize(model) if isinstance(model, ir.Model) else model
+
+
+def _source(session: Session, graph: ir.Model | None, options: EvaluateOptions) -> Source:
+    """The data for the inputs of a session."""
+    return open_source(
+        options.data,
+        session.inputs,
+        batch_size=options.batch_size,
+        labels_key=options.labels,
+        preprocess=options.preprocess,
+        without=fixed_names(options.fix),
+        sizes={} if graph is None else implied_sizes(graph),
+        text=options.text,
+    )
 
 
 def _small_batches(session: Session, source: Source, batch: int) -> Source:

@@ -119,7 +119,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
     settings = _settings(options)
     check_files(model, options)
     original, name, _ = open_model(model, None)
-    with boundary(f"{name} cannot be opened for training"):
+    with boundary(f"{name} cannot be opened for training"), options.shown.stage("open"):
         runtime = OrtRuntime(None, options.threads, tuple(options.custom_ops), spinning=False)
         front = find_front(runtime, with_fixed(original, options.fix), options.cut)
         lesson = _prepared(runtime, front, options)
@@ -132,7 +132,7 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         held_out=lesson.judged,
         teacher=lesson.teacher,
         keep_zeros=options.keep_zeros,
-        progress=options.progress,
+        progress=options.shown,
         checkpoint=options.checkpoint,
         resume=options.resume,
     )
@@ -190,11 +190,11 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
         _check_teacher(dense, session, f"the teacher {name}")
     opened = [
         freed_source(batch, session.inputs, options.batch, partial(_open, options, sizes, data))
-        for data in (options.data, options.held_out)
+        for data in (options.data, options.eval)
         if data is not None
     ]
     source = opened[0]
-    fit, judged = _parts(source, None if options.held_out is None else opened[1], seed)
+    fit, judged = _parts(source, None if options.eval is None else opened[1], seed)
     labelled = dense is None or labels is not None
     if labelled and not source.has_labels:
         raise DataError("nothing to learn from: the data has no labels, and no teacher is given")

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import ERROR, METRIC, TRADED, Targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
+from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -27,7 +28,7 @@ from obs_onnx.evaluation.measures.yardstick import CHANGED
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import frontier_folder, keep_path
+from obs_onnx.io.paths import keep_path
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
@@ -105,12 +106,10 @@ def pareto(model: ModelLike, options: ParetoOptions) -> Pareto:
 def _found(
     model: ModelLike, options: ParetoOptions, targets: Targets, plot: bool, executor: Executor
 ) -> Pareto:
-    recorder, strategy, choice = Recorder(options.progress), ChannelStrategy(), options.part(ModeOptions)
-    with boundary(f"{name_of(model)} cannot be opened"):
+    recorder, strategy, choice = Recorder(options.shown), ChannelStrategy(), options.part(ModeOptions)
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
         inputs = load(model, options)
-        folder = options.output_folder
-        if folder is None and inputs.path is not None:
-            folder = frontier_folder(inputs.path)
+        folder = options.output
         plan = strategy.open(inputs, choice)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     by = _choose(options, calibrated)
@@ -118,7 +117,7 @@ def _found(
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
     if note := plan.cost_note(calibrated):
-        options.progress.say(note)
+        options.shown.say(note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(
@@ -155,7 +154,7 @@ def _found(
     )
     if folder is not None:
         models = dict(zip(names, chosen, strict=True))
-        frontier = _write(folder, frontier, models, options.custom_domains, plot)
+        frontier = _write(folder, frontier, models, inputs.path, options.custom_domains, plot)
     return Pareto(frontier, tuple(one.result.model for one in chosen))
 
 
@@ -178,16 +177,15 @@ def _choose(options: ParetoOptions, calibrated: Calibrated) -> str:
     """What is traded for the cost."""
     dense = calibrated.dense
     judged = METRIC.name if dense.metric is not ACCURACY else "accuracy"
-    preferred = judged if options.evaluation is not None or options.metric is not None else ERROR.name
+    preferred = judged if options.eval is not None or options.metric is not None else ERROR.name
     by = preferred if options.by == AUTO else options.by
     if TRADED[by].labels and by != judged:
         raise OptionError(f"quality on labelled data is {dense.metric.name} here: give {named('by', judged)}")
     if TRADED[by].labels and dense.figure is None:
-        raise DataError(f"a frontier by {by} needs labelled data: give {named('evaluation')} with labels")
+        raise DataError(f"a frontier by {by} needs labelled data: give {named('eval')} with labels")
     if TRADED[by].floats and calibrated.yardstick.measure == CHANGED:
         raise OptionError(
-            f"no output of the model is of a float type, so it has no {by}: "
-            f"give {named('evaluation')} with labels"
+            f"no output of the model is of a float type, so it has no {by}: give {named('eval')} with labels"
         )
     return by
 
@@ -203,7 +201,7 @@ def _search(
     search = FrontierSearch(part, options.cost, partial(_loss, by), partial(checked, plan, task))
     if first.attempt is not None:
         search.add(first.attempt)
-    with options.progress.stage("models", options.points) as advance:
+    with options.shown.stage("models", options.points) as advance:
         search.run(options.least, options.points, int(_MORE * options.points), advance)
     return search
 
@@ -219,7 +217,7 @@ def _timed(
     if not options.latency or any(one.result.copied for one in candidates):
         return None
     with recorder.stage("latency"):
-        if inputs.front.runs:
+        if inputs.front.runs and inputs.front.caches is None:
             models = [inputs.original, *(one.result.model for one in candidates)]
         else:
             models = [inputs.given, *(inputs.put_back(packed_form(one.attempt.model)) for one in candidates)]
@@ -292,16 +290,25 @@ def _write(
     folder: str | os.PathLike[str],
     frontier: Frontier,
     models: Mapping[str, Candidate],
+    path: Path | None,
     custom_domains: Sequence[str],
     plot: bool,
 ) -> Frontier:
     """Fill the folder, whole or not at all; a plot that cannot be drawn is a failure of the frontier."""
+    told: dict[str, None] = {}
     with together() as files:
         new = files.new(folder)
         new.mkdir()
         for name, one in models.items():
             save_model(one.result.model, new / name, one.proven.check_file(custom_domains))
             write_json(keep_path(new / name), one.result.keep)
+            if one.result.caches:
+                caches = sorted(one.proven.cache_names)
+                configs, lacking = new_configs(one.result.model, caches, path, new / name, alone=False)
+                for file, config in configs.items():
+                    write_json(file, config)
+                told.update(dict.fromkeys(lacking))
+        frontier = replace(frontier, alerts=(*frontier.alerts, *told))
         if plot:
             drawn = tried("no plot", lambda: write_frontier(new / "pareto.svg", frontier), None)
             frontier = replace(frontier, failures=(*frontier.failures, *drawn.failures))

@@ -6,9 +6,11 @@ open -> find layers or channels -> calibration data -> measure damage -> allocat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 
@@ -19,10 +21,10 @@ from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
-from obs_onnx.io.atomic_files import together
+from obs_onnx.io.atomic_files import Together, together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import destination_of, int8_path, keep_path
+from obs_onnx.io.paths import int8_path, keep_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
@@ -37,14 +39,14 @@ from obs_onnx.pruning.run_report import Run, dry_report, report
 from obs_onnx.pruning.strategy import Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.int8_run import Int8, Quantized
-from obs_onnx.results.pruning import Report
+from obs_onnx.report.readable import ReadableReport
 
-__all__ = ["STRATEGIES", "Pruned", "prune"]
+__all__ = ["STRATEGIES", "ObsPrune", "Pruned", "prune"]
 
 STRATEGIES: Mapping[str, Strategy[Attempt]] = {"channels": ChannelStrategy(), "weights": WeightStrategy()}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pruned:
     """What :func:`prune` returns.
 
@@ -52,11 +54,34 @@ class Pruned:
         model: the pruned one.
         report: everything measured about it.
         quantized: the same in integers of 8 bits, where ``quantize`` asked for it.
+        keep: what of each initializer and axis of the dense model stays, the contents of a ``keep.json``;
+            None where single weights became zero.
     """
 
     model: ir.Model
-    report: Report
+    report: ReadableReport
     quantized: ir.Model | None = None
+    keep: Mapping[str, object] | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self.summary()}>"
+
+    def summary(self) -> str:
+        """What became of the model, in one line."""
+        return self.report.summary()
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model, and beside it what :func:`prune` writes: ``.keep.json``, ``.int8.onnx``.
+
+        Raises:
+            OptionError: the files cannot be written; nothing is left behind then.
+        """
+        destination = Path(path)
+        with together() as files:
+            save_model(self.model, destination, files=files)
+            _write_beside(self.keep, destination, files)
+            if self.quantized is not None and not is_stream(destination):
+                save_model(self.quantized, int8_path(destination), files=files)
 
 
 @takes(PruneOptions)
@@ -80,16 +105,46 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
     targets = STRATEGIES[options.mode].checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
     with metered() as meter, opened(options.cluster) as executor:
-        return _pruned(model, options, targets, Recorder(options.progress, meter), executor)
+        return _pruned(model, options, targets, Recorder(options.shown, meter), executor)
+
+
+class ObsPrune(ir.passes.FunctionalPass):
+    """:func:`prune` as a pass for a :class:`onnx_ir.passes.PassManager`.
+
+    Args:
+        tell: called with all that was found, for example to see whether the targets hold.
+        options: keywords of :class:`obs_onnx.entrypoints.options.prune.PruneOptions`.
+
+    Raises:
+        OptionError: options that make no sense.
+    """
+
+    def __init__(self, *, tell: Callable[[Pruned], None] | None = None, **options: Any) -> None:
+        self._tell, self._options = tell, options
+        PruneOptions(**options)
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        """A pruned model; the one that is given stays as it is.
+
+        Raises:
+            ModelError, DataError, OptionError, MissingRuntimeError: bad input.
+            VerificationError: the result broke a promise.
+        """
+        found = prune(model, **self._options)
+        if self._tell is not None:
+            self._tell(found)
+        report = found.report
+        modified = report.after.parameters != report.before.parameters
+        return ir.passes.PassResult(found.model, modified or report.after.nonzero != report.before.nonzero)
 
 
 def _pruned(
     model: ModelLike, options: PruneOptions, targets: Targets, recorder: Recorder, executor: Executor
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
-    with boundary(f"{name_of(model)} cannot be opened"):
-        inputs = load(model, options, options.change_caches)
-        destination = destination_of(options.output, inputs.path)
+    with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
+        inputs = load(model, options)
+        destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     targets = replace(targets, rounding=calibrated.rounding)
@@ -104,7 +159,7 @@ def _pruned(
     run = Run(inputs, plan, calibrated, targets, options)
     cost_note = plan.cost_note(calibrated)
     if cost_note is not None:
-        options.progress.say(cost_note)
+        options.shown.say(cost_note)
     if options.dry_run:
         whole = inputs.front.closed(inputs.front.complete(plan.model))
         return Pruned(whole, dry_report(run, cost_note, recorder))
@@ -123,7 +178,13 @@ def _pruned(
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if kept is None else kept.complete)
+    return Pruned(proven.result.model, reported, None if kept is None else kept.complete, proven.result.keep)
+
+
+def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:
+    """Write what stays of the dense model beside a result that is no stream."""
+    if keep is not None and not is_stream(destination):
+        write_json(keep_path(destination), keep, files)
 
 
 def _write(
@@ -143,8 +204,7 @@ def _write(
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
-        if proven.result.keep is not None:
-            write_json(keep_path(destination), proven.result.keep, files)
+        _write_beside(proven.result.keep, destination, files)
         if caches:
             names = sorted(proven.cache_names)
             configs, told = new_configs(proven.result.model, names, path, destination)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -16,16 +16,19 @@ from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
+from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
+from obs_onnx.io.atomic_files import together
+from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
-from obs_onnx.io.paths import calibration_beside, destination_of
+from obs_onnx.io.paths import calibration_beside
+from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
-from obs_onnx.passes.channels.keep_file import KeepFile, masks
-from obs_onnx.passes.channels.keep_file import replay as without_channels
+from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.parameters import integer_forms
@@ -76,18 +79,40 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     with boundary(f"{source} does not fit {name}", DataError):
         original = declare_shapes(lambda: runtime, with_fixed(original, options.fix))
-        small = without_channels(original, file, _round)
-    front = find_front(runtime, original)
+        caches = caches_of(original, file)
+        inner = caches.inner(original)
+        small = shrunk(inner, file, caches.names, _round)
+    front = replace(find_front(runtime, inner), caches=caches if caches.pairs else None)
     calib = calibration_beside(path) if options.calib is None else options.calib
-    note = _compared(runtime, front, file, small, calib, options.fix)
-    destination = destination_of(options.output, path)
+    notes = [_compared(runtime, front, file, small, calib, options.fix), *front.notes_behind]
+    whole = front.closed(small)
+    destination = None if options.output is None else Path(options.output)
     if destination is not None:
+        notes += _write(whole, front, runtime, path, destination)
+    return Replayed(whole, destination, tuple(notes))
 
-        def check(written: Path) -> None:
-            open_whole(runtime, front.part(load_model(written, custom_domains=None)))
 
-        save_model(small, destination, check)
-    return Replayed(small, destination, (note, *front.notes_behind))
+def _write(
+    model: ir.Model, front: Front, runtime: Runtime, path: Path | None, destination: Path
+) -> Sequence[str]:
+    """Write the model, and the sizes of its caches where a configuration beside the given one has them.
+
+    Returns:
+        What a configuration could not say.
+    """
+
+    def check(written: Path) -> None:
+        again = load_model(written, custom_domains=None)
+        open_whole(runtime, again if front.cut is None else front.part(again))
+
+    told = list[str]()
+    with together() as files:
+        save_model(model, destination, check, files)
+        if front.caches is not None and not is_stream(destination):
+            configs, told = new_configs(model, sorted(front.caches.names), path, destination)
+            for file, config in configs.items():
+                write_json(file, config, files)
+    return told
 
 
 def _read(keep: object) -> tuple[KeepFile, str]:
@@ -104,11 +129,15 @@ def _checked(found: object, where: str) -> KeepFile:
     wrong = DataError(f"{where} is no keep.json: give the file that prune writes beside its model")
     if not isinstance(found, Mapping) or not isinstance(found.get("tensors"), Mapping):
         raise wrong
-    uses, removed = found.get("uses", {}), found.get("removed", [])
-    if not isinstance(uses, Mapping) or not isinstance(removed, list):
+    uses, removed, caches = found.get("uses", {}), found.get("removed", []), found.get("caches", {})
+    if not isinstance(uses, Mapping) or not isinstance(removed, list) or not isinstance(caches, Mapping):
         raise wrong
     try:
-        kept = [*found["tensors"].values(), *(use["kept"] for each in uses.values() for use in each)]
+        kept = [
+            *found["tensors"].values(),
+            *caches.values(),
+            *(use["kept"] for each in uses.values() for use in each),
+        ]
         indices = [(int(axis), index) for axes in kept for axis, part in axes.items() for index in part]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wrong from error
@@ -127,9 +156,8 @@ def _compared(
     """
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
-    if file.get("caches"):
-        return "not compared with the dense model: its caches have other sizes"
-    coupling = couple(prepare(front.model, canonical=False))
+    caches = () if front.caches is None else front.caches.names
+    coupling = couple(prepare(front.model, canonical=False), caches=caches)
     kept = masks(coupling, file)
     coupling = coupling.of(_with_blocks(coupling, kept, front.part(small)))
     session = open_whole(runtime, coupling.model)
@@ -143,7 +171,7 @@ def _compared(
         if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
-    found = check_removal(runtime, coupling, kept, front.part(small), feed)
+    found = check_removal(runtime, coupling, kept, front.part(small), feed, caches=front.caches)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
     on = "a random sample" if calib is None else "the data"

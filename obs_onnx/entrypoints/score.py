@@ -34,6 +34,7 @@ from obs_onnx.passes.channels.coupling import Group, couple
 from obs_onnx.passes.channels.places import produced
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.passes.layers.stages import plan_stages
@@ -170,10 +171,11 @@ class Scorer:
             sizes=implied_sizes(fixed),
             text=options.text,
         )
-        front = find_front(where, fixed, options.cut)
+        caches = changing(fixed, self._name) if options.change_caches else None
+        front = find_front(where, fixed if caches is None else caches.inner(fixed), options.cut)
         batch = find_free_batch(where, front.model, read)
         dense, copied = runnable(where, prepare(front.model if batch is None else batch.model))
-        self._coupling = couple(dense, options.protect)
+        self._coupling = couple(dense, options.protect, () if caches is None else caches.names)
         if not self._coupling.groups:
             check_any(dense, self._name)
             raise OptionError(
@@ -184,7 +186,7 @@ class Scorer:
         self._where, self._sample = where, next(iter(source.rebatch(1)))
         self._demand = measured(where, dense, self._sample)
         source = source.rebatch(self._demand.samples(memory))
-        self._layers, self._progress = find_layers(dense)[0], options.progress
+        self._layers, self._progress = find_layers(dense)[0], options.shown
         self._evidence = ChannelStatistics(
             where,
             dense,

@@ -19,7 +19,7 @@ from obs_onnx.io.leftovers import NEW, OLD, make_scratch, note_moves, scratch_na
 from obs_onnx.io.streams import is_stream, write_stream
 from obs_onnx.passes.errors import OptionError
 
-__all__ = ["Together", "check_writable", "journal", "part_of", "together", "write_text"]
+__all__ = ["Together", "check_writable", "journal", "noted", "part_of", "together", "write_text"]
 
 _JOURNAL: ContextVar[dict[str, None] | None] = ContextVar("journal", default=None)
 
@@ -33,6 +33,11 @@ def journal() -> Iterator[Collection[str]]:
         yield written.keys()
     finally:
         _JOURNAL.reset(token)
+
+
+def noted() -> list[str]:
+    """What the journal holds so far; nothing where none is kept."""
+    return list(_JOURNAL.get() or ())
 
 
 def check_writable(path: str | os.PathLike[str]) -> None:

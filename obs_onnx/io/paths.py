@@ -15,10 +15,11 @@ __all__ = [
     "check_new_folder",
     "config_destination",
     "configs_beside",
-    "destination_of",
+    "finetuned_path",
     "frontier_folder",
     "int8_path",
     "keep_path",
+    "pruned_path",
     "same_file",
     "side_path",
 ]
@@ -26,11 +27,14 @@ __all__ = [
 _CONFIGS = ("genai_config.json", "config.json")  # of onnxruntime-genai, and of Hugging Face transformers
 
 
-def destination_of(output: str | os.PathLike[str] | None, path: Path | None) -> Path | None:
-    """Where a pruned model goes; by default beside the model at ``path``."""
-    if output is None:
-        return None if path is None else path.with_name(f"{path.stem}.pruned.onnx")
-    return Path(output)
+def pruned_path(path: Path) -> Path:
+    """Where a smaller model goes by default, beside the one at ``path``."""
+    return path.with_name(f"{path.stem}.pruned.onnx")
+
+
+def finetuned_path(path: Path) -> Path:
+    """Where a trained model goes by default, beside the one at ``path``."""
+    return path.with_name(f"{path.stem}.finetuned.onnx")
 
 
 def check_new_folder(output: str | os.PathLike[str]) -> None:
@@ -68,10 +72,15 @@ def configs_beside(model: Path) -> list[Path]:
     return [path for name in _CONFIGS if (path := model.with_name(name)).is_file()]
 
 
-def config_destination(config: Path, destination: Path) -> Path:
-    """Where the new form of ``config`` goes: beside the result, never over the one that was read."""
+def config_destination(config: Path, destination: Path, alone: bool = True) -> Path:
+    """Where the new form of ``config`` goes: beside the result, never over the one that was read.
+
+    Where the result does not stand ``alone`` in its folder, the name begins with its own.
+    """
     beside = destination.parent / config.name
-    return destination.with_suffix(f".{config.name}") if same_file(beside, config) else beside
+    if alone and not same_file(beside, config):
+        return beside
+    return destination.with_suffix(f".{config.name}")
 
 
 def keep_path(destination: Path) -> Path:

@@ -69,16 +69,18 @@ def bench(
     machine = where.machine()
     with pinned(where.threads) if pin and where.in_process else nullcontext() as cores:
         with boundary("the models cannot be timed"):
-            timers = []
+            timers, shapes = [], dict[str, tuple[int, ...]]()
             for model in models:
                 session = open_session(where, model) if isinstance(model, (bytes, str, PathLike)) else model
                 given = random_feed(session.inputs, batch, sizes) if feed is None else feed
+                shapes = shapes or {name: tuple(array.shape) for name, array in given.items()}
                 timers.append(_Timer(session, given))
         rounds = _measure(timers, seconds, min_runs)
     latencies = tuple(_latency(one) for one in rounds)
     affinity = cores if where.in_process else where.affinity
     environment = {**machine, **where.environment(), "affinity": affinity, "batch": batch}
-    return Benchmark(latencies, _ratios(rounds), environment, _noise(latencies, machine))
+    timed_on = "random numbers" if feed is None else "the given data"
+    return Benchmark(latencies, _ratios(rounds), environment, _noise(latencies, machine), shapes, timed_on)
 
 
 def quick(session: Session, feed: Mapping[str, NDArray[Any]], seconds: float = 0.02) -> float:

@@ -236,7 +236,7 @@ def calibrate(
         labelled = evaluate_sessions(session, data.labelled, yardstick=yardstick, metric=metric)
     alerts = _doubts(data, answer, yardstick, labelled)
     for alert in alerts:
-        options.progress.say(f"warning: {alert}")
+        options.shown.say(f"warning: {alert}")
     data = replace(data, alerts=alerts)
     stages = plan_stages(model, layers)
     dense = DenseModel(
@@ -340,9 +340,7 @@ def _check_measurable(targets: Targets, answer: Values, dense: DenseModel) -> No
     floats = any(is_float(array.dtype) for array in answer.values())
     for target, amount in targets:
         if target.labels and dense.figure is None:
-            raise DataError(
-                f"target {target.name} needs labelled data: give {named('evaluation')} with labels"
-            )
+            raise DataError(f"target {target.name} needs labelled data: give {named('eval')} with labels")
         if target.labels and dense.metric.function is None and amount.value >= 1:
             raise OptionError(f"target {target.name}={amount.plain}: {dense.metric.name} is at most 1")
         if target.floats and not floats:
@@ -386,6 +384,6 @@ def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> Cali
     source = opened(options.calib)
     fit, held_out = split(source, HELD_OUT, options.seed)
     labelled = held_out if held_out.has_labels or options.metric is not None else None
-    if options.evaluation is not None:
-        labelled = opened(options.evaluation)
+    if options.eval is not None:
+        labelled = opened(options.eval)
     return CalibrationData(fit, held_out, labelled, options.seed, source.notes)

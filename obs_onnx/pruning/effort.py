@@ -9,31 +9,16 @@ from obs_onnx.passes.layers.layer import Layer
 
 __all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
-
-MOST_LEVELS = 8
-
-
 LEAST_SAMPLES = 8
-
-
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
-
-
+_FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _REFITTING = 3  # times the multiply-accumulates of an effort that may go into that
-
-
 _PASSES = 3  # over the model: dense, pruned, and the moments of its layers
-
-
 _MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
-
-
-_FEWEST_LEVELS = 2
-
-
+_FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage
+_PRODUCTS = 30  # of a layer's weights with its moments that a sparsity takes
+_SECOND_SHARE = 8  # of its multiply-accumulates that an effort spends on a second look, one in so many
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
-
-
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
 
@@ -45,7 +30,7 @@ class Effort:
         levels: levels at which the damage of each layer or group is measured at least.
         refinements: further levels per layer, where its curve bends.
         samples: on which the damage is measured, at most.
-        macs: multiply-accumulates that measuring may take; cheap models get up to :data:`MOST_LEVELS` levels.
+        macs: multiply-accumulates that measuring may take; cheap models get up to 8 levels.
         widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
@@ -74,9 +59,22 @@ class Effort:
         once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
         return times * once <= _REFITTING * self.macs
 
+    def solved_levels(self, levels: int, layers: Sequence[Layer]) -> int:
+        """How many of so many sparsities layers are solved at to measure damage: of wide ones few.
+
+        Args:
+            levels: that measuring allows.
+            layers: that are solved.
+        """
+        return max(min(levels, int(self.macs / max(_solving(layers), 1))), min(levels, _FEWEST_SOLVED))
+
+    def solves_again(self, layers: Sequence[Layer]) -> bool:
+        """Whether layers are solved so quickly that a second look at all of them costs little."""
+        return _solving(layers) <= self.macs / _SECOND_SHARE
+
     def levels_for(self, parts: int, macs: int) -> int:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
-        return max(self.levels, min(int(self.affordable(parts, macs)), MOST_LEVELS))
+        return max(self.levels, min(int(self.affordable(parts, macs)), _MOST_LEVELS))
 
     def bounded(self, parts: int, macs: int, nodes: int, samples: int) -> tuple[int, int]:
         """Levels per part, and samples: even a huge model with many parts is measured in limited time.
@@ -92,6 +90,12 @@ class Effort:
         samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
         once = samples * macs / 2 + nodes * _MACS_PER_NODE
         return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
+
+
+def _solving(layers: Sequence[Layer]) -> float:
+    """Multiply-accumulates that it takes about to choose and refit the weights of layers at one sparsity."""
+    shapes = (layer.layout.goi for layer in layers)
+    return sum(float(_PRODUCTS * groups * rows) * columns**2 for groups, rows, columns in shapes)
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,6 @@ class Budget:
 
 EFFORTS = {
     "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, widths=5, trials=4),
-    "normal": Effort(levels=5, refinements=1, samples=512, macs=4e12, widths=7, trials=6),
+    "normal": Effort(levels=5, refinements=1, samples=256, macs=2e12, widths=7, trials=6),
     "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, widths=7, trials=8),
 }

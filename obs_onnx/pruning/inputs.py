@@ -24,7 +24,7 @@ from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies
-from obs_onnx.passes.interface.caches import Caches, find_caches
+from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.ops import key
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
@@ -95,8 +95,8 @@ class Inputs:
         return model if self.batch is None else self.batch.put_back(model)
 
 
-def load(model: ModelLike, options: SearchOptions, change_caches: bool = False) -> Inputs:
-    """Open a model and the runtimes that ``options`` name; caches change only where that is asked for.
+def load(model: ModelLike, options: SearchOptions) -> Inputs:
+    """Open a model and the runtimes that ``options`` name.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
@@ -114,21 +114,11 @@ def load(model: ModelLike, options: SearchOptions, change_caches: bool = False) 
         return next(iter(read(specs).rebatch(_SAMPLE)))
 
     again = isinstance(options.calib, str | PathLike | None)  # what is no file may give its data once only
-    caches = _caches(fixed, name) if change_caches else None
+    caches = changing(fixed, name) if options.change_caches else None
     front = find_front(here, fixed if caches is None else caches.inner(fixed), options.cut)
     front = replace(front, caches=caches)
     shaped = declare_shapes(lambda: here, front.model, sample if again else None)
     return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes)
-
-
-def _caches(model: ir.Model, name: str) -> Caches:
-    pairs = find_caches(model)
-    if not pairs:
-        raise OptionError(
-            f"{named('change_caches')}: {name} has no cache, an input that an output gives again with "
-            "more tokens: leave it out"
-        )
-    return Caches(model, pairs)
 
 
 def open_calibration(

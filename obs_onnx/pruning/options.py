@@ -12,13 +12,14 @@ from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
-from obs_onnx.progress import Progress, quiet
+from obs_onnx.progress import Progress, ProgressLike, chosen
 from obs_onnx.runtimes.options import RuntimeOptions
 from obs_onnx.training.options import RetrainingOptions
 from obs_onnx.work.options import WorkOptions
 
 __all__ = [
     "DAMAGE",
+    "ChangingCaches",
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
@@ -48,7 +49,20 @@ class Protected(Options, title="Choice"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ChoiceOptions(Protected, title="Choice"):
+class ChangingCaches(Options, title="Choice"):
+    """What of the interface may change."""
+
+    change_caches: bool = option(
+        False,
+        help="Cut caches of keys and values, inputs and outputs, along with the heads.",
+        more="Whoever runs the model has to make caches of the new sizes; see docs/transformers.md.",
+        otherwise="heads that stand in a cache stay",
+        mode="channels",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceOptions(ChangingCaches, Protected, title="Choice"):
     """What is removed."""
 
     criterion: str = option(
@@ -151,7 +165,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         None,
         help="Sparsity of matching layers, for which allocation may not choose.",
         metavar="PATTERN=SHARE",
-        flags="--layer",
+        former=("layer",),
         mode="weights",
     )
 
@@ -174,7 +188,17 @@ class EffortOptions(Memory, title="Measuring"):
 class Shown(Options, title="Output"):
     """What is shown of a run."""
 
-    progress: Progress = option(quiet, help="See obs_onnx.progress.", flags="", recorded=False)
+    progress: ProgressLike = option(
+        False,
+        help="True shows bars, 'auto' does on a terminal alone; see obs_onnx.progress.",
+        flags="",
+        recorded=False,
+    )
+
+    @property
+    def shown(self) -> Progress:
+        """What shows progress."""
+        return chosen(self.progress)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,13 +231,13 @@ class SearchOptions(
 ):
     """What every search for a smaller model can be told."""
 
-    evaluation: object = option(
+    eval: object = option(
         None,
         help="Labelled data for the accuracy, or data for a metric.",
         otherwise="the held-out calibration data, if it has labels",
         metavar="SRC",
         form="data",
-        flags="--eval",
+        former=("evaluation",),
         common=4,
     )
 

@@ -61,7 +61,7 @@ class Proven(Generic[A_co]):
 
         def check(written: Path) -> None:
             model = load_model(written, custom_domains=custom_domains if front.cut is None else None)
-            again = runnable(dense.runtime, front.part(model))[0]
+            again = runnable(dense.runtime, model if front.cut is None else front.part(model))[0]
             feed = narrowed(self.feed, self.result.caches)
             check_model(dense.runtime, again, feed, self.expected, self.outputs, dense.complaints)
             if front.runs and front.cut is not None and not self.result.copied:
@@ -97,6 +97,9 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
             expected, outputs = session.run(first), open_whole(dense.runtime, given).run(first)
             check_model(dense.runtime, batch.put_back(model), first, expected, outputs, dense.complaints)
             result = replace(result, model=batch.put_back(result.model))
+        if (front := calibrated.front).caches is not None:
+            shown = open_whole(dense.runtime, front.caches.shown(model)).run(first)
+            expected, outputs = {**shown, **expected}, {**shown, **outputs}
     alerts = [
         f"output {name} has another size than the dense model's in {100 * share:.0f}% of the runs on "
         "held-out data, where all of it counts as wrong; multiply-accumulates and memory of each model are "
@@ -106,18 +109,10 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
     if left_out:
         names = ", ".join(left_out)
         alerts.append(f"not compared with what was measured: output {names}, which differs from run to run")
-    front = calibrated.front
     whole = front.complete(result.model)
     caches = {} if front.caches is None else front.caches.kept(whole)
     whole = finished(front.closed(whole), front.original)
     notes = (*result.notes, *_changed(whole, caches))
-    if front.caches is not None and result.proof is not None:
-        presents = [one.present for one in front.caches.pairs]
-        left = dict.fromkeys(presents, "is a cache, which may have another size")
-        result = replace(result, proof=replace(result.proof, left_out={**result.proof.left_out, **left}))
-        alerts.append(
-            f"not compared with the dense model: outputs that are caches, {first_of(presents, _NAMED)}"
-        )
     result = replace(result, model=whole, caches=caches, notes=notes, alerts=(*result.alerts, *alerts))
     return Proven(result, calibrated, first, expected, outputs)
 

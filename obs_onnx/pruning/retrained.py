@@ -96,7 +96,7 @@ def open_retraining(calibrated: Calibrated, rounds: int, options: RunOptions) ->
         calibrated.yardstick.task,
         options.finetune,
         rounds,
-        options.progress,
+        options.shown,
         calibrated.yardstick.parts,
         work,
     )

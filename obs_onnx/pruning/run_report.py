@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, Targets
+from obs_onnx.allocation.amounts import Amount, Unit
+from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, SPARSITY, Target, Targets
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
 from obs_onnx.evaluation.measures.options import AUTO
@@ -29,8 +30,9 @@ from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
 from obs_onnx.quantization.int8_run import Quantized
+from obs_onnx.report.readable import ReadableReport
 from obs_onnx.results.benchmark import Ratio
-from obs_onnx.results.pruning import Combination, Figures, Latency, Missed, Report
+from obs_onnx.results.pruning import Combination, Figures, Latency, Missed
 from obs_onnx.runtimes.sessions.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
@@ -94,10 +96,10 @@ class Run:
         )
         return before, after
 
-    def report(self, before: Figures, after: Figures) -> Report:
+    def report(self, before: Figures, after: Figures) -> ReadableReport:
         """What is known before anything is pruned."""
         dense = self.calibrated.dense
-        return Report(
+        return ReadableReport(
             model=self.inputs.name,
             output=None,
             mode=self.plan.mode,
@@ -115,7 +117,7 @@ class Run:
         )
 
 
-def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
+def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> ReadableReport:
     """The report of a run that stops before anything is pruned.
 
     Args:
@@ -136,7 +138,7 @@ def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> Report:
 
 def report(
     run: Run, result: Finished[Attempt], path: Path | None, quantized: Quantized | None, recorder: Recorder
-) -> Report:
+) -> ReadableReport:
     """Measure a result that is written, and report the run.
 
     Args:
@@ -161,6 +163,7 @@ def report(
         output=None if path is None else str(path),
         met=not missed and not (run.targets.timed and timing.failures),
         missed=missed,
+        reached=_reached(run.targets, result, before, after) | {one.target: one.reached for one in missed},
         output_error=quality.output_error,
         parts=quality.parts,
         agreement=quality.agreement,
@@ -170,7 +173,7 @@ def report(
         groups=result.groups,
         seconds=recorder.with_total,
         stages=recorder.costs,
-        method=run.options.criterion,
+        method=run.plan.criterion,
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
         quantized=None if quantized is None or file is None else str(int8_path(file)),
@@ -284,6 +287,33 @@ def _over(targets: Targets, result: Finished[Attempt], before: Figures, after: F
             advice = f"the file has more {target.label} than was reckoned: ask for less"
             found.append(Missed(target.name, limit, new / old, advice=advice))
     return found
+
+
+def _reached(
+    targets: Targets, result: Finished[Attempt], before: Figures, after: Figures
+) -> dict[str, float | str]:
+    """What was reached of the targets, as far as it was measured, in the units that they were given in."""
+    found: dict[str, float | str] = {one.name: loss for one, _, loss in targets.losses(result.attempt)}
+    weights = sum(layer.weights for layer in result.layers)
+    for target, amount in targets:
+        if target is SPARSITY and weights:
+            found[target.name] = 1 - sum(layer.kept * layer.weights for layer in result.layers) / weights
+        if not target.cost:
+            continue
+        old, new = (_figure(target, one) for one in (before, after))
+        if new is not None and amount.unit in (Unit.BYTES, Unit.MILLISECONDS):
+            found[target.name] = Amount(new, amount.unit).plain
+        elif new is not None and old:
+            found[target.name] = new / old
+    return found
+
+
+def _figure(target: Target, figures: Figures) -> float | None:
+    """What a model costs, of those figures that are shown."""
+    if target.timed:
+        return None if figures.latency_ms is None else figures.latency_ms.median
+    value: float | None = getattr(figures, target.figures[-1]) if target.figures else None
+    return value
 
 
 def _late(targets: Targets, result: Finished[Attempt], ratio: Ratio) -> list[Missed]:

@@ -87,6 +87,10 @@ class Plan(Protocol[A_co]):
         """Name of the strategy."""
 
     @property
+    def criterion(self) -> str:
+        """Name of the one that chooses, where another was left to the program, too."""
+
+    @property
     def model(self) -> ir.Model:
         """In the form that is calibrated."""
 

@@ -42,7 +42,7 @@ def combine(
         yardstick: how outputs are measured; without one, the first model's outputs say it.
         metric: on labelled data.
     """
-    sizes = {name: file_size(front.complete(model)) for name, model in models.items()}
+    sizes = {name: file_size(front.closed(front.complete(model))) for name, model in models.items()}
     sessions = {name: open_whole(where, model) for name, model in models.items()}
     latencies: list[Latency | None] = [None] * len(models)
     if timed is not None:

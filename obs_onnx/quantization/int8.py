@@ -17,7 +17,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -86,13 +86,16 @@ def check_quantizable(model: ir.Model) -> None:
     serialize(model)
 
 
-def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Model, tuple[str, ...]]:
+def quantize(
+    model: ir.Model, source: Source, runtime: Runtime, exclude: Sequence[str] = ()
+) -> tuple[ir.Model, tuple[str, ...]]:
     """The model in integers of 8 bits, and notes for the user.
 
     Args:
         model: of float32, which :func:`check_quantizable` has passed; stays as it is.
         source: calibration data for the ranges of activations; at most 512 samples are read.
         runtime: where the model runs.
+        exclude: names of nodes that stay as they are.
 
     Raises:
         ModelError: onnxruntime cannot quantize it.
@@ -109,7 +112,7 @@ def quantize(model: ir.Model, source: Source, runtime: Runtime) -> tuple[ir.Mode
                 after,
                 _Reader(source),
                 quant_format=quantization.QuantFormat.QDQ,
-                nodes_to_exclude=_masked(model, source, runtime),
+                nodes_to_exclude=[*exclude, *_masked(model, source, runtime)],
                 per_channel=not notes,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,

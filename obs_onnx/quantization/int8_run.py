@@ -14,6 +14,7 @@ from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
+from obs_onnx.passes.interface.caches import narrowed
 from obs_onnx.quantization.int8 import check_quantizable, quantize
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
@@ -74,7 +75,9 @@ class Int8:
         Raises:
             VerificationError: its outputs are no numbers, or a zero did not stay one.
         """
-        quantized, _ = quantize(model, self.source, self.where)
+        caches = self.front.caches
+        whole = () if caches is None else caches.droppers(model)
+        quantized, _ = quantize(model, self.source, self.where, whole)
         if not _sound(self.where, model, quantized, self.source):
             raise VerificationError("outputs of the quantized model are no numbers")
         feed = next(iter(self.source))
@@ -115,8 +118,8 @@ class Quantized:
 
     @property
     def complete(self) -> ir.Model:
-        """The pruned one, quantized, with what lies behind it."""
-        return self.front.complete(self.model)
+        """The pruned one, quantized, with what lies behind it, and with its caches."""
+        return self.front.closed(self.front.complete(self.model))
 
     def check_file(self, written: Path) -> None:
         """Check that a written file loads, and does what the quantized model does.
@@ -126,7 +129,9 @@ class Quantized:
         """
         model = load_model(written, custom_domains=None if self.front.foreign else ())
         known = complaints(self.dense)
-        check_model(self.runtime, self.front.part(model), self.feed, self.expected, known=known)
+        caches = self.front.caches
+        feed = self.feed if caches is None else narrowed(self.feed, caches.kept(self.model))
+        check_model(self.runtime, self.front.part(model), feed, self.expected, known=known)
 
 
 def _sound(where: Runtime, model: ir.Model, quantized: ir.Model, source: Source) -> bool:

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
 from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, is_feedable, names_of, stored
-from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.calibration.staged_run import Part, StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
-from obs_onnx.io.scratch import array_outside
+from obs_onnx.io.scratch import array_outside, let_go, put_away
 from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing
@@ -26,7 +26,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
@@ -53,10 +53,10 @@ def compensated(
 ) -> Tensors:
     """Weights and biases of the layers that read a group, without the columns of removed channels.
 
-    Those of a large model lie outside of memory, in the type in which the model holds them.
+    They are in the type in which the model holds them; those of a large model lie outside of memory.
     """
     tensors: Tensors = {}
-    large = is_large(evidence.model)
+    large = is_weighty(evidence.model)
     for one in reading:
         layer = one.layer
         gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
@@ -68,10 +68,9 @@ def compensated(
             posed = evidence.posed(layer)
             with threads_for(layer.layout.goi[2]):
                 found = posed.tensors(refit_columns(posed.problem, ~gone))
-        if large:
-            dense = {name: stored(evidence.model, name).dtype for name in found}
-            found = {name: array_outside(array.astype(dense[name])) for name, array in found.items()}
-        tensors.update(found)
+        for name, array in found.items():
+            narrow = array.astype(stored(evidence.model, name).dtype, copy=False)
+            tensors[name] = array_outside(narrow) if large else narrow
     return tensors
 
 
@@ -115,16 +114,19 @@ class _Probe:
             else silence(self._model, {self._group.id: keep}, self._coupling)
         )
         silenced = SetWeights(tensors)(model).model
+        if is_weighty(self._model):
+            put_away(silenced)
         return self._damage(self._testing.part(silenced, self._plan.outputs), {})
 
     def base(self) -> float:
         """Damage with all channels and weights as they are."""
         return self._damage(self._testing.part(self._model, self._plan.outputs), {})
 
-    def _damage(self, run: Callable[[Values], Values], values: Values) -> float:
+    def _damage(self, run: Part, values: Values) -> float:
         damage = Damage(self._reference.yardstick, self._plan.outputs)
-        for number, expected in enumerate(self._reference.outputs):
-            damage.update(expected, run({**self._testing[number], **values}))
+        found = run.each({**batch, **values} for batch in self._testing)
+        for expected, changed in zip(self._reference.outputs, found, strict=True):
+            damage.update(expected, changed)
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
 
 
@@ -256,6 +258,8 @@ def group_curves(
     def curve(group: Group, base: float) -> Ranked:
         found = measuring.ranked(group, probe(group), base)
         evidence.forget(group)
+        if is_weighty(model):
+            let_go(model)
         return found
 
     advance(len(known))

@@ -34,7 +34,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.passes.traits.linear import ConvGeometry, Integers, packed, unpacked
 from obs_onnx.runtimes.base import Runtime
-from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
@@ -104,7 +104,7 @@ class _Cutter:
 
 def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
     """Initializers of a smaller model, put back into those of the dense one; of a large one in files."""
-    cutter, large = _Cutter(coupling, keep), is_large(coupling.model)
+    cutter, large = _Cutter(coupling, keep), is_weighty(coupling.model)
     found: Tensors = {}
     zeros = _packed_zeros(coupling.model)
     for name, small in tensors.items():
@@ -214,7 +214,7 @@ def solve_channels(
     dense = coupling.model
     small = SetWeights(start or {})(dense.clone()).model
     RemoveChannels(keep, coupling.of(small)).call(small)
-    large = is_large(dense)
+    large = is_weighty(dense)
     if large:
         put_away(small)
         let_go(dense)

@@ -95,8 +95,9 @@ class _Probe:
             changed = SetWeights(solved.tensors)(self._around.clone()).model
             values, run = {}, self._testing.part(changed, self._outputs)
         damage = Damage(self._yardstick, self._outputs)
-        for number, expected in enumerate(self._reference):
-            damage.update(expected, run({**self._testing[number], **values}))
+        found = run.each({**batch, **values} for batch in self._testing)
+        for expected, changed in zip(self._reference, found, strict=True):
+            damage.update(expected, changed)
         return damage.value
 
 
@@ -149,8 +150,8 @@ def damage_curves(
     fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
-    for batch in testing:
-        reference.append(whole(batch))
+    for outputs in whole.each(testing):
+        reference.append(outputs)
     testing.step(around)
 
     ahead = [

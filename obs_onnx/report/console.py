@@ -29,6 +29,8 @@ def print_inspection(
     *,
     groups: Iterable[object] = (),
     frozen_channels: Iterable[object] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    free: Sequence[str] = (),
 ) -> None:
     """What a model holds.
 
@@ -41,9 +43,15 @@ def print_inspection(
         console: default stdout.
         groups: dicts or dataclasses with ``name``, ``channels``, ``tensors``, ``macs``.
         frozen_channels: like ``frozen``, for channels.
+        shapes: of the inputs at which multiply-accumulates and memory were counted.
+        free: names of sizes that counted as one there.
     """
     out = Writer(console)
     out.line(model, style="bold")
+    if shapes:
+        out.line(f"counted at {inputs_text(shapes)}")
+    if free:
+        out.line(f"free sizes count as one: {', '.join(free)}; give others by --size NAME=N", style="yellow")
     out.line()
     rows = []
     for layer in map(fields_of, layers):
@@ -73,13 +81,21 @@ def print_inspection(
     print_frozen(out, frozen_channels, "keeps channels from being removed")
 
 
-def print_bench(results: Iterable[object], console: Console | None = None) -> None:
+def print_bench(
+    results: Iterable[object],
+    console: Console | None = None,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    timed_on: str = "",
+) -> None:
     """Latencies side by side, the first model as the measure of the others.
 
     Args:
         results: dicts or dataclasses with ``model``, ``median``, ``p10``, ``p90`` (milliseconds) and
             ``runs``, optionally ``ratio`` (to the first latency), ``runtime``, ``threads``, ``batch``.
         console: default stdout.
+        shapes: of the arrays that were timed, by input.
+        timed_on: what they are.
     """
     out = Writer(console)
     rows = [fields_of(result) for result in results]
@@ -89,6 +105,8 @@ def print_bench(results: Iterable[object], console: Console | None = None) -> No
         f"{key} {rows[0][key]}" for key in ("runtime", "threads", "batch") if rows[0].get(key) is not None
     ]
     out.line(", ".join(settings))
+    if shapes:
+        out.line(f"timed on {timed_on}: {inputs_text(shapes)}")
     out.line()
     out.table(
         ("model", "median", "10 %", "90 %", "runs", "speed-up"),
@@ -184,6 +202,11 @@ def print_frontier(frontier: Frontier, console: Console | None = None) -> None:
     stages = ", ".join(f"{name} {value:.1f} s" for name, value in frontier.seconds.items())
     out.line()
     out.line(f"time: {stages}", style="dim")
+
+
+def inputs_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Inputs with their shapes: ``image 1x3x224x224, scale (one number)``."""
+    return ", ".join(f"{name} {shape_text(shape) or '(one number)'}" for name, shape in shapes.items())
 
 
 def _quantiles(scores: Sequence[float]) -> tuple[float, float, float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = ["DASH", "count", "error", "milliseconds", "percent", "size", "times"]
 
 DASH = "-"
+_SHORT = 0.1  # milliseconds, of which three decimals say too little
 
 
 def count(value: int | None) -> str:
@@ -41,6 +42,8 @@ def milliseconds(value: float | None) -> str:
     """A latency, to about three digits."""
     if value is None:
         return DASH
+    if value < _SHORT:
+        return f"{value:.3g} ms"
     return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
 
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from obs_onnx.allocation.targets import LATENCY
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
+from obs_onnx.report.next_steps import next_steps
 from obs_onnx.report.quality_text import PARTS, measured_as, part_rows, quality_lines
 from obs_onnx.results.frontier import Frontier
-from obs_onnx.results.pruning import GroupResult, LayerResult, Report
+from obs_onnx.results.pruning import GroupResult, LayerResult, Report, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,45 +25,95 @@ from obs_onnx.report.text_writer import (
     spread_text,
 )
 
-__all__ = ["print_remarks", "print_report", "total_rows"]
+__all__ = ["criterion_text", "print_frozen", "print_remarks", "print_report", "total_rows", "widths_text"]
+
+_CHANNELS = "channels"
+_LEFT = {_CHANNELS: "channels", "weights": "weights"}  # what of a node, by mode
+_SHOWN, _STAGES = 0.05, 5  # seconds of a stage that is shown, and how many of them
 
 
-def print_report(report: Report, console: Console | None = None) -> None:
-    """Summary of a run on ``console`` (default: stdout)."""
+def print_report(
+    report: Report, console: Console | None = None, *, files: Iterable[str] = (), verbose: bool = False
+) -> None:
+    """Summary of a run: what became of each layer, what it changed, and last what was asked and reached.
+
+    Args:
+        report: of the run.
+        console: default stdout.
+        files: that were written; by default the model alone.
+        verbose: show what every kind of work took, too, and where it ran.
+    """
     out = Writer(console)
-    out.line(f"{report.model} {out.arrow} {report.output or '(dry run, nothing written)'}", style="bold")
+    out.line(f"{report.model} {out.arrow} {report.output or _unwritten(report)}", style="bold")
     out.line(_how(report))
-    wanted = ", ".join(f"{key}={value}" for key, value in report.targets.items())
-    if wanted:
-        reached = "reached" if report.met else "NOT reached"
-        out.line(f"target {wanted}: {reached}", style="green" if report.met else "bold red")
-    for one in report.missed:
-        out.line(f"target {one}", style="bold red")
     out.line()
     if report.groups:
         _print_groups(out, report.groups)
         out.line()
     if report.layers:
-        _print_layers(out, report.layers)
+        _print_layers(out, report.layers, with_widths=report.mode == _CHANNELS)
         out.line()
-    out.table(("", "before", "after", ""), total_rows(report))
     if report.combinations:
-        out.line()
         out.table(COMBINED, combined_rows(report.combinations))
+        out.line()
     if parts := part_rows(report.parts):
-        out.line()
         out.table(PARTS, parts, left=2)
-    quality = quality_lines(report)
-    if quality:
         out.line()
-    for text in quality:
+    for text in quality_lines(report):
         out.line(text)
-    print_frozen(out, report.frozen)
+    print_frozen(out, report.frozen, f"left alone, {_LEFT.get(report.mode, 'weights')} of")
     print_remarks(out, report)
-    if report.seconds:
-        stages = ", ".join(f"{name} {value:.1f} s" for name, value in report.seconds.items())
+    if verbose:
+        _print_costs(out, report)
+    out.line()
+    out.table(("", "before", "after", ""), total_rows(report))
+    _print_outcome(out, report, list(files) or ([report.output] if report.output else []))
+
+
+def _unwritten(report: Report) -> str:
+    return "(dry run, nothing written)" if not report.environment else "(nothing written)"
+
+
+def _print_outcome(out: Writer, report: Report, files: Sequence[str]) -> None:
+    """What was asked for and reached, the files, and what to do next."""
+    if report.targets:
         out.line()
-        out.line(f"time: {stages}", style="dim")
+    missed = {one.target: one for one in report.missed}
+    for name, wanted in report.targets.items():
+        reached = report.reached.get(name)
+        told = "" if reached is None else f", {plain(reached)}"
+        if name in missed:
+            out.line(f"target {missed[name]}", style="bold red")
+        elif report.met or reached is not None:
+            out.line(f"target {name}={wanted}: reached{told}", style="green")
+        else:
+            out.line(f"target {name}={wanted}: NOT reached", style="bold red")
+    if files:
+        out.line(f"written: {', '.join(files)}")
+    for step in next_steps(report):
+        out.line(f"next: {step}", style="cyan")
+    if report.seconds:
+        longest = sorted(report.seconds.items(), key=lambda item: -item[1])
+        total = report.seconds.get("total")
+        stages = [f"{name} {value:.1f} s" for name, value in longest if name != "total" and value >= _SHOWN]
+        whole = "" if total is None else f"{total:.1f} s"
+        out.line(", ".join(filter(None, [f"time: {whole}".rstrip(), *stages[:_STAGES]])), style="dim")
+
+
+def _print_costs(out: Writer, report: Report) -> None:
+    """What every kind of work took, what was asked for, and where it ran."""
+    rows = [
+        (one.name, f"{one.seconds:.2f} s", f"{one.cpu_seconds:.2f} s", fmt.size(one.peak_bytes), *counts)
+        for one in report.stages
+        for counts in [(fmt.count(one.runs), fmt.count(one.sessions))]
+    ]
+    if rows:
+        out.line()
+        out.table(("work", "time", "CPU", "peak memory", "runs", "sessions"), rows)
+    for title, fields in (("options", report.options), ("environment", report.environment)):
+        if fields:
+            out.line()
+            out.table((title, ""), [(name, str(value)) for name, value in fields.items()], left=2)
 
 
 def print_remarks(out: Writer, report: Report | Frontier) -> None:
@@ -76,11 +127,16 @@ def print_remarks(out: Writer, report: Report | Frontier) -> None:
         out.line(f"{kind}: {text}", style=style)
 
 
+def criterion_text(report: Report) -> str:
+    """The criterion that was asked for, and the one or ones that were chosen where that was left open."""
+    methods = dict.fromkeys(layer.method for layer in report.layers if layer.method)
+    chosen = [one for one in methods or [report.method] if one and one != report.criterion]
+    return report.criterion + (f" ({', '.join(chosen)})" if chosen else "")
+
+
 def _how(report: Report) -> str:
-    parts = [report.mode, f"criterion {report.criterion}"]
-    parts += [
-        f"{name} {value}" for name, value in (("method", report.method), ("pattern", report.pattern)) if value
-    ]
+    parts = [report.mode, f"criterion {criterion_text(report)}"]
+    parts += [f"pattern {report.pattern}"] if report.pattern else []
     if report.task is not None:
         parts.append(measured_as(report.task))
     if report.damping is not None:
@@ -90,16 +146,34 @@ def _how(report: Report) -> str:
     return ", ".join(parts)
 
 
-def _print_layers(out: Writer, layers: Sequence[LayerResult]) -> None:
+def _print_layers(out: Writer, layers: Sequence[LayerResult], *, with_widths: bool) -> None:
+    """A line for each layer: widths where channels went, errors where weights did."""
     measured = any(layer.measured_error is not None for layer in layers)
     wide = out.console.width >= WIDE_ENOUGH_FOR_BARS
+    widths = with_widths and any(layer.kept_widths is not None for layer in layers)
     rows = []
     for layer in layers:
+        shown = widths_text(layer, out.arrow) if widths else shape_text(layer.shape)
         bar = (out.bar(layer.kept),) if wide else ()
         errors = (fmt.error(layer.predicted_error), fmt.error(layer.measured_error)) if measured else ()
-        rows.append((layer.name, shape_text(layer.shape), *bar, fmt.percent(layer.kept), *errors))
-    headings = (*(("",) if wide else ()), "kept", *(("predicted", "measured") if measured else ()))
-    out.table(("layer", "shape", *headings), rows)
+        rows.append((layer.name, shown, *bar, fmt.percent(layer.kept), *errors))
+    headings = (*(("",) if wide else ()), "weights kept" if widths else "kept")
+    headings = (*headings, *(("predicted", "measured") if measured else ()))
+    out.table(("layer", "widths in, out" if widths else "shape", *headings), rows)
+
+
+def widths_text(layer: LayerResult, arrow: str) -> str:
+    """Channels in and out, before and after: ``64, 300 -> 64, 56``."""
+    if layer.widths is None:
+        return shape_text(layer.shape)
+    before = ", ".join(map(str, layer.widths))
+    if layer.kept_widths is None or layer.kept_widths == layer.widths:
+        return before
+    return (
+        f"{before} {arrow} {', '.join(map(str, layer.kept_widths))}"
+        if any(layer.kept_widths)
+        else f"{before} {arrow} gone"
+    )
 
 
 def _print_groups(out: Writer, groups: Sequence[GroupResult]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = ["Benchmark", "Latency", "Ratio"]
@@ -58,12 +58,16 @@ class Benchmark:
         ratios: to the first model, one per model.
         environment: machine, runtime, threads, cores, batch.
         noise: why the numbers deserve little trust; empty if they do not.
+        shapes: of the arrays that the first model was timed on, by input.
+        timed_on: what they are.
     """
 
     latencies: tuple[Latency, ...]
     ratios: tuple[Ratio, ...]
     environment: Mapping[str, Any]
     noise: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    timed_on: str = "random numbers"
 
     @property
     def noisy(self) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from obs_onnx.passes.costs.memory import Peak
@@ -56,7 +57,9 @@ class Inspection:
     Attributes:
         frozen: nodes whose weights mode ``weights`` leaves alone.
         frozen_channels: nodes that keep channels from being removed.
-        peak: memory of activations, free sizes counting as one; None where a shape is not known.
+        peak: memory of activations; None where a shape is not known.
+        shapes: of the inputs at which all this was counted.
+        free: names of free sizes that counted as one.
     """
 
     model: str
@@ -67,6 +70,8 @@ class Inspection:
     parameters: int
     macs: int
     peak: Peak | None = None
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    free: tuple[str, ...] = ()
 
     @property
     def totals(self) -> dict[str, int | str | None]:
@@ -89,4 +94,6 @@ class Inspection:
             "frozen": self.frozen,
             "frozen_channels": self.frozen_channels,
             **self.totals,
+            "shapes": self.shapes,
+            "free": self.free,
         }

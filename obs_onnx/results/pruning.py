@@ -24,6 +24,7 @@ __all__ = [
     "Agreement",
     "BoundLike",
     "Combination",
+    "CurvePoint",
     "Figures",
     "GroupResult",
     "Latency",
@@ -144,6 +145,14 @@ class PartError:
 
 
 @dataclass(frozen=True)
+class CurvePoint:
+    """What is left of a layer or a group, as a share, and the damage measured with it."""
+
+    kept: float
+    damage: float
+
+
+@dataclass(frozen=True)
 class LayerResult:
     """What happened to one layer.
 
@@ -155,6 +164,9 @@ class LayerResult:
         measured_error: relative error of the layer's output, measured on held-out data.
         method: solver that chose the mask.
         damping: relative damping that the solver ended with.
+        widths, kept_widths: channels in and out, before and after; None where nothing says it.
+        reads, writes: groups whose channels go in and come out.
+        curve: damage measured while only this layer lost weights.
     """
 
     name: str
@@ -166,6 +178,11 @@ class LayerResult:
     measured_error: float | None = None
     method: str | None = None
     damping: float | None = None
+    widths: tuple[int, int] | None = None
+    kept_widths: tuple[int, int] | None = None
+    reads: str | None = None
+    writes: str | None = None
+    curve: tuple[CurvePoint, ...] = ()
 
     @property
     def sparsity(self) -> float:
@@ -182,6 +199,7 @@ class GroupResult:
         channels, kept: number of channels before and after.
         tensors: how many initializer axes it stands in.
         expected_damage: what removing its channels alone did to the outputs, in the measure of allocation.
+        curve: that damage with other numbers of channels kept, as it was measured.
     """
 
     name: str
@@ -189,6 +207,7 @@ class GroupResult:
     kept: int
     tensors: int
     expected_damage: float | None = None
+    curve: tuple[CurvePoint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -263,6 +282,7 @@ class Report:
         measures: others of the task, by name, on held-out calibration data.
         metric: name of the figure on labelled data that stands in ``before`` and ``after``.
         missed: targets that do not hold, with what was reached and what is possible.
+        reached: what was reached of every target, in the unit that it was given in, where it was measured.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
         quantized: file of the pruned model in integers of 8 bits.
@@ -307,6 +327,7 @@ class Report:
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
     missed: tuple[Missed, ...] = ()
+    reached: Mapping[str, float | str] = field(default_factory=dict)
     proof: Agreement | None = None
     caches: Mapping[str, Sequence[int | str | None]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

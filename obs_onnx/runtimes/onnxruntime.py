@@ -20,7 +20,7 @@ from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.meter import loading, running
 from obs_onnx.passes.canonical.fixed_numbers import FixNumbers
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
-from obs_onnx.runtimes.base import ModelSource
+from obs_onnx.runtimes.base import ModelSource, Runtime
 from obs_onnx.runtimes.command.worker.models import (
     bfloat16_bits,
     first_line,
@@ -38,6 +38,7 @@ __all__ = [
     "QUANTUM",
     "OrtRuntime",
     "OrtSession",
+    "abreast",
     "check_threads",
     "find_provider",
     "first_line",
@@ -56,6 +57,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "string": np.dtype(object),
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+_CPU = "CPUExecutionProvider"
+_ABREAST = 2  # batches that are run at once
 _FATAL_ONLY = 4  # errors are raised, and need no second text on stderr
 
 
@@ -180,7 +183,7 @@ class OrtRuntime:
             model = os.fspath(model)
             if not Path(model).is_file():
                 raise ModelError(f"model {model} does not exist")
-        providers = list(dict.fromkeys([self.provider, "CPUExecutionProvider"]))
+        providers = list(dict.fromkeys([self.provider, _CPU]))
         options = self._options(external_data)
         try:
             session = self._ort.InferenceSession(model, options, providers=providers)
@@ -223,6 +226,19 @@ class OrtRuntime:
         return options
 
 
+def abreast(runtime: Runtime) -> tuple[Runtime, int]:
+    """A runtime for sessions that so many threads run at once, each with its part of the cores.
+
+    An operator is not worth dividing among cores where there are several batches: its threads wait for each
+    other after every one. Only onnxruntime on the CPU promises that a session may be run so.
+    """
+    if not isinstance(runtime, OrtRuntime) or runtime.provider != _CPU or runtime.threads < _ABREAST:
+        return runtime, 1
+    other = copy(runtime)
+    other.threads = runtime.threads // _ABREAST
+    return other, _ABREAST
+
+
 def check_threads(threads: int | None) -> None:
     """Raise OptionError for a number of threads below 1."""
     if threads is not None and threads < 1:
@@ -251,7 +267,7 @@ def import_onnxruntime() -> Any:
 def find_provider(wanted: str | None, available: Sequence[str], where: str = "here") -> str:
     """Full name of the provider that ``wanted`` is the start of; the CPU for None."""
     if wanted is None:
-        return "CPUExecutionProvider"
+        return _CPU
     for name in available:
         if wanted.lower() in (name.lower(), name.lower().removesuffix("executionprovider")):
             return name

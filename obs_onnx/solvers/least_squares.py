@@ -12,6 +12,7 @@ are cheaper: products in float32 inside, residuals in float64 outside (iterative
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from obs_onnx.solvers.problem import Problem
 __all__ = ["conjugate_gradients", "refit"]
 
 Float = NDArray[np.float64]
+Float32 = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 _BATCH_COLUMNS = 48
 _BATCH_ELEMENTS = 1 << 21
 _CG_COLUMNS = 1024
 _CG_ITERATIONS = 60
+_DEFLATED = 64  # directions of a matrix that are solved for by themselves
 
 
 def _small(problem: Problem, mask: Mask) -> Float:
@@ -115,6 +118,7 @@ def _conjugate(
     mask32 = keep.astype(np.float32)
     w = np.where(keep, start, 0.0)
     size = np.maximum(np.linalg.norm(np.where(keep, b * scale, 0.0), axis=1), np.finfo(float).tiny)
+    deflated = _Deflated.of(a32, mask32)
     for _ in range(rounds):
         residual = np.where(keep, (b - threads.product(w, a)) * scale, 0.0)
         now = np.linalg.norm(residual, axis=1)
@@ -123,22 +127,70 @@ def _conjugate(
             break
         unit = now[active, None]
         r = (residual[active] / unit).astype(np.float32)
-        keep32 = mask32[active]
-        x, p = np.zeros_like(r), r.copy()
-        energy = np.einsum("oi,oi->o", r, r)
+        keep32, eased = mask32[active], deflated.of_rows(active)
+        z = eased(r, keep32)
+        x, p = np.zeros_like(r), z.copy()
+        energy = np.einsum("oi,oi->o", r, z)
         for _ in range(iterations):
             q = threads.product(p, a32) * keep32
             step = energy / np.maximum(np.einsum("oi,oi->o", p, q), np.finfo(np.float32).tiny)
             x += step[:, None] * p
             r -= step[:, None] * q
-            fresh = np.einsum("oi,oi->o", r, r)
-            if fresh.max() < max(1e-8, tolerance**2):
+            if np.einsum("oi,oi->o", r, r).max() < max(1e-8, tolerance**2):
                 break
+            z = eased(r, keep32)
+            fresh = np.einsum("oi,oi->o", r, z)
             p *= (fresh / np.maximum(energy, np.finfo(np.float32).tiny))[:, None]
-            p += r
+            p += z
             energy = fresh
         w[active] += x * unit * scale
     return w
+
+
+@dataclass(frozen=True)
+class _Deflated:
+    """A preconditioner that takes the largest directions of a matrix away from conjugate gradients.
+
+    On the support S of a row it is the inverse of ``U_S diag(l) U_S^T + m I`` (Frangella, Tropp and Udell,
+    "Randomized Nystrom preconditioning", 2023), with eigenvectors U and eigenvalues l of all columns from
+    one step of subspace iteration (Halko, Martinsson and Tropp 2011) and the least of these as m:
+
+        (1 - U_S K^-1 U_S^T) / m,        K = m diag(l)^-1 + U_S^T U_S.
+
+    Attributes:
+        u: (I, k) the directions.
+        k: (O, k, k) the inverses of K of all rows.
+        floor: m.
+    """
+
+    u: Float32
+    k: Float32
+    floor: np.float32
+
+    @classmethod
+    def of(cls, a: Float32, keep: Float32) -> _Deflated:
+        """For a matrix (I, I) of unit diagonal and supports (O, I) of ones and zeros."""
+        size = min(len(a), _DEFLATED)
+        probe = np.linalg.qr(np.random.default_rng(0).standard_normal((len(a), size), np.float32))[0]
+        probe = np.linalg.qr(a @ probe)[0]
+        values, turn = np.linalg.eigh(probe.T @ (a @ probe))
+        floor = np.float32(max(values[0], np.finfo(np.float32).eps * values[-1]))
+        u = probe @ turn
+        upper = np.triu_indices(size)
+        inner = np.empty((len(keep), size, size), np.float32)
+        inner[:, upper[0], upper[1]] = keep @ (u[:, upper[0]] * u[:, upper[1]])
+        inner[:, upper[1], upper[0]] = inner[:, upper[0], upper[1]]
+        np.einsum("okk->ok", inner)[...] += floor / np.maximum(values, floor)
+        return cls(u, np.linalg.inv(inner), floor)
+
+    def of_rows(self, rows: NDArray[np.int64]) -> _Deflated:
+        """For some of the rows."""
+        return replace(self, k=self.k[rows])
+
+    def __call__(self, r: Float32, keep: Float32) -> Float32:
+        """Rows (O, I) that vanish outside of their supports ``keep``, multiplied by it."""
+        inside = np.matmul(self.k, (r @ self.u)[:, :, None])[:, :, 0]
+        return np.asarray((r - (inside @ self.u.T) * keep) / self.floor, np.float32)
 
 
 def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:

@@ -12,7 +12,7 @@ what the data do not determine stays as it was.
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -44,6 +44,8 @@ class Problem:
         dead: (G, I) inputs that are always zero (or constant, if the moments are centred).
         constant: error of w = 0, or None if the target's energy is unknown: errors are then relative to w*.
         damping: relative damping in use; larger than asked for where A was not positive definite with that.
+        factors: of each A the Cholesky factor, lower, (I, I); of narrow ones none. The inverse takes their
+            place, and none are left.
     """
 
     a: Float
@@ -53,11 +55,18 @@ class Problem:
     dead: NDArray[np.bool_]
     constant: float | None
     damping: float
+    factors: list[Float] = field(repr=False)
 
     @cached_property
     def inverse(self) -> Float:
         """A^-1, (G, I, I)."""
-        return np.asarray(inverse_of(self.a.copy()), dtype=np.float64)
+        if not self.factors:
+            return np.asarray(inverse_of(self.a.copy()), dtype=np.float64)
+        _ = self.optimum  # which takes the factors, too
+        found = np.empty_like(self.a)
+        for matrix in found:
+            _mirror(_inverted(self.factors.pop(0)).T, matrix)
+        return found
 
     @cached_property
     def shared(self) -> dict[Hashable, Any]:
@@ -72,10 +81,7 @@ class Problem:
             w += (self.b - w @ self.a) @ self.inverse
             return np.asarray(w)
         w = np.empty_like(self.b)
-        for group, (a, b) in enumerate(zip(self.a, self.b, strict=True)):
-            factor, info = lapack.dpotrf(a.T, lower=1, clean=0)
-            if info != 0:
-                raise np.linalg.LinAlgError("matrix is not positive definite")
+        for group, (a, b, factor) in enumerate(zip(self.a, self.b, self.factors, strict=True)):
             best = lapack.dpotrs(factor, b.T, lower=1)[0].T
             w[group] = best + lapack.dpotrs(factor, (b - best @ a).T, lower=1)[0].T
         return w
@@ -143,17 +149,32 @@ def inverse_of(a: NDArray[np.floating]) -> NDArray[np.floating]:
         np.linalg.cholesky(a)
         inverse = np.linalg.inv(a)
         return np.asarray((inverse + inverse.swapaxes(1, 2)) / 2)
-    factor, invert = (
-        (lapack.spotrf, lapack.spotri) if a.dtype == np.float32 else (lapack.dpotrf, lapack.dpotri)
-    )
     for matrix in a:
-        lower, info = factor(matrix.T, lower=1, clean=0, overwrite_a=1)
-        if info == 0:
-            lower, info = invert(lower, lower=1, overwrite_c=1)
-        if info != 0:
+        factor = _factor(matrix, overwrite=True)
+        if factor is None:
             raise np.linalg.LinAlgError("matrix is not positive definite")
-        _mirror(lower.T, matrix)
+        _mirror(_inverted(factor).T, matrix)
     return a
+
+
+def _factor(matrix: NDArray[np.floating], overwrite: bool = False) -> NDArray[Any] | None:
+    """Lower Cholesky factor of a symmetric matrix (I, I), with anything above; None if it is not definite."""
+    factorise = lapack.spotrf if matrix.dtype == np.float32 else lapack.dpotrf
+    factor, info = factorise(matrix.T, lower=1, clean=0, overwrite_a=overwrite)
+    return factor if info == 0 else None
+
+
+def _inverted(factor: NDArray[Any]) -> NDArray[Any]:
+    """Lower triangle of the inverse of what was factorised, in the place of its factor.
+
+    Raises:
+        numpy.linalg.LinAlgError: there is none.
+    """
+    invert = lapack.spotri if factor.dtype == np.float32 else lapack.dpotri
+    found, info = invert(factor, lower=1, overwrite_c=1)
+    if info != 0:
+        raise np.linalg.LinAlgError("matrix is not positive definite")
+    return np.asarray(found)
 
 
 def _mirror(upper: NDArray[np.floating], result: NDArray[np.floating]) -> None:
@@ -167,14 +188,20 @@ def _mirror(upper: NDArray[np.floating], result: NDArray[np.floating]) -> None:
         result[first + _TILE :, rows] = upper[rows, first + _TILE :].T
 
 
-def _is_definite(a: Float) -> bool:
-    if a.shape[1] > _NARROW:
-        return all(lapack.dpotrf(matrix.T, lower=1, clean=0)[1] == 0 for matrix in a)
-    try:
-        np.linalg.cholesky(a)
-    except np.linalg.LinAlgError:
-        return False
-    return True
+def _factors(a: Float) -> list[Float] | None:
+    """Cholesky factors of matrices (G, I, I), none of narrow ones; None if one is not positive definite."""
+    if a.shape[1] <= _NARROW:
+        try:
+            np.linalg.cholesky(a)
+        except np.linalg.LinAlgError:
+            return None
+        return []
+    factors = list[Float]()
+    for matrix in a:
+        if (factor := _factor(matrix)) is None:
+            return None
+        factors.append(factor)
+    return factors
 
 
 def _stacked(array: NDArray[np.floating], name: str) -> Float:
@@ -236,9 +263,10 @@ def prepare(
     for _ in range(_MAX_TRIES):
         ridge = damping * scale
         np.einsum("gii->gi", a)[...] = energies + ridge[:, None]
-        if _is_definite(a):
+        factors = _factors(a)
+        if factors is not None:
             break
         damping = max(10 * damping, _SMALLEST_DAMPING)
     else:
         raise DataError("second moment is not positive semi-definite, whatever the damping")
-    return Problem(a, target + ridge[:, None, None] * w, w, ridge, dead, constant, damping)
+    return Problem(a, target + ridge[:, None, None] * w, w, ridge, dead, constant, damping, factors)

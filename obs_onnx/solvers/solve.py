@@ -31,6 +31,7 @@ AUTO = "auto"
 
 _WIDE = 2048
 _EARLY = {"brief", "quick"}  # efforts whose iterative refits end early
+_EARLY_RESIDUAL = 1e-3
 _BOTH_SECONDS = 2.0
 _EARLY_END = 0.5
 
@@ -191,7 +192,7 @@ def solve_levels(
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
         effort: "brief", "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.
-            Brief and quick also end iterative refits early, at a relative residual of 1e-3.
+            With brief and quick, iterative refits end early too, at a relative residual of 1e-3.
         scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
 
     Returns:
@@ -225,7 +226,8 @@ def _solutions(asked: Asked, name: str, method: Method, refit: bool) -> list[Sol
     if method.single and asked.pattern.kind != "unstructured":
         raise OptionError(f"{name} removes single weights, not {asked.pattern}; use obs or admm")
     problem, solutions = asked.problem, []
-    tolerance = 1e-3 if asked.effort in _EARLY and not method.patient else 1e-9
+    early = _effort(asked.shape[2], asked.effort) in _EARLY and not method.patient
+    tolerance = _EARLY_RESIDUAL if early else 1e-9
     exact = refit or method.exact
     for mask, left in method.supports(asked):
         w = refit_on(problem, mask, tolerance) if exact else problem.w * mask if left is None else left

@@ -13,22 +13,24 @@ import onnx
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import serialize
+from obs_onnx.io.tensors import size_of
 from obs_onnx.passes.printable import one_line
 from obs_onnx.passes.shapes.infer_shapes import without_data
-from obs_onnx.runtimes.sessions.block_session import is_large
 
 __all__ = ["complaints", "new_complaints"]
 
 _CONTEXT = "==> Context"
 _NUMBERS = re.compile(r"\d+")
+_LOOKED_AT_BYTES = 1 << 26
 
 
 def complaints(model: ir.Model) -> tuple[str, ...]:
     """What is wrong with the structure, at the first place, and with the shapes, at all places.
 
-    Of a large model the data of weights is not looked at.
+    Where there are many weights, of which a message would hold several copies, their data is not looked at.
     """
-    proto = ir.to_proto(without_data(model)) if is_large(model) else onnx.load_from_string(serialize(model))
+    weighty = size_of(model) > _LOOKED_AT_BYTES
+    proto = ir.to_proto(without_data(model)) if weighty else onnx.load_from_string(serialize(model))
     return (*_said(onnx.checker.check_model, proto), *_said(_infer, proto))
 
 

@@ -31,16 +31,25 @@ class Kept:
         coupling: of the dense model.
         keep: channels that stay.
         feed: whose sizes count where the axes of a value depend on them.
+        like: values that are cut as another one is, by name: caches that come out as those that go in.
     """
 
-    def __init__(self, coupling: Coupling, keep: Keep, feed: Values) -> None:
-        self._coupling, self._keep, self._feed = coupling, keep, feed
+    def __init__(
+        self, coupling: Coupling, keep: Keep, feed: Values, like: Mapping[str, str] | None = None
+    ) -> None:
+        self._coupling, self._keep, self._feed, self._like = coupling, keep, feed, like or {}
         self._cut = _Cut(coupling, keep)
 
     def __call__(self, name: str, array: NDArray[Any]) -> NDArray[Any] | None:
         """The part of ``array`` that stays; None where the value is known with other sizes only."""
+        name = self._like.get(name, name)
         part = self._cut(name, array)
         return self._sized(name, array) if part is None else part
+
+    def cache(self, name: str, array: NDArray[Any]) -> NDArray[Any]:
+        """The part of a cache that stays; any other value as it is."""
+        part = self(name, array) if name in self._like else None
+        return array if part is None else part
 
     @cached_property
     def _sized(self) -> _Cut:

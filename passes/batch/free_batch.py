@@ -192,8 +192,9 @@ def _keep_one_row(model: ir.Model, repeats: Collection[str]) -> dict[str, int]:
         if value.is_graph_input() or value.is_graph_output() or len(first) != len(uses) or len(axes) != 1:
             continue
         (axis,) = axes
-        row = np.take(_numbers(value), [0], axis)
-        if not np.array_equal(_numbers(value), np.broadcast_to(row, value.shape)):
+        numbers = _numbers(value)
+        row = np.take(numbers, [0], axis)
+        if not np.array_equal(numbers, np.broadcast_to(row, numbers.shape)):
             continue
         _set_tensor(value, row)
         for node in first:

@@ -18,7 +18,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.passes.layers.find_layers import find_layers
 
-__all__ = ["KeepFile", "Use", "keep_file", "masks", "replay"]
+__all__ = ["KeepFile", "Use", "caches_of", "keep_file", "kept_caches", "masks", "replay", "shrunk"]
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -85,7 +85,7 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
         file["uses"] = uses
     if gone:
         file["removed"] = gone
-    if caches := _caches(raw, masks):
+    if caches := kept_caches(raw, masks):
         file["caches"] = caches
     return file
 
@@ -96,7 +96,8 @@ def _scales(model: ir.Model) -> set[str]:
     return {name for form in forms if form is not None and form.run for name in form.names[1:]}
 
 
-def _caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
+def kept_caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
+    """``{input: {axis: kept indices}}`` of the caches that shrink under ``keep``."""
     alive, found = coupling.alive(keep), {}
     for value in coupling.graph.caches:
         stays = {str(axis): alive(labels) for axis, labels in enumerate(coupling.axes(value) or ())}
@@ -129,10 +130,33 @@ def replay(
         ModelError: the model is broken.
     """
     file = cast("KeepFile", keep) if "schema" in keep else KeepFile(tensors=cast("Mapping[str, Kept]", keep))
-    caches = Caches(original, find_caches(original) if "caches" in file else ())
-    model = prepare(caches.inner(original), canonical=False)
-    coupling = couple(model, caches=caches.names)
-    RemoveChannels(masks(coupling, file), coupling).call(model)
+    caches = caches_of(original, file)
+    return caches.closed(shrunk(caches.inner(original), file, caches.names, finish))
+
+
+def caches_of(original: ir.Model, file: KeepFile) -> Caches:
+    """The caches of a model, where ``file`` says that some are smaller; otherwise none may change."""
+    return Caches(original, find_caches(original) if file.get("caches") else ())
+
+
+def shrunk(
+    inner: ir.Model,
+    file: KeepFile,
+    caches: Set[str] = frozenset(),
+    finish: Callable[[ir.Model], None] = lambda model: None,
+) -> ir.Model:
+    """A copy of a model whose ``caches`` are no outputs, and inputs as they were, without what went.
+
+    Raises:
+        ValueError, ModelError: see :func:`replay`.
+    """
+    model = prepare(inner, canonical=False)
+    coupling = couple(model, caches=caches)
+    kept = masks(coupling, file)
+    there, wanted = kept_caches(coupling, kept), file.get("caches", {})
+    if wrong := [name for name in sorted({*there, *wanted}) if there.get(name) != wanted.get(name)]:
+        raise ValueError(f"the cache {wrong[0]} cannot be cut so in this model")
+    RemoveChannels(kept, coupling).call(model)
     for name, axes in file["tensors"].items():
         if (held := model.graph.initializers.get(name)) is None:  # nobody needs it any more
             continue
@@ -143,11 +167,11 @@ def replay(
                     f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
                 )
     if "removed" in file:
-        return caches.closed(_without(model, set(file["removed"]), caches.names, finish))
+        return _without(model, set(file["removed"]), caches, finish)
     finish(model)
     PackBlocks().call(model)
     ShareConstants().call(model)
-    return caches.closed(model)
+    return model
 
 
 def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:

@@ -61,10 +61,10 @@ class SetWeights(ir.passes.InPlacePass):
             narrow = model.graph.initializers[name].meta.get(STORED, old.dtype)
             stored = np.ascontiguousarray(array, dtype=narrow.numpy()).astype(old.dtype.numpy(), copy=False)
             stored = stored.reshape(shape)  # numpy makes a row of a single number
-        changed = (stored.astype(np.float64) != array.astype(np.float64)).any()
-        if changed and not old.dtype.is_floating_point():
-            raise ValueError(f"the new values of initializer {name!r} are no numbers of {old.dtype.name}")
-        if not np.isfinite(stored.astype(np.float64)).all():
+        if not old.dtype.is_floating_point():
+            if (stored.astype(np.float64) != array.astype(np.float64)).any():
+                raise ValueError(f"the new values of initializer {name!r} are no numbers of {old.dtype.name}")
+        elif not np.isfinite(stored).all():
             raise ValueError(f"the new values of initializer {name!r} are not finite as {old.dtype.name}")
         return ir.Tensor(
             stored,

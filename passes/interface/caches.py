@@ -14,13 +14,13 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.passes.errors import ModelError
+from obs_onnx.passes.errors import ModelError, OptionError, named
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.ops import key, lookup
 
-__all__ = ["Cache", "Caches", "Kept", "find_caches", "narrowed"]
+__all__ = ["Cache", "Caches", "Kept", "changing", "find_caches", "narrowed"]
 
 Kept = Mapping[str, Mapping[int, Sequence[int]]]
 """``{input: {axis: kept indices}}``."""
@@ -76,6 +76,21 @@ def find_caches(model: ir.Model) -> tuple[Cache, ...]:
     return tuple(found)
 
 
+def changing(model: ir.Model, name: str) -> Caches:
+    """The caches of a model, which may change; ``name`` is what messages call it.
+
+    Raises:
+        OptionError: it has none.
+    """
+    pairs = find_caches(model)
+    if not pairs:
+        raise OptionError(
+            f"{named('change_caches')}: {name} has no cache, an input that an output gives again with "
+            "more tokens: leave it out"
+        )
+    return Caches(model, pairs)
+
+
 def _pasts(node: ir.Node, index: int) -> Iterator[ir.Value]:
     """What output ``index`` of a node holds in front."""
     op = lookup(node)
@@ -129,16 +144,31 @@ class Caches:
         found: dict[str, dict[int, Sequence[int]]] = {}
         for value in model.graph.inputs:
             axes: dict[int, NDArray[Any]] = {}
-            at: ir.Value | None = value if value.name in self.names else None
-            while at is not None and (gather := _dropping(at)) is not None:
+            for gather in _dropping(value) if value.name in self.names else ():
                 index = node_facts.array(gather, 1)
                 assert index is not None
                 axis = node_facts.int_attribute(gather, "axis")
                 axes[axis] = axes[axis][index] if axis in axes else index
-                at = gather.outputs[0]
             if axes:
                 found[str(value.name)] = {axis: [int(i) for i in index] for axis, index in axes.items()}
         return found
+
+    def droppers(self, model: ir.Model) -> list[str]:
+        """Names of the nodes that drop elements of inputs, which go when a model is :meth:`closed`."""
+        pasts = [value for value in model.graph.inputs if value.name in self.names]
+        return [str(gather.name) for value in pasts for gather in _dropping(value)]
+
+    def shown(self, model: ir.Model) -> ir.Model:
+        """A copy of a form of :meth:`inner` with the outputs behind its own, as far as it gives them."""
+        copy = model.clone()
+        names, made = Names(copy), _givers(copy)
+        types = {str(value.name): value.type for value in self.whole.graph.outputs}
+        for one in self.pairs:
+            if one.giver in made:
+                value = _output(copy, made[one.giver], one, names)
+                value.type = types[one.present]
+                copy.graph.outputs.append(value)
+        return copy
 
     def closed(self, model: ir.Model) -> ir.Model:
         """A copy of a form of :meth:`inner` with the outputs, and with inputs of the sizes that are left.
@@ -148,7 +178,7 @@ class Caches:
         """
         kept, copy = self.kept(model), model.clone()
         names, inputs = Names(copy), {str(value.name): value for value in copy.graph.inputs}
-        made = {str(node.outputs[0].name): node for node in copy.graph if node.outputs}
+        made = _givers(copy)
         given = {str(value.name): value for value in copy.graph.outputs}
         shapes = {str(value.name): value for value in (*self.whole.graph.inputs, *self.whole.graph.outputs)}
         for one in self.pairs:
@@ -167,17 +197,24 @@ class Caches:
         return copy
 
 
-def _dropping(value: ir.Value) -> ir.Node | None:
-    """The Gather of constant elements of an axis that alone reads ``value``."""
-    nodes = list(value.consumers())
-    if len(nodes) != 1 or key(nodes[0]) != "Gather" or value.is_graph_output():
-        return None
-    index = node_facts.constant(nodes[0], 1)
-    return nodes[0] if index is not None and len(index.shape) == 1 else None
+def _givers(model: ir.Model) -> dict[str, ir.Node]:
+    return {str(node.outputs[0].name): node for node in model.graph if node.outputs}
+
+
+def _dropping(value: ir.Value) -> list[ir.Node]:
+    """The Gathers of constant elements of an axis, one behind the other, that alone read ``value``."""
+    found: list[ir.Node] = []
+    while not value.is_graph_output() and len(nodes := list(value.consumers())) == 1:
+        index = node_facts.constant(nodes[0], 1) if key(nodes[0]) == "Gather" else None
+        if index is None or len(index.shape) != 1:
+            break
+        found.append(nodes[0])
+        value = nodes[0].outputs[0]
+    return found
 
 
 def _drop_gathers(model: ir.Model, value: ir.Value) -> None:
-    while (gather := _dropping(value)) is not None:
+    for gather in _dropping(value):
         gather.outputs[0].replace_all_uses_with(value)
         index = gather.inputs[1]
         model.graph.remove(gather, safe=True)

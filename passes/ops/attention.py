@@ -301,7 +301,7 @@ def _relate_grouped(r: Relation) -> None:
 
 
 def _relate_rotary(r: Relation) -> None:
-    """RotaryEmbedding: heads pass, widths are rotated in pairs and stay."""
+    """RotaryEmbedding, MRotaryEmbedding: heads pass, widths are rotated in pairs and stay."""
     x, heads = r.axes(0), r.integer("num_heads")
     r.fix([x[0], x[-2]], "its tokens have positions")
     if len(x) == 4:
@@ -331,10 +331,11 @@ _KNOWN = related(
         "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
         "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
         "com.microsoft::RotaryEmbedding": _PLAIN,
+        "com.microsoft::MRotaryEmbedding": _PLAIN,
     },
     {
         _relate_standard: "Attention",
-        _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding",
+        _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding com.microsoft::MRotaryEmbedding",
         _relate_fused: "com.microsoft::Attention",
         _relate_heads: "com.microsoft::MultiHeadAttention",
         _relate_grouped: "com.microsoft::GroupQueryAttention",

@@ -8,7 +8,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.traversal import RecursiveGraphIterator
 
-from obs_onnx.passes.errors import ModelError, reason
+from obs_onnx.passes.errors import ModelError, boundary, reason
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import INFERRED
 from obs_onnx.passes.graph.parameters import hold_small
@@ -34,7 +34,7 @@ class InferShapes(ir.passes.InPlacePass):
     5. Sizes are followed through arithmetic unless a vector is so long that this would take its own memory.
 
     Raises:
-        ModelError: the shapes contradict each other, or an attribute or a name is broken.
+        ModelError: the shapes contradict each other, or an attribute, a name or a domain is broken.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -44,7 +44,8 @@ class InferShapes(ir.passes.InPlacePass):
             _set_defaults(skeleton)
         except ir.serde.SerdeError as error:
             raise ModelError(f"the model is broken: {reason(_first_cause(error))}") from error
-        inferred = _infer(skeleton, _of_unknown(model))
+        with boundary("the shapes of the model cannot be inferred"):
+            inferred = _infer(skeleton, _of_unknown(model))
         modified = False
         infos = _value_infos(inferred.graph)
         values = [output for node in RecursiveGraphIterator(model.graph) for output in node.outputs]

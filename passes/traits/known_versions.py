@@ -138,7 +138,16 @@ CONTRIB: Mapping[str, Known] = {
         "activation activation_alpha activation_beta activation_gamma alpha beta transA transB", 3
     ),
     "com.microsoft::FusedMatMul": _contrib("alpha transA transB transBatchA transBatchB", 2),
+    "com.microsoft::GatedDeltaNet": _contrib(
+        """
+        beta_activation chunk_size gate_activation gate_lower_bound qk_l2_norm scale state_update_capacity
+        update_rule
+        """,
+        11,
+        3,
+    ),
     "com.microsoft::GatedRMSNorm": _contrib("activation epsilon", 3),
+    "com.microsoft::GatherBlockQuantized": _contrib("bits block_size gather_axis quantize_axis", 4),
     "com.microsoft::Gelu": _contrib("", 1),
     "com.microsoft::GemmFastGelu": _contrib("", 3),
     "com.microsoft::GemmaRotaryEmbedding": _contrib("", 5, 2),
@@ -156,6 +165,9 @@ CONTRIB: Mapping[str, Known] = {
         "chunk_size kv_num_heads q_num_heads scale state_window update_rule", 6, 2
     ),
     "com.microsoft::LongformerAttention": _contrib("num_heads window", 7),
+    "com.microsoft::MRotaryEmbedding": _contrib(
+        "interleaved is_packed_batching mrope_layout mrope_section num_heads rotary_embedding_dim scale", 4
+    ),
     "com.microsoft::MatMulBnb4": _contrib("K N block_size quant_type training_mode transB", 3),
     "com.microsoft::MatMulFpQ4": _contrib("blk_quant_type", 3),
     "com.microsoft::MatMulIntegerToFloat": _contrib("", 7),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -153,3 +155,38 @@ def test_spelling() -> None:
     spell = speller({"mode": "--mode", "layer_sparsity": "--layer"})
     assert spell("mode", "weights") == "--mode weights"
     assert spell("layer_sparsity", "") == "--layer"
+
+
+TERMINAL = """
+import os, pty, sys
+child, screen = pty.fork()
+if child == 0:
+    os.execv(sys.executable, [sys.executable, "-m", "obs_onnx", *sys.argv[1:]])
+shown = b""
+while True:
+    try:
+        part = os.read(screen, 4096)
+    except OSError:
+        break
+    if not part:
+        break
+    shown += part
+sys.stdout.buffer.write(shown)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="terminals of another kind")
+def test_a_terminal_shows_something_at_once_and_errors_in_red(tmp_path: Path) -> None:
+    def shown(*arguments: str) -> str:
+        command = [sys.executable, "-c", TERMINAL, *arguments]
+        return (
+            subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+            .stdout.decode()
+            .replace("\r\n", "\n")
+        )
+
+    error = "\x1b[31m\x1b[1mobs-onnx: none.onnx does not exist; check the path of the model\x1b[0m\n"
+    assert shown("inspect", "none.onnx") == f"loading ...\r\x1b[2K{error}"
+    assert "loading" not in shown("prune", "none.onnx", "-q")
+    assert "loading" not in shown("inspect", "--help")

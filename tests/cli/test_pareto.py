@@ -16,13 +16,13 @@ LENET = MODELS / "digits_lenet.onnx"
 
 
 class TestCommand:
-    OPTIONS = ("--cost", "macs", "--points", "2", "--effort", "quick", "--seconds", "0.05", "--no-plot", "-q")
+    OPTIONS = ("--cost", "macs", "--points", "2", "--effort", "quick", "--seconds", "0.05", "--no-plot")
 
     def test_run(self, tmp_path: Path) -> None:
         given = [str(LENET), "-o", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"), *self.OPTIONS]
         result = CliRunner().invoke(main, ["pareto", *given])
         assert result.exit_code == 0, result.output
-        assert "dense" in result.output
+        assert "dense" in result.stdout
         assert "02" in result.output
         read = json.loads((tmp_path / "r.json").read_text())
         assert read == json.loads((tmp_path / "out" / "pareto.json").read_text())

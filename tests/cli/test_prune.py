@@ -40,7 +40,7 @@ class TestPrune:
         result = run("prune", "digits_mlp.onnx", *arguments, "--report", "r.html", *QUICK)
         assert result.exit_code == 0
         assert result.stderr == ""
-        assert "fc1.weight" in result.stdout
+        assert result.stdout == ""
         assert {path.name for path in Path().iterdir() if not path.name.startswith("digits_mlp.")} == {
             "r.json",
             "r.html",
@@ -106,10 +106,10 @@ class TestPrune:
             (["--pattern", "4:2"], "0 < N < M"),
             (["--pattern", "dense"], "neither N:M"),
             (["--pattern", "2:4", "--target", "sparsity=0.6"], "fixes the sparsity"),
-            (["--pattern", "2:4", "--layer", "fc1*=0.3"], "fixes the sparsity"),
-            (["--layer", "fc1.weight"], "not PATTERN=SHARE"),
-            (["--layer", "fc1.weight=2"], "between 0 and 1"),
-            (["--layer", "conv*=0.5"], "matches no layer"),
+            (["--pattern", "2:4", "--layer-sparsity", "fc1*=0.3"], "fixes the sparsity"),
+            (["--layer-sparsity", "fc1.weight"], "not PATTERN=SHARE"),
+            (["--layer-sparsity", "fc1.weight=2"], "between 0 and 1"),
+            (["--layer-sparsity", "conv*=0.5"], "matches no layer"),
             (["--protect", "conv*"], "--protect 'conv*' matches no layer"),
             (["--protect", "*"], "no layer to prune"),
             (["--runtime", "tvm"], "unknown runtime 'tvm'"),
@@ -182,7 +182,16 @@ class TestPrune:
             "1x4",
         ]
         arguments += ["--target", "sparsity=0.5", "--criterion", "magnitude", "--no-compensate"]
-        arguments += ["--protect", "fc3*", "--layer", "fc1*=0.4", "--rounds", "2", "--runtime", "onnxruntime"]
+        arguments += [
+            "--protect",
+            "fc3*",
+            "--layer-sparsity",
+            "fc1*=0.4",
+            "--rounds",
+            "2",
+            "--runtime",
+            "onnxruntime",
+        ]
         arguments += ["--batch", "4", "--memory", "1MB", "--seed", "3", "--damping", "0.1", "--loss", "error"]
         assert run("prune", "digits_mlp.onnx", *arguments, *QUICK).exit_code == 0
         assert Path("o.onnx").exists()
@@ -197,7 +206,7 @@ class TestChannels:
         result = run("prune", "digits_mlp.onnx", *arguments, "--report", "r.html", *DEFAULT)
         assert result.exit_code == 0
         assert result.stderr == ""
-        assert "fc1.weight" in result.stdout
+        assert result.stdout == ""
         assert {path.name for path in Path().iterdir()} == {
             *(f"digits_mlp.{end}" for end in ("onnx", "calib.npz", "test.npz")),
             "digits_mlp.pruned.onnx",
@@ -252,7 +261,10 @@ class TestChannels:
         [
             (["--target", "sparsity=0.5"], "target sparsity is about single weights: use --mode weights"),
             (["--pattern", "2:4"], "--pattern is about single weights: use --mode weights"),
-            (["--layer", "fc1*=0.5"], "--layer is about single weights: use --mode weights"),
+            (
+                ["--layer-sparsity", "fc1*=0.5"],
+                "--layer-sparsity is about single weights: use --mode weights",
+            ),
             (["--correct"], "--correct is about single weights: use --mode weights"),
             (["--criterion", "entropy"], "criterion 'entropy' does not rank channels"),
             (["--protect", "conv*"], "--protect 'conv*' matches no node or weight"),
@@ -421,3 +433,70 @@ def test_replay(tmp_path: Path) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.strip().endswith("is no keep.json: give the file that prune writes beside its model")
+
+
+@pytest.mark.usefixtures("folder")
+class TestNames:
+    """What the first minutes are made of: names, places and how much is said."""
+
+    def test_the_second_place_is_the_output(self) -> None:
+        result = run("prune", "digits_mlp.onnx", "small.onnx", *DEFAULT, "--no-latency")
+        assert result.exit_code == 0, result.output
+        assert (result.stdout, result.stderr) == ("", "")
+        assert Path("small.onnx").exists()
+        assert Path("small.keep.json").exists()
+        assert not Path("digits_mlp.pruned.onnx").exists()
+        line = refused("prune", "digits_mlp.onnx", "a.onnx", "-o", "b.onnx", *DEFAULT)
+        assert line == "the output is given twice, as a.onnx and by --output: give one"
+
+    def test_one_line(self) -> None:
+        result = run("prune", "digits_mlp.onnx", "-o", "s.onnx", "--summary", *DEFAULT, "--no-latency")
+        (line,) = result.stdout.splitlines()
+        assert line.startswith("digits_mlp.onnx -> s.onnx: MACs 50,200 -> ")
+        assert line.endswith("error=0.05 reached")
+
+    def test_more_is_told_when_asked(self) -> None:
+        quick = ["--effort", "quick", "--threads", "1", "--no-latency"]
+        result = run("prune", "digits_mlp.onnx", "-o", "s.onnx", "-v", *quick)
+        assert "peak memory" in result.stdout
+        assert "environment" in result.stdout
+        shown = run("prune", "digits_mlp.onnx", "-o", "s.onnx", "--json", "r.json", *quick)
+        assert "peak memory" not in shown.stdout
+        assert "written: s.onnx, s.keep.json, r.json" in shown.stdout
+        assert "target error=0.05: reached, 0.0" in shown.stdout
+        assert "criterion auto (obs)" in shown.stdout
+        assert "\x1b" not in shown.stdout + shown.stderr
+
+    def test_names_of_earlier_releases_work_with_a_note(self) -> None:
+        arguments = ["--mode", "weights", "--target", "error=0.2", "--effort", "quick", "--no-latency"]
+        result = run("prune", "digits_mlp.onnx", "--layer", "fc1*=0.4", "--dry-run", *arguments)
+        assert result.exit_code == 0, result.output
+        assert "obs-onnx: note: --layer is now called --layer-sparsity\n" in result.stderr
+        again = run("prune", "digits_mlp.onnx", "--layer_sparsity=fc1*=0.4", "--dry-run", *arguments)
+        assert again.exit_code == 2  # names are written with dashes
+        quiet = run("prune", "digits_mlp.onnx", "--layer=fc1*=0.4", "--dry-run", "-q", *arguments)
+        assert (quiet.stdout, quiet.stderr) == ("", "")
+
+    def test_options_have_the_names_of_python(self) -> None:
+        result = run(
+            "prune", "digits_mlp.onnx", "--targets", "macs=0.5", "--dry-run", "--json", "r.json", *DEFAULT
+        )
+        assert result.exit_code == 0, result.output
+        assert json.loads(Path("r.json").read_text())["options"]["targets"] == ["macs=0.5"]
+
+
+@pytest.mark.parametrize("name", commands())
+def test_flags_are_the_names_of_python(name: str) -> None:
+    """Or their singular where an option may be repeated."""
+    for one in commands()[name].params:
+        flags = [flag.removeprefix("--").replace("-", "_") for flag in one.opts if flag.startswith("--")]
+        known = {
+            "json_path": "json",
+            "html_path": "report",
+            "plot_path": "plot",
+            "silent": "quiet",
+            "brief": "summary",
+        }
+        wanted = known.get(str(one.name), str(one.name))
+        if flags:
+            assert wanted in flags or (one.multiple and wanted.removesuffix("s") in flags), one.name

@@ -23,7 +23,7 @@ def files(tmp_path, labelled):
 class TestCommand:
     def test_files(self, files) -> None:
         args = ["score", str(files / "net.onnx"), "--calib", str(files / "data.npz"), "--criterion", "fisher"]
-        args += ["--oracle", "--json", str(files / "out.json"), "--plot", str(files / "plot.svg"), "-q"]
+        args += ["--oracle", "--json", str(files / "out.json"), "--plot", str(files / "plot.svg")]
         result = CliRunner().invoke(main, args)
         assert result.exit_code == 0, result.output
         assert "Spearman" in result.output

@@ -110,7 +110,7 @@ def test_a_frontier_is_the_same(model: Path, scheduler: Any) -> None:
             points=2,
             plot=False,
             cluster=cluster,
-            output_folder=model.with_name(str(len(found))),
+            output=model.with_name(str(len(found))),
             **FAST,
         )
         found.append([path.read_bytes() for path in sorted(Path(str(made.frontier.output)).glob("*.onnx"))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -312,3 +313,45 @@ def test_sizes_are_known_before_work():
     open_source("random:4", FREE, memory=12)
     with pytest.raises(OptionError, match="batch 100000000000: its inputs take"):
         random_feed(FREE, batch=10**11)
+
+
+class Tensor:
+    """What a tensor of PyTorch is to others: on a device, with gradients, maybe of a type without arrays."""
+
+    def __init__(self, array: np.ndarray, dtype: str = "torch.float32") -> None:
+        self._array, self.dtype, self.shape = array, dtype, array.shape
+
+    def detach(self) -> Tensor:
+        return Tensor(self._array, f"{self.dtype}:detached")
+
+    def cpu(self) -> Tensor:
+        return Tensor(self._array, self.dtype.removesuffix(":detached"))
+
+    def float(self) -> Tensor:
+        return Tensor(self._array, "torch.float32")
+
+    def __array__(self, dtype: object = None, copy: bool | None = None) -> np.ndarray:
+        if self.dtype != "torch.float32":
+            raise TypeError(self.dtype)
+        return self._array
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (Tensor(row) for row in self._array)
+
+
+@pytest.mark.parametrize("kind", ["torch.float32", "torch.bfloat16"])
+def test_tensors_are_arrays(kind: str) -> None:
+    x = np.arange(24, dtype=np.float32).reshape(8, 3)
+    specs = (TensorSpec("x", ("N", 3), np.dtype(np.float32)),)
+    for data in (
+        Tensor(x, kind),
+        {"x": Tensor(x, kind)},
+        [Tensor(row, kind) for row in x],
+        [{"x": Tensor(x, kind)}],
+    ):
+        source = open_source(data, specs)
+        assert source.count == 8
+        np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in source]), x)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 from linear_scores import linear, scores
 
 from obs_onnx.entrypoints.evaluate import evaluate
 from obs_onnx.evaluation.measures.yardstick import yardstick_of
 from obs_onnx.evaluation.quality import Evaluation, Tally
-from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.errors import DataError, ModelError
 
 
 def test_accuracy_over_batches():
@@ -101,4 +103,22 @@ def test_labels_that_do_not_fit():
     with pytest.raises(DataError, match="3 labels for 10 rows"):
         Tally(yardstick_of([{"y": x}], task="classification")).add({"y": x}, np.zeros(3, np.int64))
     with pytest.raises(DataError, match="no array 'classes'"):
-        evaluate(linear(np.eye(4)), {"x": x}, labels_key="classes")
+        evaluate(linear(np.eye(4)), {"x": x}, labels="classes")
+
+
+def test_models_however_they_are_given(make_proto, tmp_path) -> None:
+    proto = make_proto(
+        "g (float[N,4] x) => (float[N,3] y) { y = MatMul(x, w) }", {"w": np.eye(4, 3, dtype="f4")}
+    )
+    onnx.save(proto, tmp_path / "m.onnx")
+    x = scores(20, 4).astype(np.float32)
+    given = [tmp_path / "m.onnx", proto, ir.from_proto(proto), proto.SerializeToString()]
+    for model in given:
+        for against in given:
+            found = evaluate(model, x, against=against, threads=1)
+            assert (found.samples, found.output_error) == (20, 0.0)
+    assert evaluate(model=proto, data=x).samples == 20
+    with pytest.raises(ModelError, match="does not exist"):
+        evaluate("none.onnx", x)
+    with pytest.warns(DeprecationWarning, match="labels_key is now called labels"):
+        assert evaluate(proto, {"x": x, "c": x.argmax(1) % 3}, labels_key="c").accuracy is not None

@@ -44,8 +44,9 @@ def written(options: Options, model: object = "m.onnx") -> set[str]:
 @pytest.mark.usefixtures("folder")
 def test_everything_that_is_written() -> None:
     kept = {"m.pruned.onnx", "m.pruned.onnx.data", "m.pruned.keep.json"}
-    assert written(PruneOptions()) == kept
-    assert written(PruneOptions(mode="weights")) == kept - {"m.pruned.keep.json"}
+    assert written(PruneOptions()) == set()
+    assert written(PruneOptions("m.pruned.onnx")) == kept
+    assert written(PruneOptions("m.pruned.onnx", mode="weights")) == kept - {"m.pruned.keep.json"}
     assert written(PruneOptions("o.x", quantize="int8")) == {
         "o.x",
         "o.x.data",
@@ -55,7 +56,8 @@ def test_everything_that_is_written() -> None:
     }
     assert written(PruneOptions(os.devnull)) == {os.path.relpath(os.devnull)}
     assert written(PruneOptions(), load_model("m.onnx")) == set()
-    assert written(ParetoOptions()) == {"m.pareto"}
+    assert written(ParetoOptions()) == set()
+    assert written(ParetoOptions("m.pareto")) == {"m.pareto"}
     assert written(GradientOptions("g.onnx")) == {"g.onnx", "g.onnx.data"}
     assert written(GradientOptions()) == set()
     found = written(FinetuneOptions("c.npz", "f.onnx", steps=1, checkpoint="run.npz"))
@@ -64,16 +66,14 @@ def test_everything_that_is_written() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_everything_that_is_read() -> None:
-    options = PruneOptions(
-        evaluation="feeds.py:make", custom_ops=("ops.so",), runtime="command:py 'worker.py'"
-    )
+    options = PruneOptions(eval="feeds.py:make", custom_ops=("ops.so",), runtime="command:py 'worker.py'")
     read = {
         one.option: {os.path.relpath(path) for path in one.files} for one in files_read("m.onnx", options)
     }
     assert read == {
         "model": {"m.onnx", "w.bin"},
         "calib": {"m.calib.npz"},
-        "evaluation": {"feeds.py"},
+        "eval": {"feeds.py"},
         "custom_ops": {"ops.so"},
         "runtime": {"worker.py"},
     }
@@ -90,7 +90,7 @@ def test_everything_that_is_read() -> None:
         (PruneOptions("c.npz", calib="c.npz"), "c.npz is read for calib: choose another output"),
         (PruneOptions("m.calib.npz"), "m.calib.npz is read for calib"),
         (PruneOptions("data/1.npz", calib="data"), "data/1.npz is read for calib"),
-        (PruneOptions("data/2.npz", evaluation="data"), "data/2.npz is read for evaluation"),
+        (PruneOptions("data/2.npz", eval="data"), "data/2.npz is read for eval"),
         (PruneOptions("feeds.py", calib="feeds:make"), "feeds.py is read for calib"),
         (PruneOptions("ops.so", custom_ops=("ops.so",)), "ops.so is read for custom_ops"),
         (PruneOptions("worker.py", runtime="command:python worker.py"), "worker.py is read for runtime"),
@@ -128,7 +128,7 @@ def test_files_of_the_caller() -> None:
     check_files("m.onnx", PruneOptions(), json_path="r.json", html_path=None)
     for path, words in (("c.npz", "choose another json_path"), ("m.pruned.keep.json", "given twice")):
         with pytest.raises(OptionError, match=words):
-            check_files("m.onnx", PruneOptions(calib="c.npz"), json_path=path)
+            check_files("m.onnx", PruneOptions("m.pruned.onnx", calib="c.npz"), json_path=path)
     Path("out").mkdir()
     with pytest.raises(OptionError, match=r"out/r\.json lies in out, which is written"):
         check_files("m.onnx", ParetoOptions("out"), json_path="out/r.json")
@@ -147,7 +147,7 @@ def test_what_is_allowed() -> None:
     ("verb", "options"),
     [
         (obs_onnx.prune, {"output": "c.npz", "calib": "c.npz"}),
-        (obs_onnx.pareto, {"output_folder": "c.npz", "calib": "c.npz"}),
+        (obs_onnx.pareto, {"output": "c.npz", "calib": "c.npz"}),
         (obs_onnx.finetune, {"data": "c.npz", "output": "c.npz", "steps": 1}),
         (obs_onnx.gradient, {"output": "m.onnx"}),
         (obs_onnx.artifacts, {"output": "data"}),

@@ -30,7 +30,7 @@ def test_a_model_for_one_sample_is_trained_in_batches_and_stays_what_it_was(make
         "generator": (({"x": x[i : i + 1]}, labels[i : i + 1]) for i in range(len(x))),
         "samples one by one": [({"x": x[i : i + 1]}, labels[i : i + 1]) for i in range(len(x))],
     }[data]
-    options = {"steps": 40, "lr": 0.02, "batch": 32, "held_out": easy}
+    options = {"steps": 40, "lr": 0.02, "batch": 32, "eval": easy}
     found = finetune(fixed, given, **options)
     assert found.report.after.loss < 0.5 * found.report.before.loss
     assert [str(n) for n in found.model.graph.inputs[0].shape] == ["1", "6"]

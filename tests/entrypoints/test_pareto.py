@@ -51,7 +51,7 @@ def macs_of(proto: onnx.ModelProto) -> int:
 def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pareto]:
     """A frontier by multiply-accumulates, and its folder."""
     folder = tmp_path_factory.mktemp("pareto") / "out"
-    return folder, pareto(LENET, folder, evaluation=TEST, by="error", **{**BY_MACS, "latency": True})
+    return folder, pareto(LENET, folder, eval=TEST, by="error", **{**BY_MACS, "latency": True})
 
 
 class TestFolder:
@@ -116,7 +116,7 @@ class TestFolder:
         ]
 
     def test_the_last_point_is_what_prune_gives(self, traced: tuple[Path, Pareto], tmp_path: Path) -> None:
-        options = {"effort": "quick", "threads": 1, "latency": False, "evaluation": TEST}
+        options = {"effort": "quick", "threads": 1, "latency": False, "eval": TEST}
         report = prune(LENET, tmp_path / "one.onnx", targets={"macs": 0.2}, **options).report
         last = traced[1].frontier.points[-1]
         assert (last.macs, last.parameters) == (report.after.macs, report.after.parameters)
@@ -134,7 +134,7 @@ def test_a_model_in_memory_leaves_no_files(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_by_accuracy(tmp_path: Path) -> None:
-    found = pareto(LENET, tmp_path / "out", evaluation=TEST, **{**BY_MACS, "points": 4})
+    found = pareto(LENET, tmp_path / "out", eval=TEST, **{**BY_MACS, "points": 4})
     assert found.frontier.by == "accuracy"
     kept = found.frontier.kept
     assert kept
@@ -156,7 +156,8 @@ def test_by_latency(make_proto: Callable[..., onnx.ModelProto], tmp_path: Path) 
     x = (rng.normal(size=(256, 12)) @ rng.normal(size=(12, 256))).astype(np.float32)
     onnx.save(proto, tmp_path / "m.onnx")
     options = {**FAST, "latency": True, "seconds": 0.1}
-    found = pareto(tmp_path / "m.onnx", calib={"x": x}, points=3, batch=16, round_to=64, **options)
+    options |= {"calib": {"x": x}, "points": 3, "batch": 16, "round_to": 64}
+    found = pareto(tmp_path / "m.onnx", tmp_path / "m.pareto", **options)
     frontier = found.frontier
     points = (frontier.dense, *frontier.kept)
     assert frontier.kept, "a hidden layer of 1,024 units for data of rank 12 can be smaller and faster"

@@ -14,7 +14,7 @@ from nets import run_proto
 from onnx import TensorProto, helper, numpy_helper
 from repository import MODELS
 
-from obs_onnx import prune
+from obs_onnx import ObsPrune, prune
 from obs_onnx.passes.batch.free_batch import free_batches
 from obs_onnx.passes.channels.keep_file import replay
 from obs_onnx.passes.errors import OptionError
@@ -103,7 +103,7 @@ class TestDigits:
     def test_sparsity(self, tmp_path: Path, run_model) -> None:
         output = tmp_path / "out.onnx"
         report = prune(
-            MLP, output, targets={"sparsity": 0.9}, evaluation=MODELS / "digits_mlp.test.npz", **FAST
+            MLP, output, targets={"sparsity": 0.9}, eval=MODELS / "digits_mlp.test.npz", **FAST
         ).report
         after = weights_of(output)
         layers = [after[f"fc{n}.weight"] for n in (1, 2, 3)]
@@ -141,13 +141,13 @@ class TestDigits:
                 assert (runs == 0).sum() > 0
                 assert np.isin(runs, (0, 4)).mean() > 0.99  # dead pixels may give zeros inside a block
 
-    def test_the_neighbour_is_the_calibration_data_and_the_output_lies_beside(self, tmp_path: Path) -> None:
+    def test_the_neighbour_is_the_calibration_data_and_nothing_is_written(self, tmp_path: Path) -> None:
         (tmp_path / "m.onnx").write_bytes(MLP.read_bytes())
         with pytest.raises(OptionError, match=r"m\.calib\.npz"):
             prune(tmp_path / "m.onnx", targets=HALF, **FAST)
         (tmp_path / "m.calib.npz").write_bytes((MODELS / "digits_mlp.calib.npz").read_bytes())
         prune(tmp_path / "m.onnx", targets=HALF, criterion="magnitude", **FAST)
-        assert sorted(path.name for path in tmp_path.iterdir()) == ["m.calib.npz", "m.onnx", "m.pruned.onnx"]
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["m.calib.npz", "m.onnx"]
 
     @pytest.mark.parametrize("given", ["m.onnx", "link.onnx"])
     def test_the_model_itself_is_no_output(self, tmp_path: Path, given: str) -> None:
@@ -290,7 +290,7 @@ class TestModels:
         convnet.producer_name, convnet.doc_string, convnet.model_version = "maker", "about it", 7
         helper.set_model_props(convnet, {"author": "me", "classes": "5"})
         onnx.save(convnet, tmp_path / "m.onnx")
-        prune(tmp_path / "m.onnx", calib=IMAGES, targets=HALF, **FAST)
+        prune(tmp_path / "m.onnx", tmp_path / "m.pruned.onnx", calib=IMAGES, targets=HALF, **FAST)
         pruned = onnx.load(tmp_path / "m.pruned.onnx")
         assert pruned.ir_version == 7
         assert [(entry.domain, entry.version) for entry in pruned.opset_import] == [("", 13)]
@@ -324,7 +324,8 @@ class TestModels:
             size_threshold=100,
         )
         before = (tmp_path / "m.onnx.data").read_bytes()
-        report = prune(tmp_path / "m.onnx", calib=IMAGES, targets=HALF, **FAST).report
+        output = tmp_path / "m.pruned.onnx"
+        report = prune(tmp_path / "m.onnx", output, calib=IMAGES, targets=HALF, **FAST).report
         assert (tmp_path / "m.onnx.data").read_bytes() == before
         prunable = [
             array for name, array in weights_of(tmp_path / "m.pruned.onnx").items() if "_" not in name
@@ -513,7 +514,7 @@ class TestData:
             prune(mlp, calib=ROWS, targets={"drop": "2%"}, **FAST)
         held = {"x": normal(12, 400, 8)}
         held["labels"] = run_model(mlp, {"x": held["x"]})["y"].argmax(1)
-        report = prune(mlp, calib=ROWS, evaluation=held, targets={"drop": "2%"}, **FAST).report
+        report = prune(mlp, calib=ROWS, eval=held, targets={"drop": "2%"}, **FAST).report
         assert report.before.accuracy == 1
         assert 0.98 <= report.after.accuracy < 1
         assert report.met
@@ -577,7 +578,7 @@ class TestParts:
 
         dense = prune(head, calib={"x": self.X}, dry_run=True, metric=width, **QUICK).report
         assert dense.metric == "width"
-        options = {"evaluation": {"x": normal(32, 64, 12)}, "targets": {"drop": 5.0}, "metric": width}
+        options = {"eval": {"x": normal(32, 64, 12)}, "targets": {"drop": 5.0}, "metric": width}
         report = prune(head, calib={"x": self.X}, **options, **QUICK).report
         assert report.met
         assert report.before.metric - report.after.metric <= 5
@@ -684,3 +685,63 @@ def test_little_memory_gives_what_much_gives(make_proto, tmp_path: Path, given: 
     for name, array in few.items():
         np.testing.assert_array_equal(array == 0, many[name] == 0)
         np.testing.assert_allclose(array, many[name], rtol=1e-3, atol=1e-4)
+
+
+class TestPruned:
+    def test_it_is_short_and_is_saved_as_a_command_would(self, mlp, tmp_path: Path) -> None:
+        options = {"calib": ROWS, "targets": {"macs": 0.6}, "effort": "quick", "threads": 1, "latency": False}
+        found = prune(mlp, **options, round_to=1)
+        assert repr(found).startswith("<Pruned: g -> memory: MACs 192 -> ")
+        assert repr(found.report).startswith("<ReadableReport: ")
+        assert found.summary() == found.report.summary()
+        assert found.report.reached["macs"] == found.report.after.macs / found.report.before.macs
+        found.save(tmp_path / "s.onnx")
+        found.report.to_html(tmp_path / "s.html")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["s.html", "s.keep.json", "s.onnx"]
+        assert json.loads((tmp_path / "s.keep.json").read_text()) == json.loads(json.dumps(found.keep))
+        (y,) = run_proto(onnx.load(tmp_path / "s.onnx"), {"x": ROWS["x"]}).values()
+        (same,) = run_proto(ir.to_proto(found.model), {"x": ROWS["x"]}).values()
+        np.testing.assert_array_equal(y, same)
+        hidden = len(found.keep["tensors"]["b1"]["0"])
+        first, last = found.report.layers
+        assert (first.widths, first.kept_widths) == ((8, 16), (8, hidden))
+        assert (last.widths, last.kept_widths) == ((16, 4), (hidden, 4))
+        assert first.writes == last.reads == found.report.groups[0].name
+        kept = [point.kept for point in found.report.groups[0].curve]
+        assert kept == sorted(kept, reverse=True)
+        assert kept[0] < 1
+
+    def test_zeros_have_no_indices(self, mlp) -> None:
+        found = prune(mlp, calib=ROWS, targets=HALF, **FAST)
+        assert found.keep is None
+        assert found.report.reached["sparsity"] >= 0.5
+        assert all(layer.curve and layer.kept_widths is None for layer in found.report.layers)
+
+
+class TestPass:
+    def test_in_a_pass_manager(self, mlp) -> None:
+        told = []
+        options = {"calib": ROWS, "targets": {"macs": 0.6}, "effort": "quick", "threads": 1, "latency": False}
+        model = ir.from_proto(mlp)
+        manager = ir.passes.PassManager([ObsPrune(tell=told.append, **options, round_to=1)])
+        result = manager(model)
+        (found,) = told
+        assert result.modified
+        assert result.model is found.model
+        assert found.report.met
+        assert model.graph.initializers["w1"].shape == (8, 16)
+
+    def test_options_are_checked_at_once(self) -> None:
+        with pytest.raises(OptionError, match="rounds 0"):
+            ObsPrune(rounds=0)
+        with pytest.raises(TypeError, match="round_too"):
+            ObsPrune(round_too=0)
+
+
+def test_progress_is_shown_where_it_is_asked_for(mlp, capsys: pytest.CaptureFixture[str]) -> None:
+    options = {"calib": ROWS, "targets": {"macs": 0.6}, "effort": "quick", "threads": 1, "latency": False}
+    for progress in (False, "auto"):  # nothing here is a terminal
+        prune(mlp, **options, progress=progress)
+        assert capsys.readouterr() == ("", "")
+    prune(mlp, **options, progress=True)
+    assert "measuring 1 groups of channels" in capsys.readouterr().err

@@ -31,7 +31,9 @@ def keep_of(proto: onnx.ModelProto) -> dict[str, object]:
 def test_a_file_is_cut_and_compared(tmp_path: Path) -> None:
     onnx.save(mlp(), tmp_path / "m.onnx")
     (tmp_path / "m.keep.json").write_text(json.dumps(keep_of(mlp())))
-    result = obs_onnx.replay(tmp_path / "m.onnx", tmp_path / "m.keep.json")
+    assert obs_onnx.replay(tmp_path / "m.onnx", tmp_path / "m.keep.json").output is None
+    given = {"keep": tmp_path / "m.keep.json", "output": tmp_path / "m.pruned.onnx"}
+    result = obs_onnx.replay(tmp_path / "m.onnx", **given)
     assert result.output == tmp_path / "m.pruned.onnx"
     small, dense = onnx.load(result.output), mlp()
     onnx.checker.check_model(small, full_check=True)

@@ -178,7 +178,12 @@ def test_outputs_are_those_of_the_net(tmp_path: Path) -> None:
     export(net, samples("residual", 2), tmp_path / "m.onnx", dynamo=True, free=True)
     x = samples("residual", 64)[0]
     result = obs_onnx.prune(
-        tmp_path / "m.onnx", calib={"x": x.numpy()}, targets={"macs": 0.8}, latency=False, effort="quick"
+        tmp_path / "m.onnx",
+        tmp_path / "m.pruned.onnx",
+        calib={"x": x.numpy()},
+        targets={"macs": 0.8},
+        latency=False,
+        effort="quick",
     )
     assert result.report.met
     (found,) = run(tmp_path / "m.pruned.onnx", {"x": x.numpy()})

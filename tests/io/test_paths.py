@@ -11,21 +11,21 @@ from obs_onnx.io.paths import (
     calibration_beside,
     calibration_of,
     check_new_folder,
-    destination_of,
+    finetuned_path,
     frontier_folder,
     int8_path,
     keep_path,
+    pruned_path,
     same_file,
     side_path,
 )
 from obs_onnx.passes.errors import OptionError
 
 
-def test_the_result_lies_beside_the_model_unless_told_otherwise(tmp_path: Path) -> None:
+def test_results_lie_beside_the_model(tmp_path: Path) -> None:
     model = tmp_path / "net.v2.onnx"
-    assert destination_of(None, model) == tmp_path / "net.v2.pruned.onnx"
-    assert destination_of(None, None) is None
-    assert destination_of(str(tmp_path / "small.onnx"), model) == tmp_path / "small.onnx"
+    assert pruned_path(model) == tmp_path / "net.v2.pruned.onnx"
+    assert finetuned_path(model) == tmp_path / "net.v2.finetuned.onnx"
 
 
 def test_files_beside_a_result(tmp_path: Path) -> None:

@@ -43,6 +43,16 @@ def test_whole_refits_are_done_where_all_of_them_are_cheap() -> None:
     assert not EFFORT.refits(times + 1, 1000, 50, [layer])
 
 
+def test_wide_layers_are_solved_at_few_levels_and_once() -> None:
+    narrow, wide = (SimpleNamespace(layout=SimpleNamespace(goi=goi)) for goi in ((4, 8, 100), (1, 512, 8192)))
+    assert EFFORT.solved_levels(8, [narrow, narrow]) == 8
+    assert EFFORT.solved_levels(8, [narrow, wide]) == 3
+    assert EFFORT.solved_levels(2, [wide]) == 2
+    assert EFFORT.solved_levels(8, []) == 8
+    assert EFFORT.solves_again([narrow])
+    assert not EFFORT.solves_again([narrow, wide])
+
+
 def test_more_effort_is_never_less() -> None:
     quick, normal, thorough = (EFFORTS[name] for name in ("quick", "normal", "thorough"))
     for less, more in ((quick, normal), (normal, thorough)):

@@ -58,7 +58,8 @@ class TestFailures:
 
     def test_latency(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(run_report, "bench", no_clock)
-        result = run(*self.ARGUMENTS, "--target", "macs=0.5", "--json", "r.json", "--report", "r.html")
+        aloud = [one for one in self.ARGUMENTS if one != "-q"]
+        result = run(*aloud, "--target", "macs=0.5", "--json", "r.json", "--report", "r.html")
         assert result.exit_code == 4
         assert "failed: latency was not measured: no clock" in result.stdout
         assert "latency was not measured: no clock; s.onnx is complete and written" in result.stderr

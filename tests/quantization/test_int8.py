@@ -55,7 +55,7 @@ def relative(y: np.ndarray, reference: np.ndarray) -> float:
 def test_channels(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "small.onnx"
     handlers = list(logging.getLogger().handlers)
-    result = prune(NET, output, targets={"macs": 0.5}, evaluation=TEST, **{**FAST, "latency": True})
+    result = prune(NET, output, targets={"macs": 0.5}, eval=TEST, **{**FAST, "latency": True})
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger().handlers == handlers
     assert {path.name for path in tmp_path.iterdir()} == {

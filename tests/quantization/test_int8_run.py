@@ -61,7 +61,7 @@ def test_a_written_file_must_do_the_same(quantizer: Int8, tmp_path: Path) -> Non
 def test_outputs_that_are_no_numbers(quantizer: Int8, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a way to quantize that badly, the quantization is one."""
 
-    def broken(model: ir.Model, source: object, where: object) -> tuple[ir.Model, tuple[str, ...]]:
+    def broken(model: ir.Model, *more: object) -> tuple[ir.Model, tuple[str, ...]]:
         copy = model.clone()
         value = copy.graph.initializers["fc3.bias"]
         value.const_value = ir.tensor(np.full(5, np.nan, np.float32), name="fc3.bias")

@@ -11,6 +11,6 @@ def test_one_row_for_each_model_and_dashes_for_what_was_not_measured() -> None:
     rows = combined_rows([Combination("dense", 1_734_000), full])
     assert rows == [
         ("dense", "1.7 MB", "-", "-", "-", "-", "-"),
-        ("pruned int8", "330 kB", "99.23 %", "0.0123", "98.7 %", "-", "0.081 ms"),
+        ("pruned int8", "330 kB", "99.23 %", "0.0123", "98.7 %", "-", "0.0807 ms"),
     ]
     assert len(COMBINED) == len(rows[0])

@@ -218,10 +218,10 @@ def test_what_is_pruned_between_two_parts_stays_zero(deep, easy):
 def test_an_early_stop_keeps_the_best(deep, easy):
     good = finetune(deep, easy, steps=100, lr=0.02).model
     noise = {**easy, "labels": np.random.default_rng(5).permutation(easy["labels"])}
-    found = finetune(good, noise, steps=200, lr=0.05, held_out=easy, evaluations=40, patience=3)
+    found = finetune(good, noise, steps=200, lr=0.05, eval=easy, evaluations=40, patience=3)
     assert found.report.after.step == 0
     assert found.report.steps < 200
-    whole = finetune(good, noise, steps=60, lr=0.05, held_out=easy, evaluations=40).report
+    whole = finetune(good, noise, steps=60, lr=0.05, eval=easy, evaluations=40).report
     assert (whole.steps, whole.after.step) == (60, 0)
     for name, array in values(good).items():
         assert np.array_equal(array, values(found.model)[name])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 from nets import build_model
 
+from obs_onnx.verification import checker
 from obs_onnx.verification.checker import complaints, new_complaints
 
 
@@ -31,3 +33,11 @@ def test_operators_that_the_checker_does_not_know() -> None:
     assert any("Reluu" in one for one in dense)
     assert new_complaints(small, dense) == []
     assert any("Celuu" in one for one in new_complaints(complaints(model("N,3", 5, "Celuu")), dense))
+
+
+def test_weights_of_many_bytes_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = complaints(model("N,3,1,1", 500, "Reluu"))
+    monkeypatch.setattr(checker, "_LOOKED_AT_BYTES", 1000)
+    monkeypatch.setattr(checker, "serialize", None)
+    assert complaints(model("N,3,1,1", 500, "Reluu")) == whole
+    assert complaints(model("N,3", 500)) == ()

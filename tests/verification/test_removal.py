@@ -7,11 +7,15 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 from channel_helpers import random_keep, shape_of
+from decoders import FORMS, HEADS, SHARED, decoder, session
+from decoders import HEAD as WIDTH
+from decoders import feed as fed
 
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.errors import VerificationError
+from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.verification.removal import check_removal
 
@@ -321,3 +325,72 @@ class TestNothingCompared:
         found = self.found(text, np.ones((2, 6), np.float32))
         assert list(found.differences) == ["y"]
         assert "is drawn at random by node" in found.left_out["z"] or "run to run" in found.left_out["z"]
+
+
+class TestCaches:
+    """What comes out for the next step is compared as far as it stays, whatever the logits say."""
+
+    ids = np.arange(8).reshape(2, 4) * 5
+
+    def removed(self, form: str, seed: int = 0):
+        whole = ir.from_proto(decoder(form))
+        caches = Caches(whole, find_caches(whole))
+        dense = prepare(caches.inner(whole))
+        coupling = couple(dense, caches=caches.names)
+        keep = random_keep(coupling, seed)
+        small = dense.clone()
+        RemoveChannels(keep, coupling.of(small)).call(small)
+        return caches, coupling, keep, small
+
+    def found(self, caches, coupling, keep, small, past: int = 0):
+        ids = self.ids[:, :1] if past else self.ids  # the operators take one token behind a cache
+        feed = fed(session(coupling.model), ids, past)
+        return check_removal(RUNTIME, coupling, keep, small, feed, caches=caches)
+
+    @pytest.mark.parametrize("form", FORMS)
+    @pytest.mark.parametrize("past", [0, 3])
+    def test_all_are_equal(self, form: str, past: int) -> None:
+        caches, *parts = self.removed(form)
+        assert caches.kept(parts[-1])
+        found = self.found(caches, *parts, past)
+        assert set(found.differences) == {"logits", *(one.present for one in caches.pairs)}
+        assert found.largest < 1e-3
+        assert not found.left_out
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_other_heads_of_a_cache_are_found_while_it_is_empty(self, form: str) -> None:
+        caches, coupling, keep, small = self.removed(form)
+        name, axes = next(iter(caches.kept(small).items()))
+        axis, index = next(iter(axes.items()))
+        value = next(value for value in small.graph.inputs if value.name == name)
+        (gather,) = value.consumers()
+        whole = value.shape[axis]
+        other = np.setdiff1d(np.arange(whole), index)[:1]
+        wrong = np.sort(np.concatenate([index[1:], other]))
+        gather.inputs[1].const_value = ir.tensor(wrong, name=gather.inputs[1].name)
+        with pytest.raises(VerificationError, match=f"other elements of the cache {name}"):
+            self.found(caches, coupling, keep, small)
+
+    def test_heads_in_another_order_are_found_where_logits_are_the_same(self) -> None:
+        caches, coupling, _, small = self.removed("grouped")
+        small = coupling.model.clone()
+        order = [1, 0, 2]
+        heads = np.arange(HEADS * WIDTH).reshape(SHARED, HEADS // SHARED, WIDTH)[order].reshape(-1)
+        shared = np.arange(SHARED * WIDTH).reshape(SHARED, WIDTH)[order].reshape(-1)
+        for name, axis, index in (("q0", 1, heads), ("k0", 1, shared), ("v0", 1, shared), ("o0", 0, heads)):
+            value = small.graph.initializers[f"{name}.weight"]
+            value.const_value = ir.tensor(value.const_value.numpy().take(index, axis), name=value.name)
+        feed = fed(session(coupling.model), self.ids)
+        assert check_removal(RUNTIME, coupling, {}, small, feed).largest < 1e-3
+        with pytest.raises(VerificationError, match=r"differs by .* in output present\.0\.(key|value)"):
+            self.found(caches, coupling, {}, small)
+
+    def test_a_cache_behind_the_end_of_the_model_is_named(self) -> None:
+        caches, coupling, keep, small = self.removed("grouped")
+        for model in (coupling.model, small):
+            for node in model.graph:
+                if node.outputs[0].name == "a1":
+                    node.outputs[0].name = "elsewhere"
+        found = self.found(caches, coupling, keep, small)
+        assert set(found.left_out) == {"present.1.key", "present.1.value"}
+        assert "present.0.key" in found.differences

@@ -69,13 +69,13 @@ class FinetuneOptions(
         form="model",
         common=4,
     )
-    held_out: object = option(
+    eval: object = option(
         None,
         help="Data to measure on.",
         otherwise="an eighth of the data",
         metavar="SRC",
         form="data",
-        flags="--eval",
+        former=("held_out",),
         common=4,
     )
     batch: int = option(64, help="Samples per update, where the model's batch is free.", least=1, common=5)

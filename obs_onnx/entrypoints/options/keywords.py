@@ -6,11 +6,13 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
-from typing import ParamSpec, Protocol, TypeVar
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from obs_onnx.data.feeds import Repeated
-from obs_onnx.option import described, options_of
+from obs_onnx.option import described, former_names, options_of
+from obs_onnx.passes.errors import OptionError
 
 __all__ = ["Verb", "takes"]
 
@@ -38,19 +40,38 @@ def takes(make: Callable[P, O]) -> Callable[[Callable[[M, O], R]], Verb[M, P, R]
     one for each.
     """
 
-    def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
-        @functools.wraps(body)
-        def verb(model: M, *args: P.args, **kwargs: P.kwargs) -> R:
-            return body(model, _repeated(make(*args, **kwargs)))
+    assert isinstance(make, type)
+    former = former_names(make)
 
+    def decorate(body: Callable[[M, O], R]) -> Verb[M, P, R]:
         own, given = inspect.signature(body), inspect.signature(make).parameters.values()
         first = next(iter(own.parameters.values()))
+
+        @functools.wraps(body)
+        def verb(*args: Any, **kwargs: Any) -> R:
+            if first.name in kwargs and not args:
+                args = (kwargs.pop(first.name),)
+            if not args:
+                raise TypeError(f"{body.__name__}() needs an argument {first.name!r}")
+            _rename(kwargs, former)
+            model, *others = args
+            return body(model, _repeated(make(*others, **kwargs)))
+
         verb.__dict__["__signature__"] = own.replace(parameters=[first, *given])
-        assert isinstance(make, type)
         verb.__doc__ = _documented(body.__doc__ or "", make)
         return verb
 
     return decorate
+
+
+def _rename(given: dict[str, object], former: Mapping[str, str]) -> None:
+    """Put what has the name of an earlier release under the one of today, with a note."""
+    for old in former.keys() & given.keys():
+        new = former[old]
+        if new in given:
+            raise OptionError(f"{old} is the former name of {new}: give {new} alone")
+        warnings.warn(f"{old} is now called {new}", DeprecationWarning, stacklevel=3)
+        given[new] = given.pop(old)
 
 
 def _repeated(options: O) -> O:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from obs_onnx.allocation.targets import LATENCY, TARGETS, TRADED, costs
-from obs_onnx.io.paths import frontier_folder
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import SearchOptions
@@ -22,13 +19,14 @@ MOST_POINTS = 99
 class Folder(Options, title="Output"):
     """Where the result goes."""
 
-    output_folder: str | os.PathLike[str] | None = option(
+    output: str | os.PathLike[str] | None = option(
         None,
         help="Folder to make.",
-        otherwise="<stem>.pareto beside a model given as a file",
+        otherwise="none; on the command line <stem>.pareto",
         metavar="FOLDER",
         form="new folder",
         flags="-o --output",
+        former=("output_folder",),
         common=1,
     )
 
@@ -73,12 +71,6 @@ class ParetoOptions(Folder, SearchOptions, title="Frontier"):
     )
     seconds: float = option(1.0, help="Timed at last, per model, all in turn.", above=0)
     plot: bool | None = option(None, help="Draw pareto.svg.", otherwise="if matplotlib is there")
-
-    def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The folder, where none is named."""
-        if self.output_folder is not None or model is None:
-            return {}
-        return {"output_folder": [frontier_folder(model)]}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -10,7 +10,6 @@ from pathlib import Path
 from obs_onnx.io.paths import (
     config_destination,
     configs_beside,
-    destination_of,
     int8_path,
     keep_path,
     side_path,
@@ -32,7 +31,7 @@ class Written(Options, title="Output"):
     output: str | os.PathLike[str] | None = option(
         None,
         help="File to write.",
-        otherwise="<stem>.pruned.onnx beside a model given as a file",
+        otherwise="none; on the command line <stem>.pruned.onnx",
         metavar="OUT",
         form="new model",
         flags="-o --output",
@@ -62,13 +61,6 @@ class PruneOptions(Written, RunOptions, title="Choice"):
         flags="--target",
         common=6,
     )
-    change_caches: bool = option(
-        False,
-        help="Cut caches of keys and values, inputs and outputs, along with the heads.",
-        more="Whoever runs the model has to make caches of the new sizes; see docs/transformers.md.",
-        otherwise="heads that stand in a cache stay",
-        mode="channels",
-    )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
     )
@@ -83,10 +75,10 @@ class PruneOptions(Written, RunOptions, title="Choice"):
     )
 
     def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model where none is named, which channels stayed, and the model in integers of 8 bits."""
-        destination = destination_of(self.output, model)
-        if destination is None or is_stream(destination):
+        """The model, which channels stayed, and the model in integers of 8 bits."""
+        if self.output is None or is_stream(self.output):
             return {}
+        destination = Path(self.output)
         int8, found = int8_path(destination), [destination, side_path(destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
         if self.change_caches and model is not None:
@@ -101,11 +93,6 @@ class PruneOptions(Written, RunOptions, title="Choice"):
                 raise OptionError(
                     f"{named(one.name)} is about {_ABOUT[str(one.mode)]}: use {named('mode', str(one.mode))}"
                 )
-        if self.quantize is not None and self.change_caches:
-            raise OptionError(
-                f"{named('quantize', 'int8')} compares models of one interface: "
-                f"leave out {named('change_caches')}"
-            )
         if self.quantize is not None and self.custom_ops:
             raise OptionError(
                 f"{named('quantize', 'int8')} knows no libraries of custom operators: "

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from obs_onnx.data.options import FixedInputs
 from obs_onnx.entrypoints.options.prune import Written
-from obs_onnx.io.paths import destination_of
+from obs_onnx.io.paths import config_destination, configs_beside, side_path
+from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, about, option
 from obs_onnx.runtimes.options import RuntimeOptions
 
@@ -38,6 +39,10 @@ class ReplayOptions(Written, Places, FixedInputs, RuntimeOptions, title="Data"):
     )
 
     def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model where none is named."""
-        destination = destination_of(self.output, model)
-        return {"output": [destination]} if self.output is None and destination is not None else {}
+        """The model, and configurations of a language model beside it."""
+        if self.output is None or is_stream(self.output):
+            return {}
+        destination = Path(self.output)
+        configs = [] if model is None else configs_beside(model)
+        beside = [config_destination(one, destination) for one in configs]
+        return {"output": [destination, side_path(destination), *beside]}

@@ -8,7 +8,7 @@ from obs_onnx.criteria.channels.registry import CRITERIA
 from obs_onnx.data.options import DataOptions
 from obs_onnx.evaluation.measures.options import TaskOption
 from obs_onnx.option import option
-from obs_onnx.pruning.options import Damped, MeasuredAt, Memory, Protected, Regularized, Shown
+from obs_onnx.pruning.options import ChangingCaches, Damped, MeasuredAt, Memory, Protected, Regularized, Shown
 from obs_onnx.runtimes.options import RuntimeOptions
 from obs_onnx.work.options import WorkOptions
 
@@ -21,6 +21,7 @@ class ScorerOptions(
     TaskOption,
     MeasuredAt,
     Protected,
+    ChangingCaches,
     Damped,
     Memory,
     RuntimeOptions,

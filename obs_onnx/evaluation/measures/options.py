@@ -74,7 +74,7 @@ class MeasureOptions(TaskOption, title="Measuring"):
     metric: str | Callable[..., Any] | None = option(
         None,
         help="Own figure of quality, MODULE:FUNCTION of the outputs and labels of all data.",
-        more=f"{named('evaluation')} says on which data, by default held-out calibration data. Target drop "
+        more=f"{named('eval')} says on which data, by default held-out calibration data. Target drop "
         "limits how much worse it gets, in its own unit. See docs/tasks.md.",
         otherwise="accuracy, or mIoU of a segmentation",
         metavar="FUNCTION",

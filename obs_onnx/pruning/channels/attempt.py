@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.allocation.curves import Curve
 from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.pruning.judgement import Attempt
@@ -47,6 +48,7 @@ class ChannelAttempt(Attempt):
         alone: names of layers that were refitted on what the dense model gives to them, since the lengths of
             their inputs follow from the data.
         damping: relative damping that was chosen for each layer that was refitted.
+        curves: damage by group, as far as it was measured, as shares of the channels removed.
     """
 
     keep: Mapping[int, NDArray[np.bool_]]
@@ -57,6 +59,7 @@ class ChannelAttempt(Attempt):
     alone: frozenset[str] = frozenset()
     least: Mapping[str, Least] = field(default_factory=dict)
     damping: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[int, Curve] = field(default_factory=dict)
 
     def kept(self, group: Group) -> int:
         """Channels of a group of the dense model that are left."""

@@ -67,6 +67,11 @@ class ChannelPlan:
         """All layers of the model."""
         return self.channels.layers
 
+    @property
+    def criterion(self) -> str:
+        """Name of the one that chooses."""
+        return self.options.criterion
+
     def cost_note(self, calibrated: Calibrated) -> str | None:
         """What measuring will cost."""
         if self.options.allocation != DAMAGE:

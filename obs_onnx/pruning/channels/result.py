@@ -7,15 +7,18 @@ from collections.abc import Iterable, Mapping
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import ERROR, LATENCY, Targets
-from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.coupling import Coupling, couple
 from obs_onnx.passes.channels.keep_file import keep_file
+from obs_onnx.passes.channels.places import standing
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.shown_layers import points_of, widths_of
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult, Missed, plain
 from obs_onnx.training.loop import Trained
@@ -55,7 +58,13 @@ def finish_channels(
     compensated = SetWeights(best.tensors)(dense.model.clone()).model
     feed = task.calibrated.data.first
     agreement = check_removal(
-        dense.runtime, coupling.of(compensated), best.keep, best.model, feed, dense.model
+        dense.runtime,
+        coupling.of(compensated),
+        best.keep,
+        best.model,
+        feed,
+        dense.model,
+        task.calibrated.front.caches,
     )
     silenced = sum(int((~mask).sum()) for mask in best.keep.values())
     limits = task.costs.limits(targets)
@@ -65,7 +74,7 @@ def finish_channels(
         missed=(*_missed_costs(task, best, targets, limits), *missed_losses(targets, best)),
         copied=stored is not None,
         latency_limit=limits.get(LATENCY.name),
-        layers=tuple(_line(layer, dense.model, best.model) for layer in dense.layers),
+        layers=_lines(dense.layers, best, coupling),
         groups=tuple(
             GroupResult(
                 name=group.name,
@@ -73,6 +82,7 @@ def finish_channels(
                 kept=best.kept(group),
                 tensors=len(group.sites),
                 expected_damage=best.expected.get(group.id),
+                curve=points_of(best.curves.get(group.id), group.n),
             )
             for group in coupling.groups
         ),
@@ -188,16 +198,33 @@ def _missed_costs(
     return missed
 
 
-def _line(layer: Layer, dense: ir.Model, small: ir.Model) -> LayerResult:
-    """A layer's line in the report."""
-    left, of = (_size(model, layer.name) for model in (small, dense))
-    return LayerResult(
-        name=layer.name,
-        op_type=layer.op_type,
-        shape=layer.layout.shape,
-        weights=layer.size,
-        kept=left / of,
-    )
+def _lines(layers: Iterable[Layer], best: ChannelAttempt, coupling: Coupling) -> tuple[LayerResult, ...]:
+    """A line for each layer."""
+    dense = coupling.model
+    held, small = best.model.graph.initializers, {one.name: one for one in find_layers(best.model)[0]}
+    found = []
+    for layer in layers:
+        value, after = held.get(layer.name), small.get(layer.name)
+        left = _size(best.model, layer.name)
+        found.append(
+            LayerResult(
+                name=layer.name,
+                op_type=layer.op_type,
+                shape=layer.layout.shape,
+                weights=layer.size,
+                kept=left / _size(dense, layer.name),
+                widths=widths_of(layer),
+                kept_widths=(0, 0) if value is None else None if after is None else widths_of(after),
+                reads=_group_at(coupling, layer.uses[0].x),
+                writes=_group_at(coupling, layer.uses[0].y),
+            )
+        )
+    return tuple(found)
+
+
+def _group_at(coupling: Coupling, value: str) -> str | None:
+    """The first group whose channels stand in a value."""
+    return next((group.name for group in coupling.groups if standing(coupling, group, value)), None)
 
 
 def _size(model: ir.Model, name: str) -> int:

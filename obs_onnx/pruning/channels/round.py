@@ -197,7 +197,8 @@ class Round:
             group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
             for group, one in self.ranked.items()
         }
-        return attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start, chosen)
+        found = attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start, chosen)
+        return replace(found, curves={group: one.curve for group, one in self.ranked.items()})
 
     def least(self, names: Collection[str]) -> dict[str, Least]:
         """The least that costs can be, if nothing else counts; nothing for what has to be timed."""

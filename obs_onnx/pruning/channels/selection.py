@@ -16,7 +16,7 @@ from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.channels.attempt import Keeps
-from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 
 __all__ = ["Channels", "Selection", "quanta"]
 
@@ -85,7 +85,7 @@ class Channels:
         """The dense model without the channels, weights as they are."""
         small = self.coupling.model.clone()
         self.remove(self.select(keep), small)
-        if is_large(self.coupling.model):
+        if is_weighty(self.coupling.model):
             put_away(small)
             let_go(self.coupling.model)
         return small

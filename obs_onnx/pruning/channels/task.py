@@ -21,7 +21,7 @@ from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, retrained
 from obs_onnx.reconstruction.channels import Refitted, emptied, solve_alone, solve_channels, spread
-from obs_onnx.runtimes.sessions.block_session import is_large
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -111,7 +111,7 @@ def _refitted(
         rounded = regrouped(small)
         tensors.update(spread(coupling, selection.keep, rounded))
         SetWeights(rounded)(small)
-        if is_large(dense.model):
+        if is_weighty(dense.model):
             put_away(small)
             let_go(dense.model)
         return Refitted(small, tensors)

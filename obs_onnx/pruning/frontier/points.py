@@ -60,8 +60,8 @@ def checked(plan: ChannelPlan, task: ChannelTask, attempt: ChannelAttempt) -> Ca
     finished = replace(finished, attempt=replace(attempt, tensors={}))
     stopwatch = task.calibrated.stopwatch
     general = set() if stopwatch is None else set(stopwatch.notes)
-    notes = tuple(note for note in finished.notes if note not in general)
     proven = verify(finished, task.calibrated, task.recorder)
+    notes = tuple(note for note in proven.result.notes if note not in general)
     return Candidate(proven, notes, proven.result.alerts)
 
 

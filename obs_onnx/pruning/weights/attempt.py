@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from obs_onnx.allocation.curves import Curve
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.reconstruction.layers import Solved
 
@@ -19,8 +20,10 @@ class WeightAttempt(Attempt):
         solved: what became of each layer.
         removed: weights set to zero, by layer name.
         renormalised: BatchNormalization statistics were estimated anew.
+        curves: damage by layer, as far as it was measured.
     """
 
     solved: Mapping[str, Solved]
     removed: Mapping[str, int]
     renormalised: bool = False
+    curves: Mapping[str, Curve] = field(default_factory=dict)

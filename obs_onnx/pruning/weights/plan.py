@@ -61,6 +61,11 @@ class WeightPlan:
     mode = "weights"
     leaves_zeros = True
 
+    @property
+    def criterion(self) -> str:
+        """Name of the one that chooses, as it was asked for: auto takes the best for each layer."""
+        return self.options.criterion
+
     def cost_note(self, calibrated: Calibrated) -> str | None:
         """What measuring will cost."""
         if self.pattern.kind == "nm" or self.options.allocation != DAMAGE:

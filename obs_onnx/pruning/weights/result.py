@@ -11,6 +11,7 @@ from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.shown_layers import points_of, widths_of
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.task import WeightTask
@@ -117,4 +118,6 @@ def layer_line(
         measured_error=errors[layer.name],
         method=solved.solution.method if solved else None,
         damping=solved.solution.damping if solved else None,
+        widths=widths_of(layer),
+        curve=points_of(best.curves.get(layer.name), layer.size),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -81,11 +82,11 @@ def _at_sparsity(
             lead to a better one.
     """
     curves = task.curves(sparsity, None if before is None else before.model)
-    best = attempt_pruning(task, task.shares(curves, sparsity))
+    best = _attempt(task, curves, sparsity)
     if final is None or not task.is_cheap:
         return best
     curves = task.curves(final, best.model)
-    other = attempt_pruning(task, task.shares(curves, final))
+    other = _attempt(task, curves, final)
     return min(best, other, key=lambda attempt: attempt.quality.output_error or 0.0)
 
 
@@ -96,7 +97,7 @@ def _sparsest(task: WeightTask, targets: Targets, before: WeightAttempt | None) 
     tried: list[WeightAttempt] = []
 
     def trial(sparsity: float) -> tuple[float, WeightAttempt]:
-        tried.append(attempt_pruning(task, task.shares(curves, sparsity)))
+        tried.append(_attempt(task, curves, sparsity))
         return tried[-1].strain(targets), tried[-1]
 
     def predict(sparsity: float) -> float:
@@ -106,6 +107,11 @@ def _sparsest(task: WeightTask, targets: Targets, before: WeightAttempt | None) 
     trials = task.calibrated.budget.effort.trials
     found = largest(trial, predict, tolerance=0.01, trials=trials)
     return found.result if found else min(tried, key=lambda attempt: attempt.strain(targets))
+
+
+def _attempt(task: WeightTask, curves: Mapping[str, Curve], sparsity: float) -> WeightAttempt:
+    """The attempt with an overall sparsity that the curves share out."""
+    return replace(attempt_pruning(task, task.shares(curves, sparsity)), curves=curves)
 
 
 def _damage(curves: Mapping[str, Curve], removed: Mapping[str, int]) -> float:

@@ -73,7 +73,8 @@ class WeightTask:
         """Whether measuring is cheap enough for a second look, around the pruned model."""
         dense, effort = self.calibrated.dense, self.calibrated.budget.effort
         affordable = effort.affordable(len(dense.layers), dense.cost.macs)
-        return self.allocation is None and affordable >= _SECOND_LOOK
+        cheap = affordable >= _SECOND_LOOK and effort.solves_again(dense.layers)
+        return self.allocation is None and cheap
 
     def around(self, model: ir.Model) -> WeightTask:
         """The same task for a retrained model, whose weights are worth something else."""
@@ -101,6 +102,7 @@ class WeightTask:
         count, samples = budget.effort.bounded(
             len(dense.layers), dense.cost.macs, len(self.model.graph), test.count or budget.effort.samples
         )
+        count = budget.effort.solved_levels(count, free)
         with self.recorder.stage("measure damage", len(dense.layers)) as advance:
             return damage_curves(
                 dense.runtime,

@@ -23,7 +23,7 @@ from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.layers.blocks import Block, cut_into_blocks
 from obs_onnx.runtimes.base import Runtime, Session
 
-__all__ = ["LARGE_BYTES", "BlockSession", "declare_fed", "is_large", "open_at_once"]
+__all__ = ["LARGE_BYTES", "BlockSession", "declare_fed", "is_large", "is_weighty", "open_at_once"]
 
 LARGE_BYTES = 1 << 30
 """Weights of a model that is loaded at once, at most."""
@@ -32,12 +32,19 @@ _BLOCKS = 4  # that hold as much
 
 _RANKS = 8  # no tensor has more axes
 
+_WEIGHTY = 0.25  # of what is loaded at once at most: weights that are better mapped than copied
+
 Values = Mapping[str, NDArray[Any]]
 
 
-def is_large(model: ir.Model, of: float = 1.0) -> bool:
-    """Whether a model is run block by block; or whether it has more than a share ``of`` such weights."""
-    return size_of(model) > of * LARGE_BYTES
+def is_large(model: ir.Model) -> bool:
+    """Whether a model is run block by block."""
+    return size_of(model) > LARGE_BYTES
+
+
+def is_weighty(model: ir.Model) -> bool:
+    """Whether weights of a model lie in files that are mapped, be it run at once or block by block."""
+    return size_of(model) > _WEIGHTY * LARGE_BYTES
 
 
 def declare_fed(part: ir.Model, fed: Values) -> None:

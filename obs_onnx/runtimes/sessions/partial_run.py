@@ -12,12 +12,15 @@ from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.sessions.block_session import BlockSession, declare_fed, is_large, open_at_once
+from obs_onnx.runtimes.sessions.block_session import (
+    BlockSession,
+    declare_fed,
+    is_large,
+    is_weighty,
+    open_at_once,
+)
 
 __all__ = ["Values", "every_value", "open_part", "open_whole", "run_feed", "timable"]
-
-
-_WEIGHTY = 0.25  # of what is loaded at once at most: weights that are better mapped than copied
 
 Values = Mapping[str, NDArray[Any]]
 
@@ -34,7 +37,7 @@ def open_part(runtime: Runtime, part: ir.Model, fed: Values | None = None) -> Se
     """
     if fed is not None:
         declare_fed(part, fed)
-    if is_large(part, of=_WEIGHTY):
+    if is_weighty(part):
         return open_whole(runtime, part)
     for value in part.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
@@ -46,7 +49,7 @@ def open_whole(runtime: Runtime, model: ir.Model) -> Session:
     """A session for a model in memory; a large one runs block by block."""
     if is_large(model):
         return BlockSession(runtime, model)
-    return open_at_once(runtime, model) if is_large(model, of=_WEIGHTY) else runtime.session(serialize(model))
+    return open_at_once(runtime, model) if is_weighty(model) else runtime.session(serialize(model))
 
 
 def timable(runtime: Runtime, model: ir.Model) -> Session | bytes:

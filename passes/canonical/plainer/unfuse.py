@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
+from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.ops import key, lookup
 from obs_onnx.passes.shapes.schemas import schema_of
@@ -35,6 +36,8 @@ _PARAMETERS: Mapping[str, tuple[str, ...]] = {
 }
 """Activations that onnxruntime fuses, and their parameters in the order of ``activation_params``."""
 
+_NORMALIZATION_OPSET = 17  # the first with LayerNormalization
+_EMBED_EPSILON = 1e-12  # where the node says none
 _TO_FIRST, _TO_LAST = (0, 3, 1, 2), (0, 2, 3, 1)  # where the channels go
 
 
@@ -45,6 +48,7 @@ class Unfuse(ir.passes.InPlacePass):
     2. FusedMatMul is MatMul of transposed operands, times ``alpha``.
     3. GemmFastGelu is MatMul and FastGelu; the bias of BiasGelu, FastGelu is an Add.
     4. NhwcConv is Conv between two Transposes.
+    5. EmbedLayerNormalization is the sum of rows of two or three tables, and LayerNormalization.
 
     A node with an activation, an attribute or an input that is not known stays as it is.
     """
@@ -133,6 +137,25 @@ def _nhwc_conv(write: Writer, node: ir.Node) -> ir.Value | None:
     return write.op("Transpose", [y], to_last)
 
 
+def _embedded(write: Writer, node: ir.Node) -> ir.Value | None:
+    ids, segments, words, places, kinds, scale, shift = node.inputs[:7]
+    given = (ids, words, places, scale, shift)
+    opset = write.graph.opset_imports.get("") or 1
+    if None in given or (len(node.outputs) > 1 and is_used(node.outputs[1])) or opset < _NORMALIZATION_OPSET:
+        return None
+    where = node_facts.input_of(node, 8)
+    if where is None:
+        length = write.op("Gather", [write.op("Shape", [ids]), write.constant(np.array(1))])
+        where = write.op("Range", [write.constant(np.array(0)), length, write.constant(np.array(1))])
+    total = write.op("Add", [write.op("Gather", [words, ids]), write.op("Gather", [places, where])])
+    if segments is not None and kinds is not None:
+        total = write.op("Add", [total, write.op("Gather", [kinds, segments])])
+    epsilon = ir.AttrFloat32("epsilon", node_facts.float_attribute(node, "epsilon", _EMBED_EPSILON))
+    if len(node.outputs) > 2 and is_used(node.outputs[2]):
+        take_over(write.names, node.outputs[2], total)
+    return write.op("LayerNormalization", [total, scale, shift], ir.AttrInt64("axis", -1), epsilon)
+
+
 def _activation(node: ir.Node, parameters: Sequence[float]) -> Callable[[Writer, ir.Value], ir.Value] | None:
     """What applies the activation of ``node``; None for one that is not known."""
     name = node_facts.text_attribute(node, "activation", "")
@@ -180,10 +203,12 @@ def _turned(write: Writer, node: ir.Node, index: int) -> ir.Value | None:
 
 _RULES: Mapping[str, Callable[[Writer, ir.Node], ir.Value | None]] = {
     "com.microsoft::BiasGelu": _bias_gelu,
+    "com.microsoft::EmbedLayerNormalization": _embedded,
     "com.microsoft::FastGelu": _bias_gelu,
     "com.microsoft::FusedConv": _fused_conv,
     "com.microsoft::FusedGemm": _fused_gemm,
     "com.microsoft::FusedMatMul": _fused_matmul,
     "com.microsoft::GemmFastGelu": _gemm_gelu,
     "com.microsoft::NhwcConv": _nhwc_conv,
+    "com.microsoft::TransposeMatMul": _fused_matmul,
 }

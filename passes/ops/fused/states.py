@@ -80,6 +80,55 @@ def _relate_linear(r: Relation) -> None:
     r.shrink(shrink)
 
 
+def _macs_delta(node: ir.Node) -> int:
+    """Each token changes the state of each head of values once, and a query reads it."""
+    value, key = (node_facts.dims(node_facts.input_of(node, slot)) for slot in (2, 1))
+    return 0 if value is None or key is None else 2 * math.prod(dim or 1 for dim in (*value, key[-1]))
+
+
+def _relate_delta(r: Relation) -> None:
+    """GatedDeltaNet: queries and keys (tokens, heads, keys), values (tokens, heads of values, values), all of
+    them with an axis for the batch in front or not. Several heads of values in a row share one of keys.
+
+    The state of a head is (values, keys).
+    """
+    if not (r.has(1) and r.has(2)) or any(r.has(slot) for slot in (3, 9, 10)) or r.used(2):
+        raise Freeze("its queries, keys and values are packed, or its samples are in a row")
+    query, keys, values = (r.axes(slot) for slot in range(3))
+    (head, width), (value, own) = keys[-2:], values[-2:]
+    r.tie(query[-2], head)
+    r.tie(query[-1], width)
+    r.tie(r.atoms.split(value, [len(head), len(value) // len(head)])[0], head)
+    r.fix([*query[:-2], *keys[:-2], *values[:-2]], "each token follows from the ones before")
+    if r.integer("qk_l2_norm"):
+        r.fix(width, "its statistics mix the elements of a head")
+    for slot in (4, 5):
+        if r.has(slot):
+            rate = r.axes(slot)
+            r.fix(rate[: len(values) - 2])
+            for ours, theirs in zip(rate[len(values) - 2 :], (value, width), strict=False):
+                r.tie(ours, theirs)
+    if r.has(6):
+        state = r.axes(6)
+        r.fix(state[0])
+        for ours, theirs in zip(state[1:], (value, own, width), strict=True):
+            r.tie(ours, theirs)
+    for slot in (7, 8):
+        if r.has(slot):
+            axes = r.axes(slot)
+            flat = len(axes) == 1 and len(axes[0]) != len(value)
+            whole = [product([r.atoms.resolve(value), r.atoms.resolve(width)])] if flat else (value, width)
+            for ours, theirs in zip(axes, whole, strict=False):
+                r.tie(ours, theirs)
+    r.mix(0, -1)
+    r.mix(1, -1)
+    head, width, value, own = map(r.atoms.resolve, (head, width, value, own))
+    r.give([*map(r.atoms.resolve, values[:-2]), value, own])
+    if r.is_shaped(1):
+        r.give([fixed(r.shape(1)[0]), value, own, width], 1)
+    r.shrink(lambda s: keep_scale(s, width))
+
+
 def _relate_convolution(r: Relation) -> None:
     """CausalConvWithState: every channel has a kernel, a bias and a state of its own."""
     if any(r.integer(name) for name in ("channels_last", "state_window", "state_length", "input_channels")):
@@ -123,12 +172,14 @@ TABLE = related(
         "TensorScatter": Op(lipschitz=pointwise(None)),
         "LinearAttention": _LINEAR,
         "com.microsoft::LinearAttention": _LINEAR,
+        "com.microsoft::GatedDeltaNet": Op(macs=_macs_delta, lipschitz=pointwise(None)),
         "CausalConvWithState": _CONVOLUTION,
         "com.microsoft::CausalConvWithState": _CONVOLUTION,
     },
     {
         _relate_scatter: "TensorScatter",
         _relate_linear: "LinearAttention com.microsoft::LinearAttention",
+        _relate_delta: "com.microsoft::GatedDeltaNet",
         _relate_convolution: "CausalConvWithState com.microsoft::CausalConvWithState",
     },
 )

@@ -23,6 +23,7 @@ __all__ = ["TABLE", "spread"]
 
 _SCALES, _ZEROS, _ORDER, _BIAS = 2, 3, 4, 5  # inputs of MatMulNBits
 _BYTE = 8
+_TABLE_BLOCK = 128  # where GatherBlockQuantized says nothing
 _BITS = 4  # where MatMulNBits says nothing
 
 
@@ -60,6 +61,28 @@ def _relate_nbits(r: Relation) -> None:
     r.mix(0, -1)
     r.give([r.atoms.resolve(labels) for labels in (*x[:-1], rows)])
     r.shrink(lambda s: _restate(s, rows, inputs))
+
+
+def _relate_gathered(r: Relation) -> None:
+    """Rows of a table (rows, blocks of the width), as bytes with several numbers or as integers of few bits;
+    scales and zero points are (rows, blocks)."""
+    table, ids, (rows, blocks) = r.axes(0), r.axes(1), r.axes(2)
+    kind, bits = r.graph.concrete.dtypes[r.value(0)], r.integer("bits", _BITS)
+    axes = r.integer("gather_axis") % len(table), r.integer("quantize_axis", 1) % len(table)
+    if len(table) != 2 or axes != (0, 1) or kind.is_floating_point() or r.constant(0) is None:
+        raise Freeze("its table is no constant of rows in blocks of integers")
+    each, block_size = (
+        _BYTE // bits if kind == ir.DataType.UINT8 else 1,
+        r.integer("block_size", _TABLE_BLOCK),
+    )
+    r.fix([table[0], rows], "rows are chosen by their numbers")
+    r.tie(table[1], spread(blocks, block_size // each, len(table[1])))
+    if r.has(_ZEROS) and each > 1:
+        _zero_points(r, rows, blocks)
+    elif r.has(_ZEROS):
+        _tie_grid(r, _ZEROS, rows, blocks)
+    width = r.atoms.resolve(spread(blocks, block_size, each * len(table[1])))
+    r.give([*map(r.atoms.resolve, ids), width])
 
 
 def _restate(s: Shrink, rows: Labels, inputs: Labels) -> None:
@@ -145,6 +168,12 @@ def _macs_nbits(node: ir.Node) -> int:
 
 
 TABLE = related(
-    {"com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs_nbits)},
-    {_relate_nbits: "com.microsoft::MatMulNBits"},
+    {
+        "com.microsoft::GatherBlockQuantized": Op(),
+        "com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs_nbits),
+    },
+    {
+        _relate_gathered: "com.microsoft::GatherBlockQuantized",
+        _relate_nbits: "com.microsoft::MatMulNBits",
+    },
 )

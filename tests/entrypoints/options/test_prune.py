@@ -49,7 +49,7 @@ def test_positions() -> None:
     }
     assert kinds == {
         "prune": ["model", "output"],
-        "pareto": ["model", "output_folder"],
+        "pareto": ["model", "output"],
         "score": ["model"],
         "finetune": ["model", "data", "output"],
     }
@@ -154,3 +154,22 @@ def test_a_type_checker_knows_the_keywords(tmp_path) -> None:
     lines = {int(line.split(":")[1]) for line in text.splitlines() if ": error: " in line}
     assert lines == {5, 6, 7, 8, 9}
     assert '"round_too"' in text
+
+
+def test_names_of_earlier_releases_work_with_a_note() -> None:
+    with pytest.warns(DeprecationWarning, match="throw_out is now called throw_away") as caught:
+        assert renamed("m", throw_out=5) == {"throw_away": 5}
+    assert caught[0].filename == __file__
+    with pytest.raises(OptionError, match="throw_out is the former name of throw_away"):
+        renamed("m", throw_out=5, throw_away=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed(PruneOptions):
+    throw_away: int = option(3, help="Of no use.", former=("throw_out",))
+
+
+@takes(Renamed)
+def renamed(model: str, options: Renamed) -> dict[str, object]:
+    """Do nothing."""
+    return asked(options)

@@ -50,8 +50,9 @@ def test_a_bfloat16_model_is_pruned_and_stays_one(bfloat16_model: ir.Model, tmp_
     ir.save(bfloat16_model, tmp_path / "m.onnx")
     result = prune(
         tmp_path / "m.onnx",
+        tmp_path / "m.pruned.onnx",
         calib=MODELS / "digits_mlp.calib.npz",
-        evaluation=MODELS / "digits_mlp.test.npz",
+        eval=MODELS / "digits_mlp.test.npz",
         mode="weights",
         targets={"sparsity": 0.8},
         effort="quick",

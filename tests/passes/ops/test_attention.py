@@ -73,6 +73,59 @@ def test_sinks_caps_and_windows_of_grouped_heads(form, more):
     )
 
 
+@pytest.mark.parametrize("axes", [3, 4])
+def test_a_rotation_by_several_positions_passes_heads_on(axes):
+    """MRotaryEmbedding: positions of time, height and width; what it gives is summed over heads."""
+    rng, heads, width = np.random.default_rng(0), 3, 8
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Reshape", ["h", "apart"], ["h4"]),
+        helper.make_node("Transpose", ["h4"], ["ht"], perm=[0, 2, 1, 3]),
+        helper.make_node(
+            "MRotaryEmbedding",
+            ["h" if axes == 3 else "ht", "places", "cos", "sin"],
+            ["z"],
+            "rotate",
+            domain="com.microsoft",
+            num_heads=heads,
+            mrope_section=[2, 1, 1],
+        ),
+        helper.make_node("Transpose", ["z"], ["zt"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["z" if axes == 3 else "zt", "back"], ["flat"]),
+        helper.make_node("MatMul", ["flat", "o"], ["y"]),
+    ]
+    keep = {"h4", "ht", "zt"} if axes == 3 else set()
+    nodes = [node for node in nodes if not keep & set(node.output)]
+    arrays = {
+        "w": rng.standard_normal((4, heads * width)).astype(np.float32),
+        "o": rng.standard_normal((heads * width, 3)).astype(np.float32),
+        "cos": np.cos(np.arange(40).reshape(10, 4) / 7).astype(np.float32),
+        "sin": np.sin(np.arange(40).reshape(10, 4) / 7).astype(np.float32),
+        "places": rng.integers(0, 9, (3, 2, 5)),
+        "apart": np.array([0, 0, heads, width]),
+        "back": np.array([0, 0, heads * width]),
+    }
+    used = {name for node in nodes for name in node.input}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, [2, 5, 4])],
+        [helper.make_tensor_value_info("y", 1, [2, 5, 3])],
+        [numpy_helper.from_array(array, name) for name, array in arrays.items() if name in used],
+    )
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("com.microsoft", 1)]
+    dense = prepare(ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10)))
+    coupling = couple(dense)
+    (group,) = coupling.groups
+    assert group.n == heads
+    x = {"x": rng.standard_normal((2, 5, 4)).astype(np.float32)}
+    for lost in range(heads):
+        mask, small = {group.id: np.arange(heads) != lost}, dense.clone()
+        RemoveChannels(mask).call(small)
+        found, y = (session(one).run(None, x)[0] for one in (small, silence(dense, mask, coupling)))
+        np.testing.assert_allclose(found, y, rtol=1e-4, atol=1e-5)
+
+
 def test_counts_of_heads_of_each_layer_are_written():
     model = prepare(ir.from_proto(decoder("packed", cache=False)))
     coupling = couple(model)

@@ -7,6 +7,7 @@ import onnx_ir as ir
 import pytest
 from runtime_shapes import assert_same_shapes
 
+from obs_onnx.passes.ops import TABLE
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES, kind_of
 from obs_onnx.passes.shapes.contrib_attention import ATTENTION
 
@@ -190,6 +191,24 @@ def test_what_is_not_said_is_not_guessed() -> None:
 def test_every_rule_has_a_case() -> None:
     tried = {name for name, *_ in (*CASES, *DESCRIBED)} | {*CLASSIC, "SimplifiedLayerNormalization"}
     assert tried == {key.split("::")[-1] for key in {*SHAPES, *ALIASES} - {*ATTENTION}}
+
+
+EXPORTED = {
+    "attention": "Attention GroupQueryAttention MultiHeadAttention RotaryEmbedding MRotaryEmbedding",
+    "gates": "BiasAdd BiasGelu BiasSplitGelu FastGelu GatedRMSNorm Gelu QuickGelu SwiGLU",
+    "rotations": "GemmaRotaryEmbedding",
+    "states": "CausalConvWithState GatedDeltaNet LinearAttention",
+    "weights": "GatherBlockQuantized MatMulNBits MoE QMoE",
+    "norms": "SkipLayerNormalization SkipSimplifiedLayerNormalization",
+}
+"""Operators of com.microsoft that the builders of language models and their optimizers write."""
+
+
+@pytest.mark.parametrize("family", EXPORTED)
+def test_operators_of_language_models_have_rules_for_shapes_and_channels(family: str) -> None:
+    for name in EXPORTED[family].split():
+        assert f"com.microsoft::{name}" in SHAPES
+        assert TABLE[f"com.microsoft::{name}"].relate is not None
 
 
 def test_types_that_are_not_those_of_the_first_numbers() -> None:

@@ -10,6 +10,7 @@ import pytest
 from obs_onnx.passes import canonicalize
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.shapes.concrete import concretize
+from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 
 class TestShapes:
@@ -37,6 +38,13 @@ class TestShapes:
         )
         with pytest.raises(ModelError, match="contradict"):
             canonicalize(model)
+
+    @pytest.mark.parametrize("op_type", ["Conv", "Warp"])
+    def test_a_domain_that_the_model_does_not_import_is_an_error(self, make_model, op_type):
+        model = make_model("g (float[2,4] x) => (float[2,4] y) { a = Relu(x)  y = Abs(a) }")
+        model.graph[0].domain, model.graph[0].op_type = "com.acme", op_type
+        with pytest.raises(ModelError, match=r"cannot be inferred.*com\.acme"):
+            InferShapes().call(model)
 
     def test_unknown_operators_do_not_hide_the_rest(self, make_model, rng):
         head = '<ir_version: 8, opset_import: ["" : 18, "com.acme" : 1]>'

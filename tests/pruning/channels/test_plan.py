@@ -55,7 +55,7 @@ def written(
     """Prune a file; the model that lies there afterwards, its keep.json, and the report."""
     onnx.save(proto, folder / "m.onnx")
     options.setdefault("calib", feeds_of(proto) if "calib" not in options else None)
-    report = prune(folder / "m.onnx", **{**FAST, **options}).report
+    report = prune(folder / "m.onnx", folder / "m.pruned.onnx", **{**FAST, **options}).report
     keep = json.loads((folder / "m.pruned.keep.json").read_text())
     assert set(keep) == {"schema", "tensors"}
     assert keep["schema"] == 1
@@ -149,7 +149,7 @@ class TestTargets:
         labelled = feeds_of(proto, 7, 500)
         labels = run_proto(proto, labelled)["y"].argmax(1)
         labelled["labels"] = labels
-        small, keep, report = written(proto, tmp_path, targets=["drop=5%"], evaluation=labelled)
+        small, keep, report = written(proto, tmp_path, targets=["drop=5%"], eval=labelled)
         check(small, keep, proto)
         reached = np.mean(run_proto(small, {"x": labelled["x"]})["y"].argmax(1) == labels)
         assert report.before.accuracy == 1

@@ -64,7 +64,8 @@ def ratio(formula: Callable[[onnx.ModelProto], float], small: onnx.ModelProto) -
 def pruned(targets: dict[str, object], folder: Path, **options: object):
     """Model in the written file, and the report."""
     onnx.save(net(), folder / "m.onnx")
-    report = prune(folder / "m.onnx", calib=calibration(), targets=targets, **{**QUICK, **options}).report
+    given = {"calib": calibration(), "targets": targets, **QUICK, **options}
+    report = prune(folder / "m.onnx", folder / "m.pruned.onnx", **given).report
     return onnx.load(folder / "m.pruned.onnx"), report
 
 
@@ -122,7 +123,7 @@ def test_with_a_limit_on_accuracy(use, tmp_path: Path) -> None:
     small, report = pruned({"latency": 0.6, "drop": "60%"}, tmp_path)
     assert report.met
     assert ratio(formula, small) <= 0.6
-    _, report = pruned({"latency": 0.05, "drop": "0.1%"}, tmp_path, evaluation=calibration(2000))
+    _, report = pruned({"latency": 0.05, "drop": "0.1%"}, tmp_path, eval=calibration(2000))
     assert not report.met
     assert report.after.accuracy < report.before.accuracy - 0.001
 

@@ -161,3 +161,46 @@ def test_a_net_that_went_through_the_optimizer_has_its_layers(net, tmp_path) -> 
     expected = run_proto(proto, feeds)
     for name, array in run_proto(ir.to_proto(saved), feeds).items():
         np.testing.assert_allclose(array, expected[name], rtol=1e-3, atol=1e-4)
+
+
+EMBED = "com.microsoft.EmbedLayerNormalization"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "count"),
+    [
+        ("ids, kinds, words, places, types, scale, shift", 3),
+        ("ids, , words, places, , scale, shift", 2),
+        ("ids, , words, places, , scale, shift, , where", 2),
+    ],
+)
+@pytest.mark.parametrize("summed", [False, True])
+def test_embeddings(make_proto, inputs: str, count: int, summed: bool) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"words": (30, 8), "places": (9, 8), "types": (2, 8), "scale": (8,), "shift": (8,)}
+    tensors = {name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    given = {"ids": rng.integers(0, 30, (2, 7)), "kinds": rng.integers(0, 2, (2, 7))}
+    given["where"] = rng.integers(0, 9, (2, 7))
+    feeds = {name: array.astype(np.int32) for name, array in given.items() if name in inputs}
+    proto = make_proto(
+        f"g ({', '.join(f'int32[2,7] {name}' for name in feeds)}) => "
+        f"(float[2,7,8] y{', float[2,7,8] s' * summed}) "
+        f"{{ y, m{', s' * summed} = {EMBED}<epsilon = 0.001>({inputs}) }}",
+        {name: array for name, array in tensors.items() if name in inputs},
+        opset=17,
+    )
+    model = same(proto, **feeds)
+    assert operators(model).count("Gather") == count + ("where" not in inputs)
+    assert operators(model).count("LayerNormalization") == 1
+
+
+def test_counted_words_of_embeddings_stay(make_proto) -> None:
+    rng = np.random.default_rng(0)
+    sizes = {"words": (30, 8), "places": (9, 8), "scale": (8,), "shift": (8,)}
+    proto = make_proto(
+        "g (int32[2,7] ids, int32[2,7] mask) => (float[2,7,8] y, int32[2] m) "
+        f"{{ y, m = {EMBED}(ids, , words, places, , scale, shift, mask) }}",
+        {name: rng.standard_normal(size).astype(np.float32) for name, size in sizes.items()},
+        opset=17,
+    )
+    assert operators(plain(ir.from_proto(proto))) == ["EmbedLayerNormalization"]

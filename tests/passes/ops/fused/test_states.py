@@ -16,6 +16,7 @@ from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.costs.macs import count_macs
+from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
 
 X = normal(2, 5, 4)
@@ -133,3 +134,74 @@ def test_a_cache_passes_heads_and_widths_on() -> None:
     np.testing.assert_allclose(
         evaluated(small, X[:1]), evaluated(silence(coupling.model, keep), X[:1]), 1e-4, 1e-4
     )
+
+
+def delta(keys_heads: int, heads: int, lead: tuple[int, ...], **attributes):
+    """Projections of the input in front of GatedDeltaNet, whose state is a constant."""
+    keys, values = 4, 6
+    columns = {"q": keys_heads * keys, "k": keys_heads * keys, "v": heads * values, "d": heads, "b": heads}
+    weights = {f"w{name}": normal(4, count) for name, count in columns.items()}
+    constants = {
+        "by_keys": np.array([*lead, keys_heads, keys]),
+        "by_values": np.array([*lead, heads, values]),
+        "by_heads": np.array([*lead, heads]),
+        "back": np.array([2, 5, -1]),
+        "state": normal(2, heads, values, keys),
+    }
+    nodes = [
+        *(node("MatMul", f"x w{name}", name) for name in columns),
+        node("Tanh", "k", "k1"),
+        node("Abs", "d", "d1"),
+        node("Neg", "d1", "d2"),
+        node("Sigmoid", "b", "b1"),
+        node("Reshape", "q by_keys", "q4"),
+        node("Reshape", "k1 by_keys", "k4"),
+        node("Reshape", "v by_values", "v4"),
+        node("Reshape", "d2 by_heads", "d4"),
+        node("Reshape", "b1 by_heads", "b4"),
+        helper.make_node(
+            "GatedDeltaNet",
+            ["q4", "k4", "v4", "", "d4", "b4", "state"],
+            ["z"],
+            "op",
+            domain="com.microsoft",
+            **attributes,
+        ),
+        node("Reshape", "z back", "flat"),
+        node("MatMul", "flat o", "y"),
+    ]
+    weights |= {"o": normal(heads * values, 3), **constants}
+    proto = plain(nodes, weights, (2, 5, 4))
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto
+
+
+@pytest.mark.parametrize("lead", [(2, 5), (10,)])
+@pytest.mark.parametrize(
+    ("heads", "attributes", "groups"),
+    [
+        (2, {}, [2, 4, 6]),
+        (4, {}, [2, 2, 4, 6]),
+        (4, {"qk_l2_norm": 1}, [2, 2, 6]),
+        (2, {"scale": 0.3}, [2, 4, 6]),
+    ],
+)
+def test_a_gated_delta_net(lead, heads: int, attributes, groups: list[int]) -> None:
+    """Heads of keys, those of values for each of them, and both widths unless a norm mixes one."""
+    assert counts(removed(delta(2, heads, lead, **attributes))) == groups
+
+
+def test_packed_heads_of_a_delta_net_stay() -> None:
+    proto = delta(2, 2, (10,))
+    one = next(one for one in proto.graph.node if one.op_type == "GatedDeltaNet")
+    one.input[1] = one.input[2] = ""
+    reasons = [frozen.reason for frozen in found(proto).frozen if frozen.node == "op"]
+    assert reasons
+    assert "packed" in reasons[0]
+
+
+def test_work_of_a_delta_net() -> None:
+    model = ir.from_proto(delta(2, 4, (2, 5)))
+    one = next(one for one in model.graph if one.op_type == "GatedDeltaNet")
+    CompleteShapes().call(model)
+    assert lookup(one).macs(one) == 2 * 2 * 5 * 4 * 6 * 4

@@ -14,6 +14,7 @@ from obs_onnx.io.onnx_file import from_proto
 from obs_onnx.passes.canonical.plainer import blocks
 from obs_onnx.passes.channels.keep_file import keep_file, replay
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.traits.linear import packed
 
 MICROSOFT = "com.microsoft"
@@ -160,3 +161,36 @@ def test_constants_that_are_dequantized_in_blocks(kind, n: int) -> None:
     ]
     coupling = check(model(nodes, weights, x=("N", 8), opset=21), x=(8,))
     assert sizes(coupling) == [n // 16]
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_a_table_in_blocks_gives_a_width_in_blocks(bits: int, zeros: bool) -> None:
+    """Rows of 64 numbers in blocks of 16, which a product in blocks and a plain one read."""
+    rng, rows, width, size = np.random.default_rng(0), 20, 64, 16
+    numbers = rng.integers(0, 1 << bits, (rows, width)).astype(np.uint8)
+    weights = {
+        "table": packed(numbers, bits),
+        "scales": rng.uniform(0.1, 1, (rows, width // size)).astype(np.float32),
+        "w": normal(width, 5),
+    }
+    if zeros:
+        weights["zeros"] = packed(rng.integers(0, 1 << bits, (rows, width // size)).astype(np.uint8), bits)
+    inputs = ["table", "ids", "scales", *["zeros"] * zeros]
+    attributes = {"bits": bits, "block_size": size, "gather_axis": 0, "quantize_axis": 1}
+    nodes = [
+        node("Cast", "x", "ids", to=7),
+        helper.make_node("GatherBlockQuantized", inputs, ["h"], "embed", domain=MICROSOFT, **attributes),
+        node("Relu", "h", "r"),
+        node("MatMul", "r w", "y"),
+    ]
+    proto = contributed(nodes, weights, x=("N",))
+    coupling = found(proto)
+    assert sizes(coupling) == [4]
+    ids = np.array([0, 7, 19, 3], np.float32)
+    for keep in ([True, False, True, True], [False, True, False, True]):
+        small, mask = coupling.model.clone(), {0: np.array(keep)}
+        RemoveChannels(mask).call(small)
+        silent = silence(coupling.model, mask)
+        np.testing.assert_allclose(run(small, ids), run(silent, ids), rtol=1e-5, atol=1e-5)
+        assert tensors_of(small)["table"].shape == (rows, sum(keep) * size * bits // 8)

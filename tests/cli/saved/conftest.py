@@ -1,0 +1,3 @@
+from command_line import folder
+
+__all__ = ["folder"]
