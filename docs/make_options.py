@@ -15,6 +15,7 @@ from obs_onnx.entrypoints.options.gradient import GradientOptions
 from obs_onnx.entrypoints.options.inspect import InspectOptions
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.entrypoints.options.score import ScoreOptions
 from obs_onnx.option import Option, described, former_names, options_of
@@ -31,6 +32,7 @@ VERBS = {
     "finetune": FinetuneOptions,
     "gradient": GradientOptions,
     "artifacts": ArtifactsOptions,
+    "quantize": QuantizeOptions,
     "replay": ReplayOptions,
 }
 HEAD = """# Options

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.inspect import inspect
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
+    from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
 
@@ -31,6 +32,7 @@ __all__ = [
     "ObsPrune",
     "Pareto",
     "Pruned",
+    "QuantizeResult",
     "Replayed",
     "Scores",
     "__version__",
@@ -42,6 +44,7 @@ __all__ = [
     "inspect",
     "pareto",
     "prune",
+    "quantize",
     "replay",
     "score",
 ]
@@ -52,6 +55,7 @@ _HOMES = {
     "Pareto": "entrypoints.pareto",
     "ObsPrune": "entrypoints.prune",
     "Pruned": "entrypoints.prune",
+    "QuantizeResult": "entrypoints.quantize",
     "Replayed": "entrypoints.replay",
     "Scores": "entrypoints.score",
     "artifacts": "entrypoints.artifacts",
@@ -62,6 +66,7 @@ _HOMES = {
     "inspect": "entrypoints.inspect",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
+    "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
 }

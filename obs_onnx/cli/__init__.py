@@ -29,6 +29,7 @@ _COMMANDS = {
     ),
     "pareto": Lazy("pareto:pareto", "Write the frontier of smaller models of MODEL."),
     "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
+    "quantize": Lazy("prune:quantize", "Write MODEL in integers."),
     "replay": Lazy("prune:replay", "Remove the channels that KEEP, a keep.json, leaves out from MODEL."),
     "score": Lazy("score:score", "Score the channels of MODEL."),
 }

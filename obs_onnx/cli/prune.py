@@ -1,4 +1,4 @@
-"""``obs-onnx prune``, and ``obs-onnx replay``, which removes what a prune has removed."""
+"""``obs-onnx prune``; ``replay``, which removes what a prune has removed; ``quantize``."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, Tit
 from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
+from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import noted
-from obs_onnx.io.paths import pruned_path
+from obs_onnx.io.paths import pruned_path, quantized_path
 from obs_onnx.passes.printable import printable
 
-__all__ = ["prune", "replay"]
+__all__ = ["prune", "quantize", "replay"]
 
 
 @click.command(cls=Command)
@@ -85,3 +86,30 @@ def replay(keep: str, model: str, **options: Any) -> None:
     report.print_evaluation({"model": model, "output": str(result.output)})
     for note in result.notes:
         tell(note)
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@OUT
+@options_from(QuantizeOptions)
+@JSON
+@QUIET
+def quantize(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
+    """Write MODEL in integers, rounded by error feedback, and compare both.
+
+    OUT is the same as --output.
+    """
+    options["output"] = options["output"] or beside(model, lambda path: quantized_path(path, options["to"]))
+    check_files(model, QuantizeOptions(**options), json_path=json_path)
+    found = obs_onnx.quantize(model, progress=report.terminal_progress(silent=silent), **options).report
+    behind = Behind(found.output, found.failures)
+    if json_path:
+        behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))
+    if not silent:
+        behind.run(
+            "the report was not shown",
+            lambda: report.print_combinations(
+                f"{found.model} -> {found.output}", found.combinations, found.notes, found.alerts
+            ),
+        )
+    behind.end()

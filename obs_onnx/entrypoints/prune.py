@@ -24,11 +24,11 @@ from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.io.atomic_files import Together, together
 from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
-from obs_onnx.io.paths import int8_path, keep_path
+from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
-from obs_onnx.pruning.calibrated import calibrate, continued
+from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import load
 from obs_onnx.pruning.judgement import Attempt
@@ -38,7 +38,8 @@ from obs_onnx.pruning.retrained import open_retraining
 from obs_onnx.pruning.run_report import Run, dry_report, report
 from obs_onnx.pruning.strategy import Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
-from obs_onnx.quantization.int8_run import Int8, Quantized
+from obs_onnx.quantization.calibration import Calibration
+from obs_onnx.quantization.quantizer import Quantized, Quantizer
 from obs_onnx.report.readable import ReadableReport
 
 __all__ = ["STRATEGIES", "ObsPrune", "Pruned", "prune"]
@@ -53,15 +54,17 @@ class Pruned:
     Attributes:
         model: the pruned one.
         report: everything measured about it.
-        quantized: the same in integers of 8 bits, where ``quantize`` asked for it.
+        quantized: the same in integers, where ``quantize`` asked for it.
         keep: what of each initializer and axis of the dense model stays, the contents of a ``keep.json``;
             None where single weights became zero.
+        kind: of the integers.
     """
 
     model: ir.Model
     report: ReadableReport
     quantized: ir.Model | None = None
     keep: Mapping[str, object] | None = None
+    kind: str | None = None
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self.summary()}>"
@@ -71,7 +74,7 @@ class Pruned:
         return self.report.summary()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the model, and beside it what :func:`prune` writes: ``.keep.json``, ``.int8.onnx``.
+        """Write the model, and beside it what :func:`prune` writes: ``.keep.json`` and the integers.
 
         Raises:
             OptionError: the files cannot be written; nothing is left behind then.
@@ -80,8 +83,8 @@ class Pruned:
         with together() as files:
             save_model(self.model, destination, files=files)
             _write_beside(self.keep, destination, files)
-            if self.quantized is not None and not is_stream(destination):
-                save_model(self.quantized, int8_path(destination), files=files)
+            if self.quantized is not None and self.kind is not None and not is_stream(destination):
+                save_model(self.quantized, quantized_path(destination, self.kind), files=files)
 
 
 @takes(PruneOptions)
@@ -151,9 +154,7 @@ def _pruned(
     if not options.dry_run:
         calibrated = continued(inputs, calibrated, options, "prune")
         calibrated = replace(calibrated, work=calibrated.work.by(executor))
-    int8 = None
-    if options.quantize is not None:
-        int8 = Int8.of(inputs.runtime, inputs.front, plan.model, calibrated.data.fit)
+    quantizer = Quantizer.of(options, _given(calibrated, options), inputs.front, plan.model)
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
@@ -168,9 +169,9 @@ def _pruned(
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(found, calibrated, recorder)
     quantized = None
-    if int8 is not None:
+    if quantizer is not None:
         with recorder.stage("quantize"):
-            quantized = int8.quantize(found.attempt.model)
+            quantized = quantizer.quantize(found.attempt.model)
     kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
@@ -178,13 +179,27 @@ def _pruned(
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
-    return Pruned(proven.result.model, reported, None if kept is None else kept.complete, proven.result.keep)
+    integers = None if kept is None else kept.complete
+    return Pruned(proven.result.model, reported, integers, proven.result.keep, options.quantize)
 
 
 def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:
     """Write what stays of the dense model beside a result that is no stream."""
     if keep is not None and not is_stream(destination):
         write_json(keep_path(destination), keep, files)
+
+
+def _given(calibrated: Calibrated, options: PruneOptions) -> Calibration:
+    """What quantization learns from and is judged by."""
+    data, dense = calibrated.data, calibrated.dense
+    return Calibration(
+        dense.runtime,
+        data.fit,
+        data.held_out,
+        dense.yardstick,
+        calibrated.budget.activations,
+        options.damping,
+    )
 
 
 def _write(
@@ -194,7 +209,7 @@ def _write(
     path: Path | None,
     custom_domains: Sequence[str],
 ) -> Sequence[str]:
-    """Write the model, what was kept of it, and the same in integers of 8 bits; a stream gets the model.
+    """Write the model, what was kept of it, and the same in integers; a stream gets the model.
 
     Returns:
         What a configuration beside the model at ``path`` could not say of the caches.
@@ -211,5 +226,6 @@ def _write(
             for file, config in configs.items():
                 write_json(file, config, files)
         if quantized is not None:
-            save_model(quantized.complete, int8_path(destination), quantized.check_file, files)
+            beside = quantized_path(destination, quantized.kind)
+            save_model(quantized.complete, beside, quantized.check_file, files)
     return told

@@ -17,9 +17,9 @@ __all__ = [
     "configs_beside",
     "finetuned_path",
     "frontier_folder",
-    "int8_path",
     "keep_path",
     "pruned_path",
+    "quantized_path",
     "same_file",
     "side_path",
 ]
@@ -88,9 +88,9 @@ def keep_path(destination: Path) -> Path:
     return destination.with_suffix(".keep.json")
 
 
-def int8_path(destination: Path) -> Path:
-    """Where the quantized model is written, beside the pruned one."""
-    return destination.with_suffix(".int8.onnx")
+def quantized_path(destination: Path, kind: str) -> Path:
+    """Where a model quantized to a kind (``int8`` ...) is written, beside the pruned one."""
+    return destination.with_suffix(f".{kind}.onnx")
 
 
 def calibration_beside(path: Path | None) -> Path | None:

@@ -23,6 +23,7 @@ __all__ = [
     "ChoiceOptions",
     "Damped",
     "EffortOptions",
+    "Evaluated",
     "MeasuredAt",
     "Memory",
     "ModeOptions",
@@ -215,8 +216,24 @@ class MeasuredAt(Options, title="Measuring"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluated(Options, title="Data"):
+    """What the quality is measured on."""
+
+    eval: object = option(
+        None,
+        help="Labelled data for the accuracy, or data for a metric.",
+        otherwise="the held-out calibration data, if it has labels",
+        metavar="SRC",
+        form="data",
+        former=("evaluation",),
+        common=4,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions(
     DataOptions,
+    Evaluated,
     MeasuredAt,
     ChoiceOptions,
     SolverOptions,
@@ -230,16 +247,6 @@ class SearchOptions(
     title="Data",
 ):
     """What every search for a smaller model can be told."""
-
-    eval: object = option(
-        None,
-        help="Labelled data for the accuracy, or data for a metric.",
-        otherwise="the held-out calibration data, if it has labels",
-        metavar="SRC",
-        form="data",
-        former=("evaluation",),
-        common=4,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)

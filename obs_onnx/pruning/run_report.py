@@ -16,7 +16,7 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.paths import int8_path
+from obs_onnx.io.paths import quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
@@ -29,7 +29,7 @@ from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
-from obs_onnx.quantization.int8_run import Quantized
+from obs_onnx.quantization.quantizer import Quantized
 from obs_onnx.report.readable import ReadableReport
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed
@@ -145,7 +145,7 @@ def report(
         run: what was asked for.
         result: what was found.
         path: where it was written; a device or a pipe holds no file.
-        quantized: the same in integers of 8 bits.
+        quantized: the same in integers.
         recorder: of the stages.
     """
     file = None if path is None or is_stream(path) else path
@@ -176,7 +176,7 @@ def report(
         method=run.plan.criterion,
         damping=result.damping,
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
-        quantized=None if quantized is None or file is None else str(int8_path(file)),
+        quantized=None if quantized is None or file is None else str(quantized_path(file, quantized.kind)),
         combinations=combined.value,
         environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
         proof=result.proof,
@@ -265,7 +265,7 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
 def _compared(
     run: Run, result: Finished[Attempt], quantized: Quantized | None, recorder: Recorder
 ) -> Tried[tuple[Combination, ...]]:
-    """Dense and pruned model, in float and in integers of 8 bits, where these are wanted."""
+    """Dense and pruned model, in float and in integers, where these are wanted."""
     if quantized is None:
         return Tried(())
 
@@ -337,12 +337,12 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
 
 
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
-    """Dense and pruned model, in float and in integers of 8 bits."""
+    """Dense and pruned model, in float and in integers."""
     models = {
         "dense": run.inputs.model,
-        "dense int8": quantized.dense,
+        f"dense {quantized.kind}": quantized.dense,
         "pruned": pruned,
-        "pruned int8": quantized.model,
+        f"pruned {quantized.kind}": quantized.model,
     }
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
     timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)

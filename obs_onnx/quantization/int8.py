@@ -1,14 +1,14 @@
-"""Integers of 8 bits by onnxruntime's own static quantization, with a scale for each channel of a weight.
+"""Integers of 8 bits, written by onnxruntime's own static quantization.
 
 A weight becomes ``q = round(w / s)`` with one scale ``s`` for each output channel and zero point 0, so that a
-zero stays a zero. ActivationCache become unsigned integers with one scale and zero point for each tensor,
-from the smallest and the largest value seen in calibration. In the file a pair QuantizeLinear,
-DequantizeLinear stands before every operator that a runtime may compute in integers (format QDQ): standard
-operators only.
+zero stays a zero. Activations become unsigned integers with one scale and zero point for each tensor. In the
+file a pair QuantizeLinear, DequantizeLinear stands before every operator that a runtime may compute in
+integers (format QDQ): standard operators only.
 
-Of what onnxruntime offers, unsigned activations ran two to three times as fast as signed ones on an x86
-processor at the same accuracy. Ranges by entropy or percentiles were no better for convolutional networks; a
-vision transformer gained a little from percentiles, which hold all activations of all samples in memory.
+By itself onnxruntime takes the smallest and the largest value seen in calibration, and the scale that reaches
+the largest weight (:func:`quantize`). What :mod:`.rounded_layers` and :mod:`.activation_ranges` find replaces
+these in what it writes (:func:`weight_scales`, :func:`activation_names`). Unsigned activations ran two to
+three times as fast as signed ones on an x86 processor at the same accuracy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -38,35 +38,54 @@ from obs_onnx.passes.errors import (
     VerificationError,
     named,
 )
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
+from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import FLOATS
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import open_part, run_feed
 
-__all__ = ["check_quantizable", "check_quantized_zeros", "quantize"]
+__all__ = [
+    "Override",
+    "activation_names",
+    "check_quantizable",
+    "check_quantized_zeros",
+    "quantize",
+    "range_override",
+    "weight_override",
+    "weight_scales",
+]
 
 _SAMPLES, _BATCH = 512, 32
 _INFINITY = 5e3  # masks use numbers from 1e4 to the largest float
 _PER_CHANNEL_OPSET = 13  # the first with an axis of DequantizeLinear
 _SUFFIX = "_quantized"  # of a weight's name, by onnxruntime
 
+Override = Sequence[Mapping[str, object]]
+"""What onnxruntime's ``TensorQuantOverrides`` says of a tensor."""
 
-def check_quantizable(model: ir.Model) -> None:
+
+def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
     """Refuse what cannot be quantized, before anything is computed.
+
+    Args:
+        model: canonical.
+        kind: to which it is to be quantized, for messages.
 
     Raises:
         OptionError: the model is quantized already, is not of float32, or has nothing to quantize.
         ModelError: it is larger than 2 GB.
         MissingRuntimeError: this flavour of onnxruntime has no quantization.
     """
-    _import_quantization()
+    if kind == "int8":
+        _import_quantization()
     found = False
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
             raise OptionError(
-                f"{named('quantize', 'int8')}: node {node.name} ({node.op_type}) is quantized already"
+                f"{named('quantize', kind)}: node {node.name} ({node.op_type}) is quantized already"
             )
         for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
@@ -74,20 +93,24 @@ def check_quantizable(model: ir.Model) -> None:
                 continue
             if tensor.dtype != ir.DataType.FLOAT:
                 raise OptionError(
-                    f"{named('quantize', 'int8')} needs float32, and {value.name} is "
+                    f"{named('quantize', kind)} needs float32, and {value.name} is "
                     f"{tensor.dtype.name.lower()}: give the float32 model"
                 )
             found = True
     if not found:
         raise OptionError(
-            f"{named('quantize', 'int8')}: no Conv, Gemm or MatMul has a constant weight: "
+            f"{named('quantize', kind)}: no Conv, Gemm or MatMul has a constant weight: "
             "there is nothing to quantize"
         )
     serialize(model)
 
 
 def quantize(
-    model: ir.Model, source: Source, runtime: Runtime, exclude: Sequence[str] = ()
+    model: ir.Model,
+    source: Source,
+    runtime: Runtime,
+    exclude: Sequence[str] = (),
+    overrides: Mapping[str, Override] | None = None,
 ) -> tuple[ir.Model, tuple[str, ...]]:
     """The model in integers of 8 bits, and notes for the user.
 
@@ -96,13 +119,15 @@ def quantize(
         source: calibration data for the ranges of activations; at most 512 samples are read.
         runtime: where the model runs.
         exclude: names of nodes that stay as they are.
+        overrides: scales of weights and ranges of activations, in the form that onnxruntime takes; given, all
+            ranges are known and a few samples are read.
 
     Raises:
         ModelError: onnxruntime cannot quantize it.
         VerificationError: a zero of a weight did not stay one.
     """
     quantization = _import_quantization()
-    proto, notes = _with_axes(onnx.ModelProto.FromString(serialize(model)), source, runtime)
+    proto, notes = _with_axes(onnx.ModelProto.FromString(serialize(_apart(model))), source, runtime)
     with tempfile.TemporaryDirectory(prefix="obs-onnx.") as folder, _quiet():
         before, after = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         before.write_bytes(proto.SerializeToString())
@@ -110,14 +135,18 @@ def quantize(
             quantization.quantize_static(
                 before,
                 after,
-                _Reader(source),
+                _Reader(source.limit(_SAMPLES if overrides is None else _BATCH)),
                 quant_format=quantization.QuantFormat.QDQ,
                 nodes_to_exclude=[*exclude, *_masked(model, source, runtime)],
                 per_channel=not notes,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 calibrate_method=quantization.CalibrationMethod.MinMax,
-                extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+                extra_options={
+                    "WeightSymmetric": True,
+                    "ActivationSymmetric": False,
+                    "TensorQuantOverrides": {} if overrides is None else {**overrides},
+                },
             )
             written = after.read_bytes()
         except InputError:  # of the calibration data
@@ -130,6 +159,59 @@ def quantize(
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
     return result, notes
+
+
+def _apart(model: ir.Model) -> ir.Model:
+    """The model without constants that are called as onnxruntime calls what belongs to another one."""
+    stored = model.graph.initializers
+    ends = (_SUFFIX, "_scale", "_zero_point")
+    taken = [
+        name for name in stored for end in ends if name.endswith(end) and name.removesuffix(end) in stored
+    ]
+    if not taken:
+        return model
+    copy = model.clone()
+    names = Names(copy)
+    for name in taken:
+        value = copy.graph.initializers[name]
+        if not value.is_graph_input():
+            value.name = names.fresh(f"{name}.own")
+    return copy
+
+
+def weight_scales(quantized: ir.Model) -> Mapping[str, tuple[NDArray[Any], int | None]]:
+    """Scales of the weights of a model that :func:`quantize` has made, and the axis they lie along."""
+    found = {}
+    for node in quantized.graph:
+        if node.op_type != "DequantizeLinear" or node.inputs[0] is None or node.inputs[1] is None:
+            continue
+        tensor, scale = node.inputs[0].const_value, node.inputs[1].const_value
+        if tensor is None or scale is None or tensor.dtype != ir.DataType.INT8:
+            continue
+        axis = node_facts.int_attribute(node, "axis", 1) if scale.size > 1 else None
+        found[str(node.inputs[0].name).removesuffix(_SUFFIX)] = (scale.numpy(), axis)
+    return found
+
+
+def activation_names(quantized: ir.Model, model: ir.Model) -> list[str]:
+    """Values of a model that become integers in what :func:`quantize` has made of it."""
+    known = {str(value.name) for node in model.graph for value in node.outputs}
+    known |= {str(value.name) for value in model.graph.inputs}
+    read = [node.inputs[0] for node in quantized.graph if node.op_type == "QuantizeLinear"]
+    names = (str(value.name) for value in read if value is not None)
+    return [name for name in dict.fromkeys(names) if name in known]
+
+
+def weight_override(scale: NDArray[np.float32], axis: int | None) -> Override:
+    """What tells onnxruntime the scales of a weight."""
+    zero, kind = np.int8(0), _import_quantization().QuantType.QInt8
+    along: Mapping[str, object] = {} if axis is None else {"axis": axis}
+    return [{"quant_type": kind, "scale": one, "zero_point": zero, **along} for one in np.atleast_1d(scale)]
+
+
+def range_override(low: float, high: float) -> Override:
+    """What tells onnxruntime the range of an activation."""
+    return [{"rmin": np.float32(low), "rmax": np.float32(high)}]
 
 
 def _masked(model: ir.Model, source: Source, runtime: Runtime) -> list[str]:
@@ -214,7 +296,7 @@ class _Reader:
     """Calibration data the way onnxruntime asks for it."""
 
     def __init__(self, source: Source) -> None:
-        self._feeds = iter(source.limit(_SAMPLES).rebatch(_BATCH))
+        self._feeds = iter(source.rebatch(_BATCH))
 
     def get_next(self) -> Feed | None:
         """The next feed; None after the last one."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from obs_onnx.progress import terminal_progress
     from obs_onnx.report.console import (
         print_bench,
+        print_combinations,
         print_evaluation,
         print_frontier,
         print_inspection,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_plot",
     "print_bench",
+    "print_combinations",
     "print_evaluation",
     "print_frontier",
     "print_inspection",
@@ -40,6 +42,7 @@ __all__ = [
 _HOMES = {
     "check_plot": "obs_onnx.report.criterion_plot",
     "print_bench": "obs_onnx.report.console",
+    "print_combinations": "obs_onnx.report.console",
     "print_evaluation": "obs_onnx.report.console",
     "print_frontier": "obs_onnx.report.console",
     "print_inspection": "obs_onnx.report.console",

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from obs_onnx.allocation.targets import METRIC
 from obs_onnx.report import format as fmt
+from obs_onnx.report.comparison_table import COMBINED, combined_rows
 from obs_onnx.report.frontier_table import COLUMNS, frontier_rows
 from obs_onnx.report.pruning_text import print_frozen, print_remarks
 from obs_onnx.report.quality_text import PARTS, part_rows
 from obs_onnx.report.text_writer import Writer, fields_of, figure_text, label_of, shape_text
 from obs_onnx.results.frontier import Frontier
-from obs_onnx.results.pruning import PartError
+from obs_onnx.results.pruning import Combination, PartError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["print_bench", "print_evaluation", "print_frontier", "print_inspection", "print_scores"]
+__all__ = [
+    "print_bench",
+    "print_combinations",
+    "print_evaluation",
+    "print_frontier",
+    "print_inspection",
+    "print_scores",
+]
 
 
 def print_inspection(
@@ -120,6 +128,34 @@ def print_bench(
             for row in rows
         ],
     )
+
+
+def print_combinations(
+    title: str,
+    combinations: Sequence[Combination],
+    notes: Iterable[str] = (),
+    alerts: Iterable[str] = (),
+    console: Console | None = None,
+) -> None:
+    """Forms of a model side by side.
+
+    Args:
+        title: above them.
+        combinations: the forms, measured.
+        notes: what the reader should know.
+        alerts: what must not be overlooked.
+        console: default stdout.
+    """
+    out = Writer(console)
+    out.line(title, style="bold")
+    out.line()
+    rows = combined_rows(combinations)
+    used = [i for i, _ in enumerate(COMBINED) if any(row[i] != fmt.DASH for row in rows)]
+    out.table([COMBINED[i] for i in used], [[row[i] for i in used] for row in rows])
+    for alert in alerts:
+        out.line(f"warning: {alert}", style="bold red")
+    for note in notes:
+        out.line(f"note: {note}", style="yellow")
 
 
 def print_evaluation(result: object, console: Console | None = None) -> None:

@@ -98,7 +98,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Combination:
-    """One of the dense and the pruned model in float and in integers of 8 bits, measured.
+    """One of the dense and the pruned model in float and in integers, measured.
 
     Attributes:
         model: which one.
@@ -285,8 +285,8 @@ class Report:
         reached: what was reached of every target, in the unit that it was given in, where it was measured.
         finetune: steps of retraining, and loss (and accuracy) on held-out data before and after it: of the
             last round, and of each in ``rounds``.
-        quantized: file of the pruned model in integers of 8 bits.
-        combinations: dense and pruned model, in float and in integers of 8 bits.
+        quantized: file of the pruned model in integers.
+        combinations: dense and pruned model, in float and in integers.
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
         options: what was asked for, where it is not the default.

@@ -9,11 +9,15 @@ import sys
 import time
 from pathlib import Path
 
+import nets
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from command_line import commands, run
 from decided_nets import detector, images
+
+from obs_onnx.cli import main
 
 DEFAULT = ["--effort", "quick", "--threads", "1", "-q"]
 
@@ -433,6 +437,23 @@ def test_replay(tmp_path: Path) -> None:
     result = run(*arguments)
     assert result.exit_code == 2
     assert result.stderr.strip().endswith("is no keep.json: give the file that prune writes beside its model")
+
+
+def test_quantize(tmp_path: Path) -> None:
+    onnx.save(nets.mlp(), tmp_path / "m.onnx")
+    np.savez(tmp_path / "m.calib.npz", x=nets.data(0, 64, 12))
+    arguments = ["quantize", str(tmp_path / "m.onnx"), "--threads", "1", "--no-latency"]
+    extra = ["--to", "int4-weights", "--block-size", "16", "--json", str(tmp_path / "r.json")]
+    result = CliRunner().invoke(main, [*arguments, *extra])
+    assert result.exit_code == 0, result.output
+    assert "int4-weights" in result.output
+    assert "ms" not in result.output.split()
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["options"]["block_size"] == 16
+    assert [row["model"] for row in report["combinations"]] == ["float", "int4-weights"]
+    onnx.load(tmp_path / "m.int4-weights.onnx")
+    result = CliRunner().invoke(main, [*arguments, "--to", "int2"])
+    assert result.exit_code == 2
 
 
 @pytest.mark.usefixtures("folder")

@@ -13,9 +13,9 @@ from obs_onnx.io.paths import (
     check_new_folder,
     finetuned_path,
     frontier_folder,
-    int8_path,
     keep_path,
     pruned_path,
+    quantized_path,
     same_file,
     side_path,
 )
@@ -30,7 +30,7 @@ def test_results_lie_beside_the_model(tmp_path: Path) -> None:
 
 def test_files_beside_a_result(tmp_path: Path) -> None:
     assert keep_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.keep.json"
-    assert int8_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.int8.onnx"
+    assert quantized_path(tmp_path / "net.v2.onnx", "int8") == tmp_path / "net.v2.int8.onnx"
     assert side_path(tmp_path / "net.v2.onnx") == tmp_path / "net.v2.onnx.data"
     (tmp_path / "link.onnx").symlink_to("real.onnx")
     assert side_path(tmp_path / "link.onnx") == tmp_path / "real.onnx.data"

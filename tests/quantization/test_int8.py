@@ -98,7 +98,7 @@ def test_zeros_stay_zeros(tmp_path: Path) -> None:
         assert len(scales) == floats[name].shape[0]  # per channel
         assert (values[floats[name] == 0] == 0).all()
         by_channel = scales.reshape(-1, *[1] * (values.ndim - 1))
-        assert (np.abs(values * by_channel - floats[name]) <= 0.501 * by_channel).all()
+        assert relative(values * by_channel, floats[name]) < 0.2  # rounding takes up what others lost
     zeros = sum(int((floats[name] == 0).sum()) for name in layers)
     assert zeros >= 0.6 * sum(floats[name].size for name in layers)
 
@@ -128,6 +128,17 @@ def test_masks_do_not_swamp_what_they_leave(make_proto: Callable[..., onnx.Model
     y, reference = (run_proto(ir.to_proto(one), samples)["y"] for one in (found, model))
     assert relative(y, reference) < 0.05
     assert {"w", "v"} <= set(integers(ir.to_proto(found)))
+
+
+def test_names_that_onnxruntime_would_give(make_proto: Callable[..., onnx.ModelProto]) -> None:
+    rng = np.random.default_rng(0)
+    proto = make_proto(
+        "g (float[N,12] x) => (float[N,4] y) { a = MatMul(x, w) y = Add(a, w_scale) }",
+        {"w": rng.normal(size=(12, 4)).astype(np.float32), "w_scale": np.full(4, 5, np.float32)},
+    )
+    model, found, _ = quantized(proto, ROWS)
+    reference = run_proto(ir.to_proto(model), ROWS)["y"]
+    assert relative(run_proto(ir.to_proto(found), ROWS)["y"], reference) < 0.03
 
 
 def test_old_opsets(make_proto: Callable[..., onnx.ModelProto], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +194,7 @@ class TestRefused:
         self.check(tmp_path, "is quantized already", found)
 
     def test_unknown_type_and_custom_operators(self, tmp_path: Path) -> None:
-        self.check(tmp_path, "use int8", mlp(), quantize="int4")
+        self.check(tmp_path, "use one of int8, int8-weights, int4-weights", mlp(), quantize="int4")
         self.check(tmp_path, "libraries of custom operators", mlp(), custom_ops=["lib.so"])
 
     def test_what_onnxruntime_refuses(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

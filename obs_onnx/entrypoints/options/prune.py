@@ -10,14 +10,15 @@ from pathlib import Path
 from obs_onnx.io.paths import (
     config_destination,
     configs_beside,
-    int8_path,
     keep_path,
+    quantized_path,
     side_path,
 )
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import RunOptions
+from obs_onnx.quantization.options import QuantizationOptions
 
 __all__ = ["PruneOptions"]
 
@@ -40,7 +41,7 @@ class Written(Options, title="Output"):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneOptions(Written, RunOptions, title="Choice"):
+class PruneOptions(Written, RunOptions, QuantizationOptions, title="Choice"):
     """Everything that pruning can be told.
 
     Raises:
@@ -64,26 +65,22 @@ class PruneOptions(Written, RunOptions, title="Choice"):
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
     )
-    quantize: str | None = option(
-        None,
-        help="Also write <output stem>.int8.onnx, and compare the four of dense, pruned, float and int8.",
-        choices=("int8",),
-        common=9,
-    )
     dry_run: bool = option(
         False, help="Check everything, print the expected cost, write nothing.", title="Output"
     )
 
     def results(self, model: Path | None) -> Mapping[str, Sequence[Path]]:
-        """The model, which channels stayed, and the model in integers of 8 bits."""
+        """The model, which channels stayed, and the model in integers."""
         if self.output is None or is_stream(self.output):
             return {}
         destination = Path(self.output)
-        int8, found = int8_path(destination), [destination, side_path(destination)]
+        found = [destination, side_path(destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
         if self.change_caches and model is not None:
             found += [config_destination(config, destination) for config in configs_beside(model)]
-        found += [int8, side_path(int8)] if self.quantize is not None else []
+        if self.quantize is not None:
+            quantized = quantized_path(destination, self.quantize)
+            found += [quantized, side_path(quantized)]
         return {"output": found}
 
     def __post_init__(self) -> None:
@@ -95,6 +92,6 @@ class PruneOptions(Written, RunOptions, title="Choice"):
                 )
         if self.quantize is not None and self.custom_ops:
             raise OptionError(
-                f"{named('quantize', 'int8')} knows no libraries of custom operators: "
+                f"{named('quantize', self.quantize)} knows no libraries of custom operators: "
                 f"leave out {named('quantize')}"
             )

@@ -1,4 +1,4 @@
-"""Pruning and quantization together: the dense and the pruned model, in float and in integers of 8 bits."""
+"""Pruning and quantization together: the dense and the pruned model, in float and in integers."""
 
 from __future__ import annotations
 
@@ -15,84 +15,125 @@ from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
 from obs_onnx.passes.interface.caches import narrowed
+from obs_onnx.quantization.calibration import Calibration, Made
 from obs_onnx.quantization.int8 import check_quantizable, quantize
+from obs_onnx.quantization.options import INT8, INT8_WEIGHTS, QuantizationOptions
+from obs_onnx.quantization.rounded_layers import nearest_layers
+from obs_onnx.quantization.static import quantize_static
+from obs_onnx.quantization.weight_only import Blocks, EightBits, Form, quantize_weights
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.verification.written_model import check_model
 
-__all__ = ["Int8", "Quantized"]
+__all__ = ["Quantized", "Quantizer"]
 
 
 @dataclass(frozen=True)
-class Int8:
+class Quantizer:
     """Quantizes the models of one run, all with the same calibration data.
 
     Attributes:
-        where: runtime for calibration and checks.
+        settings: what to quantize to.
+        given: data, and where models run.
         front: where the model was cut.
-        source: calibration data.
-        dense: the dense model, quantized.
-        notes: for the report.
+        dense: the dense model, of float.
     """
 
-    where: Runtime
+    settings: QuantizationOptions
+    given: Calibration
     front: Front
-    source: Source
     dense: ir.Model
-    notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, where: Runtime, front: Front, dense: ir.Model, source: Source) -> Int8:
-        """Quantize the dense model, so that whatever is in the way shows before anything costly starts.
+    def of(
+        cls, settings: QuantizationOptions, given: Calibration, front: Front, dense: ir.Model
+    ) -> Quantizer | None:
+        """Check the dense model, so that whatever is in the way shows before anything costly starts.
 
         Args:
-            where: runtime for calibration and checks.
+            settings: what to quantize to.
+            given: data, and where models run.
             front: the model as it came in, and what of it is measured.
             dense: the latter in the form that is calibrated.
-            source: calibration data.
+
+        Returns:
+            None where nothing is to be quantized.
 
         Raises:
             OptionError, MissingRuntimeError, ModelError: it cannot be quantized.
         """
+        if settings.quantize is None:
+            return None
         if uses_bfloat16(front.original):
             raise OptionError(
-                f"{named('quantize', 'int8')} needs float32, and this model is bfloat16: "
+                f"{named('quantize', settings.quantize)} needs float32, and this model is bfloat16: "
                 "give the float32 model"
             )
-        check_quantizable(dense)
-        quantized, notes = quantize(dense, source, where)
-        if not _sound(where, dense, quantized, source):
+        check_quantizable(dense, settings.quantize)
+        if settings.quantize == INT8:
+            quick, _ = quantize(dense, given.fit, given.runtime)
+        else:
+            form = _form(settings)
+            quick = form.write(nearest_layers(dense, form.forms(dense)))
+        if not _sound(given.runtime, dense, quick, given.fit):
             raise ModelError(
                 f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
             )
-        return cls(where, front, source, quantized, notes)
+        return cls(settings, given, front, dense)
 
-    def quantize(self, model: ir.Model) -> Quantized:
-        """The pruned model, quantized and checked.
+    def made(self, model: ir.Model) -> Made:
+        """A model quantized, and checked.
 
         Raises:
             VerificationError: its outputs are no numbers, or a zero did not stay one.
         """
         caches = self.front.caches
         whole = () if caches is None else caches.droppers(model)
-        quantized, _ = quantize(model, self.source, self.where, whole)
-        if not _sound(self.where, model, quantized, self.source):
+        if self.settings.quantize == INT8:
+            made = quantize_static(model, self.given, whole)
+        else:
+            made = quantize_weights(model, _form(self.settings), self.given)
+        if not _sound(self.given.runtime, model, made.model, self.given.fit):
             raise VerificationError("outputs of the quantized model are no numbers")
-        feed = next(iter(self.source))
-        expected = self.where.session(serialize(quantized)).run(feed)
-        check_model(self.where, quantized, feed, expected, known=complaints(self.dense))
-        return Quantized(quantized, self.dense, self.front, self.notes, self.where, feed, expected)
+        return made
+
+    def quantize(self, model: ir.Model) -> Quantized:
+        """The pruned model, quantized and checked, and the dense one.
+
+        Raises:
+            VerificationError: its outputs are no numbers, or a zero did not stay one.
+        """
+        dense = self.made(self.dense)
+        made = dense if model is self.dense else self.made(model)
+        runtime, feed = self.given.runtime, next(iter(self.given.fit))
+        expected = runtime.session(serialize(made.model)).run(feed)
+        check_model(runtime, made.model, feed, expected, known=complaints(dense.model))
+        return Quantized(
+            made.model,
+            dense.model,
+            str(self.settings.quantize),
+            self.front,
+            made.notes,
+            runtime,
+            feed,
+            expected,
+        )
+
+
+def _form(settings: QuantizationOptions) -> Form:
+    return EightBits() if settings.quantize == INT8_WEIGHTS else Blocks(settings.block_size)
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A pruned model in integers of 8 bits.
+    """A pruned model in integers.
 
     Attributes:
         model: the pruned one, quantized.
         dense: the dense one, quantized.
+        kind: to which.
         front: where both were cut.
         notes: for the report.
         runtime: where both run.
@@ -101,6 +142,7 @@ class Quantized:
 
     model: ir.Model
     dense: ir.Model
+    kind: str
     front: Front
     notes: tuple[str, ...]
     runtime: Runtime

@@ -1,0 +1,46 @@
+"""Options about integers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from obs_onnx.option import Options, option
+from obs_onnx.passes.errors import OptionError, named
+
+__all__ = ["INT4_WEIGHTS", "INT8", "INT8_WEIGHTS", "KINDS", "BlockOptions", "QuantizationOptions"]
+
+INT8, INT8_WEIGHTS, INT4_WEIGHTS = "int8", "int8-weights", "int4-weights"
+KINDS = (INT8, INT8_WEIGHTS, INT4_WEIGHTS)
+
+_LEAST_BLOCK = 16  # of MatMulNBits
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(Options, title="Choice"):
+    """How weights share scales.
+
+    Raises:
+        OptionError: a block size that MatMulNBits does not have.
+    """
+
+    block_size: int = option(
+        32, help=f"Inputs that share a scale in {INT4_WEIGHTS}: a power of two.", least=_LEAST_BLOCK
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.block_size & (self.block_size - 1):
+            raise OptionError(f"{named('block_size')} {self.block_size} is no power of two, as 16, 32 or 64")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizationOptions(BlockOptions, title="Choice"):
+    """What a model is quantized to."""
+
+    quantize: str | None = option(
+        None,
+        help="Also write <output stem>.<it>.onnx, and compare the four of dense, pruned, float and integer.",
+        more="Weights and activations of 8 bits, or weights alone; docs/quantization.md.",
+        choices=KINDS,
+        common=9,
+    )

@@ -1,0 +1,17 @@
+import pytest
+
+from obs_onnx.passes.errors import OptionError
+from obs_onnx.quantization.options import QuantizationOptions
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"quantize": "int4"}, "use one of int8, int8-weights, int4-weights"),
+        ({"block_size": 24}, "no power of two"),
+        ({"block_size": 8}, "block_size"),
+    ],
+)
+def test_bad_values(given: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        QuantizationOptions(**given)
