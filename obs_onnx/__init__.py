@@ -9,6 +9,7 @@ Everything is imported on first use.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.score import Scores, score
 
 __version__ = "0.1.0"
+
+if find_spec(f"{__name__}.passes") is None:  # which the folder passes/ becomes by installation
+    raise ImportError("obs_onnx is not installed: run pip install '.[cpu]' in the folder it came in")
 
 __all__ = [
     "Artifacts",

@@ -24,6 +24,7 @@ Float = NDArray[np.float64]
 
 FACTORS = (1.0, 3.0, 10.0, 30.0, 100.0)
 _WIDE = 2048  # columns from which every other factor is tried
+_COARSE = 1e-4  # damping from which 32 bits are enough
 _ROWS = 128  # outputs of a group that are refitted to compare factors
 
 
@@ -48,7 +49,7 @@ def cross_validated(
         kept[np.random.default_rng(seed).permutation(columns)[columns // 2 :]] = False
     factors = FACTORS if columns < _WIDE else FACTORS[::2]
     parts = [
-        _Part.of(fit, test, w_GOI, group, kept)
+        _Part.of(fit, test, w_GOI, group, kept, np.float32 if damping >= _COARSE else np.float64)
         for fit, test in (halves, halves[::-1])
         for group in range(groups)
     ]
@@ -66,41 +67,67 @@ def cross_validated(
 class _Part:
     """A group of a layer on one half of the samples, judged on the other.
 
+    Weights are told by what they differ from the present ones. That is little, so 32 bits are enough unless
+    the damping is small.
+
     Attributes:
-        h, c: (I, I) and (O, I) moments to fit to.
-        g, d: those to judge by.
-        old: (O, I) present weight.
+        h, g: (I, I) moments to fit to, and to judge by, relative to the mean of their diagonals.
+        c, d: (O, I) what the present weights leave of the cross moments that go with them, likewise.
+        scale: mean of the diagonal of the moments to judge by.
     """
 
-    h: Float
-    c: Float
-    g: Float
-    d: Float
-    old: Float
+    h: NDArray[np.floating]
+    g: NDArray[np.floating]
+    c: NDArray[np.floating]
+    d: NDArray[np.floating]
+    scale: float
 
     @classmethod
     def of(
-        cls, fit: LayerMoments, test: LayerMoments, w_GOI: Float, group: int, kept: NDArray[np.bool_]
+        cls,
+        fit: LayerMoments,
+        test: LayerMoments,
+        w_GOI: Float,
+        group: int,
+        kept: NDArray[np.bool_],
+        dtype: type[np.floating],
     ) -> _Part:
         """Some rows of a group, and the ``kept`` (I,) columns."""
         rows = slice(None, None, max(1, -(-w_GOI.shape[1] // _ROWS)))
-        w = w_GOI[group, rows]
+        w, at = w_GOI[group, rows], np.flatnonzero(kept)
+        left = np.where(kept, 0.0, w)  # what stands in for the weights of the other columns
         h, g = fit.h[group], test.h[group]
-        c = w @ h if fit.c is None else fit.c[group, :, rows].T
-        d = w @ g if test.c is None else test.c[group, :, rows].T
-        if kept.all():
-            return cls(h, c, g, d, w)
-        at = np.ix_(kept, kept)
-        return cls(h[at], c[:, kept], g[at], d[:, kept], w[:, kept])
+        c = left @ h if fit.c is None else fit.c[group, :, rows].T - w @ h
+        d = left @ g if test.c is None else test.c[group, :, rows].T - w @ g
+        if len(at) < len(kept):
+            h, g, c, d = (
+                h[at].take(at, axis=1),
+                g[at].take(at, axis=1),
+                c.take(at, axis=1),
+                d.take(at, axis=1),
+            )
+        fitted, judged = (float(np.trace(one)) / len(one) or 1.0 for one in (h, g))
+        return cls(
+            _divided(h, fitted, dtype),
+            _divided(g, judged, dtype),
+            _divided(c, fitted, dtype),
+            _divided(d, judged, dtype),
+            judged,
+        )
 
     def error(self, damping: float) -> float:
         """Squared error, but for a constant, on the other half; infinite where nothing can be fitted."""
-        ridge = damping * float(np.trace(self.h)) / len(self.h)
         a = self.h.copy()
-        a[np.diag_indices_from(a)] += ridge
-        right = np.asarray((self.c + ridge * self.old).T)
-        _, solution, info = lapack.dposv(a.T, right, lower=1, overwrite_a=1, overwrite_b=1)
+        a[np.diag_indices_from(a)] += self.h.dtype.type(damping)
+        solve = lapack.sposv if a.dtype == np.float32 else lapack.dposv
+        _, solution, info = solve(a.T, self.c.T, lower=1, overwrite_a=1)
         if info != 0:
             return float(np.inf)
         found = np.asarray(solution).T
-        return float(np.sum((found @ self.g) * found) - 2 * np.sum(found * self.d))
+        quadratic = np.sum((found @ self.g) * found, dtype=np.float64)
+        return self.scale * float(quadratic - 2 * np.sum(found * self.d, dtype=np.float64))
+
+
+def _divided(array: Float, by: float, dtype: type[np.floating]) -> NDArray[np.floating]:
+    """``array / by`` in another precision."""
+    return np.divide(array, by, out=np.empty(array.shape, dtype), casting="same_kind")

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -30,7 +30,6 @@ from numpy.typing import NDArray
 
 from obs_onnx.calibration.convolution_lags import cell_product, lag_plan, moved
 from obs_onnx.calibration.unfold import (
-    ALL,
     Array,
     Axis,
     Geometry,
@@ -39,12 +38,16 @@ from obs_onnx.calibration.unfold import (
     materialise,
     outputs,
     take,
+    transposed,
     unfold,
+    unfolded_rows,
 )
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.traits.linear import MatmulGeometry
 
 __all__ = ["LayerMoments", "Moments"]
+
+Outer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 _SLICE_BYTES = 16 << 20
 _MIN_LAG_CHANNELS = 16
@@ -88,16 +91,6 @@ class LayerMoments:
         return np.asarray(dense_bias_GO + np.einsum("goi,gi->go", dense_GOI, self.mean_x) - shift)
 
 
-def _transposed(a: Array, groups: int) -> Array:
-    """(N, G * C, *spatial) -> contiguous (G, C, *spatial, N), copied in blocks that stay in the cache."""
-    flat = a.reshape(a.shape[0], -1)
-    result = np.empty(flat.shape[::-1], a.dtype)
-    for i in range(0, flat.shape[1], 1024):
-        for j in range(0, flat.shape[0], 16):
-            result[i : i + 1024, j : j + 16] = flat[j : j + 16, i : i + 1024].T
-    return result.reshape(groups, -1, *a.shape[2:], a.shape[0])
-
-
 @dataclass
 class Moments:
     """Streaming second moments of one layer's inputs, optionally crossed with a target; all in float64.
@@ -107,7 +100,7 @@ class Moments:
         targeted: True if every update brings a target.
         count: positions seen.
         sum_x: (G, I) sums of the inputs.
-        sum_t, xt, tt: (G, O) sums, (G, I, O) cross moments, (G, O) sums of squares of the target.
+        sum_t, tt: (G, O) sums and sums of squares of the target.
     """
 
     goi: tuple[int, int, int]
@@ -115,12 +108,14 @@ class Moments:
     count: int = 0
     sum_x: NDArray[np.float64] = field(init=False, repr=False)
     sum_t: NDArray[np.float64] = field(init=False, repr=False)
-    xt: NDArray[np.float64] = field(init=False, repr=False)
     tt: NDArray[np.float64] = field(init=False, repr=False)
     _xx: NDArray[np.float64] = field(init=False, repr=False)
+    _xt: NDArray[np.float64] = field(init=False, repr=False)
     _pending: dict[tuple[tuple[Axis, ...], int, int], NDArray[np.float64]] = field(
         init=False, repr=False, default_factory=dict
     )
+    _offsets: list[Outer] = field(init=False, repr=False, default_factory=list)
+    _target_offsets: list[Outer] = field(init=False, repr=False, default_factory=list)
 
     def __post_init__(self) -> None:
         groups, rows, columns = self.goi
@@ -128,7 +123,7 @@ class Moments:
         self._xx = np.zeros((groups, columns, columns))
         self.sum_t = np.zeros((groups, rows))
         self.tt = np.zeros((groups, rows))
-        self.xt = np.zeros((groups, columns, rows) if self.targeted else (groups, columns, 0))
+        self._xt = np.zeros((groups, columns, rows) if self.targeted else (groups, columns, 0))
 
     def arrays(self) -> list[NDArray[Any]]:
         """All there is, for :meth:`of`; shared with this object."""
@@ -141,8 +136,8 @@ class Moments:
         groups, rows, columns, targeted, count = arrays[0].tolist()
         found = object.__new__(cls)
         found.goi, found.targeted, found.count = (groups, rows, columns), bool(targeted), count
-        found.sum_x, found.sum_t, found.xt, found.tt, found._xx = arrays[1:]
-        found._pending = {}
+        found.sum_x, found.sum_t, found._xt, found.tt, found._xx = arrays[1:]
+        found._pending, found._offsets, found._target_offsets = {}, [], []
         return found
 
     @property
@@ -150,6 +145,14 @@ class Moments:
         """(G, I, I) second moments of the inputs, not centred."""
         self._flush()
         return self._xx
+
+    @property
+    def xt(self) -> NDArray[np.float64]:
+        """(G, I, O) cross moments of inputs and target, not centred; (G, I, 0) without target."""
+        if self._target_offsets:
+            self._xt += _summed(self._target_offsets)
+            self._target_offsets.clear()
+        return self._xt
 
     def update(
         self, x: NDArray[np.generic], geometry: Geometry, target_y: NDArray[np.generic] | None = None
@@ -206,7 +209,7 @@ class Moments:
         self.xx[...] += other.xx
         self.sum_t += other.sum_t
         self.tt += other.tt
-        self.xt += other.xt
+        self.xt[...] += other.xt
 
     def raw(self) -> LayerMoments:
         """The problem of a layer without bias. The arrays are shared with this object."""
@@ -222,7 +225,8 @@ class Moments:
         """
         count = max(1, self.count)
         mean_x, mean_t = self.sum_x / count, self.sum_t / count
-        h = self.xx - self.sum_x[:, :, None] * mean_x[:, None, :]
+        h = self.sum_x[:, :, None] * mean_x[:, None, :]
+        np.subtract(self.xx, h, out=h)
         diagonal = np.einsum("gii->gi", h)
         np.maximum(diagonal, 0.0, out=diagonal)
         constant = diagonal <= _ROUNDING * np.einsum("gii->gi", self.xx)
@@ -230,7 +234,8 @@ class Moments:
             h[constant[:, :, None] | constant[:, None, :]] = 0.0
         if not self.targeted:
             return LayerMoments(h, None, None, self.count, mean_x, None)
-        c = self.xt - self.sum_x[:, :, None] * mean_t[:, None, :]
+        c = self.sum_x[:, :, None] * mean_t[:, None, :]
+        np.subtract(self.xt, c, out=c)
         c[constant] = 0.0
         energy = np.maximum(self.tt - self.sum_t * mean_t, 0.0)
         return LayerMoments(h, c, energy, self.count, mean_x, mean_t)
@@ -242,11 +247,8 @@ class Moments:
             )
 
     def _unshift(self, o_GI: NDArray[np.float64], sum_GI: NDArray[np.float64], count: int) -> None:
-        """Moments of x from those of x - o, whose sums are ``sum_GI``."""
-        cross = sum_GI[:, :, None] * o_GI[:, None, :]
-        self._xx += cross
-        self._xx += cross.swapaxes(1, 2)
-        self._xx += count * o_GI[:, :, None] * o_GI[:, None, :]
+        """Moments of x from those of x - o, whose sums are ``sum_GI``; added to many at once."""
+        self._offsets.append((o_GI, sum_GI + count / 2 * o_GI))
 
     def _update_matmul(self, x_GNI: Array, t_GNO: Array | None) -> None:
         count = x_GNI.shape[1]
@@ -271,7 +273,7 @@ class Moments:
                 rest_t += t_part.sum(axis=1, dtype=np.float64)
                 self.tt += np.einsum("gno,gno->go", t_part, t_part)
                 for group in range(part.shape[0]):
-                    self.xt[group] += part[group].T @ t_part[group]
+                    self._xt[group] += part[group].T @ t_part[group]
         if shifted:
             o_GI = o_GI.astype(x_GNI.dtype).astype(np.float64)
             self._unshift(o_GI, rest_x, count)
@@ -290,7 +292,7 @@ class Moments:
         count: int,
     ) -> None:
         """Moments of t from those of t - o_GO, whose sums are ``rest_GO``."""
-        self.xt += o_GI[:, :, None] * rest_GO[:, None, :] + sum_x[:, :, None] * o_GO[:, None, :]
+        self._target_offsets += [(o_GI, rest_GO), (sum_x, o_GO)]
         self.tt += 2 * o_GO * rest_GO + count * o_GO**2
         self.sum_t += rest_GO + count * o_GO
 
@@ -317,7 +319,7 @@ class Moments:
         sum_x = np.concatenate(
             [take(sums, (..., *(w[0] for w in ws))).sum(axis=spatial) for ws in windows], axis=1
         )
-        x_GCSN = _transposed(x, groups)
+        x_GCSN = transposed(x, groups)
         if any(axis.stride > 1 for axis in axes) or (
             1 < x_GCSN.shape[1] < _MIN_LAG_CHANNELS and all(axis.up == 1 for axis in axes)
         ):
@@ -329,7 +331,7 @@ class Moments:
             sum_x += count * o_GI
         self.sum_x += sum_x
         if y is not None:
-            t_GOSN = _transposed(y, groups)
+            t_GOSN = transposed(y, groups)
             sum_t = t_GOSN.reshape(groups, rows, -1).sum(axis=2, dtype=np.float64)
             o_GO = (sum_t / count).astype(t_GOSN.dtype)
             t_GOSN -= o_GO.reshape(groups, rows, *(1,) * (len(axes) + 1))
@@ -339,7 +341,7 @@ class Moments:
             channels = x_GCSN.shape[1]
             for k, ws in enumerate(windows):
                 block = cell_product(x_GCSN, t_GOSN, [w[0] for w in ws], [w[1] for w in ws])
-                self.xt[:, k * channels : (k + 1) * channels] += block
+                self._xt[:, k * channels : (k + 1) * channels] += block
             self._untarget(o_GO.astype(np.float64), rest, o_GI, sum_x, count)
 
     def _add_lags(self, x_GCSN: Array, axes: tuple[Axis, ...]) -> None:
@@ -354,7 +356,12 @@ class Moments:
                 self._pending[key] += cell_product(x_GCSN, x_GCSN, cell, moved(cell, lag.shift))
 
     def _flush(self) -> None:
-        """Put the products of all cells where they belong."""
+        """Put the products of all cells, and of offsets, where they belong."""
+        if self._offsets:
+            cross = _summed(self._offsets)
+            self._xx += cross
+            self._xx += cross.swapaxes(1, 2)
+            self._offsets.clear()
         mirrored = np.zeros_like(self._xx) if self._pending else None
         for (axes, number, index), block in self._pending.items():
             channels = block.shape[1]
@@ -370,26 +377,15 @@ class Moments:
 
     def _add_rows(self, x_GCSN: Array, axes: tuple[Axis, ...]) -> None:
         """Unfold a few output rows at a time and multiply."""
-        groups, channels, samples = x_GCSN.shape[0], x_GCSN.shape[1], x_GCSN.shape[-1]
-        kernel = [range(len(axis.starts)) for axis in axes]
-        columns, last = self.goi[2], axes[-1]
-        lines = list(itertools.product(*(range(axis.out) for axis in axes[:-1])))
-        line_bytes = groups * columns * last.out * samples * x_GCSN.itemsize
-        step = max(1, min(len(lines), _SLICE_BYTES // max(1, line_bytes)))
-        for first in range(0, len(lines), step):
-            chosen = lines[first : first + step]
-            buffer = np.zeros(
-                (groups, columns // channels, channels, len(chosen), last.out, samples), x_GCSN.dtype
-            )
-            for k, ks in enumerate(itertools.product(*kernel)):
-                source, target = last.window(ks[-1])
-                for row, line in enumerate(chosen):
-                    at = [a.starts[j] + o * a.stride for a, j, o in zip(axes, ks, line, strict=False)]
-                    if all(0 <= p < a.size for p, a in zip(at, axes, strict=False)):
-                        buffer[:, k, :, row, target] = take(x_GCSN, (ALL, ALL, *at, source))
-            u_GIM = buffer.reshape(groups, columns, -1)
-            for group in range(groups):
-                self._xx[group] += u_GIM[group] @ u_GIM[group].T
+        for u_GIM in unfolded_rows(x_GCSN, axes, _SLICE_BYTES):
+            for xx, u_IM in zip(self._xx, u_GIM, strict=True):
+                xx += u_IM @ u_IM.T
+
+
+def _summed(pairs: Iterable[Outer]) -> NDArray[np.float64]:
+    """Sum of the outer products of vectors (G, I) and (G, J): (G, I, J)."""
+    left_BGI, right_BGJ = (np.stack(vectors) for vectors in zip(*pairs, strict=True))
+    return np.asarray(left_BGI.transpose(1, 2, 0) @ right_BGJ.transpose(1, 0, 2))
 
 
 def _needs_shift(mean: NDArray[np.float64], power: Array) -> bool:

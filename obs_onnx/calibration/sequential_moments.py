@@ -12,7 +12,7 @@ the dense model gives to it, as far as the pruned one still has it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -24,7 +24,7 @@ from obs_onnx.calibration.damping import cross_validated
 from obs_onnx.calibration.layer_weights import bias_of, weight_of
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
-from obs_onnx.calibration.unfold import axes_of
+from obs_onnx.calibration.unfold import Slice, axes_of
 from obs_onnx.data.sources import Source
 from obs_onnx.meter import span
 from obs_onnx.passes.errors import DataError
@@ -92,6 +92,48 @@ def _step(layer: Layer, x: NDArray[Any], batches: int) -> int:
     positions = samples * math.prod(axis.out for axis in axes_of(geometry, x.shape[2:]))
     enough = positions / (_POSITIONS * layer.layout.goi[2])
     return max(1, int(min(enough, samples / _SAMPLES)))
+
+
+def _with_same_inputs(layers: Iterable[Layer], alone: Collection[str]) -> list[list[Layer]]:
+    """Layers, put together where they read the same values in the same way: one moment serves them all."""
+    found: dict[object, list[Layer]] = {}
+    for layer in layers:
+        use, (groups, rows, columns) = layer.uses[0], layer.layout.goi
+        plain = len(layer.uses) == groups == 1 and rows > 1
+        key = (use.x, use.geometry, columns, layer.name in alone) if plain else layer.name
+        found.setdefault(key, []).append(layer)
+    return list(found.values())
+
+
+def _empty(layers: Sequence[Layer], targeted: bool) -> Moments:
+    """For layers whose outputs stand beside each other."""
+    groups, _, columns = layers[0].layout.goi
+    return Moments((groups, sum(layer.layout.goi[1] for layer in layers), columns), targeted)
+
+
+def _beside(targets: Sequence[NDArray[Any]], layer: Layer) -> NDArray[Any]:
+    """Outputs of layers like ``layer`` beside each other."""
+    geometry = layer.uses[0].geometry
+    axis = 1 if isinstance(geometry, ConvGeometry) else max(geometry.output_axis, -targets[0].ndim)
+    return targets[0] if len(targets) == 1 else np.concatenate(targets, axis=axis)
+
+
+def _divided(gathered: dict[str, Moments], together: Iterable[Sequence[Layer]]) -> dict[str, Moments]:
+    """Moments of each layer from those of several, which are taken out."""
+    found = {}
+    for layers in together:
+        whole = gathered.pop(layers[0].name)
+        if len(layers) == 1:
+            found[layers[0].name] = whole
+            continue
+        numbers, sum_x, sum_t, xt, tt, xx = whole.arrays()
+        end = 0
+        for layer in layers:
+            rows = slice(end, end := end + layer.layout.goi[1])
+            own = np.array([*layer.layout.goi, *numbers[3:]], np.int64)
+            parts = [sum_x, sum_t[:, rows], xt[:, :, rows], tt[:, rows], xx]
+            found[layer.name] = Moments.of([own, *(array.copy() for array in parts)])
+    return found
 
 
 class SequentialMoments:
@@ -198,27 +240,26 @@ class SequentialMoments:
             halves = self._halves
         targeted = self._pruned is not None
         self.alone.update(self._other_lengths(layers))
-        moments = [
-            {
-                layer.name: Moments(layer.layout.goi, targeted=targeted and len(layer.uses) == 1)
-                for layer in layers
-            }
+        together, steps = _with_same_inputs(layers, self.alone), dict[str, int]()
+        gathered = [
+            {some[0].name: _empty(some, targeted and len(some[0].uses) == 1) for some in together}
             for _ in range(1 + halved)
         ]
-        steps: dict[str, int] = {}
 
         def visit(number: int, before: Values, tapped: Values) -> None:
             pruned = self._pruned[number] if self._pruned else None
-            for layer in layers:
-                into, use = moments[halves[number]][layer.name], layer.uses[0]
-                if layer.name not in steps:
-                    x = tapped[use.x] if len(layer.uses) > 1 else before[use.x]
-                    steps[layer.name] = _step(layer, x, len(halves))
-                with threads_for(layer.layout.goi[2]):
-                    self._observe(stage, layer, into, before, tapped, pruned, steps[layer.name])
+            for some in together:
+                first, use = some[0], some[0].uses[0]
+                if first.name not in steps:
+                    x = tapped[use.x] if len(first.uses) > 1 else before[use.x]
+                    steps[first.name] = _step(first, x, len(halves))
+                into, step = gathered[halves[number]][first.name], steps[first.name]
+                with threads_for(first.layout.goi[2]):
+                    self._observe(stage, some, into, before, tapped, pruned, slice(None, None, step))
 
         with np.errstate(over="ignore", invalid="ignore"), span("moments"):
             self._walk.step(self._dense, self._taps(layers), visit)
+            moments = [_divided(part, together) for part in gathered]
             for part in moments:
                 for layer in layers:
                     _check_finite(layer, part[layer.name])
@@ -234,32 +275,39 @@ class SequentialMoments:
     def _observe(
         self,
         stage: Stage,
-        layer: Layer,
+        layers: Sequence[Layer],
         moments: Moments,
         before: Values,
         tapped: Values,
         pruned: Values | None,
-        step: int,
+        some: Slice,
     ) -> None:
-        """Add a batch to the moments of a layer, of its samples one in ``step``."""
-        use, some = layer.uses[0], slice(None, None, step)
-        if len(layer.uses) > 1:
-            for each in layer.uses:
+        """Add some samples of a batch to the moments of layers that read the same values."""
+        use = layers[0].uses[0]
+        if len(layers[0].uses) > 1:
+            for each in layers[0].uses:
                 moments.update(self._cut(each.x, tapped[each.x])[some], each.geometry)
         elif pruned is None:
             moments.update(before[use.x][some], use.geometry)
-        elif layer.name in self.alone:
-            target = self._cut(use.y, tapped[use.y])
-            moments.update(self._cut(use.x, before[use.x])[some], use.geometry, target[some])
+        elif layers[0].name in self.alone:
+            targets = [self._cut(layer.uses[0].y, tapped[layer.uses[0].y])[some] for layer in layers]
+            moments.update(self._cut(use.x, before[use.x])[some], use.geometry, _beside(targets, layers[0]))
         else:
-            dense = tapped[use.y]
-            target = self._cut(use.y, dense[some])
-            for skip in stage.skips[use.y]:
-                if before[skip].shape != dense.shape or skip not in pruned:
-                    continue
-                if (kept := self._cut(skip, before[skip][some])).shape == pruned[skip][some].shape:
-                    target = target + (kept - pruned[skip][some])
-            moments.update(pruned[use.x][some], use.geometry, target)
+            targets = [self._target(stage, layer.uses[0].y, before, tapped, pruned, some) for layer in layers]
+            moments.update(pruned[use.x][some], use.geometry, _beside(targets, layers[0]))
+
+    def _target(
+        self, stage: Stage, y: str, before: Values, tapped: Values, pruned: Values, some: Slice
+    ) -> NDArray[Any]:
+        """What a layer of the pruned model should put out for some samples of a batch."""
+        dense = tapped[y]
+        target = self._cut(y, dense[some])
+        for skip in stage.skips[y]:
+            if before[skip].shape != dense.shape or skip not in pruned:
+                continue
+            if (kept := self._cut(skip, before[skip][some])).shape == pruned[skip][some].shape:
+                target = target + (kept - pruned[skip][some])
+        return target
 
     def _other_lengths(self, layers: Iterable[Layer]) -> set[str]:
         """Names of layers of one use that get other lengths than in the dense model for some of the data."""

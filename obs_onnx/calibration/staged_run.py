@@ -46,7 +46,7 @@ class Part:
         self._at_once = at_once
 
     def __call__(self, batch: Values) -> Named:
-        """What it gives for one batch."""
+        """What it gives for a batch."""
         computed = run_feed(self._session, batch, self._computed) if self._session else {}
         return {name: computed[name] if name in computed else batch[name] for name in self._outputs}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -30,7 +30,9 @@ __all__ = [
     "matmul_positions",
     "outputs",
     "take",
+    "transposed",
     "unfold",
+    "unfolded_rows",
 ]
 
 Array: TypeAlias = NDArray[np.floating]
@@ -206,3 +208,39 @@ def outputs(y: NDArray[np.generic], geometry: Geometry, goi: tuple[int, int, int
         raise DataError(f"an output of shape {y.shape} does not have {groups * rows} channels")
     y_NGOS = y.reshape(y.shape[0], groups, rows, -1)
     return np.ascontiguousarray(y_NGOS.transpose(1, 0, 3, 2)).reshape(groups, -1, rows)
+
+
+def transposed(a: Array, groups: int) -> Array:
+    """(N, G * C, *spatial) -> contiguous (G, C, *spatial, N), copied in blocks that stay in the cache."""
+    flat = a.reshape(a.shape[0], -1)
+    result = np.empty(flat.shape[::-1], a.dtype)
+    for i in range(0, flat.shape[1], 1024):
+        for j in range(0, flat.shape[0], 16):
+            result[i : i + 1024, j : j + 16] = flat[j : j + 16, i : i + 1024].T
+    return result.reshape(groups, -1, *a.shape[2:], a.shape[0])
+
+
+def unfolded_rows(x_GCSN: Array, axes: tuple[Axis, ...], most: int) -> Iterator[Array]:
+    """What the weight sees, some output rows at a time: (G, I, M) with samples as the last of the positions.
+
+    Args:
+        x_GCSN: (G, C, *spatial, N) the layer's input, see :func:`transposed`.
+        axes: of a convolution that is not transposed.
+        most: bytes at a time, unless a single row takes more.
+    """
+    groups, channels, samples = x_GCSN.shape[0], x_GCSN.shape[1], x_GCSN.shape[-1]
+    kernel, last = [range(len(axis.starts)) for axis in axes], axes[-1]
+    offsets = math.prod(map(len, kernel))
+    lines = list(itertools.product(*(range(axis.out) for axis in axes[:-1])))
+    line_bytes = groups * offsets * channels * last.out * samples * x_GCSN.itemsize
+    step = max(1, min(len(lines), most // max(1, line_bytes)))
+    for first in range(0, len(lines), step):
+        chosen = lines[first : first + step]
+        buffer = np.zeros((groups, offsets, channels, len(chosen), last.out, samples), x_GCSN.dtype)
+        for k, ks in enumerate(itertools.product(*kernel)):
+            source, target = last.window(ks[-1])
+            for row, line in enumerate(chosen):
+                at = [a.starts[j] + o * a.stride for a, j, o in zip(axes, ks, line, strict=False)]
+                if all(0 <= p < a.size for p, a in zip(at, axes, strict=False)):
+                    buffer[:, k, :, row, target] = take(x_GCSN, (ALL, ALL, *at, source))
+        yield buffer.reshape(groups, offsets * channels, -1)

@@ -21,6 +21,9 @@ _IDLE = "20"  # 2^20 cycles, below a millisecond: threads of OpenBLAS that wait 
 _COMMANDS = {
     "artifacts": Lazy("artifacts:artifacts", "Write what onnxruntime needs to train MODEL on a device."),
     "bench": Lazy("bench:bench", "Time MODELS side by side; ratios are to the first."),
+    "compare": Lazy(
+        "saved.show:compare", "Compare the RESULTS of two runs of prune, as JSON, figure by figure."
+    ),
     "eval": Lazy("evaluate:evaluate", "Measure the accuracy of MODEL, and how far it is from a reference."),
     "finetune": Lazy("finetune:finetune", "Train MODEL a little; zeros of a pruned model stay zeros."),
     "gradient": Lazy("gradient:gradient", "Write MODEL with a loss and its gradients as further outputs."),
@@ -31,6 +34,7 @@ _COMMANDS = {
     "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
     "quantize": Lazy("prune:quantize", "Write MODEL in integers."),
     "replay": Lazy("prune:replay", "Remove the channels that KEEP, a keep.json, leaves out from MODEL."),
+    "report": Lazy("saved.show:report", "Show RESULT, the JSON of a prune, and write it as a page."),
     "score": Lazy("score:score", "Score the channels of MODEL."),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 import traceback
 import warnings
@@ -29,6 +30,7 @@ __all__ = [
     "Lazy",
     "Program",
     "be_verbose",
+    "command_line",
     "load",
     "speller",
     "tell",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _LOADING, _ERASE = "loading ...", "\r\x1b[2K"
+_ARGUMENTS = "obs_onnx.arguments"  # in what contexts share: those of the program
 _TOLD = "obs_onnx.told"  # in what contexts share: the terminal says that something is being loaded
 _QUIET = {"-q", "--quiet", "-h", "--help"}
 _VERBOSE = "obs_onnx.verbose"  # in what the contexts of a command line share
@@ -120,6 +123,11 @@ class Program(click.Group):
             click.echo(_LOADING, err=True, nl=False)
         return found
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments for those who want to show them."""
+        ctx.meta[_ARGUMENTS] = list(args)
+        return super().parse_args(ctx, args)
+
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """A command, imported now."""
         lazy = self._lazy.get(cmd_name)
@@ -197,6 +205,12 @@ def verbose() -> bool:
     """Whether the command that runs was asked to tell more."""
     context = click.get_current_context(silent=True)
     return context is not None and bool(context.meta.get(_VERBOSE))
+
+
+def command_line() -> str:
+    """The command that runs, as it could be typed again."""
+    context = click.get_current_context()
+    return shlex.join(["obs-onnx", *context.meta.get(_ARGUMENTS, ())])
 
 
 def load(verb: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell, verbose
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell, verbose
 from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
 from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
@@ -52,7 +53,7 @@ def prune(
     options["output"] = options["output"] or beside(model, pruned_path)
     check_files(model, PruneOptions(**options), json_path=json_path, html_path=html_path)
     result = obs_onnx.prune(model, progress=report.terminal_progress(silent=silent), **options)
-    found = result.report
+    found = replace(result.report, command=command_line())
     behind = Behind(found.output, found.failures)
     if json_path:
         behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, found.to_json()))

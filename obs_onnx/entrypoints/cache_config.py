@@ -1,19 +1,46 @@
-"""Configurations of a language model beside its file, which say how many heads its caches have."""
+"""Configurations of a language model beside its file: how many heads its caches have, and which tokens."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
 from obs_onnx.io.paths import config_destination, configs_beside
-from obs_onnx.passes.errors import DataError, boundary
+from obs_onnx.pruning.fewer_tokens import TOKEN_ID, FewerTokens, read_config
 
-__all__ = ["new_configs"]
+__all__ = ["files_beside", "new_configs"]
 
+_VOCABULARY = "vocab_size"
 _HEADS, _SHARED, _WIDTHS = "num_attention_heads", "num_key_value_heads", ("head_size", "head_dim")
+
+
+def files_beside(
+    model: ir.Model,
+    caches: Sequence[str],
+    fewer: FewerTokens | None,
+    path: Path | None,
+    destination: Path,
+) -> tuple[dict[Path, object], list[str]]:
+    """What is written beside a model whose interface is another one, and what could not be said.
+
+    Args:
+        model: the smaller one, complete.
+        caches: names of its inputs that are caches of keys and values, where they may have changed.
+        fewer: tokens that stay, where some went.
+        path: of the model that came in.
+        destination: of the smaller one.
+
+    Raises:
+        DataError: a configuration is no JSON.
+    """
+    configs, told = new_configs(model, caches, path, destination) if caches else ({}, [])
+    if fewer is None:
+        return configs, told
+    if not told:
+        configs = _with_tokens(configs, fewer.tokens.places, path, destination)
+    return {**fewer.files(destination), **configs}, told
 
 
 def new_configs(
@@ -40,10 +67,33 @@ def new_configs(
         return {}, [f"{names} was not written anew: {sizes}"]
     found: dict[Path, object] = {}
     for config in there:
-        with boundary(f"{config} cannot be read", DataError):
-            given = json.loads(config.read_text(encoding="utf-8"))
-            found[config_destination(config, destination, alone)] = _changed(given, sizes)
+        found[config_destination(config, destination, alone)] = _changed(read_config(config), sizes)
     return found, []
+
+
+def _with_tokens(
+    configs: Mapping[Path, object], places: Mapping[int, int], path: Path | None, destination: Path
+) -> dict[Path, object]:
+    """Configurations, of which some are changed already, with the number of tokens and the special ones."""
+    found = dict(configs)
+    for config in [] if path is None else configs_beside(path):
+        where = config_destination(config, destination)
+        found[where] = _renumbered(found[where] if where in found else read_config(config), places)
+    return found
+
+
+def _renumbered(given: object, places: Mapping[int, int]) -> object:
+    if not isinstance(given, dict):
+        return given
+    changed = {name: _renumbered(value, places) for name, value in given.items()}
+    for name, value in given.items():
+        if name == _VOCABULARY and isinstance(value, int):
+            changed[name] = len(places)
+        elif name.endswith(TOKEN_ID) and isinstance(value, int | list):
+            ids = value if isinstance(value, list) else [value]
+            new = [places.get(one, one) for one in ids]
+            changed[name] = new if isinstance(value, list) else new[0]
+    return changed
 
 
 def _sizes(model: ir.Model, caches: frozenset[str]) -> Mapping[str, int] | str:

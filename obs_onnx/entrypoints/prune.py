@@ -17,7 +17,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
+from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -30,7 +30,7 @@ from obs_onnx.meter import metered
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
-from obs_onnx.pruning.inputs import load
+from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
@@ -146,7 +146,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
-        inputs = load(model, options)
+        inputs = load(model, options, options.vocabulary)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
@@ -168,6 +168,9 @@ def _pruned(
     with recorder.part("search"):
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(found, calibrated, recorder)
+    if (keep := proven.result.keep) is not None and inputs.fewer is not None:
+        keep = {**keep, "vocabulary": inputs.fewer.record}
+        proven = replace(proven, result=replace(proven.result, keep=keep))
     quantized = None
     if quantizer is not None:
         with recorder.stage("quantize"):
@@ -175,7 +178,7 @@ def _pruned(
     kept = None if quantized is None else quantized.put_back(inputs.batch)
     if destination is not None:
         with recorder.stage("write"):
-            notes = _write(proven, kept, destination, inputs.path, options.custom_domains)
+            notes = _write(proven, kept, destination, inputs, options.custom_domains)
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
@@ -206,26 +209,25 @@ def _write(
     proven: Proven[Attempt],
     quantized: Quantized | None,
     destination: Path,
-    path: Path | None,
+    inputs: Inputs,
     custom_domains: Sequence[str],
 ) -> Sequence[str]:
     """Write the model, what was kept of it, and the same in integers; a stream gets the model.
 
     Returns:
-        What a configuration beside the model at ``path`` could not say of the caches.
+        What a configuration beside the model that came in could not say of the caches.
     """
-    caches, told = proven.result.caches, list[str]()
+    told = list[str]()
     with together() as files:
         save_model(proven.result.model, destination, proven.check_file(custom_domains), files)
         if is_stream(destination):
             return told
         _write_beside(proven.result.keep, destination, files)
-        if caches:
-            names = sorted(proven.cache_names)
-            configs, told = new_configs(proven.result.model, names, path, destination)
-            for file, config in configs.items():
-                write_json(file, config, files)
+        names = sorted(proven.cache_names) if proven.result.caches else []
+        beside, told = files_beside(proven.result.model, names, inputs.fewer, inputs.path, destination)
+        for file, contents in beside.items():
+            write_json(file, contents, files)
         if quantized is not None:
-            beside = quantized_path(destination, quantized.kind)
-            save_model(quantized.complete, beside, quantized.check_file, files)
+            place = quantized_path(destination, quantized.kind)
+            save_model(quantized.complete, place, quantized.check_file, files)
     return told

@@ -9,14 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.calibration.layer_weights import regrouped, stored
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
+from obs_onnx.data.language.tokens import Tokens, TokenSource
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
-from obs_onnx.entrypoints.cache_config import new_configs
+from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -29,9 +31,11 @@ from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
+from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.parameters import integer_forms
+from obs_onnx.pruning.fewer_tokens import FewerTokens
 from obs_onnx.reconstruction.channels import spread
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
@@ -77,25 +81,35 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
+    fewer = _fewer(file)
+    tokens = None if fewer is None else fewer.tokens
     with boundary(f"{source} does not fit {name}", DataError):
-        original = declare_shapes(lambda: runtime, with_fixed(original, options.fix))
+        original = with_fixed(original, options.fix)
+        if tokens is not None:
+            original = cut_vocabulary(original, tokens.ids, tokens.kept)
+        original = declare_shapes(lambda: runtime, original)
         caches = caches_of(original, file)
         inner = caches.inner(original)
         small = shrunk(inner, file, caches.names, _round)
     front = replace(find_front(runtime, inner), caches=caches if caches.pairs else None)
     calib = calibration_beside(path) if options.calib is None else options.calib
-    notes = [_compared(runtime, front, file, small, calib, options.fix), *front.notes_behind]
+    notes = [_compared(runtime, front, file, small, calib, options.fix, tokens), *front.notes_behind]
     whole = front.closed(small)
     destination = None if options.output is None else Path(options.output)
     if destination is not None:
-        notes += _write(whole, front, runtime, path, destination)
+        notes += _write(whole, front, fewer, runtime, path, destination)
     return Replayed(whole, destination, tuple(notes))
 
 
 def _write(
-    model: ir.Model, front: Front, runtime: Runtime, path: Path | None, destination: Path
+    model: ir.Model,
+    front: Front,
+    fewer: FewerTokens | None,
+    runtime: Runtime,
+    path: Path | None,
+    destination: Path,
 ) -> Sequence[str]:
-    """Write the model, and the sizes of its caches where a configuration beside the given one has them.
+    """Write the model, and what says of its caches and tokens what they are.
 
     Returns:
         What a configuration could not say.
@@ -108,10 +122,11 @@ def _write(
     told = list[str]()
     with together() as files:
         save_model(model, destination, check, files)
-        if front.caches is not None and not is_stream(destination):
-            configs, told = new_configs(model, sorted(front.caches.names), path, destination)
-            for file, config in configs.items():
-                write_json(file, config, files)
+        if not is_stream(destination):
+            names = [] if front.caches is None else sorted(front.caches.names)
+            beside, told = files_beside(model, names, fewer, path, destination)
+            for file, contents in beside.items():
+                write_json(file, contents, files)
     return told
 
 
@@ -138,6 +153,10 @@ def _checked(found: object, where: str) -> KeepFile:
             *caches.values(),
             *(use["kept"] for each in uses.values() for use in each),
         ]
+        tokens = found.get("vocabulary", {"inputs": [], "outputs": [], "size": 0, "kept": []})
+        kept += [{"0": [*tokens["kept"], tokens["size"]]}]
+        if not all(isinstance(one, str) for one in (*tokens["inputs"], *tokens["outputs"])):
+            raise wrong
         indices = [(int(axis), index) for axes in kept for axis, part in axes.items() for index in part]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise wrong from error
@@ -146,8 +165,23 @@ def _checked(found: object, where: str) -> KeepFile:
     return cast("KeepFile", {"schema": 1, **found})
 
 
+def _fewer(file: KeepFile) -> FewerTokens | None:
+    """The tokens that stay, where some went."""
+    if "vocabulary" not in file:
+        return None
+    given = file["vocabulary"]
+    tokens = Tokens(tuple(given["inputs"]), given["size"], np.array(given["kept"], np.int64))
+    return FewerTokens(tokens, tuple(given["outputs"]))
+
+
 def _compared(
-    runtime: Runtime, front: Front, file: KeepFile, small: ir.Model, calib: object, fix: Fixed
+    runtime: Runtime,
+    front: Front,
+    file: KeepFile,
+    small: ir.Model,
+    calib: object,
+    fix: Fixed,
+    tokens: Tokens | None,
 ) -> str:
     """Compare with the model in which the channels are silenced, and say so.
 
@@ -165,7 +199,8 @@ def _compared(
         sizes = implied_sizes(front.model)
         feed: Values = random_feed(session.inputs, sizes=sizes)
         if calib is not None:
-            feed = next(iter(open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)))
+            data = open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)
+            feed = next(iter(data if tokens is None else TokenSource.of(data, tokens)))
         session.run(feed)
     except InputError as error:
         if calib is not None:

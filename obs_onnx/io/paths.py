@@ -22,6 +22,7 @@ __all__ = [
     "quantized_path",
     "same_file",
     "side_path",
+    "vocabulary_path",
 ]
 
 _CONFIGS = ("genai_config.json", "config.json")  # of onnxruntime-genai, and of Hugging Face transformers
@@ -86,6 +87,11 @@ def config_destination(config: Path, destination: Path, alone: bool = True) -> P
 def keep_path(destination: Path) -> Path:
     """Where the removed channels of a result are written."""
     return destination.with_suffix(".keep.json")
+
+
+def vocabulary_path(destination: Path) -> Path:
+    """Where new ids of the tokens that stay are written."""
+    return destination.with_suffix(".vocabulary.json")
 
 
 def quantized_path(destination: Path, kind: str) -> Path:

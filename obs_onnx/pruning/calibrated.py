@@ -67,6 +67,7 @@ class DenseModel:
         labelled: how it does on such data, if there is any.
         complaints: what the ONNX checker says of it; a result that is the same in this is no worse.
         batch: how ``model`` was made to take any number of samples, if it was.
+        rows: of class scores of one sample.
     """
 
     model: ir.Model
@@ -80,6 +81,7 @@ class DenseModel:
     labelled: Evaluation | None = None
     complaints: tuple[str, ...] = ()
     batch: FreeBatch | None = None
+    rows: int = 1
 
     @property
     def figure(self) -> float | None:
@@ -189,7 +191,8 @@ class Calibrated:
         samples = effort.samples
         if data.fit.count is not None:
             samples = min(samples, int(data.fit.count * _DAMAGE_SHARE))
-        levels, samples = effort.bounded(parts, dense.cost.macs, len(dense.model.graph), samples)
+        nodes = len(dense.model.graph)
+        levels, samples = effort.bounded(parts, dense.cost.macs, nodes, samples, dense.rows)
         runs = parts * levels * samples / 2 + 4 * (data.fit.count or samples)
         return (
             f"measuring {parts} {what} at {levels} levels or more on {samples} samples: "
@@ -240,8 +243,9 @@ def calibrate(
     data = replace(data, alerts=alerts)
     stages = plan_stages(model, layers)
     dense = DenseModel(
-        model, layers, stages, where, session, cost, yardstick, metric, labelled, said, inputs.batch
-    )
+        model, layers, stages, where, session, cost, yardstick, metric, labelled, said, inputs.batch,
+        1 if yardstick.scores is None else max(1, len(yardstick.scores.rows(answer)) // max(rows, 1)),
+    )  # fmt: skip
     _check_measurable(targets, answer, dense)
     timing, stopwatch, effort = None, None, EFFORTS[options.effort]
     if options.latency or targets.timed:
@@ -377,7 +381,9 @@ def _doubts(
 def _open_data(inputs: Inputs, session: Session, options: SearchOptions) -> CalibrationData:
     def opened(what: Any) -> Source:
         def read(specs: Sequence[TensorSpec]) -> Source:
-            return open_calibration(specs, inputs.path, replace(options, calib=what), inputs.sizes)
+            asked = replace(options, calib=what)
+            tokens = None if inputs.fewer is None else inputs.fewer.tokens
+            return open_calibration(specs, inputs.path, asked, inputs.sizes, tokens)
 
         return freed_source(inputs.batch, session.inputs, MOST_SAMPLES, read)
 

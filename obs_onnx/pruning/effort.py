@@ -12,7 +12,8 @@ __all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 LEAST_SAMPLES = 8
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
 _FEWEST_LEVELS, _MOST_LEVELS = 2, 8
-_REFITTING = 3  # times the multiply-accumulates of an effort that may go into that
+_ROWS = 16  # of scores that a sample may have and count once: words of a sentence are not alike as pixels are
+_FEWER = 4  # times fewer samples of many rows, at most
 _PASSES = 3  # over the model: dense, pruned, and the moments of its layers
 _MACS_PER_BYTE = 40  # that are done in the time in which a byte of activations is written and read again
 _FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage
@@ -31,6 +32,7 @@ class Effort:
         refinements: further levels per layer, where its curve bends.
         samples: on which the damage is measured, at most.
         macs: multiply-accumulates that measuring may take; cheap models get up to 8 levels.
+        refitting: multiply-accumulates that refits of whole models may take, to see what they mend.
         widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
@@ -39,6 +41,7 @@ class Effort:
     refinements: int
     samples: int
     macs: float
+    refitting: float
     widths: int
     trials: int
 
@@ -57,7 +60,7 @@ class Effort:
         """
         solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
         once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
-        return times * once <= _REFITTING * self.macs
+        return times * once <= self.refitting
 
     def solved_levels(self, levels: int, layers: Sequence[Layer]) -> int:
         """How many of so many sparsities layers are solved at to measure damage: of wide ones few.
@@ -76,7 +79,7 @@ class Effort:
         """Levels per layer or group of a model with so many of them and so many multiply-accumulates."""
         return max(self.levels, min(int(self.affordable(parts, macs)), _MOST_LEVELS))
 
-    def bounded(self, parts: int, macs: int, nodes: int, samples: int) -> tuple[int, int]:
+    def bounded(self, parts: int, macs: int, nodes: int, samples: int, rows: int = 1) -> tuple[int, int]:
         """Levels per part, and samples: even a huge model with many parts is measured in limited time.
 
         Args:
@@ -84,8 +87,10 @@ class Effort:
             macs: multiply-accumulates of the model per sample.
             nodes: of the model.
             samples: that there are.
+            rows: of class scores of a sample, one for each word of a sentence; many say more than one.
         """
-        levels, samples = self.levels_for(parts, macs), min(samples, self.samples)
+        enough = max(self.samples // _FEWER, min(self.samples, self.samples * _ROWS // max(rows, 1)))
+        levels, samples = self.levels_for(parts, macs), min(samples, enough)
         most = _HEADROOM * self.macs / max(parts, 1)  # for each part; half of a model lies behind it
         samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
         once = samples * macs / 2 + nodes * _MACS_PER_NODE
@@ -114,7 +119,7 @@ class Budget:
 
 
 EFFORTS = {
-    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, widths=5, trials=4),
-    "normal": Effort(levels=5, refinements=1, samples=256, macs=2e12, widths=7, trials=6),
-    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, widths=7, trials=8),
+    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, refitting=6e11, widths=5, trials=4),
+    "normal": Effort(levels=5, refinements=1, samples=256, macs=2e12, refitting=1.2e13, widths=7, trials=6),
+    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, refitting=3e14, widths=7, trials=8),
 }

@@ -13,12 +13,13 @@ import onnx_ir as ir
 from obs_onnx.data.feeds import Feed, TensorSpec
 from obs_onnx.data.fixed import fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
+from obs_onnx.data.language.tokens import Tokens, TokenSource
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.io.onnx_file import ModelLike, open_model
-from obs_onnx.io.paths import calibration_of
+from obs_onnx.io.paths import calibration_of, configs_beside
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.passes.errors import OptionError, named
@@ -26,6 +27,14 @@ from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.ops import key
+from obs_onnx.pruning.fewer_tokens import (
+    FewerTokens,
+    Reduced,
+    named_tokens,
+    read_config,
+    reduced,
+    tokenizer_beside,
+)
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -50,6 +59,7 @@ class Inputs:
         runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
         sizes: values of named free sizes of inputs that the model implies.
+        fewer: tokens that stay, where the vocabulary was cut; :attr:`original` is the model with these.
     """
 
     front: Front
@@ -60,6 +70,7 @@ class Inputs:
     runtime: Runtime
     target: Runtime
     sizes: Mapping[str, int] = field(default_factory=dict)
+    fewer: FewerTokens | None = None
 
     @property
     def model(self) -> ir.Model:
@@ -78,7 +89,16 @@ class Inputs:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where a fixed batch stays, for people."""
+        """That the vocabulary was cut, and where a fixed batch stays, for people."""
+        return (*(() if self.fewer is None else self.fewer.notes), *self._fixed_batch)
+
+    @property
+    def file(self) -> Path | None:
+        """That holds :attr:`original`, or None."""
+        return self.path if self.fewer is None else None
+
+    @property
+    def _fixed_batch(self) -> tuple[str, ...]:
         shapes = [value.shape for value in real_inputs(self.given) if value.shape is not None]
         fixed = [shape for shape in shapes if len(shape) > 1]
         if self.batch is not None or not fixed or not all(isinstance(shape[0], int) for shape in fixed):
@@ -95,8 +115,13 @@ class Inputs:
         return model if self.batch is None else self.batch.put_back(model)
 
 
-def load(model: ModelLike, options: SearchOptions) -> Inputs:
+def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None) -> Inputs:
     """Open a model and the runtimes that ``options`` name.
+
+    Args:
+        model: a file, or a model in memory.
+        options: of the run.
+        vocabulary: which tokens stay, see :func:`obs_onnx.pruning.fewer_tokens.reduced`; None for all.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
@@ -108,7 +133,12 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     if isinstance(here, OrtRuntime) and any(random_nodes(fixed)):
         here = here.steadied()
     sizes = implied_sizes(fixed)
-    read = partial(open_calibration, path=path, options=options, sizes=sizes)
+    fewer = None
+    if vocabulary is not None:
+        cut = _with_tokens(fixed, here, vocabulary, path, options, sizes)
+        fixed, fewer = cut.model, cut.fewer
+    tokens = None if fewer is None else fewer.tokens
+    read = partial(open_calibration, path=path, options=options, sizes=sizes, tokens=tokens)
 
     def sample(specs: Sequence[TensorSpec]) -> Feed:
         return next(iter(read(specs).rebatch(_SAMPLE)))
@@ -118,7 +148,23 @@ def load(model: ModelLike, options: SearchOptions) -> Inputs:
     front = find_front(here, fixed if caches is None else caches.inner(fixed), options.cut)
     front = replace(front, caches=caches)
     shaped = declare_shapes(lambda: here, front.model, sample if again else None)
-    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes)
+    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes, fewer)
+
+
+def _with_tokens(
+    model: ir.Model,
+    runtime: Runtime,
+    vocabulary: str,
+    path: Path | None,
+    options: SearchOptions,
+    sizes: Mapping[str, int],
+) -> Reduced:
+    asked = [options, *([] if options.eval is None else [replace(options, calib=options.eval)])]
+    read = [partial(open_calibration, path=path, options=one, sizes=sizes) for one in asked]
+    file = tokenizer_beside(options.tokenizer, options.calib, path)
+    configs = [] if path is None else configs_beside(path)
+    named_ones = {one for config in configs for one in named_tokens(read_config(config))}
+    return reduced(model, runtime, vocabulary, read, file, named_ones)
 
 
 def open_calibration(
@@ -126,6 +172,7 @@ def open_calibration(
     path: Path | None,
     options: SearchOptions,
     sizes: Mapping[str, int] | None = None,
+    tokens: Tokens | None = None,
 ) -> Source:
     """The calibration data.
 
@@ -134,11 +181,12 @@ def open_calibration(
         path: of the model.
         options: about data.
         sizes: values of named free sizes of the inputs.
+        tokens: that stay; the data has the ids of before.
 
     Raises:
         DataError, OptionError: there is none, or it does not fit.
     """
-    return open_source(
+    source = open_source(
         calibration_of(options.calib, path),
         specs,
         batch_size=MOST_SAMPLES,
@@ -150,6 +198,7 @@ def open_calibration(
         sizes=sizes,
         text=options.text,
     )
+    return source if tokens is None else TokenSource.of(source, tokens)
 
 
 def check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:

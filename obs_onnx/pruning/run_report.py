@@ -26,6 +26,7 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
+from obs_onnx.pruning.provenance import provenance
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.strategy import Finished, Plan
 from obs_onnx.quantization.comparison import combine
@@ -72,7 +73,7 @@ class Run:
         """Of the model as it came in."""
         dense, inputs = self.calibrated.dense, self.inputs
         accuracy, metric = _shown(dense.labelled, dense.metric)
-        return figures(inputs.original, inputs.path, accuracy, dense.cost, self.plan.leaves_zeros, metric)
+        return figures(inputs.original, inputs.file, accuracy, dense.cost, self.plan.leaves_zeros, metric)
 
     def pruned_figures(self, result: Finished[Attempt], path: Path | None) -> Figures:
         """Of a result that lies in a file."""
@@ -178,7 +179,7 @@ def report(
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
         quantized=None if quantized is None or file is None else str(quantized_path(file, quantized.kind)),
         combinations=combined.value,
-        environment={key: str(value) for key, value in run.inputs.runtime.environment().items()},
+        environment=provenance(run.inputs),
         proof=result.proof,
         caches=_cache_shapes(run, result),
         notes=(

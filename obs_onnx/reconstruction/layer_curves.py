@@ -92,8 +92,8 @@ class _Probe:
         for name, array in solved.tensors.items():
             values[name] = array.astype(values[name].dtype)
         if run is None:
-            changed = SetWeights(solved.tensors)(self._around.clone()).model
-            values, run = {}, self._testing.part(changed, self._outputs)
+            model = SetWeights(solved.tensors)(self._around.clone()).model
+            values, run = {}, self._testing.part(model, self._outputs)
         damage = Damage(self._yardstick, self._outputs)
         found = run.each({**batch, **values} for batch in self._testing)
         for expected, changed in zip(self._reference, found, strict=True):

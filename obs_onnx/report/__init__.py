@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from obs_onnx.io.json_file import write_json
     from obs_onnx.progress import terminal_progress
+    from obs_onnx.report.compared import print_comparison
     from obs_onnx.report.console import (
         print_bench,
         print_combinations,
@@ -21,18 +22,23 @@ if TYPE_CHECKING:
         print_scores,
     )
     from obs_onnx.report.criterion_plot import check_plot, write_scatter
-    from obs_onnx.report.html import write_html
+    from obs_onnx.report.page.html import write_html
     from obs_onnx.report.pruning_text import print_report
+    from obs_onnx.report.readable import ReadableReport
+    from obs_onnx.results.saved import read_report
 
 __all__ = [
+    "ReadableReport",
     "check_plot",
     "print_bench",
     "print_combinations",
+    "print_comparison",
     "print_evaluation",
     "print_frontier",
     "print_inspection",
     "print_report",
     "print_scores",
+    "read_report",
     "terminal_progress",
     "write_html",
     "write_json",
@@ -40,16 +46,19 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ReadableReport": "obs_onnx.report.readable",
     "check_plot": "obs_onnx.report.criterion_plot",
     "print_bench": "obs_onnx.report.console",
     "print_combinations": "obs_onnx.report.console",
+    "print_comparison": "obs_onnx.report.compared",
     "print_evaluation": "obs_onnx.report.console",
     "print_frontier": "obs_onnx.report.console",
     "print_inspection": "obs_onnx.report.console",
     "print_report": "obs_onnx.report.pruning_text",
     "print_scores": "obs_onnx.report.console",
+    "read_report": "obs_onnx.results.saved",
     "terminal_progress": "obs_onnx.progress",
-    "write_html": "obs_onnx.report.html",
+    "write_html": "obs_onnx.report.page.html",
     "write_json": "obs_onnx.io.json_file",
     "write_scatter": "obs_onnx.report.criterion_plot",
 }

@@ -20,12 +20,14 @@ def next_steps(report: Report) -> list[str]:
     if output is None:
         return []
     steps = [
-        f"--target {one.target}={plain(one.possible)} is possible" for one in report.missed if one.possible
+        f"ask for what is possible: --target {one.target}={plain(one.possible)}"
+        for one in report.missed
+        if one.possible
     ]
     if report.mode == _CHANNELS and LATENCY.name not in report.targets and _is_slower(report):
-        steps.append(f"smaller but no faster: obs-onnx prune {model} --target {LATENCY.name}=0.9")
+        steps.append(f"smaller but no faster: add --target {LATENCY.name}=0.9")
     if "finetune" not in report.options and _lost_much(report):
-        steps.append(f"accuracy or outputs suffer: obs-onnx prune {model} --finetune 300")
+        steps.append("accuracy or outputs suffer: add --finetune 300")
     if not steps and report.before.accuracy is None:
         small = shlex.quote(output)
         steps.append(f"on data of your own: obs-onnx eval {small} --data test.npz --against {model}")

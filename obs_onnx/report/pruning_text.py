@@ -71,7 +71,7 @@ def print_report(
 
 
 def _unwritten(report: Report) -> str:
-    return "(dry run, nothing written)" if not report.environment else "(nothing written)"
+    return "(dry run, nothing written)" if report.is_dry else "(nothing written)"
 
 
 def _print_outcome(out: Writer, report: Report, files: Sequence[str]) -> None:
@@ -84,6 +84,8 @@ def _print_outcome(out: Writer, report: Report, files: Sequence[str]) -> None:
         told = "" if reached is None else f", {plain(reached)}"
         if name in missed:
             out.line(f"target {missed[name]}", style="bold red")
+        elif report.is_dry:
+            out.line(f"target {name}={wanted}: not tried, this is a dry run")
         elif report.met or reached is not None:
             out.line(f"target {name}={wanted}: reached{told}", style="green")
         else:
@@ -96,8 +98,8 @@ def _print_outcome(out: Writer, report: Report, files: Sequence[str]) -> None:
         longest = sorted(report.seconds.items(), key=lambda item: -item[1])
         total = report.seconds.get("total")
         stages = [f"{name} {value:.1f} s" for name, value in longest if name != "total" and value >= _SHOWN]
-        whole = "" if total is None else f"{total:.1f} s"
-        out.line(", ".join(filter(None, [f"time: {whole}".rstrip(), *stages[:_STAGES]])), style="dim")
+        whole = [] if total is None else [f"{total:.1f} s"]
+        out.line(f"time: {', '.join([*whole, *stages[:_STAGES]])}", style="dim")
 
 
 def _print_costs(out: Writer, report: Report) -> None:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from obs_onnx.allocation.targets import ERROR, LATENCY, MACS
 from obs_onnx.report import format as fmt
-from obs_onnx.report.html import write_html
+from obs_onnx.report.page.html import write_html
 from obs_onnx.report.text_writer import label_of
 from obs_onnx.results.pruning import Figures, Report
 
@@ -43,7 +43,7 @@ class ReadableReport(Report):
 def summary_line(report: Report) -> str:
     """What became of the model, in one line: figures before and after, and whether the targets hold."""
     before, after, zeros = report.before, report.after, report.mode == "weights"
-    if report.output is None and not report.groups and not report.layers:
+    if report.is_dry:
         return f"{report.model}: dry run, nothing was pruned"
     changes = [
         _change(MACS.label, before.macs, after.macs, fmt.count),

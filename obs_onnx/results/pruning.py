@@ -290,6 +290,8 @@ class Report:
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
         options: what was asked for, where it is not the default.
+        environment: the runtime, its machine, versions, date and the model's check sum.
+        command: the command line of the run, if it had one.
         proof: outputs compared with those of the dense model without the effect of removed channels.
         caches: shapes of the caches that go in and come out, where they were allowed to change.
         notes: advice for the reader.
@@ -326,6 +328,7 @@ class Report:
     seed: int | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, object] = field(default_factory=dict)
+    command: str | None = None
     missed: tuple[Missed, ...] = ()
     reached: Mapping[str, float | str] = field(default_factory=dict)
     proof: Agreement | None = None
@@ -334,6 +337,11 @@ class Report:
     alerts: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
     schema: int = SCHEMA
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether the run stopped before anything was pruned."""
+        return self.output is None and not self.groups and not self.layers
 
     def to_json(self) -> dict[str, object]:
         """Plain dicts, lists, strings, finite numbers, booleans and None, ready for :func:`json.dumps`."""

@@ -42,8 +42,8 @@ def admm_levels(
     pattern: Pattern = UNSTRUCTURED,
     penalties: Sequence[float] = EFFORTS["normal"][0],
     iterations: int = EFFORTS["normal"][1],
-) -> Iterator[NDArray[np.bool_]]:
-    """Supports at several sparsities of the whole layer.
+) -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
+    """Supports at several sparsities of the whole layer, and weights on them.
 
     Args:
         problem: the layer.
@@ -53,7 +53,7 @@ def admm_levels(
         iterations: steps per penalty; a level ends early once its support stays the same.
 
     Yields:
-        One mask (G, O, I) per sparsity, in order.
+        One mask (G, O, I) per sparsity, in order, and weights that are close to the best on it.
     """
     scale = np.sqrt(np.einsum("gii->gi", problem.a))
     b = ((problem.start @ problem.a) / scale[:, None, :]).astype(np.float32)
@@ -61,10 +61,11 @@ def admm_levels(
     steps = list(zip(np.asarray(penalties, np.float32), _inverses(problem, scale, penalties), strict=True))
     for sparsity in sparsities:
         mask = project(best * best, sparsity, pattern)
+        found = best * mask
         if not mask.all():
             supports = _Supports(sparsity, pattern)
-            mask = _annealed(b, best * mask, mask, supports, steps, iterations)
-        yield mask
+            mask, found = _annealed(b, found, mask, supports, steps, iterations)
+        yield mask, found / scale[:, None, :]
 
 
 def _inverses(problem: Problem, scale: NDArray[np.float64], penalties: Sequence[float]) -> list[Float32]:
@@ -105,8 +106,8 @@ def _annealed(
     supports: _Supports,
     steps: Sequence[tuple[np.float32, Float32]],
     iterations: int,
-) -> NDArray[np.bool_]:
-    """The support after some iterations with each penalty.
+) -> tuple[NDArray[np.bool_], Float32]:
+    """The support after some iterations with each penalty, and the weights on it.
 
     Args:
         b: (G, O, I) right-hand sides.
@@ -128,7 +129,7 @@ def _annealed(
                 stable = stable + 1 if np.array_equal(mask, previous) else 0
                 if stable >= _STABLE:
                     break
-    return mask
+    return mask, state.d
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ _BATCH_ELEMENTS = 1 << 21
 _CG_COLUMNS = 1024
 _CG_ITERATIONS = 60
 _DEFLATED = 64  # directions of a matrix that are solved for by themselves
+_SINGLE = 1e-8  # square of the residual that float32 reaches
 
 
 def _small(problem: Problem, mask: Mask) -> Float:
@@ -127,6 +128,7 @@ def _conjugate(
             break
         unit = now[active, None]
         r = (residual[active] / unit).astype(np.float32)
+        enough = np.maximum(_SINGLE, (tolerance / 2 * size[active] / now[active]) ** 2)
         keep32, eased = mask32[active], deflated.of_rows(active)
         z = eased(r, keep32)
         x, p = np.zeros_like(r), z.copy()
@@ -136,7 +138,7 @@ def _conjugate(
             step = energy / np.maximum(np.einsum("oi,oi->o", p, q), np.finfo(np.float32).tiny)
             x += step[:, None] * p
             r -= step[:, None] * q
-            if np.einsum("oi,oi->o", r, r).max() < max(1e-8, tolerance**2):
+            if (np.einsum("oi,oi->o", r, r) < enough).all():
                 break
             z = eased(r, keep32)
             fresh = np.einsum("oi,oi->o", r, z)
@@ -193,13 +195,14 @@ class _Deflated:
         return np.asarray((r - (inside @ self.u.T) * keep) / self.floor, np.float32)
 
 
-def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
+def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9, start: Float | None = None) -> Float:
     """Best weights on a support.
 
     Args:
         problem: the layer.
         mask: (G, O, I) kept weights.
         tolerance: relative residual of the normal equations where conjugate gradients solve them.
+        start: (G, O, I) what they start from; by default the optimum of all weights.
 
     Returns:
         (G, O, I) weights, exactly zero outside the support, least squares optimal on it.
@@ -216,8 +219,9 @@ def refit(problem: Problem, mask: Mask, tolerance: float = 1e-9) -> Float:
             direct = (smaller**3).sum() / 75e9 + (smaller**2).sum() * 4e-9
             iterative = 2.0 * len(kept) * columns**2 * (iterations / 60e9 + 4 / 30e9)
             if iterative < direct and len(np.unique(mask[group], axis=0)) > len(kept) // 2:
+                first = problem.optimum if start is None else start
                 w[group] = conjugate_gradients(
-                    problem.a[group], problem.b[group], mask[group], problem.optimum[group], tolerance
+                    problem.a[group], problem.b[group], mask[group], first[group], tolerance
                 )
                 continue
         supports: dict[bytes, list[int]] = {}

@@ -28,6 +28,7 @@ Float = NDArray[np.float64]
 
 _MAX_TRIES = 14
 _SMALLEST_DAMPING = 1e-10
+_LARGE = 1e-3  # damping that keeps the condition of A far from what float64 can tell
 _NARROW = 64  # columns up to which all groups are handled at once
 _TILE = 256  # rows and columns that are mirrored at a time
 
@@ -75,15 +76,17 @@ class Problem:
 
     @cached_property
     def optimum(self) -> Float:
-        """w*, (G, O, I), with one step of iterative refinement."""
+        """w*, (G, O, I), with one step of iterative refinement unless damping is large for float64."""
         if self.a.shape[1] <= _NARROW:
             w = self.b @ self.inverse
             w += (self.b - w @ self.a) @ self.inverse
             return np.asarray(w)
+        refined = self.damping < _LARGE
         w = np.empty_like(self.b)
         for group, (a, b, factor) in enumerate(zip(self.a, self.b, self.factors, strict=True)):
-            best = lapack.dpotrs(factor, b.T, lower=1)[0].T
-            w[group] = best + lapack.dpotrs(factor, (b - best @ a).T, lower=1)[0].T
+            w[group] = lapack.dpotrs(factor, b.T, lower=1)[0].T
+            if refined:
+                w[group] += lapack.dpotrs(factor, (b - w[group] @ a).T, lower=1)[0].T
         return w
 
     @cached_property

@@ -31,9 +31,9 @@ AUTO = "auto"
 
 _WIDE = 2048
 _EARLY = {"brief", "quick"}  # efforts whose iterative refits end early
-_EARLY_RESIDUAL = 1e-3
 _BOTH_SECONDS = 2.0
 _EARLY_END = 0.5
+_EARLY_RESIDUAL = 1e-4
 
 Mask = NDArray[np.bool_]
 Float = NDArray[np.float64]
@@ -61,8 +61,8 @@ class Method:
     """A method.
 
     Attributes:
-        supports: for each sparsity the mask of the kept weights, and what they become without a refit; None:
-            they stay as they are. All arrays are (G, O, I).
+        supports: for each sparsity the mask of the kept weights, and what they become without a refit, from
+            which a refit starts; None: they stay as they are. All arrays are (G, O, I).
         exact: its weights are always refitted.
         patient: its refits never end early.
         single: it removes single weights only, no pattern of them.
@@ -131,10 +131,9 @@ def _surgeon(asked: Asked) -> Iterator[tuple[Mask, None]]:
         yield path.mask(sparsity), None
 
 
-def _admm(asked: Asked) -> Iterator[tuple[Mask, None]]:
+def _admm(asked: Asked) -> Iterator[tuple[Mask, Float]]:
     effort = EFFORTS[_effort(asked.shape[2], asked.effort)]
-    for mask in admm_levels(asked.problem, asked.sparsities, asked.pattern, *effort):
-        yield mask, None
+    yield from admm_levels(asked.problem, asked.sparsities, asked.pattern, *effort)
 
 
 def _lobs(asked: Asked) -> list[tuple[Mask, Float]]:
@@ -192,7 +191,7 @@ def solve_levels(
         seed: for "random".
         refit: False leaves the weights of "lobs", "magnitude" and "random" as these methods put them.
         effort: "brief", "quick", "normal" or "thorough" for admm; None: normal, quick from 2048 columns.
-            With brief and quick, iterative refits end early too, at a relative residual of 1e-3.
+            With brief and quick, iterative refits end early too, at a relative residual of 1e-4.
         scores: (G, O, I), not negative: the weights of least score go, and ``method`` is their name.
 
     Returns:
@@ -230,6 +229,6 @@ def _solutions(asked: Asked, name: str, method: Method, refit: bool) -> list[Sol
     tolerance = _EARLY_RESIDUAL if early else 1e-9
     exact = refit or method.exact
     for mask, left in method.supports(asked):
-        w = refit_on(problem, mask, tolerance) if exact else problem.w * mask if left is None else left
+        w = refit_on(problem, mask, tolerance, left) if exact else problem.w * mask if left is None else left
         solutions.append(Solution(w, mask, problem.error(w, exact), problem.damping, name))
     return solutions

@@ -18,7 +18,17 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.passes.layers.find_layers import find_layers
 
-__all__ = ["KeepFile", "Use", "caches_of", "keep_file", "kept_caches", "masks", "replay", "shrunk"]
+__all__ = [
+    "KeepFile",
+    "KeptTokens",
+    "Use",
+    "caches_of",
+    "keep_file",
+    "kept_caches",
+    "masks",
+    "replay",
+    "shrunk",
+]
 
 Kept = Mapping[str, Sequence[int]]
 
@@ -37,6 +47,22 @@ class Use(TypedDict):
     kept: Kept
 
 
+class KeptTokens(TypedDict):
+    """Tokens that stay.
+
+    Attributes:
+        inputs: of token ids.
+        outputs: with a score for each token.
+        size: number of tokens there were.
+        kept: their ids, rising.
+    """
+
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    size: int
+    kept: Sequence[int]
+
+
 class KeepFile(TypedDict, total=False):
     """The contents of ``keep.json``.
 
@@ -46,6 +72,8 @@ class KeepFile(TypedDict, total=False):
         uses: of initializers whose users keep different parts, which are therefore not in ``tensors``.
         removed: initializers that are gone altogether.
         caches: ``{input: {axis: kept indices}}`` of caches that are smaller, as the outputs that give them.
+        vocabulary: tokens that stay, where some went before anything else: all else is about the model
+            without these.
     """
 
     schema: int
@@ -53,6 +81,7 @@ class KeepFile(TypedDict, total=False):
     uses: Mapping[str, Sequence[Use]]
     removed: Sequence[str]
     caches: Mapping[str, Kept]
+    vocabulary: KeptTokens
 
 
 def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()) -> KeepFile:

@@ -52,7 +52,7 @@ class Cache:
 
 
 def find_caches(model: ir.Model) -> tuple[Cache, ...]:
-    """Caches of ``model``: an operator of attention, or a node that joins, takes the one and gives the other.
+    """Caches of ``model``: attention, or a node that joins or writes, takes the one and gives the other.
 
     Both are of a floating-point type and equally many axes. Identity nodes in between do not count.
     """

@@ -7,10 +7,12 @@ import onnx_ir as ir
 import pytest
 from layer_runs import FEEDS, LARGE, RUNTIME, normal, planned, stored
 
+from obs_onnx.calibration import sequential_moments
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.runtimes.sessions.partial_run import every_value
 
 X = np.concatenate([feed["x"] for feed in FEEDS]).astype(np.float64)
 
@@ -142,3 +144,77 @@ def test_other_lengths_are_posed_on_what_the_dense_model_gives(make_model) -> No
     (second,) = walk.observe(plan.stages[1]).values()
     assert (first, walk.alone) == ("w1", {"w2"})
     assert_moments(second, x[:6], x[:6] @ stored(dense, "w2"))
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize(("side", "batches", "step"), [(4, 1, 1), (10, 2, 3), (30, 2, 4), (5, 2, 1)])
+def test_some_samples_of_large_images(
+    make_model, run_model, monkeypatch: pytest.MonkeyPatch, paired: bool, side: int, batches: int, step: int
+) -> None:
+    """As many of 16 in each batch as give 50 positions for each of 9 columns, and 8 in all at least."""
+    monkeypatch.setattr(sequential_moments, "_POSITIONS", 50)
+    monkeypatch.setattr(sequential_moments, "_SAMPLES", 8)
+    model = make_model(
+        "g (float[N,1,H,W] x) => (float[N,2,H,W] y) { y = Conv <pads = [1, 1, 1, 1]> (x, w, b) }",
+        {"w": normal(1, 2, 1, 3, 3), "b": normal(2, 2)},
+    )
+    dense, _, plan = planned(model)
+    feeds = [{"x": normal(number, 14 if side == 10 else 16, 1, side, side)} for number in range(batches)]
+    walk = SequentialMoments(RUNTIME, dense, plan, feeds, LARGE, paired=paired)
+    (found,) = walk.observe(plan.stages[0]).values()
+    expected = Moments(found.goi, targeted=paired)
+    for feed in feeds:
+        y = run_model(dense, feed)["y"][::step] if paired else None
+        expected.update(feed["x"][::step], plan.stages[0].layers[0].uses[0].geometry, y)
+    assert found.count == expected.count
+    for actual, wanted in zip(found.arrays(), expected.arrays(), strict=True):
+        np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-3)
+
+
+BRANCHES = {
+    "rows": (
+        "float[N,T,6]",
+        "a = MatMul(x, u)  b = MatMul(x, v)  r = Add(a, b)  y = MatMul(r, w)",
+        (9, 5, 6),
+    ),
+    "columns": (
+        "float[N,6,T]",
+        "a = MatMul(u, x)  b = MatMul(v, x)  r = Add(a, b)  y = MatMul(w, r)",
+        (9, 6, 5),
+    ),
+    "images": (
+        "float[N,6,H,W]",
+        "a = Conv(x, u)  b = Conv(x, v)  r = Add(a, b)  y = Conv(r, w)",
+        (9, 6, 3, 4),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BRANCHES)
+@pytest.mark.parametrize("paired", [False, True])
+def test_layers_that_read_the_same_values(make_model, run_model, kind: str, paired: bool) -> None:
+    """Their moments are computed once, and are what they would be one by one."""
+    declared, body, shape = BRANCHES[kind]
+    sizes = {"u": (6, 4), "v": (6, 4), "w": (4, 3)}
+    weights = {key: normal(number, *size) for number, (key, size) in enumerate(sizes.items())}
+    if kind != "rows":
+        weights = {key: array.T.copy() for key, array in weights.items()}
+    if kind == "images":
+        weights = {key: array[:, :, None, None] for key, array in weights.items()}
+    out = declared.replace("6", "3")
+    model = make_model(f"g ({declared} x) => ({out} y) {{ {body} }}", weights)
+    dense, layers, plan = planned(model)
+    feeds = [{"x": normal(number, *shape)} for number in range(2)]
+    walk = SequentialMoments(RUNTIME, dense, plan, feeds, LARGE, paired=paired)
+    found = walk.observe(plan.stages[0])
+    assert set(found) == {"u", "v"}
+    tapped = [every_value(RUNTIME, dense, feed) for feed in feeds]
+    for layer in layers[:2]:
+        expected, use = Moments(layer.layout.goi, targeted=paired), layer.uses[0]
+        for values in tapped:
+            expected.update(values["x"], use.geometry, values[use.y] if paired else None)
+        for actual, wanted in zip(found[layer.name].arrays(), expected.arrays(), strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-3)
+    first, second = found.values()
+    first.xx[...] = 0
+    assert second.xx.any()

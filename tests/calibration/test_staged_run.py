@@ -7,12 +7,15 @@ import pytest
 from layer_runs import FEEDS, LARGE, RUNTIME, normal, planned, stored
 
 from obs_onnx.calibration.staged_run import StagedRun
+from obs_onnx.meter import metered
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 
 
 class TestWalk:
@@ -49,6 +52,33 @@ class TestWalk:
         SetWeights({"w2": normal(9, 10, 3), "b2": normal(8, 3)})(changed)
         actual = run({**walk[1], "w2": normal(9, 10, 3), "b2": normal(8, 3)})
         np.testing.assert_allclose(actual["y"], run_model(changed, FEEDS[1])["y"], rtol=1e-5, atol=1e-5)
+
+
+class TestSeveralAtOnce:
+    def test_batches_come_in_order_and_are_counted(self, mlp) -> None:
+        canonical, _, plan = planned(mlp)
+        walk = StagedRun(OrtRuntime(threads=4), plan, FEEDS, LARGE)
+        walk.step(canonical)
+        run = walk.part(canonical, plan.outputs)
+        with metered() as meter:
+            found = list(run.each({**batch, "x": batch["x"] + 1} for batch in walk))
+        for batch, values in zip(walk, found, strict=True):
+            expected = run({**batch, "x": batch["x"] + 1})["y"]
+            np.testing.assert_array_equal(values["y"], expected)
+        assert {one.name: one.runs for one in meter.costs()}["open"] == len(FEEDS)
+
+    def test_errors_come_out(self, mlp) -> None:
+        canonical, _, plan = planned(mlp)
+        walk = StagedRun(OrtRuntime(threads=2), plan, FEEDS, LARGE)
+        run = walk.part(canonical, plan.outputs)
+        with pytest.raises(DataError):
+            list(run.each([*FEEDS, {"x": np.zeros((3, 2), np.float32)}]))
+
+    def test_nothing_to_compute(self, mlp) -> None:
+        canonical, _, plan = planned(mlp)
+        walk = StagedRun(OrtRuntime(threads=2), plan, FEEDS, LARGE)
+        run = walk.part(canonical, ["x"])
+        assert [values["x"] is feed["x"] for values, feed in zip(run.each(FEEDS), FEEDS, strict=True)]
 
 
 class TestSmallerModel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -521,3 +522,13 @@ def test_flags_are_the_names_of_python(name: str) -> None:
         wanted = known.get(str(one.name), str(one.name))
         if flags:
             assert wanted in flags or (one.multiple and wanted.removesuffix("s") in flags), one.name
+
+
+def test_a_report_says_how_it_was_made(folder: Path) -> None:
+    arguments = ["prune", "digits_mlp.onnx", "my small.onnx", "--json", "r.json", *DEFAULT, "--no-latency"]
+    assert run(*arguments).exit_code == 0
+    report = json.loads(Path("r.json").read_text())
+    assert report["command"] == "obs-onnx " + " ".join(arguments).replace("my small.onnx", "'my small.onnx'")
+    made = report["environment"]
+    assert made["model sha256"] == hashlib.sha256(Path("digits_mlp.onnx").read_bytes()).hexdigest()
+    assert {"runtime", "version", "os", "python", "obs-onnx", "date"} <= made.keys()

@@ -197,6 +197,14 @@ def test_integers_of_8_bits_have_the_same_caches(tmp_path):
     assert np.array_equal(generated(run, IDS, 8, True), generated(run, IDS, 8, False))
 
 
+def test_caches_of_a_fixed_length_are_cut():
+    """TensorScatter writes new keys and values at their places."""
+    calib = {**joined_data(), "places": np.full(48, 1)}
+    found = prune(ir.from_proto(joined(scatter=True)), calib=calib, **SMALL)
+    assert set(found.report.proof.differences) == {"logits", "present.key", "present.value"}
+    assert set(sizes(found.model).values()) != {4}
+
+
 def test_caches_that_plain_operators_join_are_quantized_as_well(tmp_path):
     found = prune(ir.from_proto(joined()), calib=joined_data(), quantize="int8", **SMALL)
     assert not found.report.failures
@@ -211,8 +219,8 @@ def test_caches_that_plain_operators_join_are_quantized_as_well(tmp_path):
         assert np.linalg.norm(y - z) < 0.2 * np.linalg.norm(y)
 
 
-def joined(heads=4, head=8, width=16, words=32):
-    """One attention of plain operators, whose caches are joined by Concat."""
+def joined(heads=4, head=8, width=16, words=32, scatter=False):
+    """One attention of plain operators, whose caches are joined by Concat, or written by TensorScatter."""
     g = Net(3)
     shape = g.constant("shape", [0, 0, heads, head], np.int64)
     x = g.op("Gather", g.weight("embed", words, width, fan_in=2), "input_ids", name="x")
@@ -221,7 +229,10 @@ def joined(heads=4, head=8, width=16, words=32):
         y = g.op("MatMul", x, g.weight(f"{name}.weight", width, heads * head, fan_in=2 * width))
         parts[name] = g.op("Transpose", g.op("Reshape", y, shape), perm=[0, 2, 1, 3])
     for name in ("key", "value"):
-        g.op("Concat", f"past.{name}", parts[name], name=f"present.{name}", axis=2)
+        if scatter:
+            g.op("TensorScatter", f"past.{name}", parts[name], "places", name=f"present.{name}", axis=2)
+        else:
+            g.op("Concat", f"past.{name}", parts[name], name=f"present.{name}", axis=2)
     scores = g.op("MatMul", parts["query"], g.op("Transpose", "present.key", perm=[0, 1, 3, 2]))
     y = g.op("MatMul", g.op("Softmax", scores, axis=-1), "present.value")
     back = g.constant("back", [0, 0, heads * head], np.int64)
@@ -230,12 +241,16 @@ def joined(heads=4, head=8, width=16, words=32):
     g.op("MatMul", y, g.weight("head", width, words, fan_in=2 * width), name="logits")
     value = onnx.helper.make_tensor_value_info
     inputs = [value("input_ids", 7, ["batch", "new"])]
-    inputs += [value(f"past.{name}", 1, ["batch", heads, "past", head]) for name in ("key", "value")]
+    inputs += [value("places", 7, ["batch"])] if scatter else []
+    length = 5 if scatter else "past"
+    inputs += [value(f"past.{name}", 1, ["batch", heads, length, head]) for name in ("key", "value")]
     outputs = [value("logits", 1, ["batch", "new", words])]
     outputs += [value(f"present.{name}", 1, ["batch", heads, "all", head]) for name in ("key", "value")]
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in g.tensors.items()]
     graph = onnx.helper.make_graph(g.nodes, "joined", inputs, outputs, tensors)
-    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    return onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 24 if scatter else 17)], ir_version=10
+    )
 
 
 def joined_data(count=48):

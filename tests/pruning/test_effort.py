@@ -8,7 +8,7 @@ import pytest
 
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Effort
 
-EFFORT = Effort(levels=4, refinements=0, samples=100, macs=1e9, widths=5, trials=4)
+EFFORT = Effort(levels=4, refinements=0, samples=100, macs=1e9, refitting=3e9, widths=5, trials=4)
 
 
 def test_cheap_models_get_more_levels_and_dear_ones_those_of_the_effort() -> None:
@@ -25,6 +25,12 @@ def test_a_model_of_moderate_size_is_measured_in_full() -> None:
     assert EFFORT.bounded(parts=2, macs=1000, nodes=3, samples=60)[1] == 60
 
 
+def test_fewer_samples_of_many_rows_will_do() -> None:
+    for rows, samples in ((1, 100), (16, 100), (32, 50), (128, 25), (10**6, 25)):
+        assert EFFORT.bounded(2, 1000, 3, samples=1000, rows=rows)[1] == samples
+    assert EFFORT.bounded(2, 1000, 3, samples=9, rows=128)[1] == 9
+
+
 @pytest.mark.parametrize("parts", [1, 30, 1000])
 @pytest.mark.parametrize("macs", [10**6, 10**9, 10**12])
 def test_huge_models_get_fewer_levels_and_samples_but_some(parts: int, macs: int) -> None:
@@ -38,7 +44,7 @@ def test_huge_models_get_fewer_levels_and_samples_but_some(parts: int, macs: int
 def test_whole_refits_are_done_where_all_of_them_are_cheap() -> None:
     layer = SimpleNamespace(layout=SimpleNamespace(goi=(2, 8, 100)))
     once = 3 * 256 * (1000 + 40 * 50) + 2 * 100**3
-    times = int(3 * EFFORT.macs // once)
+    times = int(EFFORT.refitting // once)
     assert EFFORT.refits(times, 1000, 50, [layer])
     assert not EFFORT.refits(times + 1, 1000, 50, [layer])
 

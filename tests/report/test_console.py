@@ -15,7 +15,7 @@ from obs_onnx.report import (
     print_report,
     terminal_progress,
 )
-from obs_onnx.report.html import render_html
+from obs_onnx.report.page.html import render_html
 from obs_onnx.results.pruning import LayerResult, Report
 
 

@@ -22,13 +22,13 @@ def test_each_case(make_report: Callable[..., Report]) -> None:
     assert next_steps(make_report(**fine)) == []
     assert next_steps(make_report(**fine, output=None)) == []
     (slow,) = next_steps(make_report(**{**fine, "after": figures(2.1, 0.9)}))
-    assert slow == "smaller but no faster: obs-onnx prune a.onnx --target latency=0.9"
+    assert slow == "smaller but no faster: add --target latency=0.9"
     assert next_steps(make_report(**{**fine, "after": figures(2.1, 0.9), "targets": {"latency": 0.5}})) == []
     (worse,) = next_steps(make_report(**{**fine, "after": figures(1, 0.8)}))
-    assert worse.endswith("obs-onnx prune a.onnx --finetune 300")
+    assert worse.endswith("add --finetune 300")
     assert next_steps(make_report(**{**fine, "after": figures(1, 0.8)}, options={"finetune": 3})) == []
     missed = (Missed("macs", 0.1, 0.3, 0.25), Missed("error", 0.1, 0.3))
-    assert next_steps(make_report(**fine, missed=missed)) == ["--target macs=0.25 is possible"]
+    assert next_steps(make_report(**fine, missed=missed)) == ["ask for what is possible: --target macs=0.25"]
     unlabelled = {**fine, "before": figures(2, None), "after": figures(1, None)}
     (check,) = next_steps(make_report(**unlabelled, model="my net.onnx"))
     assert check == "on data of your own: obs-onnx eval b.onnx --data test.npz --against 'my net.onnx'"

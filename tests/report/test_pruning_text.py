@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 from console_text import text_of
 from rich.console import Console
 
+from obs_onnx.meter import StageCost
 from obs_onnx.report import print_report
+from obs_onnx.report.pruning_text import criterion_text, widths_text
 from obs_onnx.results.pruning import LayerResult, Report
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
@@ -48,3 +51,45 @@ def test_output_without_unicode_gets_none(make_report: Callable[..., Report]) ->
     assert b"gr??e" in raw.getvalue()
     assert b"####...." in raw.getvalue()
     assert b"a.onnx -> b.onnx" in raw.getvalue()
+
+
+def test_what_was_asked_and_reached_stands_last(make_report: Callable[..., Report]) -> None:
+    report = make_report(reached={"sparsity": 0.7512}, seconds={"refit": 1.5, "total": 4.0, "open": 0.01})
+    lines = text_of(
+        lambda console: print_report(report, console, files=["b.onnx", "r.json"]), 200
+    ).splitlines()
+    assert lines[-4:-1] == [
+        "target sparsity=0.75: reached, 0.7512",
+        "written: b.onnx, r.json",
+        "next: accuracy or outputs suffer: add --finetune 300",
+    ]
+    assert lines[-1] == "time: 4.0 s, refit 1.5 s"
+    dry = make_report(output=None, layers=(), met=False, seconds={"open": 1.0})
+    lines = text_of(lambda console: print_report(dry, console), 200).splitlines()
+    assert lines[-2:] == ["target sparsity=0.75: not tried, this is a dry run", "time: open 1.0 s"]
+
+
+def test_the_criterion_that_was_chosen(make_report: Callable[..., Report]) -> None:
+    assert criterion_text(make_report(criterion="auto")) == "auto (obs)"
+    assert criterion_text(make_report(criterion="auto", layers=(), method="obs")) == "auto (obs)"
+    assert criterion_text(make_report(criterion="obs")) == "obs"
+
+
+def test_widths_before_and_after() -> None:
+    layer = LayerResult("a", "Conv", (64, 32, 3, 3), 9, 0.5, widths=(32, 64), kept_widths=(16, 40))
+    assert widths_text(layer, "->") == "32, 64 -> 16, 40"
+    assert widths_text(replace(layer, kept_widths=(32, 64)), "->") == "32, 64"
+    assert widths_text(replace(layer, kept_widths=(0, 0)), "->") == "32, 64 -> gone"
+    assert widths_text(replace(layer, widths=None), "->") == "64x32x3x3"
+
+
+def test_more_is_told_when_asked(make_report: Callable[..., Report]) -> None:
+    costs = (StageCost("forward", 1.0, 2.0, 3_000_000, 7, 1),)
+    report = make_report(stages=costs, options={"rounds": 2}, environment={"cpu": "fast"})
+    plain = text_of(lambda console: print_report(report, console), 120)
+    told = text_of(lambda console: print_report(report, console, verbose=True), 120)
+    assert "3.0 MB" not in plain
+    rows = [line.split() for line in told.splitlines()]
+    assert ["forward", "1.00", "s", "2.00", "s", "3.0", "MB", "7", "1"] in rows
+    assert ["rounds", "2"] in rows
+    assert ["cpu", "fast"] in rows

@@ -10,12 +10,13 @@ import nets
 import numpy as np
 import onnx
 import pytest
+from formula_runtime import FormulaRuntime
 from onnx import TensorProto, helper, numpy_helper
 
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, ModelError, OptionError
 from obs_onnx.runtimes import open_runtime
 from obs_onnx.runtimes.machine import usable_cores
-from obs_onnx.runtimes.onnxruntime import first_line
+from obs_onnx.runtimes.onnxruntime import abreast, first_line
 
 
 def one_node(op: str, kind: int = TensorProto.FLOAT, domain: str = "", inputs: int = 1) -> onnx.ModelProto:
@@ -217,3 +218,13 @@ def test_outputs_of_other_sizes_in_every_run_are_timed(runtime):
         r = RandomUniformLike(x)  b = Greater(r, half)  y = NonZero(b) }"""
     session = runtime.session(nets.build_model(text, {"half": np.float32(0.5)}).SerializeToString())
     assert len(session.time({"x": np.zeros(1000, np.float32)}, 20)) == 20
+
+
+def test_runs_side_by_side_share_the_cores():
+    runtime = open_runtime("onnxruntime", threads=5)
+    other, count = abreast(runtime)
+    assert (count, other.threads, runtime.threads) == (2, 2, 5)
+    alone = open_runtime("onnxruntime", threads=1)
+    assert abreast(alone) == (alone, 1)
+    elsewhere = FormulaRuntime(len)
+    assert abreast(elsewhere) == (elsewhere, 1)

@@ -75,6 +75,20 @@ def test_fewer_columns_than_directions(random_problem: Maker) -> None:
     np.testing.assert_allclose(w, explicit(problem, mask)[0], rtol=1e-5, atol=1e-7 * np.abs(w).max())
 
 
+@pytest.mark.parametrize("tolerance", [1e-2, 1e-5])
+def test_what_is_good_enough_takes_no_more_steps(random_problem: Maker, tolerance: float) -> None:
+    """The residual is as small as asked for, wherever the steps begin."""
+    problem = random_problem(10, (1, 5, 150), damping=1e-2)
+    mask = np.random.default_rng(11).random((1, 5, 150)) < 0.5
+    exact, scale = explicit(problem, mask), 1 / np.sqrt(np.diag(problem.a[0]))
+    for start in (problem.optimum, exact * 1.001, exact):
+        w = conjugate_gradients(problem.a[0], problem.b[0], mask[0], start[0], tolerance)
+        left, whole = (
+            np.where(mask[0], x * scale, 0) for x in (problem.b[0] - w @ problem.a[0], problem.b[0])
+        )
+        assert (np.linalg.norm(left, axis=1) <= tolerance * np.linalg.norm(whole, axis=1)).all()
+
+
 def test_no_other_weights_on_the_support_are_better(random_problem: Maker) -> None:
     problem = random_problem(8, (1, 1, 6))
     rng = np.random.default_rng(9)

@@ -13,10 +13,12 @@ from obs_onnx.io.paths import (
     keep_path,
     quantized_path,
     side_path,
+    vocabulary_path,
 )
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.pruning.fewer_tokens import tokenizer_beside
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.quantization.options import QuantizationOptions
 
@@ -62,6 +64,15 @@ class PruneOptions(Written, RunOptions, QuantizationOptions, title="Choice"):
         flags="--target",
         common=6,
     )
+    vocabulary: str | None = option(
+        None,
+        help="Tokens of a language model that stay: a file of ids, one a line, or seen, those of the data.",
+        more="Ids of inputs and outputs change; new ids stand in <output stem>.vocabulary.json. See "
+        "docs/transformers.md.",
+        otherwise="all tokens stay",
+        metavar="FILE|seen",
+        form="data",
+    )
     rounds: int = option(
         1, help="Iterations; each one measures again around the model pruned so far.", least=1
     )
@@ -75,8 +86,12 @@ class PruneOptions(Written, RunOptions, QuantizationOptions, title="Choice"):
             return {}
         destination = Path(self.output)
         found = [destination, side_path(destination)]
+        if self.vocabulary is not None:
+            tokenizer = tokenizer_beside(self.tokenizer, self.calib, model)
+            found += [vocabulary_path(destination)]
+            found += [] if tokenizer is None else [config_destination(tokenizer, destination)]
         found += [keep_path(destination)] if self.mode == "channels" else []
-        if self.change_caches and model is not None:
+        if (self.change_caches or self.vocabulary is not None) and model is not None:
             found += [config_destination(config, destination) for config in configs_beside(model)]
         if self.quantize is not None:
             quantized = quantized_path(destination, self.quantize)
@@ -90,6 +105,11 @@ class PruneOptions(Written, RunOptions, QuantizationOptions, title="Choice"):
                 raise OptionError(
                     f"{named(one.name)} is about {_ABOUT[str(one.mode)]}: use {named('mode', str(one.mode))}"
                 )
+        if self.vocabulary is not None and self.finetune_data is not None:
+            raise OptionError(
+                f"{named('finetune_data')} counts all tokens: leave out {named('vocabulary')}, or train on "
+                f"{named('calib')}"
+            )
         if self.quantize is not None and self.custom_ops:
             raise OptionError(
                 f"{named('quantize', self.quantize)} knows no libraries of custom operators: "

@@ -57,7 +57,7 @@ def measured_curves(
     model, groups = evidence.model, evidence.coupling.groups
     dense, budget = task.calibrated.dense, task.calibrated.budget
     count, samples = budget.effort.bounded(
-        len(groups), dense.cost.macs, len(model.graph), test.count or budget.effort.samples
+        len(groups), dense.cost.macs, len(model.graph), test.count or budget.effort.samples, dense.rows
     )
     feeds = test.limit(samples)
     outputs = _answers(task, feeds)

@@ -160,7 +160,7 @@ class ChannelStrategy:
                 f"{inputs.name} has no channels that can be removed: run inspect to see what keeps them"
             )
         protected = [y.name for pattern in options.protect for y in matching(layers, pattern)]
-        path = inputs.path
+        path = inputs.file
         return ChannelPlan(
             original=inputs.model,
             file_bytes=sum(one.stat().st_size for one in files_of(path))

@@ -100,7 +100,11 @@ class WeightTask:
                 return self.allocation.curves(self.model if context is None else context, free, advance)
         fit, test = self.calibrated.data.for_damage()
         count, samples = budget.effort.bounded(
-            len(dense.layers), dense.cost.macs, len(self.model.graph), test.count or budget.effort.samples
+            len(dense.layers),
+            dense.cost.macs,
+            len(self.model.graph),
+            test.count or budget.effort.samples,
+            dense.rows,
         )
         count = budget.effort.solved_levels(count, free)
         with self.recorder.stage("measure damage", len(dense.layers)) as advance:

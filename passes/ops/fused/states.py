@@ -169,7 +169,7 @@ _CONVOLUTION = Op(macs=_macs_convolution, lipschitz=pointwise(None))
 
 TABLE = related(
     {
-        "TensorScatter": Op(lipschitz=pointwise(None)),
+        "TensorScatter": Op(lipschitz=pointwise(None), caches=((0, 0),)),
         "LinearAttention": _LINEAR,
         "com.microsoft::LinearAttention": _LINEAR,
         "com.microsoft::GatedDeltaNet": Op(macs=_macs_delta, lipschitz=pointwise(None)),
