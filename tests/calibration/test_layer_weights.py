@@ -121,3 +121,39 @@ class TestForms:
             return float(np.einsum("goi,goi->", wrong @ posed.problem.a, wrong))
 
         assert error(fed) < 0.8 * error(nearest)
+
+
+def test_the_scale_of_the_bias_is_that_of_input_and_weight(make_model) -> None:
+    text = """g (float[N,4] x) => (float[N,6] y) {
+    a = QuantizeLinear(x, sx, zx)  b = DequantizeLinear(a, sx, zx)
+    w = DequantizeLinear<axis = 1>(q, s)  c = DequantizeLinear<axis = 0>(qb, sb)  y = Gemm(b, w, c) }"""
+    rng = np.random.default_rng(0)
+    sx, s = np.float32(0.02), rng.uniform(0.01, 0.02, 6).astype(np.float32)
+    q = rng.integers(-127, 128, (4, 6)).astype(np.int8)
+    weights = {
+        "q": q,
+        "s": s,
+        "sx": sx,
+        "zx": np.uint8(3),
+        "qb": np.arange(6, dtype=np.int32) * 999,
+        "sb": s * sx,
+    }
+    model = make_model(text, weights)
+    (layer,) = find_layers(model)[0]
+    held = LayerWeights.of(model, layer)
+    bias = held.bias + 0.5
+    changed = SetWeights(held.tensors(2.5 * held.w_GOI, bias))(model).model
+    np.testing.assert_allclose(stored(changed, "sb"), stored(changed, "s") * sx, rtol=1e-6)
+    assert (stored(changed, "s") > 1.2 * s).all()
+    np.testing.assert_allclose(LayerWeights.of(changed, layer).bias, bias, atol=sx * 0.06)
+    assert stored(changed, "qb").dtype == np.int32
+
+
+def test_a_bit_that_integers_do_not_use_stays_unused(make_model) -> None:
+    q = np.random.default_rng(0).integers(-64, 65, (8, 6)).astype(np.int8)
+    text = "g (float[N,8] x) => (float[N,6] y) { w = DequantizeLinear(q, s)  y = MatMul(x, w) }"
+    model = make_model(text, {"q": q, "s": np.float32(0.1)})
+    (layer,) = find_layers(model)[0]
+    held = LayerWeights.of(model, layer)
+    written = held.tensors(1.7 * held.w_GOI)
+    assert 40 < np.abs(written["q"].astype(int)).max() <= 64
