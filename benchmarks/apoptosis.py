@@ -28,7 +28,7 @@ from pathlib import Path
 from one_shot import images
 
 from obs_onnx.allocation.targets import parse_targets
-from obs_onnx.calibration.layer_problem import stored
+from obs_onnx.calibration.layer_weights import stored
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.measures.output_damage import choose_measure
 from obs_onnx.evaluation.quality import evaluate_sessions

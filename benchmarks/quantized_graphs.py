@@ -4,7 +4,7 @@
     python benchmarks/quantized_graphs.py [--cases 1000] [--first 0] [--format NAME-PART] [--verbose]
 
 prints for each format how many removals equal the dense model in which the channels are silenced, bit for bit
-or once both are given the same roundings, how many networks are left alone or refused and why, and how many
+or but for the order of sums of fractions, how many networks are left alone or refused and why, and how many
 are wrong or fail. Exit code 1 if any is wrong or fails.
 """
 

@@ -50,7 +50,8 @@ class Outcome:
     """What came of the removal of channels from one network.
 
     Attributes:
-        verdict: ``equal`` bit for bit; ``rounded``: equal once both are given the same roundings;
+        verdict: ``equal`` bit for bit; ``rounded``: equal but for the order of sums of fractions, with
+            the same decisions in both, or computed operator by operator;
             ``left alone``: nothing may go; ``refused`` with a sentence; ``wrong`` numbers; ``failed`` by an
             exception.
         reason: why, where something is left alone or worse.

@@ -57,6 +57,7 @@ WITHOUT_MODULE = {
     "pruning/channels/test_large.py": "whole runs on models that are not loaded at once",
     "pruning/channels/test_quantized.py": "whole runs on models in integers",
     "pruning/channels/test_ram.py": "whole runs with a target ram",
+    "pruning/test_integers.py": "whole runs on models whose weights are stored as integers",
     "pruning/test_stopped.py": "whole runs that are stopped and gone on with",
     "pruning/channels/test_zoo.py": "whole runs on models that others made",
 }

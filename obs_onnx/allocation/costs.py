@@ -16,7 +16,7 @@ from obs_onnx.io.onnx_file import file_size
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory, Peak
 from obs_onnx.passes.costs.model_costs import Cost, Costs
-from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.layers.parameters import parameters
 
 __all__ = [
     "LATENCY",
@@ -135,7 +135,7 @@ def at_most(cost: Cost | Memory, limit: float) -> Iterator[tuple[Cost, float]]:
 
 
 def _parameters(measured: Measured) -> int:
-    return sum(tensor.size for tensor in float_tensors(measured.model))
+    return sum(one.size for one in parameters(measured.model))
 
 
 def _file_bytes(measured: Measured) -> float:

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.calibration.layer_weights import LayerWeights, Scattered, Tensors, bias_of
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.passes.errors import DataError, boundary
-from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.solvers import Problem, prepare
 from obs_onnx.solvers.blas_threads import threads_for
+from obs_onnx.solvers.rounding import round_weights
 
-__all__ = ["LayerProblem", "LayerWeights", "Tensors", "bias_of", "stored"]
-
-
-Tensors = dict[str, NDArray[np.floating]]
-
-
-def bias_of(layer: Layer) -> str | None:
-    """The initializer of the layer's bias, if it can move with the weights."""
-    use = layer.uses[0]
-    return use.bias if len(layer.uses) == 1 and use.bias_scale != 0 else None
-
-
-def stored(model: ir.Model, name: str) -> NDArray[Any]:
-    """Contents of an initializer."""
-    tensor = model.graph.initializers[name].const_value
-    assert tensor is not None, name
-    return tensor.numpy()
-
-
-@dataclass(frozen=True)
-class LayerWeights:
-    """A layer and what a model holds of it.
-
-    Attributes:
-        layer: which one.
-        weight: as it is stored.
-        bias: likewise, if it can move with the weights.
-    """
-
-    layer: Layer
-    weight: NDArray[Any]
-    bias: NDArray[Any] | None
-
-    @classmethod
-    def of(cls, model: ir.Model, layer: Layer) -> LayerWeights:
-        """Those of a layer of ``model``."""
-        bias = bias_of(layer)
-        return cls(layer, stored(model, layer.name), stored(model, bias) if bias else None)
+__all__ = ["LayerProblem"]
 
 
 class LayerProblem:
@@ -66,9 +26,8 @@ class LayerProblem:
 
     def __init__(self, held: LayerWeights, moments: Moments, damping: float) -> None:
         self.layer = layer = held.layer
-        self._bias = bias_of(layer)
-        self.w_GOI = layer.layout.to_matrix(held.weight)
-        self._stored_bias = held.bias
+        self._held, self._bias = held, bias_of(layer)
+        self.w_GOI = held.w_GOI
         found = moments.centred() if self._bias else moments.raw()
         with (
             threads_for(layer.layout.goi[2]),
@@ -78,12 +37,30 @@ class LayerProblem:
         self._means = found.means
 
     def tensors(self, w_GOI: NDArray[np.floating]) -> Tensors:
-        """Initializers (weight, and bias where there is one) that realise a compensated weight."""
-        layer = self.layer
-        tensors: Tensors = {layer.name: layer.layout.to_tensor(w_GOI)}
-        if self._bias and self._stored_bias is not None:
-            scale = layer.uses[0].bias_scale
-            dense_GO = self._stored_bias.astype(np.float64).reshape(self.w_GOI.shape[:2]) * scale
-            b_GO = self._means.bias(w_GOI, self.w_GOI, dense_GO)
-            tensors[self._bias] = (b_GO / scale).reshape(self._stored_bias.shape)
-        return tensors
+        """Initializers (weight, and bias where there is one) that realise a compensated weight.
+
+        A weight that is stored as integers is rounded by error feedback, with the inputs' second moments;
+        its zeros stay.
+        """
+        if self.layer.integers is None:
+            return self._held.tensors(w_GOI, self._moved_bias(w_GOI))
+        kind, mask = self._held.kind, None if w_GOI.all() else w_GOI != 0
+        if isinstance(kind, Scattered):
+            q, grid = None, self._held.best_grid(np.asarray(w_GOI, np.float64))
+        else:
+            found = round_weights(self.problem, kind, mask)
+            q, grid = found.q, self._held.on_type(found.grid)
+            q = q if np.allclose(grid.scale, found.grid.scale, rtol=1e-6, atol=0.0) else None
+        if q is None:
+            q = round_weights(self.problem, grid, mask, rescale=False).q
+        return self._held.integers(q, grid, self._moved_bias(grid.values(q)))
+
+    def _moved_bias(self, w_GOI: NDArray[np.floating]) -> NDArray[np.float64] | None:
+        """The bias, in its own shape, that keeps the mean of the outputs with another weight."""
+        bias = self._held.bias
+        if not self._bias or bias is None:
+            return None
+        scale = self.layer.uses[0].bias_scale
+        dense_GO = bias.astype(np.float64).reshape(self.w_GOI.shape[:2]) * scale
+        b_GO = self._means.bias(w_GOI, self.w_GOI, dense_GO)
+        return np.asarray((b_GO / scale).reshape(bias.shape))

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.calibration.damping import cross_validated
-from obs_onnx.calibration.layer_problem import bias_of, stored
+from obs_onnx.calibration.layer_weights import bias_of, weight_of
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.calibration.unfold import Slice, axes_of
@@ -62,8 +62,7 @@ def _damping(layer: Layer, halves: tuple[Moments, Moments], model: ir.Model, lea
     """The damping that cross-validation chooses for a layer with the weights of ``model``."""
     with threads_for(layer.layout.goi[2]):
         posed = [half.centred() if bias_of(layer) else half.raw() for half in halves]
-        w_GOI = layer.layout.to_matrix(stored(model, layer.name))
-        return cross_validated((posed[0], posed[1]), w_GOI, least)
+        return cross_validated((posed[0], posed[1]), weight_of(model, layer), least)
 
 
 def _halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:

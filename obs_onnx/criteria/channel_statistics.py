@@ -12,7 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.shelf import Shelf
@@ -265,9 +266,19 @@ class ChannelStatistics:
         return found
 
     def weights(self, group: Group) -> Iterator[tuple[NDArray[np.float64], csr_array]]:
-        """Numbers of initializers the group stands in: (elements, rest) and (channels, elements)."""
+        """Numbers of initializers the group stands in: (elements, rest) and (channels, elements).
+
+        Integers are the weights that they stand for, and their scales are none.
+        """
+        forms = {layer.name: layer for layer in self.layers if layer.integers is not None}
         for site in group.sites:
-            array = self._numbers.of(site.initializer, stored(self.model, site.initializer))
+            layer = forms.get(site.initializer)
+            if layer is not None and layer.integers is not None:
+                array: NDArray[np.float64] | None = layer.integers.opened(
+                    LayerWeights.of(self.model, layer).weight
+                )
+            else:
+                array = self._numbers.of(site.initializer, stored(self.model, site.initializer))
             if array is None:
                 continue
             rows = np.moveaxis(array, site.axis, 0).reshape(array.shape[site.axis], -1)

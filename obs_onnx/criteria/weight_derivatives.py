@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_problem import stored
+from obs_onnx.calibration.layer_weights import stored
 from obs_onnx.criteria.reference_loss import LABELS, Aim, LabelledBatches, Lesson, ReferenceLoss
 from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct, find, weights
 from obs_onnx.passes.errors import OptionError

@@ -18,7 +18,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.thresholds import ScoreCurve, score_curves
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, weight_of
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import KINDS, WeightDerivatives, WeightScores
@@ -88,7 +89,7 @@ def _magnitude(
     given: WeightAllocation, model: ir.Model, layers: Sequence[Layer]
 ) -> Iterator[tuple[Layer, Float]]:
     for layer in layers:
-        yield layer, np.abs(layer.layout.to_matrix(stored(model, layer.name)))
+        yield layer, np.abs(weight_of(model, layer))
 
 
 def _random(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.calibration.layer_weights import weight_of
 from obs_onnx.data.fixed import with_fixed
 from obs_onnx.entrypoints.options.inspect import InspectOptions
 from obs_onnx.entrypoints.options.keywords import takes
@@ -18,9 +20,9 @@ from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory, static_si
 from obs_onnx.passes.costs.model_costs import Costs
 from obs_onnx.passes.errors import OptionError, boundary, named
 from obs_onnx.passes.graph.inputs import real_inputs
-from obs_onnx.passes.graph.parameters import float_tensors
 from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.layers.parameters import parameters
 from obs_onnx.passes.shapes.concrete import concretize
 from obs_onnx.results.inspection import InspectedGroup, InspectedLayer, Inspection
 from obs_onnx.runtimes import calibration_runtime
@@ -80,14 +82,12 @@ def _free(model: ir.Model) -> list[str]:
 
 
 def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspection:
-    parameters = sum(tensor.size for tensor in float_tensors(model))
+    count = sum(one.size for one in parameters(model))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
     macs = macs_per_node(canonical, _shapes(canonical))
     found = []
     for layer in layers:
-        tensor = canonical.graph.initializers[layer.name].const_value
-        assert tensor is not None
         nodes = tuple(use.node for use in layer.uses)
         found.append(
             InspectedLayer(
@@ -95,7 +95,7 @@ def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspectio
                 layer.op_type,
                 layer.layout.shape,
                 layer.size,
-                int((tensor.numpy() != 0).sum()),
+                int(np.count_nonzero(weight_of(canonical, layer))),
                 sum(macs.get(node, 0) for node in nodes),
                 nodes,
             )
@@ -118,7 +118,7 @@ def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspectio
         groups,
         tuple(frozen),
         tuple(coupling.frozen),
-        parameters,
+        count,
         sum(macs.values()),
         _peak(canonical),
         {

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.calibration.layer_weights import regrouped, stored
 from obs_onnx.data.fixed import Fixed, fixed_names, with_fixed
 from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.language.tokens import Tokens, TokenSource
@@ -25,13 +26,17 @@ from obs_onnx.io.json_file import write_json
 from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.io.paths import calibration_beside
 from obs_onnx.io.streams import is_stream
+from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import couple
+from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.parameters import integer_forms
 from obs_onnx.pruning.language.cache_config import files_beside
 from obs_onnx.pruning.language.fewer_tokens import FewerTokens
+from obs_onnx.reconstruction.channels import spread
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
@@ -85,7 +90,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
         original = declare_shapes(lambda: runtime, original)
         caches = caches_of(original, file)
         inner = caches.inner(original)
-        small = shrunk(inner, file, caches.names)
+        small = shrunk(inner, file, caches.names, _round)
     front = replace(find_front(runtime, inner), caches=caches if caches.pairs else None)
     calib = calibration_beside(path) if options.calib is None else options.calib
     notes = [_compared(runtime, front, file, small, calib, options.fix, tokens), *front.notes_behind]
@@ -187,6 +192,8 @@ def _compared(
         return "not compared with the dense model: whole branches are gone"
     caches = () if front.caches is None else front.caches.names
     coupling = couple(prepare(front.model, canonical=False), caches=caches)
+    kept = masks(coupling, file)
+    coupling = coupling.of(_with_blocks(coupling, kept, front.part(small)))
     session = open_whole(runtime, coupling.model)
     try:
         sizes = implied_sizes(front.model)
@@ -199,8 +206,7 @@ def _compared(
         if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
-    kept, part = masks(coupling, file), front.part(small)
-    found = check_removal(runtime, coupling, kept, part, feed, caches=front.caches)
+    found = check_removal(runtime, coupling, kept, front.part(small), feed, caches=front.caches)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
     on = "a random sample" if calib is None else "the data"
@@ -208,3 +214,24 @@ def _compared(
         f"{', '.join(found.differences)} equal those of the model with the channels silenced, on {on}: "
         f"relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"
     )
+
+
+def _round(model: ir.Model) -> None:
+    """Give weights in blocks the best scales for those inputs that are together now."""
+    if any(form.run for form in integer_forms(model).values()):
+        BareIntegers().call(model)
+        SetWeights(regrouped(model))(model)
+
+
+def _with_blocks(coupling: Coupling, keep: Keep, small: ir.Model) -> ir.Model:
+    """The dense model, with the weights of blocks of ``small`` in their places.
+
+    Blocks of which some inputs have gone were rounded anew.
+    """
+    opened = prepare(small, canonical=False)
+    forms = integer_forms(opened).values()
+    names = {name for form in forms if form.run for name in form.names} & set(
+        coupling.model.graph.initializers
+    )
+    tensors = {name: stored(opened, name) for name in names}
+    return SetWeights(spread(coupling, keep, tensors))(coupling.model.clone()).model

@@ -7,13 +7,12 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.io import files_of
 from obs_onnx.io.scratch import let_go_of
-from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.layers.parameters import parameters
 from obs_onnx.results.pruning import Figures
 
 __all__ = ["compressed_bytes", "figures"]
@@ -36,14 +35,14 @@ def figures(
         demand: what one run takes.
         compressed: also the size of the files as a zip would hold them.
     """
-    parameters = nonzero = 0
-    for tensor in float_tensors(model):
-        parameters += tensor.size
-        nonzero += int(np.count_nonzero(tensor.numpy()))
-        let_go_of(tensor)
+    count = nonzero = 0
+    for one in parameters(model):
+        count += one.size
+        nonzero += one.nonzero
+        let_go_of(one.tensor)
     files = [] if path is None else files_of(path)
     return Figures(
-        parameters=parameters,
+        parameters=count,
         nonzero=nonzero,
         macs=None if demand is None else demand.macs,
         peak_activation_bytes=None if demand is None else demand.peak.bytes,

@@ -43,6 +43,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.node_facts import FLOATS
+from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.ops import lookup
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import open_part, run_feed
@@ -82,6 +83,8 @@ def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
     if kind == "int8":
         _import_quantization()
     found = False
+    if held := [layer for layer in find_layers(model)[0] if layer.integers is not None]:
+        raise OptionError(f"{named('quantize', kind)}: weight {held[0].name} is quantized already")
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
             raise OptionError(

@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, Tensors, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, stored
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer

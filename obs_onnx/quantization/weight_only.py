@@ -23,8 +23,8 @@ from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import lookup
-from obs_onnx.passes.ops.quantized.blocks import packed, unpacked
 from obs_onnx.passes.printable import first_of
+from obs_onnx.passes.traits.linear import packed, unpacked
 from obs_onnx.quantization.calibration import Calibration, Made
 from obs_onnx.quantization.rounded_layers import (
     LayerForm,

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, Mask, Ranked
-from obs_onnx.calibration.layer_problem import Tensors, bias_of, stored
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, is_feedable, names_of, stored
 from obs_onnx.calibration.staged_run import Part, StagedRun
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.ranking import Ranking
@@ -85,10 +85,9 @@ def _weight_bytes(evidence: ChannelStatistics, reading: Sequence[Consumption]) -
 def _without(evidence: ChannelStatistics, layer: Layer, gone: NDArray[np.bool_], compensate: bool) -> Tensors:
     """Weight and bias of a layer without (G * I,) columns."""
     if not compensate:
-        w_GOI = layer.layout.to_matrix(stored(evidence.model, layer.name))
-        groups, _, columns = w_GOI.shape
-        w_GOI = np.where(gone.reshape(groups, 1, columns), 0.0, w_GOI)
-        return {layer.name: layer.layout.to_tensor(w_GOI)}
+        held = LayerWeights.of(evidence.model, layer)
+        groups, _, columns = layer.layout.goi
+        return held.tensors(np.where(gone.reshape(groups, 1, columns), 0.0, held.w_GOI))
     posed = evidence.posed(layer)
     with threads_for(layer.layout.goi[2]):
         return posed.tensors(refit_columns(posed.problem, ~gone))
@@ -113,11 +112,12 @@ class _Probe:
     ) -> None:
         self._testing, self._model, self._group, self._plan = testing, model, group, plan
         self._reference, self._coupling = reference, coupling
-        self._clean = is_clean(coupling, group, reading)
         layers = [one.layer for one in reading]
-        self._fed = [name for layer in layers for name in (layer.name, bias_of(layer)) if name]
+        self._clean = is_clean(coupling, group, reading)
+        self._fed = [name for layer in layers for name in names_of(layer)]
         self._dense = {name: stored(model, name) for name in self._fed}
-        self._run = testing.part(model, plan.outputs, self._fed) if self._clean else None
+        fed = self._clean and all(map(is_feedable, layers))
+        self._run = testing.part(model, plan.outputs, self._fed) if fed else None
 
     def __call__(self, keep: Mask, tensors: Tensors) -> float:
         """Damage with the channels of ``keep`` and these weights of the layers that read them."""
@@ -127,7 +127,12 @@ class _Probe:
                 for name, dense in self._dense.items()
             }
             return self._damage(self._run, values)
-        silenced = SetWeights(tensors)(silence(self._model, {self._group.id: keep}, self._coupling)).model
+        model = (
+            self._model.clone()
+            if self._clean
+            else silence(self._model, {self._group.id: keep}, self._coupling)
+        )
+        silenced = SetWeights(tensors)(model).model
         if is_weighty(self._model):
             put_away(silenced)
         return self._damage(self._testing.part(silenced, self._plan.outputs), {})
@@ -146,11 +151,8 @@ class _Probe:
 
 def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> bool:
     """Whether nothing but the given layers combines channels of the group."""
-    names = {one.layer.name for one in reading}
-    return all(
-        mix.kind == "sum" and (value := mix.node.inputs[mix.slot]) is not None and value.name in names
-        for mix in combining(coupling, group)
-    )
+    nodes = {use.node for one in reading for use in one.layer.uses}
+    return all(mix.kind == "sum" and mix.node.name in nodes for mix in combining(coupling, group))
 
 
 def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:

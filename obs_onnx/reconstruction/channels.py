@@ -19,7 +19,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Mask
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, Tensors, bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors, regrouped, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.cluster.executor import Held
@@ -31,7 +32,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
-from obs_onnx.passes.traits.linear import ConvGeometry
+from obs_onnx.passes.traits.linear import ConvGeometry, Integers, packed, unpacked
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
@@ -61,8 +62,13 @@ class Refitted(NamedTuple):
 
 def emptied(model: ir.Model, layers: Iterable[Layer], names: Collection[str]) -> Tensors:
     """Zeros for the weights of these layers and for their biases."""
-    held = [name for layer in layers if layer.name in names for name in (layer.name, bias_of(layer)) if name]
-    return {name: np.zeros_like(stored(model, name), np.float64) for name in held}
+    found: Tensors = {}
+    for layer in layers:
+        if layer.name in names:
+            held = LayerWeights.of(model, layer)
+            bias = None if held.bias is None else np.zeros_like(held.bias, np.float64)
+            found |= held.tensors(np.zeros(layer.layout.goi), bias)
+    return found
 
 
 class _Cutter:
@@ -100,15 +106,37 @@ def spread(coupling: Coupling, keep: Keep, tensors: Tensors) -> Tensors:
     """Initializers of a smaller model, put back into those of the dense one; of a large one in files."""
     cutter, large = _Cutter(coupling, keep), is_weighty(coupling.model)
     found: Tensors = {}
+    zeros = _packed_zeros(coupling.model)
     for name, small in tensors.items():
         array = stored(coupling.model, name)
-        array = array.astype(np.promote_types(array.dtype, np.float32) if large else np.float64)
+        if name in zeros:
+            found[name] = _spread_zeros(array, small, zeros[name], dict(cutter.stays(zeros[name].q)))
+            continue
+        if array.dtype.kind == "f":
+            array = array.astype(np.promote_types(array.dtype, np.float32) if large else np.float64)
+        array = array.copy()
         places = [np.arange(n) for n in array.shape]
         for axis, mask in cutter.stays(name):
             places[axis] = np.flatnonzero(mask)
         array[np.ix_(*places)] = small
         found[name] = array_outside(array) if large else array
     return found
+
+
+def _packed_zeros(model: ir.Model) -> dict[str, Integers]:
+    """Zero points of which several lie in a byte, and how."""
+    forms = (layer.integers for layer in find_layers(model)[0])
+    return {form.zero: form for form in forms if form is not None and form.bits and form.zero is not None}
+
+
+def _spread_zeros(
+    dense: NDArray[Any], small: NDArray[Any], form: Integers, stays: Mapping[int, Mask]
+) -> NDArray[Any]:
+    """Zero points of the rows and blocks that stay, among those of all."""
+    rows, blocks = (np.flatnonzero(stays.get(axis, np.ones(n, bool))) for axis, n in enumerate(form.grid))
+    numbers = unpacked(dense.reshape(form.grid[0], -1), form.bits, form.grid[1])
+    numbers[np.ix_(rows, blocks)] = unpacked(small.reshape(len(rows), -1), form.bits, len(blocks))
+    return packed(numbers, form.bits).reshape(dense.shape)
 
 
 @dataclass(frozen=True)
@@ -202,6 +230,8 @@ def solve_channels(
         and cut.fits(layers[layer.name])
     }
     names = list(free)
+    refitted = regrouped(small, free)
+    SetWeights(refitted)(small)
     chosen = {} if chosen is None else chosen
     work = work.stage("refit layers", dense, keep, start or {}, spared, set(empty), damping, chosen)
     known = work.known(_RefittedLayer, names)
@@ -210,7 +240,6 @@ def solve_channels(
         prefixes = SequentialMoments(
             runtime, dense, plan, fit, budget, paired=True, cut=cut, start=small, halves=True
         )
-    refitted: Tensors = {}
     for number, stage in enumerate(plan.stages):
         solved = [free[layer.name] for layer in stage.layers if layer.name in free]
         if solved and prefixes is not None:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve, measure_curve
 from obs_onnx.calibration.activation_cache import ActivationCache
-from obs_onnx.calibration.layer_problem import LayerWeights, bias_of, stored
+from obs_onnx.calibration.layer_weights import LayerWeights, is_feedable, names_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.cluster.executor import Held
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
+from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
@@ -82,17 +83,19 @@ class _Probe:
     ) -> None:
         self._testing = testing
         self._outputs, self._reference, self._yardstick = plan.outputs, reference, yardstick
-        self._fed = [layer.name] + ([bias] if (bias := bias_of(layer)) else [])
-        self._stored = {name: stored(around, name) for name in self._fed}
-        self._run = testing.part(around, plan.outputs, self._fed)
+        self._around, self._stored = around, {name: stored(around, name) for name in names_of(layer)}
+        self._run = testing.part(around, plan.outputs, list(self._stored)) if is_feedable(layer) else None
 
     def damage(self, solved: Solved) -> float:
         """With the layer as it was solved."""
-        values = dict(self._stored)
+        values, run = dict(self._stored), self._run
         for name, array in solved.tensors.items():
             values[name] = array.astype(values[name].dtype)
+        if run is None:
+            model = SetWeights(solved.tensors)(self._around.clone()).model
+            values, run = {}, self._testing.part(model, self._outputs)
         damage = Damage(self._yardstick, self._outputs)
-        found = self._run.each({**batch, **values} for batch in self._testing)
+        found = run.each({**batch, **values} for batch in self._testing)
         for expected, changed in zip(self._reference, found, strict=True):
             damage.update(expected, changed)
         return damage.value

@@ -19,7 +19,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, Tensors
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.cluster.executor import Held
@@ -104,7 +105,7 @@ class LayerSolver:
         scores: NDArray[np.float64] | None = None,
     ) -> None:
         self._layer, self._options, self._scores = weights.layer, options, scores
-        self._posed = LayerProblem(weights, moments, options.damping)
+        self._posed, self._weights = LayerProblem(weights, moments, options.damping), weights
 
     def solve(self, removed: Sequence[int], effort: str | None = None) -> list[Solved]:
         """Solutions with so many weights set to zero; ``effort`` as in the solvers."""
@@ -123,11 +124,11 @@ class LayerSolver:
         return [self._finished(solution) for solution in solutions]
 
     def _finished(self, solution: Solution) -> Solved:
-        layer, posed = self._layer, self._posed
+        posed = self._posed
         if not self._options.compensate:
             w_GOI = posed.w_GOI * solution.mask
             solution = replace(solution, w=w_GOI, error=posed.problem.error(w_GOI))
-            return Solved(solution, {layer.name: layer.layout.to_tensor(w_GOI)})
+            return Solved(solution, self._weights.tensors(w_GOI))
         return Solved(solution, posed.tensors(solution.w))
 
 

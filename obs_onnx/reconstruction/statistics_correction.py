@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.calibration.layer_weights import LayerWeights, Tensors
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.calibration.unfold import outputs
 from obs_onnx.passes.graph.extract import extract
@@ -125,9 +126,7 @@ def _has_bias(layer: Layer) -> bool:
     return len(layer.uses) == 1 and layer.uses[0].bias is not None and layer.uses[0].bias_scale != 0
 
 
-def _matched(
-    model: ir.Model, layer: Layer, wanted: _Statistics, found: _Statistics
-) -> dict[str, NDArray[np.float64]]:
+def _matched(model: ir.Model, layer: Layer, wanted: _Statistics, found: _Statistics) -> Tensors:
     """Weight and bias that turn the found statistics into the wanted ones."""
     use = layer.uses[0]
     assert use.bias is not None
@@ -135,20 +134,11 @@ def _matched(
     ratio = np.sqrt((wanted.variance + tiny) / (found.variance + tiny)) if tiny else np.ones_like(found.mean)
     trust = wanted.samples / (wanted.samples + _PRIOR_SAMPLES)
     scale_GO = 1 + trust * (np.clip(ratio, 1 / _MOST, _MOST) - 1)
-    stored = {name: _array(model, name) for name in (layer.name, use.bias)}
-    w_GOI = layer.layout.to_matrix(stored[layer.name]) * scale_GO[:, :, None]
-    b_GO = stored[use.bias].astype(np.float64).reshape(scale_GO.shape) * use.bias_scale
+    held = LayerWeights.of(model, layer)
+    assert held.bias is not None
+    b_GO = held.bias.astype(np.float64).reshape(scale_GO.shape) * use.bias_scale
     b_GO = scale_GO * (b_GO - found.mean) + wanted.mean
-    return {
-        layer.name: layer.layout.to_tensor(w_GOI),
-        use.bias: (b_GO / use.bias_scale).reshape(stored[use.bias].shape),
-    }
-
-
-def _array(model: ir.Model, name: str) -> NDArray[np.generic]:
-    tensor = model.graph.initializers[name].const_value
-    assert tensor is not None, name
-    return tensor.numpy()
+    return held.tensors(held.w_GOI * scale_GO[:, :, None], (b_GO / use.bias_scale).reshape(held.bias.shape))
 
 
 def reestimate_batch_normalization(

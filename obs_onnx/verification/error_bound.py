@@ -37,6 +37,7 @@ from obs_onnx.passes.graph.node_facts import FLOATS, INFERRED
 from obs_onnx.passes.graph.scopes import bodies, captured
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import key, linear, lookup
+from obs_onnx.passes.ops.quantized.weights import multiplied
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
@@ -210,9 +211,10 @@ class _Walk:
         if cached not in self._norms:
             w_GOI = self._weights.get(str(value.name))
             if w_GOI is None:
-                if value.const_value is None:
+                tensor = multiplied(node, product)
+                if tensor is None:
                     return None
-                w_GOI = product.layout.to_matrix(value.const_value.numpy())
+                w_GOI = product.layout.to_matrix(tensor)
             with threads_for(w_GOI.shape[2]):
                 self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), product.geometry)
         return self._norms[cached]

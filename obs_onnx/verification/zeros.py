@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.calibration.layer_weights import weight_of
 from obs_onnx.passes.errors import VerificationError
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.solvers import Pattern, follows
@@ -31,9 +32,7 @@ def check_zeros(
     """
     zeros: dict[str, int] = {}
     for layer in layers:
-        tensor = model.graph.initializers[layer.name].const_value
-        assert tensor is not None
-        w_GOI = layer.layout.to_matrix(tensor.numpy())
+        w_GOI = weight_of(model, layer)
         zeros[layer.name] = int(np.count_nonzero(w_GOI == 0))
         mask = masks.get(layer.name)
         if mask is None:

@@ -16,15 +16,17 @@ __all__ = ["trainable"]
 def trainable(model: ir.Model) -> list[str]:
     """Names of weights and biases of layers, scales and shifts of normalizations, and the like.
 
-    Masks, embedding tables and other constants are left out: a graph does not tell them from each other.
+    Weights that are stored as integers, masks, embedding tables and other constants are left out: a graph
+    does not tell them from each other.
     """
     return list(dict.fromkeys(_names(model)))
 
 
 def _names(model: ir.Model) -> Iterator[str]:
     for layer in find_layers(model)[0]:
-        yield layer.name
-        yield from (use.bias for use in layer.uses if use.bias is not None)
+        if layer.integers is None:
+            yield layer.name
+        yield from (use.bias for use in layer.uses if use.bias is not None and use.bias_integers is None)
     for node in model.graph:
         for index in lookup(node).learnt:
             value = node_facts.input_of(node, index)

@@ -3,7 +3,8 @@
 * no calls of local functions, and no Constant nodes: every constant is an initializer;
 * operators that are functions of others, and layers that a runtime has fused, are written out where the
   tables know more about what they consist of;
-* weights do not hide behind Transpose, Reshape, Cast, weight normalization and the like;
+* weights do not hide behind Transpose, Reshape, Cast, weight normalization and the like; what is stored as
+  integers stays so, with scales of its own;
 * every node has a name of its own, and every per-output bias belongs to one node;
 * BatchNormalization is folded into the linear operator in front of it where that is exact;
 * all shapes that ONNX can infer are there.
@@ -16,6 +17,7 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
+from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.fold_batchnorm import FoldBatchNormalization
 from obs_onnx.passes.canonical.fold_weight_expressions import FoldWeightExpressions
 from obs_onnx.passes.canonical.lift_constants import FoldConstantViews, LiftConstants
@@ -38,6 +40,7 @@ def canonicalize(model: ir.Model) -> ir.Model:
     copy = plain(model)
     for step in (
         FoldConstantViews(),
+        BareIntegers(),
         InferShapes(),
         FoldWeightExpressions(),
         OwnBiases(),

@@ -114,7 +114,7 @@ def _producer(norm: ir.Node) -> tuple[ir.Node, Linear, ir.Node, int | None] | No
             return None
         node = products[0]
     found = linear(node)
-    if found is None:
+    if found is None or found.integers is not None or found.bias_integers is not None:
         return None
     index = found.bias_input
     if isinstance(found.geometry, MatmulGeometry):  # 2.

@@ -27,7 +27,7 @@ class FoldWeightExpressions(ir.passes.InPlacePass):
 
     1. The weight is named after the value it replaces; nodes and initializers that nothing else needs go.
     2. Tied weights stay: every large initializer behind the weight must serve nothing but this weight.
-    3. Quantized weights stay quantized, random ones random.
+    3. What is stored in integers of at most 16 bits stays so, random weights random.
     4. An operand is only a weight when the other operand depends on the model's inputs.
     5. Shape, Size and CastLike only need to know a shape and a type; they tie nothing.
     """
@@ -55,8 +55,10 @@ def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
         return False
     if not all(_foldable(member) for member in cone) or not _exclusive(weight, cone):  # 2. 3.
         return False
-    tensor = _evaluate(model, weight, cone)
     stored = {v for member in cone for v in node_facts.data_inputs(member) if v.producer() is None}
+    if any(_is_narrow(value) for value in stored):  # 3.
+        return False
+    tensor = _evaluate(model, weight, cone)
     if tensor is None or not node_facts.is_float(tensor):
         return False
     if tensor.size > sum(v.const_value.size for v in stored if v.const_value is not None):
@@ -75,6 +77,12 @@ def _fold(model: ir.Model, node: ir.Node, index: int, names: Names) -> bool:
 def _foldable(node: ir.Node) -> bool:
     op = lookup(node)
     return node.domain == "" and not (op.random or op.quantizes)
+
+
+def _is_narrow(value: ir.Value) -> bool:
+    """Whether a constant holds many integers of few bits, which numbers in their place would outgrow."""
+    kind = node_facts.dtype(value)
+    return kind is not None and kind.is_integer() and kind.bitwidth <= 16 and node_facts.size(value) >= _LARGE
 
 
 def _exclusive(weight: ir.Value, cone: list[ir.Node]) -> bool:

@@ -41,7 +41,8 @@ def _own(node: ir.Node, names: Names) -> int:
     if index is None:
         return 0
     bias = owner.inputs[index]
-    assert bias is not None
+    if bias is None or not bias.is_initializer():  # computed from integers
+        return 0
     if len(list(bias.uses())) == 1 and not bias.is_graph_output():
         return 0
     owner.replace_input_with(index, names.copy(bias))  # 1.

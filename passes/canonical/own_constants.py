@@ -6,7 +6,9 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
+from obs_onnx.passes.canonical.plainer.blocks import OpenBlocks
 from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.names import COPY_OF, Names
@@ -30,12 +32,13 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
     Raises:
         ModelError: see :func:`obs_onnx.passes.canonical.canonicalize.canonicalize`.
     """
-    if canonical:
-        copy = canonicalize(model)
-    else:
-        copy = plain(model)
-        InferShapes().call(copy)
+    copy = canonicalize(model) if canonical else plain(model)
     with boundary("the model cannot be brought to the form in which channels are looked for"):
+        opened = OpenBlocks().call(copy).modified
+        if opened and canonical:
+            BareIntegers().call(copy)
+        if opened or not canonical:
+            InferShapes().call(copy)
         Decompose().call(copy)
         OwnConstants().call(copy)
         return copy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import TypedDict, cast
 
 import numpy as np
@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
+from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
 from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -97,7 +98,10 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
     kept = raw.keep_indices(masks)
     file: KeepFile = {"schema": 1, "tensors": {}}
     tensors, uses, gone = {}, {}, []
+    scales = _scales(raw.model)
     for name, copies in raw.copies.items():
+        if name in scales:
+            continue
         parts = [kept.get(str(copy.name), {}) for copy in copies]
         if all(part == parts[0] for part in parts):
             tensors.update({name: parts[0]} if parts[0] else {})
@@ -113,6 +117,12 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
     if caches := kept_caches(raw, masks):
         file["caches"] = caches
     return file
+
+
+def _scales(model: ir.Model) -> set[str]:
+    """Scales and zero points of opened blocks, which in the file lie along others."""
+    forms = (layer.integers for layer in find_layers(model)[0])
+    return {name for form in forms if form is not None and form.run for name in form.names[1:]}
 
 
 def kept_caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
@@ -131,8 +141,17 @@ def _uses(copy: ir.Value, kept: Kept) -> list[Use]:
     return [Use(output=output, input=index, kept=kept) for output, index in places]
 
 
-def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
+def replay(
+    original: ir.Model,
+    keep: KeepFile | Mapping[str, Kept],
+    finish: Callable[[ir.Model], None] = lambda model: None,
+) -> ir.Model:
     """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
+
+    Args:
+        original: it is not changed.
+        keep: what stays.
+        finish: called with the smaller model before weights in blocks are packed, whose scales it may choose.
 
     Raises:
         ValueError: nothing would be left of some axis; a name, a use or an index is none of the model's; or
@@ -141,7 +160,7 @@ def replay(original: ir.Model, keep: KeepFile | Mapping[str, Kept]) -> ir.Model:
     """
     file = cast("KeepFile", keep) if "schema" in keep else KeepFile(tensors=cast("Mapping[str, Kept]", keep))
     caches = caches_of(original, file)
-    return caches.closed(shrunk(caches.inner(original), file, caches.names))
+    return caches.closed(shrunk(caches.inner(original), file, caches.names, finish))
 
 
 def caches_of(original: ir.Model, file: KeepFile) -> Caches:
@@ -149,7 +168,12 @@ def caches_of(original: ir.Model, file: KeepFile) -> Caches:
     return Caches(original, find_caches(original) if file.get("caches") else ())
 
 
-def shrunk(inner: ir.Model, file: KeepFile, caches: Set[str] = frozenset()) -> ir.Model:
+def shrunk(
+    inner: ir.Model,
+    file: KeepFile,
+    caches: Set[str] = frozenset(),
+    finish: Callable[[ir.Model], None] = lambda model: None,
+) -> ir.Model:
     """A copy of a model whose ``caches`` are no outputs, and inputs as they were, without what went.
 
     Raises:
@@ -172,7 +196,9 @@ def shrunk(inner: ir.Model, file: KeepFile, caches: Set[str] = frozenset()) -> i
                     f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
                 )
     if "removed" in file:
-        return _without(model, set(file["removed"]), caches)
+        return _without(model, set(file["removed"]), caches, finish)
+    finish(model)
+    PackBlocks().call(model)
     ShareConstants().call(model)
     return model
 
@@ -201,7 +227,9 @@ def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
     return coupling.keep_from(kept)
 
 
-def _without(model: ir.Model, removed: Set[str], caches: Set[str]) -> ir.Model:
+def _without(
+    model: ir.Model, removed: Set[str], caches: Set[str], finish: Callable[[ir.Model], None]
+) -> ir.Model:
     """The canonical form without branches of which nothing but one channel is left."""
     model = prepare(model)
     coupling, layers = couple(model, caches=caches), find_layers(model)[0]
@@ -210,5 +238,7 @@ def _without(model: ir.Model, removed: Set[str], caches: Set[str]) -> ir.Model:
     LeaveOut(gone)(model)
     if left := [name for name in removed if name in model.graph.initializers]:
         raise ValueError(f"{left[0]} cannot be left out of this model")
+    finish(model)
+    PackBlocks().call(model)
     ShareConstants().call(model)
     return model

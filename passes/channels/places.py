@@ -41,11 +41,14 @@ def _places(coupling: Coupling, group: Group, layer: Layer, contracted: bool) ->
         for mix in coupling.graph.mixes
         if mix.kind == "sum" and (value := mix.node.inputs[mix.slot]) is not None and _is(value, layer)
     }
+    inside = [1] * len(layer.layout.shape)
+    if layer.integers is not None and layer.integers.bits:  # an axis of blocks, the last but one
+        summed, inside[-1] = {len(inside) - 1}, layer.integers.block
     found = None
     for site in group.sites:
         if site.initializer != layer.name or (site.axis in summed) != contracted:
             continue
-        elements_GOI = elements_along(layer.layout, site.axis)
+        elements_GOI = elements_along(layer.layout, site.axis) // inside[site.axis]
         element = (elements_GOI[:, 0, :] if contracted else elements_GOI[:, :, 0]).reshape(-1)
         here = csr_array(coupling.incidence(group, site.initializer, site.axis)[:, element])
         found = here if found is None else csr_array(found + here)
@@ -53,7 +56,7 @@ def _places(coupling: Coupling, group: Group, layer: Layer, contracted: bool) ->
 
 
 def _is(value: ir.Value, layer: Layer) -> bool:
-    return value.name == layer.name
+    return value.name == layer.factor
 
 
 def standing(coupling: Coupling, group: Group, value: ir.Value | str) -> list[int]:

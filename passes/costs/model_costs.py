@@ -27,7 +27,8 @@ from obs_onnx.passes.costs.interpolate import interpolate
 from obs_onnx.passes.costs.macs import MacCounter
 from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add, multiply, power
 from obs_onnx.passes.costs.sizes import Sizes
-from obs_onnx.passes.graph.parameters import float_tensors
+from obs_onnx.passes.layers.parameters import integer_forms, parameters
+from obs_onnx.passes.traits.linear import Integers
 
 __all__ = ["Cost", "Costs"]
 
@@ -52,7 +53,7 @@ class Costs:
         full: number of channels of each group.
         macs: multiply-accumulates of one run at the concrete sizes of the coupling, batch included: of use
             relative to the dense model.
-        params: elements of all floating-point constants.
+        params: elements of all floating-point constants, and of integers that stand for such numbers.
         bytes: size of all initializers in bytes; what removal adds to follow sizes is not known before.
         approximate: names of nodes whose multiply-accumulates are no polynomial and count as when dense.
     """
@@ -62,15 +63,21 @@ class Costs:
         self.full = self._sizes.full
         self.approximate: list[str] = []
         held = [v for v in coupling.model.graph.initializers.values() if v.const_value is not None]
-        params: Terms = {(): sum(tensor.size for tensor in float_tensors(coupling.model))}
+        params: Terms = {(): sum(one.size for one in parameters(coupling.model))}
+        forms = integer_forms(coupling.model)
         stored: Terms = {}
+        shares = _shares(forms)
         for value in held:
             tensor, elements = value.const_value, self._elements(value)
             assert tensor is not None
-            add(stored, elements, tensor.nbytes / tensor.size if tensor.size else 0)
+            share = shares.get(str(value.name), 1.0)
+            add(stored, elements, share * tensor.nbytes / tensor.size if tensor.size else 0)
             if tensor.dtype.is_floating_point():
-                add(params, elements)
+                add(params, elements, share)
                 params[()] -= tensor.size
+            elif (form := forms.get(str(value.name))) is not None and tensor.size:
+                add(params, elements, math.prod(form.shape) / tensor.size)
+                params[()] -= math.prod(form.shape)
         self.params, self.bytes = Polynomial(params, self.full), Polynomial(stored, self.full)
         macs: Terms = {}
         for node in coupling.model.graph:
@@ -125,3 +132,13 @@ class Costs:
             self.approximate.append(str(node.name))
             return {(): dense}
         return total
+
+
+def _shares(forms: Mapping[str, Integers]) -> dict[str, float]:
+    """What elements of opened blocks count where they are packed, of what they take up now."""
+    found: dict[str, float] = {}
+    for form in forms.values():
+        if form.run:
+            scales, bits = form.names[1:], (form.highest + 1).bit_length() - 1
+            found |= {form.q: bits / 8, **dict.fromkeys(scales, 1 / form.run)}
+    return found

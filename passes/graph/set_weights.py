@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -19,7 +20,8 @@ STORED = "obs_onnx.stored_type"
 class SetWeights(ir.passes.InPlacePass):
     """Replace the contents of initializers of the main graph.
 
-    1. Every array is cast to the initializer's own type (float16, bfloat16, float32, float64).
+    1. Every array is cast to the initializer's own type (float16, bfloat16, float32, float64; of an integer
+       type it takes integers alone).
     2. Shapes, names, and everything that is not mentioned stay as they are.
 
     All names and shapes are checked before the first initializer changes.
@@ -29,10 +31,10 @@ class SetWeights(ir.passes.InPlacePass):
 
     Raises:
         KeyError: a name is no initializer of the model.
-        ValueError: an array has another shape, or is not finite, or the initializer is not of a float type.
+        ValueError: an array has another shape, or is not finite, or holds numbers that the type does not.
     """
 
-    values: Mapping[str, NDArray[np.floating]]
+    values: Mapping[str, NDArray[Any]]
     name = "set-weights"
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -42,23 +44,27 @@ class SetWeights(ir.passes.InPlacePass):
             model.graph.initializers[name].const_value = tensor
         return ir.passes.PassResult(model, modified=bool(tensors))
 
-    def _tensor(
-        self, model: ir.Model, name: str, array: NDArray[np.floating]
-    ) -> ir.Tensor[NDArray[np.generic]]:
+    def _tensor(self, model: ir.Model, name: str, array: NDArray[Any]) -> ir.Tensor[NDArray[np.generic]]:
         if name not in model.graph.initializers:
             raise KeyError(f"the model has no initializer {name!r}")
         old = model.graph.initializers[name].const_value
         if old is None:
             raise KeyError(f"initializer {name!r} has no values")
-        if not old.dtype.is_floating_point():
-            raise ValueError(f"initializer {name!r} is of type {old.dtype.name}, not of a float type")
+        if not old.dtype.is_floating_point() and array.dtype.kind == "f":
+            raise ValueError(
+                f"initializer {name!r} is of type {old.dtype.name}, the new values are no integers"
+            )
         shape = tuple(old.shape.numpy())
         if array.shape != shape:
             raise ValueError(f"initializer {name!r} has shape {shape}, the new values have {array.shape}")
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):
             narrow = model.graph.initializers[name].meta.get(STORED, old.dtype)
             stored = np.ascontiguousarray(array, dtype=narrow.numpy()).astype(old.dtype.numpy(), copy=False)
-        if not np.isfinite(stored).all():
+            stored = stored.reshape(shape)  # numpy makes a row of a single number
+        if not old.dtype.is_floating_point():
+            if (stored.astype(np.float64) != array.astype(np.float64)).any():
+                raise ValueError(f"the new values of initializer {name!r} are no numbers of {old.dtype.name}")
+        elif not np.isfinite(stored).all():
             raise ValueError(f"the new values of initializer {name!r} are not finite as {old.dtype.name}")
         return ir.Tensor(
             stored,

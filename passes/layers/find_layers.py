@@ -79,7 +79,14 @@ def find_layers(model: ir.Model) -> tuple[list[Layer], list[Frozen]]:
             continue
         first, linear = uses[0]
         layers.append(
-            Layer(str(weight.name), key(first), linear.layout, tuple(_use(node, lin) for node, lin in uses))
+            Layer(
+                str(weight.name) if linear.integers is None else linear.integers.q,
+                key(first),
+                linear.layout,
+                tuple(_use(node, lin) for node, lin in uses),
+                linear.integers,
+                str(weight.name),
+            )
         )
     return layers, [Frozen(str(node.name), key(node), reason) for node, reason in frozen.items()]
 
@@ -126,6 +133,24 @@ def _why_frozen(weight: ir.Value, uses: list[tuple[ir.Node, Linear]]) -> str | N
         return f"its weight {weight.name} is also used by {others[0].op_type} {others[0].name}"
     if len({linear.layout for _, linear in uses}) > 1:
         return f"its weight {weight.name} is used in several layouts"
+    return _shared(weight, uses)
+
+
+def _shared(weight: ir.Value, uses: list[tuple[ir.Node, Linear]]) -> str | None:
+    """Why integers that a weight or a bias is stored in are not its own."""
+    graph = uses[0][0].graph
+    for node, linear in uses:
+        bias = None if linear.bias_input is None else node.inputs[linear.bias_input]
+        for value, integers in ((weight, linear.integers), (bias, linear.bias_integers)):
+            if integers is None or value is None or graph is None:
+                continue
+            own = {*(node_facts.constant_cone(value) or ()), *(one for one, _ in uses)}
+            for name in integers.names:
+                held = graph.initializers[name]
+                others = [usage.node for usage in held.uses() if usage.node not in own]
+                if others or held.is_graph_output() or len(held.uses()) > len(uses):
+                    user = f"{others[0].op_type} {others[0].name}" if others else "the model itself"
+                    return f"its weight is computed from {name}, which is also used by {user}"
     return None
 
 
@@ -136,11 +161,14 @@ def _use(node: ir.Node, linear: Linear) -> Use:
     elif linear.bias_behind:
         y, bias = bias_add(y, linear)
     assert x is not None
+    name = None if bias is None else str(bias.name)
     return Use(
         str(node.name),
         str(x.name),
         str(y.name),
         linear.geometry,
-        None if bias is None else str(bias.name),
+        name if linear.bias_integers is None else linear.bias_integers.q,
         linear.bias_scale,
+        linear.bias_integers,
+        linear.input_scale,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from obs_onnx.passes.traits.linear import ConvGeometry, MatmulGeometry, WeightLayout
+from obs_onnx.passes.traits.linear import ConvGeometry, Integers, MatmulGeometry, WeightLayout
 
 __all__ = ["Frozen", "Layer", "Use"]
 
@@ -20,6 +20,8 @@ class Use:
         y: value that holds the result, bias included.
         bias: initializer of the per-output bias (own to this use), or None.
         bias_scale: factor on that bias.
+        bias_integers: how the bias is stored, if not as it is.
+        input_scale: initializer of the scale of ``x``, where that of the bias is this one times the weight's.
     """
 
     node: str
@@ -28,6 +30,8 @@ class Use:
     geometry: ConvGeometry | MatmulGeometry
     bias: str | None = None
     bias_scale: float = 1.0
+    bias_integers: Integers | None = None
+    input_scale: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,16 +39,23 @@ class Layer:
     """A constant weight and all nodes that multiply by it.
 
     Attributes:
-        name: the initializer's name.
+        name: the initializer's name; of a weight that is stored as integers, that of these.
         op_type: operator of the first use.
-        layout: how the initializer becomes ``w_GOI``.
+        layout: how the tensor that is multiplied by becomes ``w_GOI``.
         uses: in topological order; the moments of all uses add up.
+        integers: how that tensor is stored, if not as it is.
+        factor: name of the value that is multiplied by; by default :attr:`name`.
     """
 
     name: str
     op_type: str
     layout: WeightLayout
     uses: tuple[Use, ...]
+    integers: Integers | None = None
+    factor: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", self.factor or self.name)
 
     @property
     def size(self) -> int:

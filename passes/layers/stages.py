@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops import lookup
 
 __all__ = ["Plan", "Stage", "plan_stages"]
 
@@ -94,6 +95,22 @@ def _skips(value: ir.Value, live: set[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _constants(order: Iterable[ir.Node]) -> set[ir.Value]:
+    """Values that are computed from initializers alone: weights that are stored as integers, for example."""
+    found: set[ir.Value] = set()
+    for node in order:
+        read = reads(node)
+        constant = all(value.is_initializer() or value in found for value in read)
+        if (
+            read
+            and constant
+            and not lookup(node).random
+            and not any(y.is_graph_output() for y in node.outputs)
+        ):
+            found.update(node.outputs)
+    return found
+
+
 def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
     """Stages of the given layers, in the order in which they have to be solved.
 
@@ -133,6 +150,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
         depends.update(dict.fromkeys(node.outputs, mask))
 
     values = {str(value.name): value for node in order for value in node.outputs}
+    fixed = _constants(order)
     built: list[Stage] = []
     for index, members in enumerate(stages):
         unsolved = sum(bits[layer.name] for stage in stages[index:] for layer in stage)
@@ -141,7 +159,7 @@ def plan_stages(model: ir.Model, layers: Iterable[Layer]) -> Plan:
         live = dict.fromkeys(
             str(value.name)
             for value in needed
-            if not depends.get(value, 0) & unsolved and not value.is_initializer()
+            if not depends.get(value, 0) & unsolved and not value.is_initializer() and value not in fixed
         )
         ys = [use.y for layer in members for use in layer.uses if use.y in values]
         skips = {y: _skips(values[y], set(live)) for y in ys}

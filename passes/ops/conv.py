@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.counterpart import counterpart
+from obs_onnx.passes.ops.quantized.weights import held, stored
 from obs_onnx.passes.ops.vjp.conv import RULES
 from obs_onnx.passes.traits.atoms import fixed, product
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, WeightLayout
@@ -39,12 +40,12 @@ def _geometry(node: ir.Node, kernel: tuple[int, ...], transposed: bool) -> ConvG
 
 
 def _linear(node: ir.Node, transposed: bool) -> Linear | str | None:
-    weight = node_facts.constant(node, 1)
+    weight = held(node, 1)
     if weight is None:
         return None
-    if not node_facts.is_float(weight):
+    if not weight.is_float:
         return f"weights of type {weight.dtype.name} are not pruned"
-    shape = tuple(int(dim) for dim in weight.shape.numpy())
+    shape = weight.shape
     groups, kernel = node_facts.int_attribute(node, "group", 1), shape[2:]
     if math.prod(shape) == 0 or shape[0] % groups:
         return f"a weight of shape {shape} does not split into {groups} groups"
@@ -56,9 +57,12 @@ def _linear(node: ir.Node, transposed: bool) -> Linear | str | None:
         outputs, inputs, perm = split[1], shape[1], (0, 1, *spatial, 2)
     layout = WeightLayout(shape, split, perm, (groups, outputs, inputs * math.prod(kernel)))
     bias = 2 if node_facts.input_of(node, 2) is not None else None
-    if bias is not None and node_facts.constant(node, 2) is None:
-        return "its bias is computed at run time"
-    return Linear(1, 0, layout, _geometry(node, kernel, transposed), bias)
+    linear = Linear(1, 0, layout, _geometry(node, kernel, transposed), bias)
+    return (
+        "its bias is computed at run time"
+        if bias is not None and held(node, 2) is None
+        else stored(node, linear)
+    )
 
 
 def _linear_conv(node: ir.Node) -> Linear | str | None:

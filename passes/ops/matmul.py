@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
+from obs_onnx.passes.ops.quantized.weights import Held, held, stored
 from obs_onnx.passes.ops.vjp.matmul import RULES
 from obs_onnx.passes.traits.atoms import Labels
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry, WeightLayout
@@ -25,9 +26,9 @@ from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 __all__ = ["TABLE"]
 
 
-def _weight_side(node: ir.Node) -> tuple[int, ir.TensorProtocol] | None:
+def _weight_side(node: ir.Node) -> tuple[int, Held] | None:
     """Position and tensor of the constant operand; None when none or both are constant."""
-    left, right = node_facts.constant(node, 0), node_facts.constant(node, 1)
+    left, right = held(node, 0), held(node, 1)
     if (left is None) == (right is None):
         return None
     if right is not None:
@@ -52,8 +53,8 @@ def _linear_gemm(node: ir.Node) -> Linear | str | None:
         node_facts.float_attribute(node, "alpha", 1.0),
         node_facts.float_attribute(node, "beta", 1.0),
     )
-    shape = tuple(int(dim) for dim in weight.shape.numpy())
-    if not node_facts.is_float(weight):
+    shape = weight.shape
+    if not weight.is_float:
         return f"weights of type {weight.dtype.name} are not pruned"
     if alpha == 0.0 or math.prod(shape) == 0:
         return "its product is always zero"
@@ -67,11 +68,11 @@ def _linear_gemm(node: ir.Node) -> Linear | str | None:
         geometry = MatmulGeometry(input_axis=-1 if trans[1] else -2, output_axis=-2)
         per_output = {(layout.goi[1], 1)}
     if node_facts.input_of(node, 2) is None or beta == 0.0:
-        return Linear(side, 1 - side, layout, geometry)
-    bias = node_facts.constant(node, 2)
-    if bias is None or tuple(bias.shape.numpy()) not in per_output:
+        return stored(node, Linear(side, 1 - side, layout, geometry))
+    bias = held(node, 2)
+    if bias is None or bias.shape not in per_output:
         return "its C input is not one constant per output"
-    return Linear(side, 1 - side, layout, geometry, bias_input=2, bias_scale=beta)
+    return stored(node, Linear(side, 1 - side, layout, geometry, bias_input=2, bias_scale=beta))
 
 
 def _linear_matmul(node: ir.Node) -> Linear | str | None:
@@ -79,8 +80,8 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
     if found is None:
         return None
     side, weight = found
-    shape = tuple(int(dim) for dim in weight.shape.numpy())
-    if not node_facts.is_float(weight):
+    shape = weight.shape
+    if not weight.is_float:
         return f"weights of type {weight.dtype.name} are not pruned"
     if len(shape) < 2 or math.prod(shape) == 0:
         return "its weight is no matrix"
@@ -90,11 +91,11 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
         return f"its weight of shape {shape} is broadcast against its input"
     layout = _layout(shape, inputs_first=side == 1, groups=groups)
     if side == 1:
-        return Linear(1, 0, layout, MatmulGeometry(-1, -1, groups), bias_behind=True)
+        return stored(node, Linear(1, 0, layout, MatmulGeometry(-1, -1, groups), bias_behind=True))
     if x_dims is None:
         return "the rank of its input is unknown"
     axis = -1 if len(x_dims) == 1 else -2
-    return Linear(0, 1, layout, MatmulGeometry(axis, axis, groups), bias_behind=True)
+    return stored(node, Linear(0, 1, layout, MatmulGeometry(axis, axis, groups), bias_behind=True))
 
 
 def _macs_gemm(node: ir.Node, b: int = 1) -> int:

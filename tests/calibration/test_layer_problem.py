@@ -6,7 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from obs_onnx.calibration.layer_problem import LayerProblem, LayerWeights, bias_of, stored
+from obs_onnx.calibration.layer_problem import LayerProblem
+from obs_onnx.calibration.layer_weights import LayerWeights, bias_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.layers.find_layers import find_layers

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.curves import Curve
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.passes.channels.coupling import Group
 from obs_onnx.pruning.judgement import Attempt
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.channels import Quantum, admissible
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors, regrouped
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.redundant import Redundant, find_redundant
 from obs_onnx.passes.costs.widths import Widths, widths_of
@@ -21,6 +21,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
 from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.judgement import judge
+from obs_onnx.reconstruction.channels import spread
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
@@ -49,7 +50,8 @@ def redundant_in(runtime: Runtime, coupling: Coupling, layers: Sequence[Layer], 
         model = SetWeights(changed)(coupling.model.clone()).model
         return run_feed(open_part(runtime, extract(model, input_names(model), names), feed), feed)
 
-    return find_redundant(coupling, layers, values)
+    plain = [layer for layer in layers if layer.integers is None]
+    return find_redundant(coupling, plain, values)
 
 
 def lossless(task: ChannelTask) -> Lossless:
@@ -87,9 +89,12 @@ def unchanged(task: ChannelTask) -> ChannelAttempt:
 
 def _attempt(task: ChannelTask, keep: Keeps, tensors: Tensors) -> ChannelAttempt:
     """A model without channels, whose other weights are as they are but for ``tensors``."""
-    dense, selection = task.calibrated.dense, task.channels.select(keep)
+    dense, selection, coupling = task.calibrated.dense, task.channels.select(keep), task.channels.coupling
     small = SetWeights(tensors)(dense.model.clone()).model
     task.channels.remove(selection, small)
+    rounded = regrouped(small)
+    tensors = {**tensors, **spread(coupling, selection.keep, rounded)}
+    SetWeights(rounded)(small)
     judged = judge(small, task.calibrated, task.recorder)
     nothing = dict.fromkeys(keep, 0.0)
     costs = task.costs.of(small)

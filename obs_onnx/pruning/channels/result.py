@@ -202,18 +202,19 @@ def _missed_costs(
 
 def _lines(layers: Iterable[Layer], best: ChannelAttempt, coupling: Coupling) -> tuple[LayerResult, ...]:
     """A line for each layer."""
+    dense = coupling.model
     held, small = best.model.graph.initializers, {one.name: one for one in find_layers(best.model)[0]}
     found = []
     for layer in layers:
         value, after = held.get(layer.name), small.get(layer.name)
-        left = 0 if value is None or value.const_value is None else value.const_value.size
+        left = _size(best.model, layer.name)
         found.append(
             LayerResult(
                 name=layer.name,
                 op_type=layer.op_type,
                 shape=layer.layout.shape,
                 weights=layer.size,
-                kept=left / layer.size,
+                kept=left / _size(dense, layer.name),
                 widths=widths_of(layer),
                 kept_widths=(0, 0) if value is None else None if after is None else widths_of(after),
                 reads=_group_at(coupling, layer.uses[0].x),
@@ -226,3 +227,8 @@ def _lines(layers: Iterable[Layer], best: ChannelAttempt, coupling: Coupling) ->
 def _group_at(coupling: Coupling, value: str) -> str | None:
     """The first group whose channels stand in a value."""
     return next((group.name for group in coupling.groups if standing(coupling, group, value)), None)
+
+
+def _size(model: ir.Model, name: str) -> int:
+    held = model.graph.initializers.get(name)
+    return 0 if held is None or held.const_value is None else held.const_value.size

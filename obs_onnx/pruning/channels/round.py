@@ -15,7 +15,7 @@ from obs_onnx.allocation.costs import Predicted, at_most
 from obs_onnx.allocation.curves import Ranked
 from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from obs_onnx.allocation.targets import Targets
-from obs_onnx.calibration.layer_problem import Tensors
+from obs_onnx.calibration.layer_weights import Tensors, regrouped
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.io.scratch import let_go, put_away
 from obs_onnx.passes.channels.branches import LeaveOut
@@ -108,6 +108,9 @@ def _refitted(
         tensors.update(emptied(dense.model, dense.layers, selection.empty))
         small = SetWeights(tensors)(dense.model.clone()).model
         task.channels.remove(selection, small)
+        rounded = regrouped(small)
+        tensors.update(spread(coupling, selection.keep, rounded))
+        SetWeights(rounded)(small)
         if is_weighty(dense.model):
             put_away(small)
             let_go(dense.model)

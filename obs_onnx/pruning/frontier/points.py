@@ -11,6 +11,7 @@ from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import file_size
+from obs_onnx.passes.canonical.plainer.blocks import packed_form
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan
@@ -69,7 +70,10 @@ def measured_points(
 ) -> tuple[Point, list[Point]]:
     """The dense model and all candidates, measured."""
     dense, sample = calibrated.dense, calibrated.data.sample
-    demands = [dense.cost, *(measured(dense.runtime, c.attempt.model, sample) for c in candidates)]
+    demands = [
+        dense.cost,
+        *(measured(dense.runtime, packed_form(c.attempt.model), sample) for c in candidates),
+    ]
     models = [inputs.original, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]
     known = qualities[0] if qualities else Evaluation(0)

@@ -13,7 +13,7 @@ from obs_onnx.allocation.curves import Curve, sparsity_levels
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.allocation.thresholds import threshold_weights
 from obs_onnx.allocation.weights import allocate
-from obs_onnx.calibration.layer_problem import stored
+from obs_onnx.calibration.layer_weights import weight_of
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives, WeightScores
 from obs_onnx.criteria.weight_scores import WeightAllocation
@@ -66,7 +66,7 @@ class WeightTask:
     @property
     def nonzero(self) -> int:
         """How many of them are not zero now."""
-        return sum(int(np.count_nonzero(stored(self.model, layer.name))) for layer in self.choice.pruned)
+        return sum(int(np.count_nonzero(weight_of(self.model, layer))) for layer in self.choice.pruned)
 
     @property
     def is_cheap(self) -> bool:

@@ -11,15 +11,15 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.atoms import Labels, fixed, product
+from obs_onnx.passes.traits.linear import Integers, Linear, MatmulGeometry, WeightLayout, packed, unpacked
 from obs_onnx.passes.traits.op import Op, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["TABLE", "packed", "spread", "unpacked"]
+__all__ = ["TABLE", "spread"]
 
 _SCALES, _ZEROS, _ORDER, _BIAS = 2, 3, 4, 5  # inputs of MatMulNBits
 _BYTE = 8
@@ -35,18 +35,6 @@ def spread(blocks: Labels, block_size: int, n: int) -> Labels:
     if block_size < 1 or len(blocks) != math.ceil(n / block_size):
         raise Freeze(f"{len(blocks)} blocks of {block_size} do not cover {n} elements")
     return np.repeat(blocks, block_size, axis=0)[:n]
-
-
-def unpacked(bytes_: NDArray[np.uint8], bits: int, n: int) -> NDArray[np.uint8]:
-    """The first ``n`` numbers of ``bits`` bits along the last axis, the lowest bits of a byte first."""
-    places = np.unpackbits(bytes_, axis=-1, bitorder="little").reshape(*bytes_.shape[:-1], -1, bits)
-    return np.packbits(places[..., :n, :], axis=-1, bitorder="little")[..., 0]
-
-
-def packed(numbers: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
-    """Inverse of :func:`unpacked`; what is left of the last byte is zero."""
-    places = np.unpackbits(numbers[..., None], axis=-1, count=bits, bitorder="little")
-    return np.packbits(places.reshape(*numbers.shape[:-1], -1), axis=-1, bitorder="little")
 
 
 def _relate_nbits(r: Relation) -> None:
@@ -160,8 +148,40 @@ def _relate_gathered(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in given])
 
 
-def _linear(node: ir.Node) -> str | None:
+def _linear_bnb4(node: ir.Node) -> str | None:
     return None if node_facts.constant(node, 1) is None else "quantized weights are not pruned"
+
+
+def _linear_nbits(node: ir.Node) -> Linear | str | None:
+    b, scale = node_facts.constant(node, 1), node_facts.constant(node, _SCALES)
+    if b is None:
+        return None
+    bits, block = node_facts.int_attribute(node, "bits", _BITS), node_facts.int_attribute(node, "block_size")
+    rows, columns = (node_facts.int_attribute(node, name) for name in ("N", "K"))
+    grid = (rows, math.ceil(columns / block)) if block > 0 else (0, 0)
+    if scale is None or scale.size != math.prod(grid) or node_facts.int_attribute(node, "weight_prepacked"):
+        return "its weight is not stored as rows, blocks and bytes, with a scale for each block"
+    if _BYTE % bits or tuple(b.shape.numpy()) != (*grid, block * bits // _BYTE):
+        return (
+            f"its weight of {bits} bits does not lie in whole bytes of {columns} inputs in blocks of {block}"
+        )
+    zero = node_facts.constant(node, _ZEROS)
+    if node_facts.input_of(node, _ZEROS) is not None and (zero is None or zero.dtype != ir.DataType.UINT8):
+        return "the zero points of its weight are no constant integers"
+    if node_facts.input_of(node, _ORDER) is not None:
+        order = node_facts.array(node, _ORDER)
+        if order is None or not np.array_equal(order, np.arange(columns) // block):
+            return "its inputs are not in the order of the blocks"
+    q, scales, zeros = (None if value is None else str(value.name) for value in (*node.inputs, None)[1:4])
+    middle, shape = 1 << (bits - 1), (rows, columns)
+    integers = Integers(str(q), str(scales), zeros, shape, grid, block, 0, (1 << bits) - 1, middle, bits)
+    bias = _BIAS if node_facts.input_of(node, _BIAS) is not None else None
+    if bias is not None and node_facts.constant(node, bias) is None:
+        return "its bias is computed at run time"
+    layout = WeightLayout(shape, (1, *shape), (0, 1, 2), (1, *shape))
+    return Linear(
+        1, 0, layout, MatmulGeometry(), bias_input=bias, bias_behind=bias is None, integers=integers
+    )
 
 
 def _macs(node: ir.Node) -> int:
@@ -169,10 +189,11 @@ def _macs(node: ir.Node) -> int:
     return node_facts.size(node.inputs[0]) * node_facts.int_attribute(node, "N", 1)
 
 
-_PRODUCT = Op(linear=_linear, macs=_macs, quantizes=True)
-
 TABLE = related(
-    {"com.microsoft::MatMulNBits": _PRODUCT, "com.microsoft::MatMulBnb4": _PRODUCT},
+    {
+        "com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs, quantizes=True),
+        "com.microsoft::MatMulBnb4": Op(linear=_linear_bnb4, macs=_macs, quantizes=True),
+    },
     {
         _relate_nbits: "com.microsoft::MatMulNBits",
         _relate_bnb4: "com.microsoft::MatMulBnb4",

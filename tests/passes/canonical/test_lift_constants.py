@@ -118,9 +118,7 @@ class TestViews:
         )
         model = check(proto, {"x": np.ones((2, 4), np.float32)})
         assert operators(model) == ["DequantizeLinear", "MatMul"]
-        assert [(f.node, f.reason) for f in find_layers(model)[1]] == [
-            ("head", "quantized weights are not pruned")
-        ]
+        assert [layer.factor for layer in find_layers(model)[0]] == ["d"]
 
     @pytest.mark.parametrize("declared", [False, True])
     def test_a_cast_constant_has_its_new_type_and_leaves_the_original_its_own(

@@ -24,7 +24,7 @@ from obs_onnx.passes.errors import DataError, OptionError
 from obs_onnx.pruning.language.cache_config import new_configs
 
 IDS = np.arange(8).reshape(2, 4) * 5
-TRAINED = Path(__file__).parents[3] / "shared" / "lm" / "genai_fp32"
+TRAINED = Path(__file__).parents[4] / "shared" / "lm" / "genai_fp32"
 
 
 def data(past=0, count=48, tokens=12):
