@@ -22,6 +22,7 @@ from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
 from obs_onnx.evaluation.measures.class_scores import rows_of
 from obs_onnx.evaluation.measures.options import AUTO
+from obs_onnx.io.scratch import let_go
 from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import consumed, standing
 from obs_onnx.passes.graph.extract import extract
@@ -30,6 +31,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.passes.ops.quantized.numbers import Numbers
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["ChannelStatistics", "Consumption", "Signal"]
@@ -173,11 +175,14 @@ class ChannelStatistics:
             self._runtime, self.model, self._plan, self._fit, self._budget, paired=False, halves=True
         )
         found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _apart, _together)
+        mapped = is_weighty(self.model)
         for stage in self._plan.stages:
             layers = [layer for layer in stage.layers if layer.name in reading]
             posed = prefixes.pose(stage, layers, self.model, self._damping)
             for name in list(posed):
                 found[name] = posed.pop(name)
+            if mapped:
+                let_go(self.model)
         return found
 
     def signal(self, group: Group) -> list[tuple[Signal, csr_array]]:
