@@ -27,15 +27,9 @@ MODELS = ("dense", "dense int8", "pruned", "pruned int8")
 
 def prepare(root: Path, net: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
     """Write all four models, measure their top-1 in percent."""
-    import onnx_ir as ir
+    from obs_onnx import evaluate, prune, quantize
 
-    from obs_onnx import evaluate, prune
-    from obs_onnx.data.open_source import open_source
-    from obs_onnx.passes.canonical.canonicalize import canonicalize
-    from obs_onnx.quantization.int8 import quantize
-    from obs_onnx.runtimes import open_runtime
-
-    model, runtime = root / "models" / f"{net}.onnx", open_runtime()
+    model = root / "models" / f"{net}.onnx"
     np.savez(folder / "calib.npz", input=images(root, net, "train", 2048)[0])
     prune(
         model,
@@ -47,10 +41,8 @@ def prepare(root: Path, net: str, folder: Path, args: argparse.Namespace) -> dic
         latency=False,
     )
     (folder / f"{net}.pruned.int8.onnx").replace(path_of(folder, net, "pruned int8"))
-    dense = canonicalize(ir.load(model))
     path_of(folder, net, "dense").write_bytes(model.read_bytes())
-    source = open_source(folder / "calib.npz", runtime.session(str(model)).inputs, batch_size=32)
-    ir.save(quantize(dense, source, runtime)[0], path_of(folder, net, "dense int8"))
+    quantize(model, path_of(folder, net, "dense int8"), calib=folder / "calib.npz", latency=False)
     x, y = images(root, net, "val", None)
     return {
         name: 100 * evaluate(path_of(folder, net, name), {"input": x, "labels": y}, batch_size=250).accuracy

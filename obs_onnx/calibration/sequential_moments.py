@@ -123,10 +123,11 @@ def _divided(gathered: dict[str, Moments], together: Iterable[Sequence[Layer]]) 
     found = {}
     for layers in together:
         whole = gathered.pop(layers[0].name)
+        with threads_for(layers[0].layout.goi[2]):
+            numbers, sum_x, sum_t, xt, tt, xx = whole.arrays()
         if len(layers) == 1:
             found[layers[0].name] = whole
             continue
-        numbers, sum_x, sum_t, xt, tt, xx = whole.arrays()
         end = 0
         for layer in layers:
             rows = slice(end, end := end + layer.layout.goi[1])

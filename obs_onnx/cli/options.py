@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from obs_onnx.cli.errors import be_verbose, load, speller, tell
-from obs_onnx.cli.saved.config import check_in_memory, use_config
+from obs_onnx.cli.saved.config import check_config, use_config
 from obs_onnx.cli.values import KeyValue, Size, WrittenFile
 from obs_onnx.option import Form, Option, options_of
 from obs_onnx.passes.errors import spelled
@@ -101,7 +101,6 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run, once options that were called by former names are told, and OUT is the output."""
-        check_in_memory(ctx)
         load(_VERBS.get(str(self.name), str(self.name)))
         if not ctx.params.get("silent"):
             for old, new in ctx.meta.get(_FORMER, {}).items():
@@ -110,6 +109,7 @@ class Command(click.Command):
             if ctx.get_parameter_source("output") is ParameterSource.COMMANDLINE:
                 raise click.UsageError(f"the output is given twice, as {out} and by --output: give one")
             ctx.params["output"] = out
+        check_config(ctx)
         return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -110,7 +110,7 @@ def quantize(model: str, json_path: str | None, silent: bool, **options: Any) ->
         behind.run(
             "the report was not shown",
             lambda: report.print_combinations(
-                f"{found.model} -> {found.output}", found.combinations, found.notes, found.alerts
+                f"{found.model} → {found.output}", found.combinations, found.notes, found.alerts
             ),
         )
     behind.end()

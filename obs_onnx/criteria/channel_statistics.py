@@ -28,6 +28,7 @@ from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.ops.quantized.numbers import Numbers
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
@@ -134,6 +135,7 @@ class ChannelStatistics:
         self._columns: dict[int, list[Consumption]] = {}
         self._lessons = LabelledBatches(runtime, model, fit, seed, task)
         self._changes: dict[str, dict[str, NDArray[np.float64]]] = {}
+        self._numbers = Numbers(coupling.graph)
 
     def consumers(self, group: Group) -> list[Consumption]:
         """Layers that read channels of ``group``, each column for one channel only."""
@@ -259,18 +261,16 @@ class ChannelStatistics:
         return found
 
     def weights(self, group: Group) -> Iterator[tuple[NDArray[np.float64], csr_array]]:
-        """Floating-point initializers the group stands in: (elements, rest) and (channels, elements).
-
-        Integers are the weights that they stand for, and their scales are none.
-        """
-        forms = {layer.name: layer for layer in self.layers if layer.integers is not None}
-        scales = {name for one in forms.values() if one.integers for name in one.integers.names[1:]}
+        """Numbers of initializers the group stands in: (elements, rest) and (channels, elements)."""
+        layers = {layer.name: layer for layer in self.layers if layer.integers is not None}
+        scales = {name for one in layers.values() if one.integers for name in one.integers.names[1:]}
         for site in group.sites:
-            array = stored(self.model, site.initializer)
-            layer = forms.get(site.initializer)
+            layer, array = layers.get(site.initializer), None
             if layer is not None and layer.integers is not None:
                 array = layer.integers.opened(LayerWeights.of(self.model, layer).weight)
-            elif array.dtype.kind in "iub" or array.dtype == object or site.initializer in scales:
+            elif site.initializer not in scales:
+                array = self._numbers.of(site.initializer, stored(self.model, site.initializer))
+            if array is None:
                 continue
-            rows = np.moveaxis(array.astype(np.float64), site.axis, 0).reshape(array.shape[site.axis], -1)
+            rows = np.moveaxis(array, site.axis, 0).reshape(array.shape[site.axis], -1)
             yield rows, self.coupling.incidence(group, site.initializer, site.axis)

@@ -18,7 +18,6 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import ERROR, METRIC, TRADED, Targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
@@ -50,6 +49,7 @@ from obs_onnx.pruning.frontier.points import (
 )
 from obs_onnx.pruning.frontier.search import FrontierSearch, target
 from obs_onnx.pruning.inputs import Inputs, load
+from obs_onnx.pruning.language.cache_config import new_configs
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier

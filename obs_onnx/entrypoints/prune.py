@@ -17,7 +17,6 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
-from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -33,6 +32,7 @@ from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
 from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.judgement import Attempt
+from obs_onnx.pruning.language.cache_config import files_beside
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining

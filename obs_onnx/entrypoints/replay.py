@@ -18,7 +18,6 @@ from obs_onnx.data.language.cache_sizes import implied_sizes
 from obs_onnx.data.language.tokens import Tokens, TokenSource
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.rows import random_feed
-from obs_onnx.entrypoints.cache_config import files_beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.replay import ReplayOptions
@@ -35,7 +34,8 @@ from obs_onnx.passes.channels.vocabulary import cut_vocabulary
 from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.parameters import integer_forms
-from obs_onnx.pruning.fewer_tokens import FewerTokens
+from obs_onnx.pruning.language.cache_config import files_beside
+from obs_onnx.pruning.language.fewer_tokens import FewerTokens
 from obs_onnx.reconstruction.channels import spread
 from obs_onnx.runtimes import calibration_runtime
 from obs_onnx.runtimes.base import Runtime

@@ -27,7 +27,7 @@ from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.interface.caches import changing
 from obs_onnx.passes.ops import key
-from obs_onnx.pruning.fewer_tokens import (
+from obs_onnx.pruning.language.fewer_tokens import (
     FewerTokens,
     Reduced,
     named_tokens,
@@ -121,7 +121,8 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
     Args:
         model: a file, or a model in memory.
         options: of the run.
-        vocabulary: which tokens stay, see :func:`obs_onnx.pruning.fewer_tokens.reduced`; None for all.
+        vocabulary: which tokens stay, see :func:`obs_onnx.pruning.language.fewer_tokens.reduced`; None for
+            all.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.

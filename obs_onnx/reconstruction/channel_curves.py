@@ -23,6 +23,7 @@ from obs_onnx.passes.channels.coupling import Coupling, Group
 from obs_onnx.passes.channels.places import combining, standing
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
@@ -36,6 +37,8 @@ __all__ = ["Reference", "compensated", "group_curves"]
 
 
 _NOTHING = 1e-12  # damage that rounding makes, and share of the largest score that says nothing
+_HELD_BYTES = 1 << 26  # weights of all choices of channels that stay in memory
+_OUTSIDE_BYTES = 1 << 32  # that lie in files, unless one choice takes more
 _RUINED = 1e9  # damage of outputs that are no numbers any more
 
 
@@ -49,29 +52,45 @@ class Reference:
 
 
 def compensated(
-    evidence: ChannelStatistics, reading: Sequence[Consumption], keep: Mask, compensate: bool
-) -> Tensors:
+    evidence: ChannelStatistics, reading: Sequence[Consumption], keeps: Sequence[Mask], compensate: bool
+) -> list[Tensors]:
     """Weights and biases of the layers that read a group, without the columns of removed channels.
 
-    They are in the type in which the model holds them; those of a large model lie outside of memory.
+    They are in the type in which the model holds them; where they are many, they lie outside of memory.
+
+    Args:
+        evidence: the model and its calibration data.
+        reading: the layers; each is posed once.
+        keeps: channels that stay, for each choice.
+        compensate: refit the layers.
+
+    Returns:
+        Initializers by name, for each choice.
     """
-    tensors: Tensors = {}
-    large = is_weighty(evidence.model)
+    chosen: list[Tensors] = [{} for _ in keeps]
+    outside = len(keeps) * _weight_bytes(evidence, reading) > _HELD_BYTES
     for one in reading:
-        layer = one.layer
-        gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
-        if not compensate:
-            held = LayerWeights.of(evidence.model, layer)
-            groups, _, columns = layer.layout.goi
-            found = held.tensors(np.where(gone.reshape(groups, 1, columns), 0.0, held.w_GOI))
-        else:
-            posed = evidence.posed(layer)
-            with threads_for(layer.layout.goi[2]):
-                found = posed.tensors(refit_columns(posed.problem, ~gone))
-        for name, array in found.items():
-            narrow = array.astype(stored(evidence.model, name).dtype, copy=False)
-            tensors[name] = array_outside(narrow) if large else narrow
-    return tensors
+        for tensors, keep in zip(chosen, keeps, strict=True):
+            gone = np.asarray(one.columns[~keep].sum(axis=0)).reshape(-1) > 0
+            for name, array in _without(evidence, one.layer, gone, compensate).items():
+                narrow = array.astype(stored(evidence.model, name).dtype, copy=False)
+                tensors[name] = array_outside(narrow) if outside else narrow
+    return chosen
+
+
+def _weight_bytes(evidence: ChannelStatistics, reading: Sequence[Consumption]) -> int:
+    return sum(stored(evidence.model, one.layer.name).nbytes for one in reading)
+
+
+def _without(evidence: ChannelStatistics, layer: Layer, gone: NDArray[np.bool_], compensate: bool) -> Tensors:
+    """Weight and bias of a layer without (G * I,) columns."""
+    if not compensate:
+        held = LayerWeights.of(evidence.model, layer)
+        groups, _, columns = layer.layout.goi
+        return held.tensors(np.where(gone.reshape(groups, 1, columns), 0.0, held.w_GOI))
+    posed = evidence.posed(layer)
+    with threads_for(layer.layout.goi[2]):
+        return posed.tensors(refit_columns(posed.problem, ~gone))
 
 
 class _Probe:
@@ -167,14 +186,21 @@ class _Measuring:
         reading = self.evidence.consumers(group)
 
         def alone(keep: Mask) -> float:
-            return probe(keep, compensated(self.evidence, reading, keep, False))
+            return probe(keep, compensated(self.evidence, reading, [keep], False)[0])
 
-        def damage(count: int) -> float:
-            keep = np.ones(group.n, bool)
-            keep[order[:count]] = False
-            tensors = compensated(self.evidence, reading, keep, self.compensate)
-            found = max(probe(keep, tensors) - base, 0.0)
-            return found if found > _NOTHING and count > len(free) else 0.0
+        def damages(counts: Sequence[int]) -> list[float]:
+            keeps, found = list[Mask](), list[float]()
+            for count in counts:
+                keeps.append(np.ones(group.n, bool))
+                keeps[-1][order[:count]] = False
+            step = max(1, _OUTSIDE_BYTES // max(_weight_bytes(self.evidence, reading), 1))
+            for some in (keeps[first : first + step] for first in range(0, len(keeps), step)):
+                tensors = compensated(self.evidence, reading, some, self.compensate)
+                found += [max(probe(*one) - base, 0.0) for one in zip(some, tensors, strict=True)]
+            return [
+                y if y > _NOTHING and count > len(free) else 0.0
+                for count, y in zip(counts, found, strict=True)
+            ]
 
         free, scores = self.free.get(group.id, np.zeros(0, np.int64)), self.rank(group, alone)
         scores = np.asarray(scores, np.float64)
@@ -182,7 +208,9 @@ class _Measuring:
         wanted = {min(max(round(level * group.n), 1), group.n - 1) for level in self.levels}
         if scores.min() <= _NOTHING * scores.max():
             wanted.add(1)
-        points = _to_the_edge({count: damage(count) for count in sorted(wanted)}, damage, group.n - 1)
+        counts = sorted(wanted)
+        points = dict(zip(counts, damages(counts), strict=True))
+        points = _to_the_edge(points, lambda count: damages([count])[0], group.n - 1)
         gone = None
         if group.id in self.branches:
             last = np.zeros(group.n, bool)

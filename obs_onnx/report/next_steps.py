@@ -10,6 +10,7 @@ from obs_onnx.results.pruning import Report, plain
 __all__ = ["next_steps"]
 
 _CHANNELS = "channels"
+_INTERFACE = {"change_caches", "vocabulary"}  # options with which both models take the same data no more
 _SLOWER = 1.0  # of the dense model's time
 _LOST, _FAR = 0.005, 0.1  # of the accuracy, and of the outputs, that training gets back a part of
 
@@ -28,7 +29,7 @@ def next_steps(report: Report) -> list[str]:
         steps.append(f"smaller but no faster: add --target {LATENCY.name}=0.9")
     if "finetune" not in report.options and _lost_much(report):
         steps.append("accuracy or outputs suffer: add --finetune 300")
-    if not steps and report.before.accuracy is None:
+    if not steps and report.before.accuracy is None and not _INTERFACE & set(report.options):
         small = shlex.quote(output)
         steps.append(f"on data of your own: obs-onnx eval {small} --data test.npz --against {model}")
     return steps

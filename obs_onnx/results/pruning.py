@@ -254,6 +254,8 @@ class Agreement:
         fed: outputs that were compared with the decisions and random numbers of the silenced model in both.
         left_out: outputs that could not be compared, with the reason.
         random: nodes that draw numbers.
+        unfused: the runtime computed operator by operator in both: what it makes of several rounds otherwise
+            with other widths.
     """
 
     tolerance: float
@@ -261,6 +263,7 @@ class Agreement:
     fed: tuple[str, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict)
     random: tuple[str, ...] = ()
+    unfused: bool = False
 
     @property
     def largest(self) -> float | None:

@@ -173,6 +173,15 @@ class OrtRuntime:
         other._steady = True
         return other
 
+    def unfused(self) -> OrtRuntime:
+        """The same, where each operator of a model is computed as it stands there.
+
+        What onnxruntime makes of several operators may round otherwise than they do.
+        """
+        other = copy(self)
+        other._session_options = {**self._session_options, "optimize": "basic"}
+        return other
+
     @loading()
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
         """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""

@@ -28,7 +28,7 @@ __all__ = ["EFFORTS", "admm_levels"]
 Float32 = NDArray[np.floating]
 
 EFFORTS: dict[str, tuple[tuple[float, ...], int]] = {
-    "brief": ((0.04, 0.12, 0.36, 1.08), 3),
+    "brief": ((0.2, 0.6), 6),
     "quick": ((0.04, 0.12, 0.36, 1.08), 6),
     "normal": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 12),
     "thorough": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 48),

@@ -31,7 +31,8 @@ _BATCH_COLUMNS = 48
 _BATCH_ELEMENTS = 1 << 21
 _CG_COLUMNS = 1024
 _CG_ITERATIONS = 60
-_DEFLATED = 64  # directions of a matrix that are solved for by themselves
+_DEFLATED, _MOST_DEFLATED = 1 / 32, 128  # directions of a matrix that are solved for by themselves
+_INVERTED = 256  # rows whose systems of these directions are inverted at a time
 _SINGLE = 1e-8  # square of the residual that float32 reaches
 
 
@@ -172,7 +173,7 @@ class _Deflated:
     @classmethod
     def of(cls, a: Float32, keep: Float32) -> _Deflated:
         """For a matrix (I, I) of unit diagonal and supports (O, I) of ones and zeros."""
-        size = min(len(a), _DEFLATED)
+        size = max(1, min(round(len(a) * _DEFLATED), _MOST_DEFLATED))
         probe = np.linalg.qr(np.random.default_rng(0).standard_normal((len(a), size), np.float32))[0]
         probe = np.linalg.qr(a @ probe)[0]
         values, turn = np.linalg.eigh(probe.T @ (a @ probe))
@@ -183,7 +184,9 @@ class _Deflated:
         inner[:, upper[0], upper[1]] = keep @ (u[:, upper[0]] * u[:, upper[1]])
         inner[:, upper[1], upper[0]] = inner[:, upper[0], upper[1]]
         np.einsum("okk->ok", inner)[...] += floor / np.maximum(values, floor)
-        return cls(u, np.linalg.inv(inner), floor)
+        for first in range(0, len(inner), _INVERTED):
+            inner[first : first + _INVERTED] = np.linalg.inv(inner[first : first + _INVERTED])
+        return cls(u, inner, floor)
 
     def of_rows(self, rows: NDArray[np.int64]) -> _Deflated:
         """For some of the rows."""

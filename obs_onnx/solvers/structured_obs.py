@@ -31,6 +31,7 @@ from scipy.linalg import blas
 from scipy.sparse import csr_array
 
 from obs_onnx.passes.errors import DataError
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.problem import Problem
 
@@ -271,18 +272,19 @@ def _state(consumers: Iterable[Consumer], free: Mask) -> _State:
     blocks: list[_Block] = []
     lone_losses = np.zeros(n)
     for consumer in consumers:
-        owner, root = _owners(consumer, free), _roots(consumer)
-        inverse, start = consumer.problem.inverse, consumer.problem.start
-        first, last = np.where(owner < 0, n, owner).min(axis=1), owner.max(axis=1)
-        lone, taken = first == last, (owner >= 0).sum(axis=1)
-        for size in np.unique(taken[lone]).tolist():
-            g = np.flatnonzero(lone & (taken == size))
-            at = np.nonzero(owner[g] >= 0)[1].reshape(-1, size)
-            p = inverse[g[:, None, None], at[:, :, None], at[:, None, :]]
-            w = np.take_along_axis(start[g] * root[g], at[:, None, :], axis=2)
-            losses = _set_losses(p, w.swapaxes(1, 2) @ w, _FLOOR * np.einsum("gkk->gk", p))
-            lone_losses += np.bincount(last[g], losses, n)
-        blocks += [_block(owner[g], inverse[g], start[g] * root[g]) for g in np.flatnonzero(first < last)]
+        with threads_for(consumer.problem.w.shape[2]):
+            owner, root = _owners(consumer, free), _roots(consumer)
+            inverse, start = consumer.problem.inverse, consumer.problem.start
+            first, last = np.where(owner < 0, n, owner).min(axis=1), owner.max(axis=1)
+            lone, taken = first == last, (owner >= 0).sum(axis=1)
+            for size in np.unique(taken[lone]).tolist():
+                g = np.flatnonzero(lone & (taken == size))
+                at = np.nonzero(owner[g] >= 0)[1].reshape(-1, size)
+                p = inverse[g[:, None, None], at[:, :, None], at[:, None, :]]
+                w = np.take_along_axis(start[g] * root[g], at[:, None, :], axis=2)
+                losses = _set_losses(p, w.swapaxes(1, 2) @ w, _FLOOR * np.einsum("gkk->gk", p))
+                lone_losses += np.bincount(last[g], losses, n)
+            blocks += [_block(owner[g], inverse[g], start[g] * root[g]) for g in np.flatnonzero(first < last)]
     return _State(blocks, lone_losses)
 
 
@@ -318,7 +320,8 @@ def greedy_order(
 ) -> Order:
     """Greedy order of removal: always the channel whose loss is smallest once all others are refitted.
 
-    A loop of small products: one thread of linear algebra is faster than several.
+    A loop of small products, for which one thread of linear algebra is faster than several; all of them
+    factorise what is large.
 
     Args:
         consumers: layers that read the channels, one needed at a time; without any, channels go in their own
@@ -335,7 +338,9 @@ def greedy_order(
     if free.shape != (n,):
         raise DataError(f"{free.shape} fixed channels instead of {(n,)}")
     count = int(free.sum())
-    order, gains = _greedy(_state(consumers, free), free, count, parts)
+    state = _state(consumers, free)
+    with threads_for(1):
+        order, gains = _greedy(state, free, count, parts)
     losses = np.concatenate([np.cumsum(gains), np.full(n - count, np.inf)])
     return Order(np.concatenate([np.asarray(order, np.int64), np.flatnonzero(~free)]), losses)
 

@@ -39,6 +39,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import key, linear, lookup
 from obs_onnx.passes.ops.quantized.weights import multiplied
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, MatmulGeometry
+from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.verification.operator_norms import frobenius_norm, spectral_norm
 
 __all__ = ["Bound", "network_bound"]
@@ -214,7 +215,8 @@ class _Walk:
                 if tensor is None:
                     return None
                 w_GOI = product.layout.to_matrix(tensor)
-            self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), product.geometry)
+            with threads_for(w_GOI.shape[2]):
+                self._norms[cached] = self._norm(np.asarray(w_GOI, np.float64), product.geometry)
         return self._norms[cached]
 
     def _captures_change(self, node: ir.Node) -> bool:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling, Group, Site
 from obs_onnx.passes.channels.places import combining, standing
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.scopes import bodies
 from obs_onnx.passes.ops import lookup
 
@@ -44,12 +45,13 @@ class Origins:
     def __init__(self, coupling: Coupling) -> None:
         self._coupling = coupling
         held = coupling.graph.concrete.holds
-        self._summed = {
-            (str(value.name), mix.axis)
+        summed = [
+            (value, mix.axis)
             for mix in coupling.graph.mixes
             if mix.kind == "sum" and (value := mix.node.inputs[mix.slot]) is not None and held(value)
-        }
-        self._weights = {name for name, _ in self._summed}
+        ]
+        self._summed = {(str(value.name), axis) for value, axis in summed}
+        self._weights = {str(value.name) for value, _ in summed if _is_float(value)}
         self._mixing = {
             mix.node
             for mix in coupling.graph.mixes
@@ -79,11 +81,16 @@ class Origins:
         return self._of[group.id]
 
     def readings(self, group: Group) -> list[Reading] | None:
-        """Where channels of a group are added up; None where something else happens to several at once."""
+        """Where channels of a group are added up; None where something else happens to several at once.
+
+        So it is where activations are integers, among which another number than 0 counts as nothing.
+        """
         held, found = self._coupling.graph.concrete.holds, []
         for mix in combining(self._coupling, group):
             value = mix.node.inputs[mix.slot]
             if mix.kind != "sum" or value is None:
+                return None
+            if mix.operand is not None and not held(value):
                 return None
             if held(value):
                 given = [
@@ -127,7 +134,7 @@ class Origins:
             data = [value for value in there if not held(value) and node not in summed]
             weights = [value for value in there if held(value) and str(value.name) in self._weights]
             op = lookup(node)
-            if op.linear is not None and len(data) + len(weights) == 1:
+            if op.linear is not None and not op.quantizes and len(data) + len(weights) == 1:
                 continue
             if not (op.view or op.additive):
                 return False
@@ -215,3 +222,7 @@ class Origins:
             high = np.maximum(high, rows[elements].max((1, 2)))
         found[low == high] = low[low == high]
         return found
+
+
+def _is_float(value: ir.Value) -> bool:
+    return value.const_value is not None and node_facts.is_float(value.const_value)

@@ -24,7 +24,9 @@ from scipy.linalg import qr
 
 from obs_onnx.passes.channels.coupling import Coupling, Group, Site
 from obs_onnx.passes.channels.origins import Origins, Reading
+from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.passes.ops.quantized.numbers import Numbers
 
 __all__ = ["Redundant", "find_redundant"]
 
@@ -91,7 +93,7 @@ class _Search:
         self.gone: dict[int, dict[int, None]] = {group.id: {} for group in coupling.groups}
         self.spent: set[int] = set()
         self.kinds: dict[str, int] = {}
-        self.origins = Origins(coupling)
+        self.origins, self.numbers = Origins(coupling), Numbers(coupling.graph)
         self._elements: dict[tuple[int, Site], Int] = {}
 
     def array(self, name: str) -> NDArray[np.generic]:
@@ -118,9 +120,14 @@ class _Search:
 
     def _empty(self, group: Group, site: Site) -> Mask:
         """Channels for which an initializer holds nothing but zeros."""
-        array = self.array(site.initializer)
-        rest = tuple(axis for axis in range(array.ndim) if axis != site.axis)
-        return np.asarray(~np.any(array != 0, axis=rest)[self.elements(group, site)].any(1))
+        zeros = self.numbers.zeros(site.initializer, self.array(site.initializer))
+        rest = tuple(axis for axis in range(zeros.ndim) if axis != site.axis)
+        return np.asarray(np.asarray(zeros.all(axis=rest))[self.elements(group, site)].all(1))
+
+    def _is_float(self, name: str) -> bool:
+        """Whether an initializer can take numbers over from others; sums of integers may be none."""
+        tensor = self.coupling.named(name).const_value
+        return name in self.changed or (tensor is not None and node_facts.is_float(tensor))
 
     def look_at(self, group: Group) -> bool:
         """Look for channels of a group; whether there are new ones."""
@@ -147,7 +154,9 @@ class _Search:
         return True
 
     def _clear(self, group: Group, site: Site, channel: int) -> None:
-        """Zeros for what a weight holds for a channel."""
+        """Zeros for what a weight of numbers holds for a channel."""
+        if not self._is_float(site.initializer):
+            return
         held = self._own(site.initializer)
         np.moveaxis(held, site.axis, 0)[self.elements(group, site)[channel]] = 0
 
@@ -207,7 +216,8 @@ class _Search:
             there = np.all([fixed.get(name, False) & left for name in reading.values], axis=0) & np.isnan(
                 added
             )
-            if not reading.values or not there.any():
+            integers = reading.site is not None and not self._is_float(reading.site.initializer)
+            if not reading.values or not there.any() or integers:
                 continue
             arrays = self.values(reading.values, self.changed)
             numbers = [self.origins.number(group, name, array) for name, array in arrays.items()]
@@ -227,7 +237,8 @@ class _Search:
 
     def _dependent(self, group: Group, readings: Sequence[Reading], left: Mask) -> bool:
         """Channels that are copies or linear combinations of others."""
-        if left.sum() < 2 or any(reading.site is None for reading in readings):
+        sites = [reading.site for reading in readings]
+        if left.sum() < 2 or not all(site and self._is_float(site.initializer) for site in sites):
             return False
         if not self.origins.alike(group):
             return False

@@ -15,11 +15,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.attention import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE", "keep_scale"]
@@ -106,6 +107,11 @@ def _relate_fused(r: Relation) -> None:
         keep_scale(s, parts[0][1])
 
     r.shrink(shrink)
+
+
+_relate_quantized = counterpart(
+    _relate_fused, Operand(0, 3, 6), Operand(1, 4, 7, axes=(1,)), Operand(2), Operand(5), Operand(8)
+)
 
 
 def keep_scale(s: Shrink, width: Labels) -> None:
@@ -326,7 +332,9 @@ _KNOWN = related(
         "com.microsoft::Attention": Op(
             linear=_linear, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
         ),
-        "com.microsoft::QAttention": _WITH_WEIGHTS,
+        "com.microsoft::QAttention": replace(
+            _WITH_WEIGHTS, macs=_macs_packed, caches=((8, 1),), quantizes=True
+        ),
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
         "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
         "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
@@ -337,6 +345,7 @@ _KNOWN = related(
         _relate_standard: "Attention",
         _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding com.microsoft::MRotaryEmbedding",
         _relate_fused: "com.microsoft::Attention",
+        _relate_quantized: "com.microsoft::QAttention",
         _relate_heads: "com.microsoft::MultiHeadAttention",
         _relate_grouped: "com.microsoft::GroupQueryAttention",
     },

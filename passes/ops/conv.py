@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.quantized.weights import held, stored
 from obs_onnx.passes.ops.vjp.conv import RULES
 from obs_onnx.passes.traits.atoms import fixed, product
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear, WeightLayout
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -71,15 +73,18 @@ def _linear_conv_transpose(node: ir.Node) -> Linear | str | None:
     return _linear(node, transposed=True)
 
 
-def _per_position(node: ir.Node) -> int:
-    return math.prod(
-        1 if dim is None else dim for dim in (node_facts.dims(node_facts.input_of(node, 1)) or ())[1:]
-    )
+def _macs_quantized(node: ir.Node) -> int:
+    return _macs_conv(node, weight=3)
 
 
-def _macs_conv(node: ir.Node) -> int:
+def _per_position(node: ir.Node, weight: int = 1) -> int:
+    dims = node_facts.dims(node_facts.input_of(node, weight)) or ()
+    return math.prod(1 if dim is None else dim for dim in dims[1:])
+
+
+def _macs_conv(node: ir.Node, weight: int = 1) -> int:
     """Every output element sums over the (I / groups, *kernel) part of the weight."""
-    return node_facts.size(node.outputs[0]) * _per_position(node)
+    return node_facts.size(node.outputs[0]) * _per_position(node, weight)
 
 
 def _macs_conv_transpose(node: ir.Node) -> int:
@@ -93,7 +98,11 @@ def _left_alone(reason: str, weight_input: int = 1, macs: Callable[[ir.Node], in
     )
 
 
-def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
+def _quantized(weight_input: int, macs: Callable[[ir.Node], int]) -> Op:
+    return replace(_left_alone("quantized weights are not pruned", weight_input, macs), quantizes=True)
+
+
+def _relate_conv(r: Relation, transposed: bool = False) -> None:
     """Input channels of x and w are one, output channels of w, bias and y are one.
 
     With groups, the input channels are (group, input of the group) and the output channels (group, output of
@@ -116,18 +125,15 @@ def _relate_conv(r: Relation, transposed: bool = False, bias: int = 2) -> None:
     r.mix(1, 0 if transposed else 1)
     r.fix(x[2:], "it slides along this axis")
     r.fix(w[2:])
-    if r.has(bias):
-        r.tie(r.axes(bias)[0], y)
+    if r.has(2):
+        r.tie(r.axes(2)[0], y)
     r.give([r.atoms.resolve(x[0]), y, *(fixed(n) for n in r.shape()[2:])])
     if groups > 1:
         r.shrink(lambda s: s.attribute("group", s.count(w_group)))
 
 
-def _relate_integer(r: Relation) -> None:
-    """Zero points take the place of the bias; that of the weight has to be zero, as removed inputs count."""
-    if r.has(3) and ((zero := r.constant(3)) is None or zero.size > 1 or zero.any()):
-        raise Freeze("zero is another number in its weight")
-    _relate_conv(r, bias=len(r.node.inputs))
+_relate_integer = counterpart(_relate_conv, Operand(0, zero=2), Operand(1, zero=3, axes=(0,)))
+_relate_quantized = counterpart(_relate_conv, Operand(0, 1, 2), Operand(3, 4, 5, axes=(0,)), Operand(8))
 
 
 def _relate_transposed(r: Relation) -> None:
@@ -148,9 +154,9 @@ _KNOWN = related(
             linear=_linear_conv_transpose, macs=_macs_conv_transpose, weights=(1,), biases=(2,)
         ),
         "DeformConv": _left_alone("deformable convolutions are not pruned yet"),
-        "ConvInteger": _left_alone("quantized weights are not pruned"),
-        "QLinearConv": _left_alone("quantized weights are not pruned", 3),
-        "com.microsoft::QLinearConv": _left_alone("quantized weights are not pruned", 3),
+        "ConvInteger": _quantized(1, _macs_conv),
+        "QLinearConv": _quantized(3, _macs_quantized),
+        "com.microsoft::QLinearConv": _quantized(3, _macs_quantized),
         "com.microsoft::FusedConv": _left_alone(
             "convolutions fused with an activation are not pruned", macs=_macs_conv
         ),
@@ -159,6 +165,7 @@ _KNOWN = related(
     {
         _relate_conv: "Conv",
         _relate_integer: "ConvInteger",
+        _relate_quantized: "QLinearConv com.microsoft::QLinearConv",
         _relate_transposed: "ConvTranspose",
         _relate_fused: "com.microsoft::FusedConv",
     },

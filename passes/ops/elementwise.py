@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.blocks import spread
+from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
 from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Relation
+from obs_onnx.passes.traits.relation import Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -113,6 +114,7 @@ _SUM = replace(_ONE_EACH, additive=True)
 _DISCRETE = Op(lipschitz=pointwise(None))
 _ONCE = Op(lipschitz=data_only(1.0), idempotent=True)
 _ROUNDED = Op(lipschitz=data_only(None), decides=True, idempotent=True)
+_INTEGERS = Op(quantizes=True)
 _COMPARISON = Op(lipschitz=pointwise(None), decides=True)
 
 
@@ -152,7 +154,9 @@ def _relate_blocks(r: Relation, block_size: int) -> None:
 def _relate_quantize(r: Relation) -> None:
     """Scale and zero point lie along one axis of the tensor."""
     axes = r.axes(0)
-    if block_size := r.integer("block_size"):
+    block_size = r.integer("block_size")
+    r.among([Operand(0, 1, 2, axes=(r.integer("axis", 1),), block=block_size)])
+    if block_size:
         _relate_blocks(r, block_size)
     else:
         for slot in range(1, len(r.node.inputs)):
@@ -160,6 +164,18 @@ def _relate_quantize(r: Relation) -> None:
                 r.tie(axes[r.integer("axis", 1)], parameter[0])
     r.give(axes)
 
+
+def _relate_dynamic(r: Relation) -> None:
+    """Operand of the shape of the input; scale and zero point are one for all of it."""
+    ranged(r)
+    r.give(r.axes(0))
+    for index in filter(r.is_shaped, (1, 2)):
+        r.give([], index)
+
+
+_relate_one = counterpart(_relate, Operand(0, 1, 2))
+_relate_two = counterpart(_relate, Operand(0, 1, 2), Operand(3, 4, 5))
+_relate_choice = counterpart(_relate, Operand(0), Operand(1, 2, 3), Operand(4, 5, 6))
 
 _BROADCAST = """
 Add Sub Mul Div Pow Min Max Mean Sum Mod And Or Xor Not Equal Greater Less GreaterOrEqual LessOrEqual
@@ -252,12 +268,23 @@ _KNOWN = related(
         "DynamicQuantizeLinear": Op(lipschitz=data_only(None), decides=True, quantizes=True),
         "com.microsoft::QuantizeLinear": Op(decides=True, quantizes=True),
         "com.microsoft::DequantizeLinear": Op(quantizes=True),
+        "com.microsoft::QLinearAdd": _INTEGERS,
+        "com.microsoft::QLinearMul": _INTEGERS,
+        "com.microsoft::QLinearWhere": _INTEGERS,
+        "com.microsoft::QLinearSigmoid": _INTEGERS,
+        "com.microsoft::QLinearLeakyRelu": _INTEGERS,
     },
     {
         _relate: _BROADCAST,
         _relate_first: "Dropout Bernoulli",
         _relate_cast_like: "CastLike",
-        _relate_quantize: "QuantizeLinear DequantizeLinear",
+        _relate_quantize: """
+            QuantizeLinear DequantizeLinear com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear
+        """,
+        _relate_dynamic: "DynamicQuantizeLinear",
+        _relate_one: "com.microsoft::QLinearSigmoid com.microsoft::QLinearLeakyRelu",
+        _relate_two: "com.microsoft::QLinearAdd com.microsoft::QLinearMul",
+        _relate_choice: "com.microsoft::QLinearWhere",
     },
 )
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import zip_longest
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
 from obs_onnx.passes.ops.quantized.weights import Held, held, stored
 from obs_onnx.passes.ops.vjp.matmul import RULES
 from obs_onnx.passes.traits.atoms import Labels
 from obs_onnx.passes.traits.linear import Linear, MatmulGeometry, WeightLayout
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -96,18 +98,18 @@ def _linear_matmul(node: ir.Node) -> Linear | str | None:
     return stored(node, Linear(0, 1, layout, MatmulGeometry(axis, axis, groups), bias_behind=True))
 
 
-def _macs_gemm(node: ir.Node) -> int:
+def _macs_gemm(node: ir.Node, b: int = 1) -> int:
     """Elements of A times columns of B."""
-    b_dims = node_facts.dims(node.inputs[1]) or (1, 1)
+    b_dims = node_facts.dims(node.inputs[b]) or (1, 1)
     return node_facts.size(node.inputs[0]) * (
         b_dims[0 if node_facts.int_attribute(node, "transB") else -1] or 1
     )
 
 
-def _macs_matmul(node: ir.Node) -> int:
+def _macs_matmul(node: ir.Node, b: int = 1) -> int:
     """Rows of A times what is summed over times columns of B, for each of the broadcast leading positions."""
     a_dims = node_facts.dims(node.inputs[0]) or (1, 1)
-    b_dims = node_facts.dims(node.inputs[1]) or (1, 1)
+    b_dims = node_facts.dims(node.inputs[b]) or (1, 1)
     a_dims = (1, *a_dims) if len(a_dims) == 1 else a_dims
     b_dims = (*b_dims, 1) if len(b_dims) == 1 else b_dims
     leading = zip_longest(reversed(a_dims[:-2]), reversed(b_dims[:-2]), fillvalue=1)
@@ -211,14 +213,33 @@ def _relate_einsum(r: Relation) -> None:
     r.give([r.atoms.resolve(letters[letter]) for letter in right])
 
 
-def _relate_integer(r: Relation) -> None:
-    for slot in range(2, len(r.node.inputs)):
-        if r.has(slot) and any(len(labels) > 1 for labels in r.axes(slot)):
-            raise Freeze("zero points per row or column")
-    _relate_matmul(r)
-    silenced = 2 if r.graph.concrete.holds(r.value(0)) else 3
-    if r.has(silenced) and ((zero := r.constant(silenced)) is None or zero.any()):
-        raise Freeze("zero is another number in its weight")
+_relate_integer = counterpart(_relate_matmul, Operand(0, zero=2, axes=(-2,)), Operand(1, zero=3, axes=(-1,)))
+_relate_quantized = counterpart(_relate_matmul, Operand(0, 1, 2, axes=(-2,)), Operand(3, 4, 5, axes=(-1,)))
+_relate_to_float = counterpart(_relate_gemm, Operand(0, 2, 4), Operand(1, 3, 5, axes=(-1,)), Operand(6))
+_relate_stored = counterpart(_relate_gemm, Operand(0), Operand(1, 2, 3, axes=(-1,)), Operand(4))
+
+
+def _relate_dynamic(r: Relation) -> None:
+    """Numbers are turned into integers, all of them alike, and multiplied by integers."""
+    ranged(r)
+    _relate_stored(r)
+
+
+def _relate_quantized_gemm(r: Relation) -> None:
+    columns = -2 if r.integer("transB") else -1
+    counterpart(_relate_gemm, Operand(0, 1, 2), Operand(3, 4, 5, axes=(columns,)), Operand(6))(r)
+
+
+def _quantized(*weight_inputs: int, macs: Callable[[ir.Node], int] | None = None) -> Op:
+    return replace(_left_alone(_QUANTIZED, *weight_inputs, macs=macs), quantizes=True)
+
+
+def _macs_behind_scales(node: ir.Node) -> int:
+    return _macs_matmul(node, b=3)
+
+
+def _macs_quantized_gemm(node: ir.Node) -> int:
+    return _macs_gemm(node, b=3)
 
 
 _KNOWN = related(
@@ -226,8 +247,8 @@ _KNOWN = related(
         "Gemm": Op(linear=_linear_gemm, macs=_macs_gemm, weights=(0, 1), biases=(2,)),
         "MatMul": Op(linear=_linear_matmul, macs=_macs_matmul, weights=(0, 1), annihilates=(0, 1)),
         "Einsum": _left_alone("constant operands of Einsum are not pruned", 0, 1, 2, macs=_macs_einsum),
-        "MatMulInteger": _left_alone(_QUANTIZED, 0, 1),
-        "QLinearMatMul": _left_alone(_QUANTIZED, 0, 3),
+        "MatMulInteger": _quantized(0, 1, macs=_macs_matmul),
+        "QLinearMatMul": _quantized(0, 3, macs=_macs_behind_scales),
         "com.microsoft::FusedMatMul": _left_alone(
             "FusedMatMul is not pruned; export without runtime fusions", 0, 1, macs=_macs_fused
         ),
@@ -237,17 +258,20 @@ _KNOWN = related(
         "com.microsoft::GemmFastGelu": _left_alone(
             "GemmFastGelu is not pruned; export without runtime fusions", 1, macs=_macs_fused
         ),
-        "com.microsoft::MatMulBnb4": _left_alone(_QUANTIZED, 1),
-        "com.microsoft::MatMulFpQ4": _left_alone(_QUANTIZED, 1),
-        "com.microsoft::MatMulIntegerToFloat": _left_alone(_QUANTIZED, 0, 1),
-        "com.microsoft::DynamicQuantizeMatMul": _left_alone(_QUANTIZED, 1),
-        "com.microsoft::QGemm": _left_alone(_QUANTIZED, 0, 3),
+        "com.microsoft::MatMulFpQ4": _quantized(1),
+        "com.microsoft::MatMulIntegerToFloat": _quantized(0, 1, macs=_macs_matmul),
+        "com.microsoft::DynamicQuantizeMatMul": replace(_quantized(1, macs=_macs_matmul), decides=True),
+        "com.microsoft::QGemm": _quantized(0, 3, macs=_macs_quantized_gemm),
     },
     {
         _relate_matmul: "MatMul com.microsoft::FusedMatMul",
         _relate_gemm: "Gemm com.microsoft::FusedGemm com.microsoft::GemmFastGelu",
         _relate_einsum: "Einsum",
         _relate_integer: "MatMulInteger",
+        _relate_quantized: "QLinearMatMul",
+        _relate_quantized_gemm: "com.microsoft::QGemm",
+        _relate_to_float: "com.microsoft::MatMulIntegerToFloat",
+        _relate_dynamic: "com.microsoft::DynamicQuantizeMatMul",
     },
 )
 

@@ -12,11 +12,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.normalization import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed
 from obs_onnx.passes.traits.lipschitz import data_only
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
@@ -131,11 +132,14 @@ def _relate_group(r: Relation) -> None:
 
 def _relate_softmax(r: Relation) -> None:
     """Every element along the axis counts for all others."""
-    x = r.axes(0)
-    axis = r.integer("axis", -1 if r.opset >= 13 else 1) % len(x)
-    over = x[axis:] if r.opset < 13 else [x[axis]]
+    x, opset = r.axes(0), r.integer("opset", r.opset)
+    axis = r.integer("axis", -1 if opset >= 13 else 1) % len(x)
+    over = x[axis:] if opset < 13 else [x[axis]]
     r.fix(over, f"{r.node.op_type} over this axis weighs every element against the others")
     r.give([r.atoms.resolve(labels) for labels in x])
+
+
+_relate_quantized = counterpart(_relate_softmax, Operand(0, 1, 2))
 
 
 def _relate_local(r: Relation) -> None:
@@ -198,6 +202,7 @@ _KNOWN = related(
         "com.microsoft::SkipSimplifiedLayerNormalization": _NONE,
         "com.microsoft::EmbedLayerNormalization": _NONE,
         "com.microsoft::GroupNorm": _NONE,
+        "com.microsoft::QLinearSoftmax": Op(quantizes=True),
     },
     {
         _relate_batch: "BatchNormalization",
@@ -211,6 +216,7 @@ _KNOWN = related(
         _relate_mean_variance: "MeanVarianceNormalization",
         _relate_local: "LRN",
         _relate_softmax: "Softmax LogSoftmax Hardmax",
+        _relate_quantized: "com.microsoft::QLinearSoftmax",
     },
 )
 

@@ -13,11 +13,12 @@ import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.pool import RULES
 from obs_onnx.passes.traits.atoms import fixed
 from obs_onnx.passes.traits.lipschitz import data_only, same_length
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.resampling import Resampling
 
 __all__ = ["TABLE"]
@@ -153,6 +154,9 @@ def _relate_pool(r: Relation) -> None:
     r.give([x[0], x[1], *(fixed(n) for n in r.shape()[2:])])
 
 
+_relate_quantized = counterpart(_relate_pool, Operand(0, 1, 2))
+
+
 def _relate_resize(r: Relation) -> None:
     """An axis that keeps its size passes; one that is resampled stays. Sizes and scales restate the shape."""
     x, y = r.axes(0), r.shape()
@@ -229,9 +233,12 @@ _KNOWN = related(
         "Col2Im": Op(lipschitz=data_only(None)),
         "GridSample": Op(lipschitz=data_only(None)),
         "RoiAlign": Op(lipschitz=data_only(None)),
+        "com.microsoft::QLinearAveragePool": Op(quantizes=True),
+        "com.microsoft::QLinearGlobalAveragePool": Op(quantizes=True),
     },
     {
         _relate_pool: "MaxPool AveragePool LpPool GlobalMaxPool GlobalAveragePool GlobalLpPool",
+        _relate_quantized: "com.microsoft::QLinearAveragePool com.microsoft::QLinearGlobalAveragePool",
         _relate_resize: "Resize Upsample",
         _relate_columns: "Col2Im",
         _relate_sample: "GridSample",

@@ -10,11 +10,12 @@ import math
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import ranged, tie_parameters
 from obs_onnx.passes.ops.vjp.recurrent import RULES
-from obs_onnx.passes.traits.atoms import fixed, joined
+from obs_onnx.passes.traits.atoms import Labels, fixed, joined
 from obs_onnx.passes.traits.lipschitz import data_only
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -51,6 +52,15 @@ def _relate(r: Relation) -> None:
     r.fix([w[0], rec[0]])
     r.tie(w[1], joined([hidden] * gates))
     r.tie(rec[1], joined([hidden] * gates))
+    _tie_others(r, batch, hidden, gates, batchwise)
+    r.tie(x[2], w[2])
+    r.mix(1, 2)
+    r.mix(2, 2)
+    _give(r, batch, hidden, batchwise)
+
+
+def _tie_others(r: Relation, batch: Labels, hidden: Labels, gates: int, batchwise: bool) -> None:
+    """Bias, lengths, states at the start, and peepholes."""
     if r.has(3):
         r.fix(r.axes(3)[0])
         r.tie(r.axes(3)[1], joined([hidden] * (2 * gates)))
@@ -65,9 +75,9 @@ def _relate(r: Relation) -> None:
     if r.has(7):
         r.fix(r.axes(7)[0])
         r.tie(r.axes(7)[1], joined([hidden] * 3))
-    r.tie(x[2], w[2])
-    r.mix(1, 2)
-    r.mix(2, 2)
+
+
+def _give(r: Relation, batch: Labels, hidden: Labels, batchwise: bool) -> None:
     batch, hidden = r.atoms.resolve(batch), r.atoms.resolve(hidden)
     for index in filter(r.used, range(len(r.node.outputs))):
         axes = [*(fixed(n) for n in r.shape(index)[:-1]), hidden]
@@ -76,10 +86,47 @@ def _relate(r: Relation) -> None:
     r.shrink(lambda s: s.attribute("hidden_size", s.count(hidden)))
 
 
+def _relate_quantized(r: Relation) -> None:
+    """An LSTM whose W (directions, input, 4 * hidden) and R (directions, hidden, 4 * hidden) are integers.
+
+    Inputs and states are turned into integers in every step, by their range. A hidden unit whose gates get
+    nothing and whose states start with zeros stays zero.
+    """
+    if r.node.attributes.get_strings("activations", None) or r.integer("input_forget"):
+        raise Freeze("its gates may give something for nothing")
+    weights = Operand(1, 8, 9, axes=(0, 2)), Operand(2, 10, 11, axes=(0, 2))
+    seen = r.among([Operand(0), *weights, *map(Operand, range(3, 8))])
+    x, w, rec = (r.axes(slot) for slot in range(3))
+    (steps, batch, inputs), hidden = x, rec[1]
+    r.fix(steps, "each step follows from the one before")
+    r.fix([w[0], rec[0]])
+    r.tie(w[2], joined([hidden] * 4))
+    r.tie(rec[2], joined([hidden] * 4))
+    r.tie(inputs, w[1])
+    _tie_others(r, batch, hidden, 4, batchwise=False)
+    for one in weights:
+        tie_parameters(r, one)
+        seen.mix(one.slot, 1)
+        seen.mix(one.slot, 2)
+    for slot, axis in ((3, 1), (5, 2), (6, 2)):
+        if r.has(slot):
+            r.mix(slot, axis)
+    ranged(r)
+    _give(r, batch, hidden, batchwise=False)
+
+
 _KNOWN = related(
-    {"LSTM": _RECURRENT, "GRU": _RECURRENT, "RNN": _RECURRENT},
+    {
+        "LSTM": _RECURRENT,
+        "GRU": _RECURRENT,
+        "RNN": _RECURRENT,
+        "com.microsoft::DynamicQuantizeLSTM": Op(
+            linear=_linear, macs=_macs, lipschitz=data_only(None), decides=True, quantizes=True
+        ),
+    },
     {
         _relate: "LSTM GRU RNN",
+        _relate_quantized: "com.microsoft::DynamicQuantizeLSTM",
     },
 )
 

@@ -8,11 +8,12 @@ from functools import partial
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.reduce import RULES
 from obs_onnx.passes.traits.atoms import fixed
 from obs_onnx.passes.traits.lipschitz import data_only
 from obs_onnx.passes.traits.op import Op, differentiable, related
-from obs_onnx.passes.traits.relation import Freeze, Relation
+from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 
 __all__ = ["TABLE"]
 
@@ -106,6 +107,7 @@ def _relate_index(r: Relation) -> None:
 
 _relate_sum = partial(_relate, kind="sum")
 _relate_mean = partial(_relate, kind="mean")
+_relate_quantized = counterpart(_relate_mean, Operand(0, 1, 2))
 _relate_high = partial(_relate, kind="low")
 _relate_low = partial(_relate, kind="high")
 _relate_product = partial(_relate, kind="one")
@@ -128,10 +130,12 @@ _KNOWN = related(
         "ArgMax": _PLACE,
         "ArgMin": _PLACE,
         "Det": _NONE,
+        "com.microsoft::QLinearReduceMean": Op(quantizes=True),
     },
     {
         _relate_sum: "ReduceSum ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSum",
         _relate_mean: "ReduceMean",
+        _relate_quantized: "com.microsoft::QLinearReduceMean",
         _relate_high: "ReduceMax ReduceLogSumExp",
         _relate_low: "ReduceMin",
         _relate_product: "ReduceProd",

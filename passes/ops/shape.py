@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from obs_onnx.passes.ops.quantized.counterpart import counterpart, in_threes
 from obs_onnx.passes.ops.vjp.shape import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import constant_or, data_only, independent, pointwise
@@ -78,7 +79,7 @@ def _relate_transpose(r: Relation) -> None:
 
 def _relate_concat(r: Relation) -> None:
     """The joined axis is all pieces in a row; the others are one."""
-    pieces = [r.axes(slot) for slot in range(len(r.node.inputs))]
+    pieces = [r.axes(slot) for slot in range(len(r.node.inputs)) if r.has(slot)]
     axis = r.integer("axis", 0) % len(pieces[0])
     out = list(pieces[0])
     for piece in pieces[1:]:
@@ -88,6 +89,11 @@ def _relate_concat(r: Relation) -> None:
     out = [r.atoms.resolve(labels) for labels in out]
     out[axis] = joined([r.atoms.resolve(piece[axis]) for piece in pieces])
     r.give(out)
+
+
+def _relate_quantized(r: Relation) -> None:
+    """Scale and zero point of the result, and then integers, scale and zero point of each piece."""
+    counterpart(_relate_concat, *in_threes(r, 2))(r)
 
 
 def _relate_split(r: Relation) -> None:
@@ -200,11 +206,13 @@ _KNOWN = related(
         "Unique": _FOUND,
         "com.microsoft::Unique": _FOUND,
         "NonMaxSuppression": _FOUND,
+        "com.microsoft::QLinearConcat": Op(joins=True, quantizes=True),
     },
     {
         _relate_reshape: "Reshape Flatten Squeeze Unsqueeze",
         _relate_transpose: "Transpose",
         _relate_concat: "Concat",
+        _relate_quantized: "com.microsoft::QLinearConcat",
         _relate_split: "Split",
         _relate_depth_to_space: "DepthToSpace",
         _relate_space_to_depth: "SpaceToDepth",

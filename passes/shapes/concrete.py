@@ -354,13 +354,8 @@ class _Inference:
             return self._contributed(node, name)
         proto = ir.serde.serialize_node(node)
         if name in ALIASES:
-            op_type, domain = ALIASES[name], ""
-            standard = onnx.defs.get_schema(op_type, self.opset, "")
-            proto.op_type, proto.domain = op_type, ""
-            kept = [attribute for attribute in proto.attribute if attribute.name in standard.attributes]
-            del proto.attribute[:]
-            proto.attribute.extend(kept)
-            del proto.input[len(standard.inputs) :]
+            proto = ALIASES[name].of(proto, self.opset)
+            op_type, domain = proto.op_type, ""
         types, data = {}, {}
         for value in dict.fromkeys(reads(node)):
             if value not in self.types:

@@ -4,15 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from obs_onnx.passes.shapes.contrib_attention import ATTENTION, Dims, Given, there
 
 __all__ = ["ALIASES", "SHAPES", "kind_of"]
 
-ALIASES = {"com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm"}
+
+@dataclass(frozen=True)
+class Alias:
+    """An operator of ONNX that gives outputs of the same shapes.
+
+    Attributes:
+        op_type: of the default domain.
+        inputs: which of a node's inputs it takes; None: the first ones.
+    """
+
+    op_type: str
+    inputs: tuple[int, ...] | None = None
+
+    def of(self, node: onnx.NodeProto, opset: int) -> onnx.NodeProto:
+        """``node`` as this operator, whose shapes follow from its attributes in ``opset``.
+
+        Raises:
+            ValueError: its channels stand last.
+        """
+        standard = onnx.defs.get_schema(self.op_type, opset, "")
+        given = {attribute.name: attribute for attribute in node.attribute}
+        if "channels_last" in given and given["channels_last"].i:
+            raise ValueError("its channels stand last")
+        places = range(len(standard.inputs)) if self.inputs is None else self.inputs
+        found = onnx.NodeProto(op_type=self.op_type, name=node.name, output=node.output)
+        found.input.extend(node.input[place] for place in places if place < len(node.input))
+        found.attribute.extend(one for name, one in given.items() if name in standard.attributes)
+        return found
+
+
+ALIASES = {
+    f"com.microsoft::{name}": alias
+    for name, alias in {
+        "FusedConv": Alias("Conv"),
+        "FusedGemm": Alias("Gemm"),
+        "QLinearAveragePool": Alias("MaxPool", (0,)),  # AveragePool takes no integers
+        "QLinearConv": Alias("QLinearConv"),
+    }.items()
+}
 
 
 def _same(node: ir.Node, shapes: Given) -> list[Dims | None]:
@@ -131,6 +171,51 @@ def _gated_relative(node: ir.Node, shapes: Given) -> list[Dims | None]:
     return [(batch, *there(shapes, 2)[1:])]
 
 
+def _broadcast(node: ir.Node, shapes: Given, *slots: int) -> list[Dims | None]:
+    return [np.broadcast_shapes(*(there(shapes, slot) for slot in slots))]
+
+
+def _two(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """Integers, scale and zero point of each operand."""
+    return _broadcast(node, shapes, 0, 3)
+
+
+def _choice(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    return _broadcast(node, shapes, 0, 1, 4)
+
+
+def _joined(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """QLinearConcat: scale and zero point of the result, then those behind each piece."""
+    pieces = [there(shapes, slot) for slot in range(2, len(shapes), 3)]
+    axis = node.attributes.get_int("axis", 1) % len(pieces[0])
+    total = sum(piece[axis] for piece in pieces)
+    return [tuple(total if i == axis else n for i, n in enumerate(pieces[0]))]
+
+
+def _one_place(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x = there(shapes, 0)
+    if node.attributes.get_int("channels_last", 0):
+        raise ValueError("its channels stand last")
+    return [(*x[:2], *(1 for _ in x[2:]))]
+
+
+def _reduced(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    x, keep = there(shapes, 0), node.attributes.get_int("keepdims", 1)
+    axes = {axis % len(x) for axis in node.attributes.get_ints("axes", None) or range(len(x))}
+    return [tuple(1 if i in axes else n for i, n in enumerate(x) if keep or i not in axes)]
+
+
+def _gemm(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    """QGemm: scales and zero points stand behind each operand."""
+    return _matmul(node, (there(shapes, 0), there(shapes, 3)))
+
+
+def _lstm(node: ir.Node, shapes: Given) -> list[Dims | None]:
+    (steps, batch, _), (directions, hidden, _) = there(shapes, 0), there(shapes, 2)
+    state = directions, batch, hidden
+    return [(steps, *state), state, state]
+
+
 def _columns(node: ir.Node, shapes: Given) -> list[Dims | None]:
     return [(there(shapes, 0)[0], sum(shape[-1] for shape in shapes if shape is not None))]
 
@@ -144,6 +229,7 @@ _RULES: Mapping[Callable[[ir.Node, Given], list[Dims | None]], str] = {
     _same: """
         Gelu FastGelu BiasGelu QuickGelu BiasAdd RotaryEmbedding MRotaryEmbedding BiasSoftmax ScaledSiLU
         GatedRMSNorm BranchwiseRMSNorm GatedAdd GroupNorm SkipGroupNorm Trilu MoE QMoE MoEPacked
+        QLinearSigmoid QLinearLeakyRelu QLinearSoftmax QuantizeLinear DequantizeLinear
     """,
     _skip: "SkipLayerNormalization SkipSimplifiedLayerNormalization",
     _each: "GemmaRotaryEmbedding",
@@ -158,6 +244,13 @@ _RULES: Mapping[Callable[[ir.Node, Given], list[Dims | None]], str] = {
     _wide_of_4_bits: "MatMulBnb4",
     _wide_gated: "MatMulNBitsMlp",
     _wide_heads: "MatMulNBitsQkv",
+    _two: "QLinearAdd QLinearMul",
+    _choice: "QLinearWhere",
+    _joined: "QLinearConcat",
+    _one_place: "QLinearGlobalAveragePool",
+    _reduced: "QLinearReduceMean",
+    _gemm: "QGemm",
+    _lstm: "DynamicQuantizeLSTM",
     _embeddings: "EmbedLayerNormalization QEmbedLayerNormalization",
     _gathered: "GatherBlockQuantized",
     _halved: "BiasSplitGelu",
@@ -186,7 +279,7 @@ SHAPES: dict[str, Callable[[ir.Node, Given], list[Dims | None]]] = {
 
 _FLOAT, _INT32 = ir.DataType.FLOAT, ir.DataType.INT32
 
-_KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
+_KINDS: dict[str, Mapping[int, int | ir.DataType | tuple[int, ir.DataType]]] = {
     **{
         f"ai.onnx.ml::{name}": {0: _FLOAT}
         for name in (
@@ -202,6 +295,23 @@ _KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
         f"com.microsoft::{name}": {1: 3, 2: 4}  # caches, which may hold fewer bits
         for name in ("GroupQueryAttention", "PagedAttention", "SparsePagedAttention")
     },
+    **{
+        f"com.microsoft::{name}": {0: 0}  # where scales are numbers that the output is none of
+        for name in (
+            "QLinearAdd",
+            "QLinearGlobalAveragePool",
+            "QLinearLeakyRelu",
+            "QLinearMul",
+            "QLinearReduceMean",
+            "QLinearSigmoid",
+            "QLinearSoftmax",
+        )
+    },
+    "com.microsoft::DequantizeLinear": {0: 1},
+    "com.microsoft::QuantizeLinear": {0: (2, ir.DataType.UINT8)},
+    "com.microsoft::QGemm": {0: 8},
+    "com.microsoft::QLinearConcat": {0: 1},
+    "com.microsoft::QLinearWhere": {0: 1},
     "com.microsoft::EmbedLayerNormalization": {1: _INT32},
     "com.microsoft::QEmbedLayerNormalization": {1: _INT32},
     "com.microsoft::GatedDeltaNet": {1: _FLOAT},
@@ -209,7 +319,8 @@ _KINDS: dict[str, Mapping[int, int | ir.DataType]] = {
     "com.microsoft::MatMulInteger16": {0: _INT32},
     "com.microsoft::RemovePadding": {1: _INT32, 2: _INT32, 3: _INT32},
 }
-"""Types of outputs, or the inputs that they are those of, where not the first input of numbers says it."""
+"""Types of outputs, or the inputs that they are those of (and which where that is missing), where not the
+first input of numbers says it."""
 
 
 def kind_of(name: str, index: int, inputs: Sequence[ir.DataType | None]) -> ir.DataType:
@@ -219,4 +330,5 @@ def kind_of(name: str, index: int, inputs: Sequence[ir.DataType | None]) -> ir.D
     said = _KINDS.get(name, {}).get(index)
     if isinstance(said, ir.DataType):
         return said
-    return (inputs[said] if said is not None and said < len(inputs) else None) or first
+    slot, missing = said if isinstance(said, tuple) else (said, first)
+    return (inputs[slot] if slot is not None and slot < len(inputs) else None) or missing

@@ -98,7 +98,7 @@ _OLDER = {
 """Attributes of older versions that the rules know. ``axis`` of Add and its like is none of them."""
 
 
-def _contrib(attributes: str, inputs: int, outputs: int = 1, last: int | None = 1) -> Known:
+def _contrib(attributes: str, inputs: int | None, outputs: int = 1, last: int | None = 1) -> Known:
     return Known(last, frozenset(attributes.split()), inputs, outputs)
 
 
@@ -130,6 +130,9 @@ CONTRIB: Mapping[str, Known] = {
         3,
     ),
     "com.microsoft::DequantizeLinear": _contrib("axis", 3),
+    "com.microsoft::DynamicQuantizeLSTM": _contrib(
+        "activation_alpha activation_beta activations clip direction hidden_size input_forget", 12, 3
+    ),
     "com.microsoft::DynamicQuantizeMatMul": _contrib("", 5),
     "com.microsoft::EmbedLayerNormalization": _contrib("epsilon mask_index_type", 9, 3),
     "com.microsoft::FastGelu": _contrib("", 2),
@@ -186,7 +189,19 @@ CONTRIB: Mapping[str, Known] = {
         """,
         21,
     ),
+    "com.microsoft::QLinearAdd": _contrib("", 8),
+    "com.microsoft::QLinearAveragePool": _contrib(
+        "auto_pad ceil_mode channels_last count_include_pad kernel_shape pads strides", 5
+    ),
+    "com.microsoft::QLinearConcat": _contrib("axis", None),
     "com.microsoft::QLinearConv": _contrib(f"channels_last {_WINDOWS}", 9),
+    "com.microsoft::QLinearGlobalAveragePool": _contrib("channels_last", 5),
+    "com.microsoft::QLinearLeakyRelu": _contrib("alpha", 5),
+    "com.microsoft::QLinearMul": _contrib("", 8),
+    "com.microsoft::QLinearReduceMean": _contrib("axes keepdims", 5),
+    "com.microsoft::QLinearSigmoid": _contrib("", 5),
+    "com.microsoft::QLinearSoftmax": _contrib("axis opset", 5),
+    "com.microsoft::QLinearWhere": _contrib("", 9),
     "com.microsoft::QuantizeLinear": _contrib("axis", 3),
     "com.microsoft::QuickGelu": _contrib("alpha", 1),
     "com.microsoft::RotaryEmbedding": _contrib(

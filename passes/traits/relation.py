@@ -21,11 +21,30 @@ from obs_onnx.passes.shapes.shape_arithmetic import Array
 from obs_onnx.passes.traits.atoms import Atoms, Labels, fixed, product
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["Freeze", "Graph", "Mix", "Relation", "Restated"]
+__all__ = ["Freeze", "Graph", "Mix", "Operand", "Relation", "Restated"]
 
 
 class Freeze(Exception):  # noqa: N818 - a signal, not an error
     """What touches the node stays as it is; the message says why."""
+
+
+@dataclass(frozen=True)
+class Operand:
+    """An input of integers, and where it is said what numbers they stand for.
+
+    Attributes:
+        slot: of the integers.
+        scale, zero: inputs with their scales and zero points; None where the operator has none.
+        axes: of the integers, along which those of scales and zero points lie where there are several;
+            empty where the operator takes single ones.
+        block: how many integers in a row along these axes share scale and zero point; 0: each has its own.
+    """
+
+    slot: int
+    scale: int | None = None
+    zero: int | None = None
+    axes: tuple[int, ...] = ()
+    block: int = 0
 
 
 @dataclass(frozen=True)
@@ -35,8 +54,9 @@ class Mix:
     Attributes:
         kind: ``sum`` (they count as 0), ``mean`` (likewise, and the result is scaled), ``low``, ``high``,
             ``one`` (neutral elements of maximum, minimum, product), ``normalize``, ``rms`` (statistics of the
-            others).
+            others), ``range`` (they count as 0 among the smallest and the largest).
         deviation: the output that holds one over the deviation, of operators that give it.
+        operand: says what stands for 0, where the input holds integers.
     """
 
     node: ir.Node
@@ -45,6 +65,7 @@ class Mix:
     kind: str
     labels: Labels
     deviation: int | None = None
+    operand: Operand | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +88,7 @@ class Graph:
 
     Attributes:
         caches: inputs that may lose elements.
+        operands: inputs of integers by node, and where it is said what numbers they stand for.
     """
 
     atoms: Atoms
@@ -78,6 +100,7 @@ class Graph:
     frozen: list[tuple[ir.Node, str]] = field(default_factory=list)
     restated: list[Restated] = field(default_factory=list)
     caches: frozenset[ir.Value] = frozenset()
+    operands: list[tuple[ir.Node, Operand]] = field(default_factory=list)
 
     def axes(self, value: ir.Value) -> list[Labels] | None:
         """Labels of every axis of ``value``; None while its shape is unknown."""
@@ -118,23 +141,38 @@ class Relation:
         self.asked: set[int] = set()
         self.absent: list[Labels] = []
         self._inputs = inputs
+        self._operands: Sequence[Operand] | None = None
         self.opset = graph.opset if node.version is None else node.version
+
+    def among(self, operands: Sequence[Operand]) -> Relation:
+        """The same node, seen as one that has ``operands`` alone for its inputs."""
+        seen = Relation(self.node, self.graph, self._inputs)
+        seen.asked, seen.absent, seen._operands = self.asked, self.absent, operands
+        self.graph.operands += [(self.node, one) for one in operands]
+        return seen
+
+    def _operand(self, slot: int) -> Operand:
+        if self._operands is None:
+            return Operand(slot)
+        return self._operands[slot] if slot < len(self._operands) else Operand(len(self.node.inputs))
 
     def has(self, slot: int) -> bool:
         """True when input ``slot`` is present."""
-        return slot < len(self.node.inputs) and self.node.inputs[slot] is not None
+        place = self._operand(slot).slot
+        return place < len(self.node.inputs) and self.node.inputs[place] is not None
 
     def value(self, slot: int) -> ir.Value:
         """Input number ``slot``."""
-        value = self.node.inputs[slot]
+        value = self.node.inputs[self._operand(slot).slot]
         assert value is not None
         return value
 
     def axes(self, slot: int) -> list[Labels]:
         """Labels of the axes of input ``slot``; inputs that are never asked for keep all their elements."""
-        self.asked.add(slot)
+        place = self._operand(slot).slot
+        self.asked.add(place)
         if self._inputs is not None:
-            return list(self._inputs[slot])
+            return list(self._inputs[place])
         axes = self.graph.axes(self.value(slot))
         if axes is None:
             raise Freeze(f"the shape of {self.value(slot).name} is not known")
@@ -261,7 +299,9 @@ class Relation:
             self.fix(labels, "it combines elements along an axis of varying size")
         elif kind in ("mean", "normalize", "rms") and dtype is not None and not dtype.is_floating_point():
             self.fix(labels, "it rounds a mean")
-        self.graph.mixes.append(Mix(self.node, slot, axis, kind, labels, deviation))
+        one = self._operand(slot)
+        found = Mix(self.node, one.slot, axis, kind, labels, deviation, one if one.zero is not None else None)
+        self.graph.mixes.append(found)
 
     def leave(self, *labels: Labels) -> None:
         """Elements of these axes need not reach an output: without them the result is right all the same."""

@@ -72,7 +72,9 @@ def pruned(model: Path, **options: Any) -> bytes:
 
 
 def frontier(model: Path, **options: Any) -> bytes:
-    found = pareto(str(model), cost="macs", points=3, plot=False, **FAST, **options)
+    found = pareto(
+        str(model), model.with_name("m.pareto"), cost="macs", points=3, plot=False, **FAST, **options
+    )
     names = sorted(Path(str(found.frontier.output)).glob("*.onnx"))
     content = b"".join(path.read_bytes() for path in names)
     for path in Path(str(found.frontier.output)).iterdir():

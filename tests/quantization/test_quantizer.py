@@ -87,7 +87,7 @@ def test_outputs_that_are_no_numbers(given: Calibration, monkeypatch: pytest.Mon
         value.const_value = ir.tensor(np.full(5, np.nan, np.float32), name="fc3.bias")
         return copy
 
-    monkeypatch.setattr(module, "quantize_static", lambda model, _: Made(broken(model), ()))
+    monkeypatch.setattr(module, "quantize_static", lambda model, *_: Made(broken(model), ()))
     with pytest.raises(VerificationError, match="no numbers"):
         quantizer.quantize(quantizer.dense)
     monkeypatch.setattr(module, "quantize", lambda model, *_: (broken(model), ()))

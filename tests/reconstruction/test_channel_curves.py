@@ -18,6 +18,7 @@ from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.reconstruction import channel_curves
 from obs_onnx.reconstruction.channel_curves import Reference, compensated, group_curves
 from obs_onnx.runtimes import open_runtime
 
@@ -67,7 +68,7 @@ class TestCurves:
                 keep = np.ones(group.n, bool)
                 keep[ranked.order[: round(share * group.n)]] = False
                 np.testing.assert_array_equal(ranked.keep(int(keep.sum())), keep)
-                tensors = compensated(evidence, evidence.consumers(group), keep, compensate)
+                tensors = compensated(evidence, evidence.consumers(group), [keep], compensate)[0]
                 changed = SetWeights(tensors)(silence(model, {group.id: keep}, coupling)).model
                 expected = squared(dense, run_proto(ir.to_proto(changed), {"x": x})["y"])
                 assert damage == pytest.approx(expected, rel=1e-3, abs=1e-9)
@@ -79,6 +80,27 @@ class TestCurves:
         with_, without = (curves(evidence, plan, x, compensate=flag) for flag in (True, False))
         for group in with_:
             assert sum(with_[group].curve.damages) < sum(without[group].curve.damages)
+
+    def test_several_levels_at_once_are_each_of_them_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        proto = nets.residual()
+        model, coupling, plan, evidence = opened(proto, nets.data(0, 120, 3, 8, 8))
+        x = nets.data(1, 40, 3, 8, 8)
+        group = coupling.groups[0]
+        reading = evidence.consumers(group)
+        keeps = [np.arange(group.n) >= count for count in (1, 2, 3)]
+        alone = [compensated(evidence, reading, [keep], True)[0] for keep in keeps]
+        together = curves(evidence, plan, x)
+        monkeypatch.setattr(channel_curves, "_HELD_BYTES", 0)
+        for found, expected in zip(compensated(evidence, reading, keeps, True), alone, strict=True):
+            assert found.keys() == expected.keys()
+            for name, array in found.items():
+                assert array.dtype == model.graph.initializers[name].dtype.numpy()
+                np.testing.assert_allclose(array, expected[name], rtol=1e-6, atol=1e-7)
+        monkeypatch.setattr(channel_curves, "_OUTSIDE_BYTES", 0)
+        apart = curves(evidence, plan, x)
+        assert {key: one.curve for key, one in apart.items()} == {
+            key: one.curve for key, one in together.items()
+        }
 
     def test_what_the_model_around_is_off_by_itself_does_not_count(self) -> None:
         proto = nets.mlp()

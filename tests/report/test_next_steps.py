@@ -32,3 +32,5 @@ def test_each_case(make_report: Callable[..., Report]) -> None:
     unlabelled = {**fine, "before": figures(2, None), "after": figures(1, None)}
     (check,) = next_steps(make_report(**unlabelled, model="my net.onnx"))
     assert check == "on data of your own: obs-onnx eval b.onnx --data test.npz --against 'my net.onnx'"
+    for option in ("vocabulary", "change_caches"):
+        assert next_steps(make_report(**unlabelled, options={option: "seen"})) == []

@@ -6,6 +6,8 @@ import nets
 import numpy as np
 import onnx_ir as ir
 import pytest
+from channel_graphs import model as graph
+from channel_graphs import node
 from channel_helpers import random_keep, shape_of
 from decoders import FORMS, HEADS, SHARED, decoder, session
 from decoders import HEAD as WIDTH
@@ -62,8 +64,8 @@ def test_an_output_of_another_shape_is_named() -> None:
         value = small.graph.initializers[name]
         array = value.const_value.numpy()[:3]
         value.const_value, value.shape = ir.tensor(array, name=name), ir.Shape(array.shape)
-    for node in small.graph:
-        node.outputs[0].shape = None
+    for one in small.graph:
+        one.outputs[0].shape = None
     small.graph.outputs[0].shape = ir.Shape(["batch", 3])
     with pytest.raises(
         VerificationError, match=r"output y has shape \(4, 3\) without the channels, not \(4, 5\)"
@@ -327,6 +329,31 @@ class TestNothingCompared:
         assert "is drawn at random by node" in found.left_out["z"] or "run to run" in found.left_out["z"]
 
 
+def test_products_that_round_their_inputs_in_blocks_are_compared_operator_by_operator() -> None:
+    """onnxruntime makes integers, a scale and a product one operator, whose blocks of inputs move."""
+    n, rng = 72, np.random.default_rng(0)
+    weights = {"a": rng.standard_normal((6, n)).astype(np.float32), "s": np.float32(1e-4)}
+    weights |= {"z": np.uint16(32768), "q": rng.integers(-128, 128, (n, 5)).astype(np.int8)}
+    weights |= {"qs": np.float32(0.01), "qz": np.int8(0)}
+    nodes = [
+        node("MatMul", "x a", "h"),
+        node("QuantizeLinear", "h s z", "i"),
+        node("DequantizeLinear", "i s z", "f"),
+        node("DequantizeLinear", "q qs qz", "d"),
+        node("MatMul", "f d", "y"),
+    ]
+    coupling, keep, small = removed(graph(nodes, weights, x=("N", 6), opset=21))
+    feed = {"x": rng.standard_normal((4, 6)).astype(np.float32)}
+    assert check_removal(RUNTIME, coupling, keep, small, feed).differences["y"] <= 1e-6
+    plain = check_removal(RUNTIME.unfused(), coupling, keep, small, feed)
+    assert not plain.unfused
+    array = small.graph.initializers["q"].const_value.numpy().copy()
+    array[0, 0] = -array[0, 0]
+    small.graph.initializers["q"].const_value = ir.tensor(array, name="q")
+    with pytest.raises(VerificationError, match="differs by"):
+        check_removal(RUNTIME, coupling, keep, small, feed)
+
+
 class TestCaches:
     """What comes out for the next step is compared as far as it stays, whatever the logits say."""
 
@@ -388,9 +415,9 @@ class TestCaches:
     def test_a_cache_behind_the_end_of_the_model_is_named(self) -> None:
         caches, coupling, keep, small = self.removed("grouped")
         for model in (coupling.model, small):
-            for node in model.graph:
-                if node.outputs[0].name == "a1":
-                    node.outputs[0].name = "elsewhere"
+            for one in model.graph:
+                if one.outputs[0].name == "a1":
+                    one.outputs[0].name = "elsewhere"
         found = self.found(caches, coupling, keep, small)
         assert set(found.left_out) == {"present.1.key", "present.1.value"}
         assert "present.0.key" in found.differences

@@ -10,11 +10,14 @@ from typing import Any
 
 import click
 
+from obs_onnx.io.paths import same_file
 from obs_onnx.passes.errors import MissingRuntimeError, OptionError, boundary, named
 
-__all__ = ["IN_MEMORY", "check_in_memory", "use_config"]
+__all__ = ["check_config", "use_config"]
 
-IN_MEMORY = "obs_onnx.in_memory"  # in what contexts share: options whose value was no file
+_CONFIG = "obs_onnx.config"  # in what contexts share: the file
+_IN_MEMORY = "obs_onnx.in_memory"  # likewise: options whose value was no file
+_WRITTEN = ("file", "new model")
 
 _MODEL, _OPTIONS, _TOML = "model", "options", ".toml"
 
@@ -40,16 +43,24 @@ def use_config(ctx: click.Context, param: click.Parameter, value: str | None) ->
         elif given is not None:
             found[own] = _plain(known[key], given)
     ctx.default_map = {**(ctx.default_map or {}), **found}
-    ctx.meta[IN_MEMORY] = dict.fromkeys(memory, value)
+    ctx.meta[_CONFIG] = value
+    ctx.meta[_IN_MEMORY] = dict.fromkeys(memory, value)
 
 
-def check_in_memory(ctx: click.Context) -> None:
-    """Refuse to run again what had data that no file holds, unless the command line has other.
+def check_config(ctx: click.Context) -> None:
+    """Refuse to write over the file, and to run again what had data that no file holds.
 
     Raises:
-        OptionError: that is so.
+        OptionError: that is so, and the command line has no other.
     """
-    for name, config in ctx.meta.get(IN_MEMORY, {}).items():
+    read = ctx.meta.get(_CONFIG)
+    for param in ctx.command.params if read is not None else ():
+        value = ctx.params.get(str(param.name))
+        if getattr(param, "form", "") in _WRITTEN and isinstance(value, str) and same_file(value, str(read)):
+            raise OptionError(
+                f"{value} is read for {named('config')}: choose another {named(str(param.name))}"
+            )
+    for name, config in ctx.meta.get(_IN_MEMORY, {}).items():
         if ctx.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             raise OptionError(f"{config}: {named(name)} was an object in memory: give a file for it")
 

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from obs_onnx.criteria.channel_statistics import ChannelStatistics, Consumption
 from obs_onnx.criteria.channels.magnitude import l2
 from obs_onnx.passes.channels.coupling import Group
-from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import Consumer, greedy_order
 
 __all__ = ["surgeon"]
@@ -25,8 +24,7 @@ def surgeon(evidence: ChannelStatistics, group: Group) -> NDArray[np.float64]:
     reading = evidence.consumers(group)
     if not reading:
         return l2(evidence, group)
-    with threads_for(1):
-        found = greedy_order(_consumers(evidence, reading), group.n)
+    found = greedy_order(_consumers(evidence, reading), group.n)
     scores = np.empty(group.n)
     scores[found.order] = found.losses
     return _distinct(scores, found.order)
@@ -35,10 +33,7 @@ def surgeon(evidence: ChannelStatistics, group: Group) -> NDArray[np.float64]:
 def _consumers(evidence: ChannelStatistics, reading: Iterable[Consumption]) -> Iterator[Consumer]:
     """One after the other: the problems of all may be too large to be held."""
     for one in reading:
-        problem = evidence.posed(one.layer).problem
-        with threads_for(one.layer.layout.goi[2]):
-            _ = problem.start  # factors the moments on all cores; the order itself wants one
-        yield Consumer(problem, one.columns)
+        yield Consumer(evidence.posed(one.layer).problem, one.columns)
 
 
 def _distinct(scores: NDArray[np.float64], order: NDArray[np.int64]) -> NDArray[np.float64]:

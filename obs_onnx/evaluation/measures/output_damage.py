@@ -25,6 +25,7 @@ __all__ = ["Damage", "Divergence", "divergence"]
 
 _BLOCK = 1 << 16  # scores that stay in the cache
 
+Float = NDArray[np.float64]
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -97,15 +98,32 @@ def divergence(yardstick: Yardstick, dense: Outputs, changed: Outputs) -> Diverg
     rows, classes = dense_NC.shape
     total = entropy = 0.0
     for block in blocks(dense_NC, _BLOCK):
-        with np.errstate(invalid="ignore", over="ignore"):
-            log_p = log_probabilities(dense_NC[block], scores.probabilities)
-        p, product = np.exp(log_p), np.zeros_like(log_p)
-        there = p > 0  # masked scores have p = 0
-        entropy -= float(np.sum(np.multiply(p, log_p, out=product, where=there)))
-        if same:
-            with np.errstate(invalid="ignore", over="ignore"):
-                log_q = log_probabilities(changed_NC[block], scores.probabilities)
-            difference = np.zeros_like(log_p)
-            np.subtract(log_p, log_q, out=difference, where=there)
-            total += float(np.sum(p * difference))
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            log_p, p = _softmax(dense_NC[block], scores.probabilities)
+            there = p > 0  # masked scores have p = 0
+            log_q = _softmax(changed_NC[block], scores.probabilities)[0] if same else log_p
+            entropy -= _expected(p, log_p, there)
+            total += _expected(p, np.subtract(log_p, log_q, out=log_p), there) if same else 0.0
     return Divergence(total if same else rows * float(np.log(max(classes, 2))), entropy, rows)
+
+
+def _softmax(scores_NC: NDArray[Any], probabilities: bool) -> tuple[Float, Float]:
+    """(N, C) logarithms of probabilities, and these: :func:`log_probabilities` with a single exponential."""
+    peak = scores_NC.max(axis=1, keepdims=True)
+    if probabilities or not np.isfinite(peak).all():
+        log_p = log_probabilities(scores_NC, probabilities)
+        return log_p, np.exp(log_p)
+    log_p = np.subtract(scores_NC, peak, dtype=np.float64)
+    p = np.exp(log_p)
+    sums = p.sum(axis=1, keepdims=True)
+    log_p -= np.log(sums)
+    p /= sums
+    return log_p, p
+
+
+def _expected(p: Float, values: Float, there: NDArray[np.bool_]) -> float:
+    """Sum of values with their probabilities, of those that are ``there``."""
+    found = float(np.einsum("nc,nc->", p, values))
+    if not np.isfinite(found):
+        found = float(np.sum(np.multiply(p, values, out=np.zeros_like(p), where=there)))
+    return found

@@ -119,6 +119,8 @@ def _proof(found: Agreement, silenced: int) -> list[str]:
     ]
     if found.fed:
         parts.append(f"{', '.join(found.fed)} with its decisions and random numbers in both models")
+    if found.unfused:
+        parts.append("operator by operator, since fused ones round in blocks that removal moves")
     return ["; ".join(parts)]
 
 

@@ -32,7 +32,7 @@ _BLOCKS = 4  # that hold as much
 
 _RANKS = 8  # no tensor has more axes
 
-_WEIGHTY = 0.25  # of what is loaded at once at most: weights that are better mapped than copied
+_WEIGHTY = 0.125  # of what is loaded at once at most: weights that are better mapped than copied
 
 Values = Mapping[str, NDArray[Any]]
 

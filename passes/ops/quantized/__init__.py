@@ -1,5 +1,6 @@
-"""Operators whose weights are stored as integers of few bits, in blocks that share a scale.
+"""Operators on integers, with the scales and zero points that say what numbers these are.
 
-In: a node. Out: the records of its family (``TABLE`` of each module). Next: :mod:`obs_onnx.passes.ops` joins
-    them.
+In: a node. Out: the records of those whose weights are stored in blocks (``TABLE`` of ``blocks``), rules of
+    others by their counterparts on numbers (``counterpart``), what integers stand for (``numbers``). Next:
+    :mod:`obs_onnx.passes.ops` joins them.
 """

@@ -23,8 +23,7 @@ __all__ = ["TABLE", "spread"]
 
 _SCALES, _ZEROS, _ORDER, _BIAS = 2, 3, 4, 5  # inputs of MatMulNBits
 _BYTE = 8
-_TABLE_BLOCK = 128  # where GatherBlockQuantized says nothing
-_BITS = 4  # where MatMulNBits says nothing
+_BITS, _BLOCK = 4, 128  # where a node says nothing
 
 
 def spread(blocks: Labels, block_size: int, n: int) -> Labels:
@@ -61,28 +60,6 @@ def _relate_nbits(r: Relation) -> None:
     r.mix(0, -1)
     r.give([r.atoms.resolve(labels) for labels in (*x[:-1], rows)])
     r.shrink(lambda s: _restate(s, rows, inputs))
-
-
-def _relate_gathered(r: Relation) -> None:
-    """Rows of a table (rows, blocks of the width), as bytes with several numbers or as integers of few bits;
-    scales and zero points are (rows, blocks)."""
-    table, ids, (rows, blocks) = r.axes(0), r.axes(1), r.axes(2)
-    kind, bits = r.graph.concrete.dtypes[r.value(0)], r.integer("bits", _BITS)
-    axes = r.integer("gather_axis") % len(table), r.integer("quantize_axis", 1) % len(table)
-    if len(table) != 2 or axes != (0, 1) or kind.is_floating_point() or r.constant(0) is None:
-        raise Freeze("its table is no constant of rows in blocks of integers")
-    each, block_size = (
-        _BYTE // bits if kind == ir.DataType.UINT8 else 1,
-        r.integer("block_size", _TABLE_BLOCK),
-    )
-    r.fix([table[0], rows], "rows are chosen by their numbers")
-    r.tie(table[1], spread(blocks, block_size // each, len(table[1])))
-    if r.has(_ZEROS) and each > 1:
-        _zero_points(r, rows, blocks)
-    elif r.has(_ZEROS):
-        _tie_grid(r, _ZEROS, rows, blocks)
-    width = r.atoms.resolve(spread(blocks, block_size, each * len(table[1])))
-    r.give([*map(r.atoms.resolve, ids), width])
 
 
 def _restate(s: Shrink, rows: Labels, inputs: Labels) -> None:
@@ -162,18 +139,64 @@ def _linear_nbits(node: ir.Node) -> Linear | str | None:
     )
 
 
-def _macs_nbits(node: ir.Node) -> int:
+def _relate_bnb4(r: Relation) -> None:
+    """``x`` times a weight (N, K) whose blocks, of half a byte for each number, stand in a row; one scale
+    each."""
+    n, k, size = (r.integer(name) for name in ("N", "K", "block_size"))
+    if not r.integer("transB", 1) or size < 2 or k % size:
+        raise Freeze("its blocks reach over the end of a row")
+    rows, blocks, inside = r.atoms.split(r.axes(1)[0], [n, k // size, size // 2])
+    r.fix(inside)
+    r.tie(r.axes(2)[0], r.atoms.resolve(product([rows, blocks])))
+    x = r.axes(0)
+    inputs = spread(blocks, size, len(x[-1]))
+    r.tie(x[-1], inputs)
+    r.mix(0, -1)
+    r.give([r.atoms.resolve(labels) for labels in (*x[:-1], rows)])
+    r.shrink(lambda s: _restate(s, rows, inputs))
+
+
+def _relate_gathered(r: Relation) -> None:
+    """Entries of a table are taken, whose numbers stand in blocks along another axis, several in a byte."""
+    data, size, bits = r.axes(0), r.integer("block_size", _BLOCK), r.integer("bits", _BITS)
+    along, across = r.integer("gather_axis", 0) % len(data), r.integer("quantize_axis", 1) % len(data)
+    if along == across:
+        raise Freeze("it takes elements out of blocks")
+    in_bytes = r.graph.concrete.dtypes[r.value(0)] == ir.DataType.UINT8
+    each = _BYTE // bits if in_bytes else 1
+    scales = r.axes(_SCALES)
+    elements = spread(scales[across], size, len(data[across]) * each)
+    r.fix(data[along], "its elements are counted")
+    for axis, labels in enumerate(data):
+        r.tie(labels, elements[::each] if axis == across else scales[axis])
+    if r.has(_ZEROS) and not in_bytes:
+        r.broadcast([scales, r.axes(_ZEROS)])
+    elif r.has(_ZEROS):
+        if len(data) != 2 or across != 1:
+            raise Freeze("its zero points are packed in bytes along another axis than the last of two")
+        _zero_points(r, *scales)
+    whole = [elements if axis == across else labels for axis, labels in enumerate(data)]
+    given = [*whole[:along], *r.axes(1), *whole[along + 1 :]]
+    r.give([r.atoms.resolve(labels) for labels in given])
+
+
+def _linear(node: ir.Node) -> str | None:
+    return None if node_facts.constant(node, 1) is None else "quantized weights are not pruned"
+
+
+def _macs(node: ir.Node) -> int:
     """Elements of the input times outputs."""
     return node_facts.size(node.inputs[0]) * node_facts.int_attribute(node, "N", 1)
 
 
+_NBITS = Op(linear=_linear_nbits, macs=_macs, quantizes=True)
+_BNB4 = Op(linear=_linear, macs=_macs, quantizes=True)
+
 TABLE = related(
+    {"com.microsoft::MatMulNBits": _NBITS, "com.microsoft::MatMulBnb4": _BNB4},
     {
-        "com.microsoft::GatherBlockQuantized": Op(),
-        "com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs_nbits),
-    },
-    {
-        _relate_gathered: "com.microsoft::GatherBlockQuantized",
         _relate_nbits: "com.microsoft::MatMulNBits",
+        _relate_bnb4: "com.microsoft::MatMulBnb4",
+        _relate_gathered: "com.microsoft::GatherBlockQuantized",
     },
 )

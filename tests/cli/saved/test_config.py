@@ -98,3 +98,17 @@ def test_other_data_takes_the_place_of_what_was_in_memory() -> None:
     Path("r.json").write_text('{"model": "digits_mlp.onnx", "options": {"calib": "<dict>"}}')
     result = run("prune", "--config", "r.json", "--calib", "digits_mlp.calib.npz", "--dry-run", "-q", *QUICK)
     assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize("flag", ["--json", "--report", "-o"])
+def test_the_file_is_not_written_over(flag: str) -> None:
+    Path("r.json").write_text('{"model": "digits_mlp.onnx"}')
+    Path("link.json").symlink_to("r.json")
+    for name in ("r.json", "link.json", "./r.json"):
+        result = run("prune", "--config", "r.json", flag, name, "-q", *QUICK)
+        assert result.exit_code == 2
+        (line,) = result.stderr.splitlines()
+        assert (
+            f"{name} is read for --config: choose another --{'output' if flag == '-o' else flag[2:]}" in line
+        )
+    assert Path("r.json").read_text() == '{"model": "digits_mlp.onnx"}'

@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from channel_graphs import model as graph
+from channel_graphs import node
 from channel_helpers import run
 from onnx import numpy_helper
 
@@ -249,3 +251,39 @@ def test_recurrent_units(kind: str, gates: int, what: str) -> None:
 
     proto = changed(net.proto({"x": [6, 5]}, {"y": [6, 3]}), w=change, r=change, b=change)
     assert gone(proto, [6, 5])[1] == {what: 2}
+
+
+@pytest.mark.parametrize("zero", [0, 7])
+@pytest.mark.parametrize("reader", ["QLinearConv", "ConvInteger", "Conv"])
+def test_zeros_of_integers_are_the_zero_point(zero: int, reader: str) -> None:
+    """What integers multiply by zero is dead; what they make of nothing, or copy, is left where integers read
+    it."""
+    made, read = np.full((5, 3, 1, 1), 9, np.uint8), np.full((2, 5, 1, 1), 9, np.uint8)
+    made[1], read[:, 2], read[:, 4] = 0, 0, 7
+    nodes = [
+        node("QuantizeLinear", "x s z", "q"),
+        node("QLinearConv", "q s z w s k s z", "c"),
+        node("DequantizeLinear", "c s z", "d"),
+        node("Conv", "d v", "y"),
+    ]
+    weights = {"s": np.float32(0.05), "z": np.uint8(128), "k": np.uint8(zero), "w": made, "v": read}
+    if reader == "QLinearConv":
+        nodes[2:] = [node("QLinearConv", "c s z v s k s z", "e"), node("DequantizeLinear", "e s z", "y")]
+    elif reader == "ConvInteger":
+        nodes[2:] = [node("ConvInteger", "c v z k", "e"), node("Cast", "e", "y", to=onnx.TensorProto.FLOAT)]
+    else:
+        weights["v"] = np.random.default_rng(0).standard_normal((2, 5, 1, 1)).astype(np.float32)
+    coupling = couple(prepare(ir.from_proto(graph(nodes, weights))))
+    (group,) = coupling.groups
+    found = find_redundant(coupling, find_layers(coupling.model)[0], lambda names, changed: {})
+    if reader == "Conv":
+        assert found.kinds == {"copied": 3}
+        return
+    assert found.kinds == {"dead": 1}
+    assert not found.tensors
+    dead = {0: 2, 7: 4}[zero]
+    assert {key: value.tolist() for key, value in found.channels.items()} == {group.id: [dead]}
+    small = coupling.model.clone()
+    RemoveChannels({group.id: np.arange(5) != dead}).call(small)
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
+    np.testing.assert_array_equal(run(small, x), run(coupling.model, x))

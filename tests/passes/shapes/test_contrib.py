@@ -26,6 +26,7 @@ X, STEP = normal(2, 5, 8), np.array(0.1, np.float32)
 IDS, TABLES = zeros(2, 7, dtype=np.int32), (normal(30, 16), normal(9, 16))
 PLACES = zeros(2, 5, dtype=np.int64)
 BLOCKS = {"K": 8, "N": 6, "bits": 4, "block_size": 16}
+IMAGE, ZERO = zeros(2, 4, 9, 9), np.array(3, np.uint8)
 LEAF = {
     **{f"nodes_{name}": [0] for name in ("treeids", "nodeids", "featureids", "truenodeids", "falsenodeids")},
     "nodes_values": [0.0],
@@ -100,6 +101,46 @@ CASES = [
         1,
         {"n_group": 2, "top_k": 2, "topk_group": 1, "group_topk": 1},
     ),
+    ("QuantizeLinear", [X, STEP, np.array(3, np.uint16)], 1, {}),
+    ("QuantizeLinear", [X, STEP], 1, {}),
+    ("DequantizeLinear", [zeros(2, 5, 8, dtype=np.int16), STEP, np.array(3, np.int16)], 1, {}),
+    ("QLinearAdd", [IMAGE, STEP, ZERO, zeros(4, 1, 9), STEP, ZERO, STEP, ZERO], 1, {}),
+    ("QLinearMul", [zeros(9), STEP, ZERO, IMAGE, STEP, ZERO, STEP, ZERO], 1, {}),
+    (
+        "QLinearWhere",
+        [zeros(4, 1, 1, dtype=bool), IMAGE, STEP, ZERO, zeros(9), STEP, ZERO, STEP, ZERO],
+        1,
+        {},
+    ),
+    ("QLinearSigmoid", [IMAGE, STEP, ZERO, STEP, ZERO], 1, {}),
+    ("QLinearLeakyRelu", [IMAGE, STEP, ZERO, STEP, ZERO], 1, {}),
+    (
+        "QLinearAveragePool",
+        [IMAGE, STEP, ZERO, STEP, ZERO],
+        1,
+        {"kernel_shape": [3, 2], "strides": [2, 2], "pads": [1, 0, 1, 1], "ceil_mode": 1},
+    ),
+    ("QLinearGlobalAveragePool", [IMAGE, STEP, ZERO, STEP, ZERO], 1, {}),
+    ("QLinearConcat", [STEP, ZERO, IMAGE, STEP, ZERO, zeros(2, 3, 9, 9), STEP, ZERO], 1, {"axis": 1}),
+    (
+        "QLinearConv",
+        [IMAGE, STEP, ZERO, zeros(6, 2, 3, 3), STEP, ZERO, STEP, ZERO],
+        1,
+        {"group": 2, "pads": [1, 1, 1, 1]},
+    ),
+    ("QGemm", [zeros(5, 4), STEP, ZERO, zeros(3, 4), STEP, ZERO, None, STEP, ZERO], 1, {"transB": 1}),
+    ("QGemm", [zeros(5, 4), STEP, ZERO, zeros(4, 3), STEP, ZERO], 1, {}),
+    (
+        "DynamicQuantizeLSTM",
+        [
+            normal(7, 2, 6),
+            *(zeros(1, n, 20) for n in (6, 5)),
+            *[None] * 5,
+            *[np.array([0.1], np.float32), zeros(1)] * 2,
+        ],
+        3,
+        {"hidden_size": 5},
+    ),
     ("FusedConv", [normal(2, 4, 9, 9), normal(6, 2, 3, 3)], 1, {"group": 2, "pads": [1, 1, 1, 1]}),
     ("FusedGemm", [normal(5, 4), normal(4, 3)], 1, {"activation": "Relu"}),
 ]
@@ -139,6 +180,10 @@ DESCRIBED = [  # what the schemas say of operators that have no kernel for a CPU
     ("GemmaRotaryEmbedding", {}, [(2, 5, 8), *[(2, 4, 5, 8)] * 4], [(2, 4, 5, 8)] * 2),
     ("GroupNorm", {}, [(2, 4, 4, 8), (8,), (8,)], [(2, 4, 4, 8)]),
     ("SkipGroupNorm", {}, [(2, 4, 4, 8), (8,), (8,), (2, 8)], [(2, 4, 4, 8)] * 2),
+    ("QLinearSoftmax", {}, [(2, 4, 9), (), (), (), ()], [(2, 4, 9)]),
+    ("QLinearReduceMean", {"axes": [1, -1], "keepdims": 0}, [(2, 4, 9, 8), (), (), (), ()], [(2, 9)]),
+    ("QLinearReduceMean", {"axes": [2]}, [(2, 4, 9), (), (), (), ()], [(2, 4, 1)]),
+    ("QLinearReduceMean", {}, [(2, 4), (), (), (), ()], [(1, 1)]),
     ("BiasAdd", {}, [(2, 5, 8), (8,), (2, 5, 8)], [(2, 5, 8)]),
     ("BiasSoftmax", {}, [(2, 4, 5, 5), (2, 1, 5, 5)], [(2, 4, 5, 5)]),
     ("BiasSplitGelu", {}, [(2, 5, 2560), (2560,)], [(2, 5, 1280)]),

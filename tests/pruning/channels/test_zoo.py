@@ -218,7 +218,7 @@ def test_weights_without_compensation_lose_columns_only() -> None:
     )
     group = next(g for g in coupling.groups if any(site.initializer == "w1" for site in g.sites))
     keep = np.arange(group.n) % 2 == 0
-    found = compensated(evidence, evidence.consumers(group), keep, False)
+    found = compensated(evidence, evidence.consumers(group), [keep], False)[0]
     assert set(found) == {"w2"}
     np.testing.assert_array_equal(found["w2"], weights()["w2"] * keep[None, :, None, None])
 

@@ -15,7 +15,7 @@ from obs_onnx.passes.canonical.plainer import blocks
 from obs_onnx.passes.channels.keep_file import keep_file, replay
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.channels.silence import silence
-from obs_onnx.passes.traits.linear import packed
+from obs_onnx.passes.traits.linear import packed, unpacked
 
 MICROSOFT = "com.microsoft"
 
@@ -161,6 +161,81 @@ def test_constants_that_are_dequantized_in_blocks(kind, n: int) -> None:
     ]
     coupling = check(model(nodes, weights, x=("N", 8), opset=21), x=(8,))
     assert sizes(coupling) == [n // 16]
+
+
+def bnb4(name: str, x: str, y: str, n: int, k: int, block: int) -> onnx.NodeProto:
+    inputs = [x, f"{name}_q", f"{name}_s"]
+    return helper.make_node(
+        "MatMulBnb4", inputs, [y], name=y, domain=MICROSOFT, N=n, K=k, block_size=block, quant_type=1
+    )
+
+
+@pytest.mark.parametrize(("k", "groups"), [(64, [4, 80]), (72, [80])])
+def test_blocks_in_a_row(k: int, groups: list[int]) -> None:
+    """Rows go one by one, inputs in blocks, as long as no block reaches from one row into the next."""
+    rng = np.random.default_rng(0)
+    weights = {"w": normal(8, k), "v": normal(80, 5)}
+    weights["a_q"] = rng.integers(0, 256, 80 * k // 2).astype(np.uint8)
+    weights["a_s"] = rng.uniform(0.05, 0.1, 80 * k // 16).astype(np.float32)
+    nodes = [node("MatMul", "x w", "h"), bnb4("a", "h", "m", 80, k, 16), node("MatMul", "m v", "y")]
+    coupling = check(contributed(nodes, weights, x=("N", 8)), x=(8,))
+    assert sizes(coupling) == (groups if k == 64 else [])
+    if k == 64:
+        small = coupling.model.clone()
+        RemoveChannels({0: np.arange(4) > 0, 1: np.arange(80) > 9}).call(small)
+        held = tensors_of(small)
+        expected = weights["a_q"].reshape(80, 4, 8)[10:, 1:].reshape(-1)
+        np.testing.assert_array_equal(held["a_q"], expected)
+        np.testing.assert_array_equal(held["a_s"], weights["a_s"].reshape(80, 4)[10:, 1:].reshape(-1))
+
+
+@pytest.mark.parametrize("form", ["bytes", "bytes and zeros", "8 bits", "int4", "uint4 and zeros"])
+def test_tables_in_blocks(form: str) -> None:
+    """Widths of embeddings go in blocks of 16, with those of what is added to them."""
+    rng, width = np.random.default_rng(0), 64
+    each = 2 if form.startswith("bytes") else 1
+    bits = 8 if form == "8 bits" else 4
+    numbers = rng.integers(0, 1 << bits, (30, width)).astype(np.uint8)
+    zeros = rng.integers(0, 1 << bits, (30, width // 16)).astype(np.uint8)
+    table, points = (packed(numbers, bits), packed(zeros, bits)) if each == 2 else (numbers, zeros)
+    if form == "int4":
+        table = (numbers.astype(np.int8) - 8).astype(ml_dtypes.int4)
+    elif form.startswith("uint4"):
+        table, points = numbers.astype(ml_dtypes.uint4), zeros.astype(ml_dtypes.uint4)
+    weights = {"t": table, "s": rng.uniform(0.1, 0.2, (30, width // 16)).astype(np.float32)}
+    weights |= {"z": points} if "zeros" in form else {}
+    weights |= {"a": normal(8, width), "v": normal(width, 5), "end": np.array(29.0, np.float32)}
+    gathered = helper.make_node(
+        "GatherBlockQuantized",
+        ["t", "ids", "s", *(["z"] if "zeros" in form else [])],
+        ["e"],
+        name="e",
+        domain=MICROSOFT,
+        bits=bits,
+        block_size=16,
+        gather_axis=0,
+        quantize_axis=1,
+    )
+    nodes = [
+        node("ReduceSum", "x", "total", keepdims=0, noop_with_empty_axes=0),
+        node("Abs", "total", "size"),
+        node("Min", "size end", "low"),
+        node("Cast", "low", "ids", to=onnx.TensorProto.INT64),
+        gathered,
+        node("MatMul", "x a", "h"),
+        node("Add", "h e", "m"),
+        node("MatMul", "m v", "y"),
+    ]
+    coupling = check(contributed(nodes, weights, x=("N", 8)), x=(8,))
+    assert sizes(coupling) == [4]
+    small = coupling.model.clone()
+    RemoveChannels({0: np.array([True, False, True, True])}).call(small)
+    held = tensors_of(small)
+    assert held["t"].shape == (30, 48 // each)
+    assert held["s"].shape == (30, 3)
+    if form == "bytes and zeros":
+        (points,) = (n.inputs[3].const_value.numpy() for n in small.graph if n.name == "e")
+        np.testing.assert_array_equal(unpacked(points, 4, 3), zeros[:, [0, 2, 3]])
 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])

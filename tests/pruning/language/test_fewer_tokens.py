@@ -12,7 +12,7 @@ from decoders import HEAD, LAYERS, SHARED, WORDS, decoder, feed, generated, sess
 
 import obs_onnx
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
-from obs_onnx.pruning.fewer_tokens import tokenizer_beside
+from obs_onnx.pruning.language.fewer_tokens import tokenizer_beside
 
 QUICK = {"effort": "quick", "seed": 0, "latency": False}
 KEPT = np.array([1, 2, 8, 9, 30, 31, 50, 63])

@@ -14,7 +14,6 @@ import pytest
 from decoders import HEAD, HEADS, LAYERS, SHARED, WORDS, decoder, generated, session
 from nets import Net
 
-from obs_onnx.entrypoints.cache_config import new_configs
 from obs_onnx.entrypoints.inspect import inspect
 from obs_onnx.entrypoints.pareto import pareto
 from obs_onnx.entrypoints.prune import prune
@@ -22,9 +21,10 @@ from obs_onnx.entrypoints.replay import replay
 from obs_onnx.entrypoints.score import score
 from obs_onnx.io.paths import config_destination
 from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.pruning.language.cache_config import new_configs
 
 IDS = np.arange(8).reshape(2, 4) * 5
-TRAINED = Path(__file__).parents[3] / "shared" / "lm" / "genai_fp32"
+TRAINED = Path(__file__).parents[4] / "shared" / "lm" / "genai_fp32"
 
 
 def data(past=0, count=48, tokens=12):

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from obs_onnx.io.paths import config_destination, configs_beside
-from obs_onnx.pruning.fewer_tokens import TOKEN_ID, FewerTokens, read_config
+from obs_onnx.pruning.language.fewer_tokens import TOKEN_ID, FewerTokens, read_config
 
 __all__ = ["files_beside", "new_configs"]
 
