@@ -261,14 +261,21 @@ class ChannelStatistics:
         return found
 
     def weights(self, group: Group) -> Iterator[tuple[NDArray[np.float64], csr_array]]:
-        """Numbers of initializers the group stands in: (elements, rest) and (channels, elements)."""
-        layers = {layer.name: layer for layer in self.layers if layer.integers is not None}
-        scales = {name for one in layers.values() if one.integers for name in one.integers.names[1:]}
+        """Numbers of initializers the group stands in: (elements, rest) and (channels, elements).
+
+        Integers are the weights that they stand for, and their scales are none.
+        """
+        forms = {layer.name: layer for layer in self.layers if layer.integers is not None}
+        scales = {name for one in forms.values() if one.integers for name in one.integers.names[1:]}
         for site in group.sites:
-            layer, array = layers.get(site.initializer), None
+            if site.initializer in scales:
+                continue
+            layer = forms.get(site.initializer)
             if layer is not None and layer.integers is not None:
-                array = layer.integers.opened(LayerWeights.of(self.model, layer).weight)
-            elif site.initializer not in scales:
+                array: NDArray[np.float64] | None = layer.integers.opened(
+                    LayerWeights.of(self.model, layer).weight
+                )
+            else:
                 array = self._numbers.of(site.initializer, stored(self.model, site.initializer))
             if array is None:
                 continue

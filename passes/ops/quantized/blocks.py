@@ -107,38 +107,6 @@ def _order(r: Relation, inputs: Labels) -> None:
     r.shrink(lambda s: s.operand(_ORDER, np.arange(s.count(inputs)) // block_size))
 
 
-def _linear_nbits(node: ir.Node) -> Linear | str | None:
-    b, scale = node_facts.constant(node, 1), node_facts.constant(node, _SCALES)
-    if b is None:
-        return None
-    bits, block = node_facts.int_attribute(node, "bits", _BITS), node_facts.int_attribute(node, "block_size")
-    rows, columns = (node_facts.int_attribute(node, name) for name in ("N", "K"))
-    grid = (rows, math.ceil(columns / block)) if block > 0 else (0, 0)
-    if scale is None or scale.size != math.prod(grid) or node_facts.int_attribute(node, "weight_prepacked"):
-        return "its weight is not stored as rows, blocks and bytes, with a scale for each block"
-    if _BYTE % bits or tuple(b.shape.numpy()) != (*grid, block * bits // _BYTE):
-        return (
-            f"its weight of {bits} bits does not lie in whole bytes of {columns} inputs in blocks of {block}"
-        )
-    zero = node_facts.constant(node, _ZEROS)
-    if node_facts.input_of(node, _ZEROS) is not None and (zero is None or zero.dtype != ir.DataType.UINT8):
-        return "the zero points of its weight are no constant integers"
-    if node_facts.input_of(node, _ORDER) is not None:
-        order = node_facts.array(node, _ORDER)
-        if order is None or not np.array_equal(order, np.arange(columns) // block):
-            return "its inputs are not in the order of the blocks"
-    q, scales, zeros = (None if value is None else str(value.name) for value in (*node.inputs, None)[1:4])
-    middle, shape = 1 << (bits - 1), (rows, columns)
-    integers = Integers(str(q), str(scales), zeros, shape, grid, block, 0, (1 << bits) - 1, middle, bits)
-    bias = _BIAS if node_facts.input_of(node, _BIAS) is not None else None
-    if bias is not None and node_facts.constant(node, bias) is None:
-        return "its bias is computed at run time"
-    layout = WeightLayout(shape, (1, *shape), (0, 1, 2), (1, *shape))
-    return Linear(
-        1, 0, layout, MatmulGeometry(), bias_input=bias, bias_behind=bias is None, integers=integers
-    )
-
-
 def _relate_bnb4(r: Relation) -> None:
     """``x`` times a weight (N, K) whose blocks, of half a byte for each number, stand in a row; one scale
     each."""
@@ -180,8 +148,40 @@ def _relate_gathered(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in given])
 
 
-def _linear(node: ir.Node) -> str | None:
+def _linear_bnb4(node: ir.Node) -> str | None:
     return None if node_facts.constant(node, 1) is None else "quantized weights are not pruned"
+
+
+def _linear_nbits(node: ir.Node) -> Linear | str | None:
+    b, scale = node_facts.constant(node, 1), node_facts.constant(node, _SCALES)
+    if b is None:
+        return None
+    bits, block = node_facts.int_attribute(node, "bits", _BITS), node_facts.int_attribute(node, "block_size")
+    rows, columns = (node_facts.int_attribute(node, name) for name in ("N", "K"))
+    grid = (rows, math.ceil(columns / block)) if block > 0 else (0, 0)
+    if scale is None or scale.size != math.prod(grid) or node_facts.int_attribute(node, "weight_prepacked"):
+        return "its weight is not stored as rows, blocks and bytes, with a scale for each block"
+    if _BYTE % bits or tuple(b.shape.numpy()) != (*grid, block * bits // _BYTE):
+        return (
+            f"its weight of {bits} bits does not lie in whole bytes of {columns} inputs in blocks of {block}"
+        )
+    zero = node_facts.constant(node, _ZEROS)
+    if node_facts.input_of(node, _ZEROS) is not None and (zero is None or zero.dtype != ir.DataType.UINT8):
+        return "the zero points of its weight are no constant integers"
+    if node_facts.input_of(node, _ORDER) is not None:
+        order = node_facts.array(node, _ORDER)
+        if order is None or not np.array_equal(order, np.arange(columns) // block):
+            return "its inputs are not in the order of the blocks"
+    q, scales, zeros = (None if value is None else str(value.name) for value in (*node.inputs, None)[1:4])
+    middle, shape = 1 << (bits - 1), (rows, columns)
+    integers = Integers(str(q), str(scales), zeros, shape, grid, block, 0, (1 << bits) - 1, middle, bits)
+    bias = _BIAS if node_facts.input_of(node, _BIAS) is not None else None
+    if bias is not None and node_facts.constant(node, bias) is None:
+        return "its bias is computed at run time"
+    layout = WeightLayout(shape, (1, *shape), (0, 1, 2), (1, *shape))
+    return Linear(
+        1, 0, layout, MatmulGeometry(), bias_input=bias, bias_behind=bias is None, integers=integers
+    )
 
 
 def _macs(node: ir.Node) -> int:
@@ -189,11 +189,11 @@ def _macs(node: ir.Node) -> int:
     return node_facts.size(node.inputs[0]) * node_facts.int_attribute(node, "N", 1)
 
 
-_NBITS = Op(linear=_linear_nbits, macs=_macs, quantizes=True)
-_BNB4 = Op(linear=_linear, macs=_macs, quantizes=True)
-
 TABLE = related(
-    {"com.microsoft::MatMulNBits": _NBITS, "com.microsoft::MatMulBnb4": _BNB4},
+    {
+        "com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs, quantizes=True),
+        "com.microsoft::MatMulBnb4": Op(linear=_linear_bnb4, macs=_macs, quantizes=True),
+    },
     {
         _relate_nbits: "com.microsoft::MatMulNBits",
         _relate_bnb4: "com.microsoft::MatMulBnb4",

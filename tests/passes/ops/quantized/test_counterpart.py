@@ -424,8 +424,9 @@ def test_weights_behind_a_transposition_are_silenced_as_integers() -> None:
     keep = {group.id: np.arange(group.n) > 2 for group in coupling.groups}
     silenced = silence(coupling.model, keep, coupling)
     (one,) = (
-        value
+        value.const_value.numpy()
         for value in silenced.graph.initializers.values()
-        if value.dtype == ir.DataType.INT8 and value.shape == (12, 10) and value.uses() and value.name != "b"
+        if value.dtype == ir.DataType.INT8 and sorted(value.shape) == [10, 12] and value.uses()
     )
-    assert not one.const_value.numpy()[:3].any()
+    assert not one.take(range(3), axis=one.shape.index(12)).any()
+    assert one.any()
