@@ -271,7 +271,10 @@ class ChannelStatistics:
         Integers are the weights that they stand for, and their scales are none.
         """
         forms = {layer.name: layer for layer in self.layers if layer.integers is not None}
+        scales = {name for one in forms.values() if one.integers for name in one.integers.names[1:]}
         for site in group.sites:
+            if site.initializer in scales:
+                continue
             layer = forms.get(site.initializer)
             if layer is not None and layer.integers is not None:
                 array: NDArray[np.float64] | None = layer.integers.opened(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -105,15 +107,7 @@ class TestForms:
         w_GOI = posed.w_GOI * rng.uniform(0.7, 1.3, posed.w_GOI.shape)
         wanted = LayerProblem.__new__(LayerProblem)
         wanted.__dict__.update(posed.__dict__)
-        wanted.problem = type(posed.problem)(
-            posed.problem.a,
-            w_GOI @ posed.problem.a,
-            w_GOI,
-            posed.problem.ridge,
-            posed.problem.dead,
-            None,
-            1e-2,
-        )
+        wanted.problem = replace(posed.problem, b=w_GOI @ posed.problem.a, w=w_GOI, constant=None)
         nearest, fed = held.tensors(w_GOI), wanted.tensors(w_GOI)
 
         def error(tensors) -> float:
