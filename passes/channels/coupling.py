@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from obs_onnx.passes.channels.relate import relate
-from obs_onnx.passes.errors import named
 from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.graph.names import COPY_OF, chosen
 from obs_onnx.passes.interface.caches import find_caches
@@ -354,7 +353,7 @@ def couple(model: ir.Model, protect: Sequence[str] = (), caches: Collection[str]
     for value in inputs:
         if value.name not in caches:
             for use in value.uses():
-                reason = f"{value.name} is an input; {named('change_caches')} cuts it too"
+                reason = f"{value.name} is an input; the option change_caches cuts it too"
                 graph.fix(use.node, graph.axes(value) or [], reason)
     for output in model.graph.outputs:
         producer = output.producer()

@@ -87,6 +87,7 @@ def test_caches_stay_where_nothing_else_is_asked_for(tmp_path):
     for one in ("get_inputs", "get_outputs"):
         assert [v.shape for v in getattr(before, one)()] == [v.shape for v in getattr(after, one)()]
     assert any("past_key_values.0.key is an input" in frozen.reason for frozen in found.report.frozen)
+    assert all(frozen.reason.isprintable() for frozen in found.report.frozen)
     assert not found.report.caches
 
 
