@@ -96,7 +96,7 @@ def replay(keep: str, model: str, **options: Any) -> None:
 @JSON
 @QUIET
 def quantize(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
-    """Write MODEL in integers, rounded by error feedback, and compare both.
+    """Write MODEL in integers, and compare both.
 
     OUT is the same as --output.
     """

@@ -79,7 +79,7 @@ def as_array(value: Any) -> Array:
         return value
     if hasattr(value, "detach"):
         value = value.detach().cpu()
-        value = value.float() if str(value.dtype).endswith("bfloat16") else value
+        value = value.float() if str(getattr(value, "dtype", "")).endswith("bfloat16") else value
     return np.asarray(value)
 
 

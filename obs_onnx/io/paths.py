@@ -22,6 +22,7 @@ __all__ = [
     "quantized_path",
     "same_file",
     "side_path",
+    "tokenizer_beside",
     "vocabulary_path",
 ]
 
@@ -87,6 +88,19 @@ def config_destination(config: Path, destination: Path, alone: bool = True) -> P
 def keep_path(destination: Path) -> Path:
     """Where the removed channels of a result are written."""
     return destination.with_suffix(".keep.json")
+
+
+def tokenizer_beside(given: str | None, *neighbours: object) -> Path | None:
+    """The tokenizer.json that is given, or that lies beside a file, or in a folder."""
+    if given is not None:
+        path = Path(given)
+        return path / "tokenizer.json" if path.is_dir() else path
+    for one in neighbours:
+        if isinstance(one, str | Path):
+            folder = Path(one) if Path(one).is_dir() else Path(one).parent
+            if (path := folder / "tokenizer.json").is_file():
+                return path
+    return None
 
 
 def vocabulary_path(destination: Path) -> Path:

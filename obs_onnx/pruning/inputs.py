@@ -19,7 +19,7 @@ from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES
 from obs_onnx.io.onnx_file import ModelLike, open_model
-from obs_onnx.io.paths import calibration_of, configs_beside
+from obs_onnx.io.paths import calibration_of, configs_beside, tokenizer_beside
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
 from obs_onnx.passes.errors import OptionError, named
@@ -33,7 +33,6 @@ from obs_onnx.pruning.language.fewer_tokens import (
     named_tokens,
     read_config,
     reduced,
-    tokenizer_beside,
 )
 from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime

@@ -107,7 +107,7 @@ def called(command: click.Command) -> list[str]:
 
 def complete(command: click.Command, given: dict[str, str], arguments: list[str]) -> list[str]:
     """Arguments with all that a command insists on."""
-    needed = {}
+    needed = {"--to": "int8-weights"} if command.name == "quantize" and "--custom-ops" in arguments else {}
     for option in command.params:
         flag = max(option.opts, key=len)
         needs = option.required or (command.name, flag) == ("gradient", "--output")

@@ -18,6 +18,7 @@ from obs_onnx.io.paths import (
     quantized_path,
     same_file,
     side_path,
+    tokenizer_beside,
 )
 from obs_onnx.passes.errors import OptionError
 
@@ -84,3 +85,10 @@ def test_names_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert same_file("sub/new", "folder/new")
     assert not same_file("sub/new", "new")
     assert not same_file(os.devnull, os.devnull)
+
+
+def test_where_a_tokenizer_is_looked_for(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert tokenizer_beside(None, None, tmp_path / "model.onnx") == tmp_path / "tokenizer.json"
+    assert tokenizer_beside(str(tmp_path)) == tmp_path / "tokenizer.json"
+    assert tokenizer_beside(None, {"x": 1}, tmp_path / "other" / "model.onnx") is None

@@ -26,7 +26,7 @@ LAYERS = {  # model: (layers, frozen)
     "skeletons/mnasnet1_0": (53, 0),
     "skeletons/multi_output_with_feature": (4, 0),
     "skeletons/ort_extended_bert_tiny": (20, 3),
-    "skeletons/qdq_static": (1, 3),
+    "skeletons/qdq_static": (4, 0),
     "skeletons/scripted_if": (2, 2),
     "skeletons/shufflenet_v2_x0_5": (57, 0),
     "skeletons/siamese": (4, 0),

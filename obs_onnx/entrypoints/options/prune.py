@@ -13,12 +13,12 @@ from obs_onnx.io.paths import (
     keep_path,
     quantized_path,
     side_path,
+    tokenizer_beside,
     vocabulary_path,
 )
 from obs_onnx.io.streams import is_stream
 from obs_onnx.option import Options, option, options_of
 from obs_onnx.passes.errors import OptionError, named
-from obs_onnx.pruning.language.fewer_tokens import tokenizer_beside
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.quantization.options import QuantizationOptions
 

@@ -34,7 +34,6 @@ __all__ = [
     "named_tokens",
     "read_config",
     "reduced",
-    "tokenizer_beside",
 ]
 
 TOKEN_ID = "token_id"  # how names in configurations end that hold the id of a token, or several
@@ -92,19 +91,6 @@ class Reduced:
 
     model: ir.Model
     fewer: FewerTokens
-
-
-def tokenizer_beside(given: str | None, *neighbours: object) -> Path | None:
-    """The tokenizer.json that is given, or that lies beside a file, or in a folder."""
-    if given is not None:
-        path = Path(given)
-        return path / "tokenizer.json" if path.is_dir() else path
-    for one in neighbours:
-        if isinstance(one, str | Path):
-            folder = Path(one) if Path(one).is_dir() else Path(one).parent
-            if (path := folder / "tokenizer.json").is_file():
-                return path
-    return None
 
 
 def read_config(path: Path) -> object:

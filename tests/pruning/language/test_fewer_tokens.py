@@ -12,7 +12,6 @@ from decoders import HEAD, LAYERS, SHARED, WORDS, decoder, feed, generated, sess
 
 import obs_onnx
 from obs_onnx.passes.errors import DataError, ModelError, OptionError
-from obs_onnx.pruning.language.fewer_tokens import tokenizer_beside
 
 QUICK = {"effort": "quick", "seed": 0, "latency": False}
 KEPT = np.array([1, 2, 8, 9, 30, 31, 50, 63])
@@ -145,10 +144,3 @@ def test_a_model_without_tokens_has_no_vocabulary(make_model):
     )
     with pytest.raises(ModelError, match="no input of token ids chooses rows"):
         obs_onnx.prune(model, calib={"x": np.ones((8, 4), np.float32)}, vocabulary="seen", **QUICK)
-
-
-def test_where_a_tokenizer_is_looked_for(tmp_path):
-    (tmp_path / "tokenizer.json").write_text("{}")
-    assert tokenizer_beside(None, None, tmp_path / "model.onnx") == tmp_path / "tokenizer.json"
-    assert tokenizer_beside(str(tmp_path)) == tmp_path / "tokenizer.json"
-    assert tokenizer_beside(None, {"x": 1}, tmp_path / "other" / "model.onnx") is None
