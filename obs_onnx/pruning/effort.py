@@ -120,6 +120,6 @@ class Budget:
 
 EFFORTS = {
     "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, refitting=6e11, widths=5, trials=4),
-    "normal": Effort(levels=5, refinements=1, samples=256, macs=2e12, refitting=1.2e13, widths=7, trials=6),
+    "normal": Effort(levels=5, refinements=1, samples=512, macs=2e12, refitting=1.2e13, widths=7, trials=6),
     "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, refitting=3e14, widths=7, trials=8),
 }
