@@ -34,6 +34,7 @@ __all__ = [
     "former_names",
     "option",
     "options_of",
+    "output_file",
 ]
 
 T = TypeVar("T")
@@ -138,6 +139,19 @@ def option(default: T, **described: Any) -> T:
     """A field of a dataclass that is an option, with its default and what :func:`about` takes."""
     made: T = field(default=default, metadata=about(**described))
     return made
+
+
+def output_file(name: str) -> str | os.PathLike[str] | None:
+    """The option of the file that is written; the command line calls it ``name`` unless one is given."""
+    return option(
+        None,
+        help="File to write.",
+        otherwise=f"none; on the command line {name}",
+        metavar="OUT",
+        form="new model",
+        flags="-o --output",
+        common=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

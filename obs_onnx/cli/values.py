@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from obs_onnx.allocation.amounts import parse_bytes
 from obs_onnx.io.atomic_files import check_writable
 from obs_onnx.passes.errors import OptionError, boundary
 
-__all__ = ["FiniteRange", "KeyValue", "Size", "WrittenFile", "beside"]
+__all__ = ["KeyValue", "Size", "WrittenFile", "beside"]
 
 if TYPE_CHECKING:
     _Value = click.ParamType[Any]
@@ -49,15 +48,6 @@ class KeyValue(_Value):
         except ValueError:
             sign = ""
         return (key, found) if sign else self.fail(f"{value!r} is not {self.name}", param, ctx)
-
-
-class FiniteRange(click.FloatRange):
-    """A number in a range, and no infinite one."""
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Read the number."""
-        found = super().convert(value, param, ctx)
-        return found if math.isfinite(found) else self.fail(f"{value} is not finite", param, ctx)
 
 
 class Size(_Value):

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.errors import DataError, named
 
-__all__ = ["Array", "Feed", "Repeated", "TensorSpec", "conform", "conform_feed", "conform_labels", "is_float"]
+__all__ = ["Array", "Feed", "Repeated", "TensorSpec", "conform", "conform_labels", "is_float"]
 
 Array = NDArray[Any]
 Feed = dict[str, Array]
@@ -53,24 +53,6 @@ def format_shape(shape: Sequence[int | str | None] | None) -> str:
 def is_float(dtype: np.dtype[Any]) -> bool:
     """True for float16, float32, float64 and bfloat16."""
     return bool(np.issubdtype(dtype, np.floating)) or dtype == bfloat16
-
-
-def conform_feed(
-    feed: Mapping[str, Any], specs: Sequence[TensorSpec], where: str, *, fixed_axes: bool = True
-) -> Feed:
-    """The feed with every array checked against its spec, cast and contiguous.
-
-    Args:
-        feed: input name -> array; must hold all inputs and nothing else.
-        specs: the model's inputs.
-        where: for messages, for example ``calib.npz`` or ``feed 3 of reader``.
-        fixed_axes: also compare sizes of the first axis.
-
-    Raises:
-        DataError: a missing or unknown name, or an array that does not fit.
-    """
-    check_names(feed, specs, where)
-    return {spec.name: conform(feed[spec.name], spec, where, first_axis=fixed_axes) for spec in specs}
 
 
 def as_array(value: Any) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from obs_onnx.option import Options, option
+from obs_onnx.passes.errors import OptionError, named
 
 __all__ = ["DataOptions", "FixedInputs", "FreeSizes", "LabelName", "Labelled", "Seeded", "TextReading"]
 
@@ -47,7 +48,11 @@ class FixedInputs(Options, title="Data"):
 
 @dataclass(frozen=True, kw_only=True)
 class FreeSizes(Options, title="Data"):
-    """How large what is free is taken to be."""
+    """How large what is free is taken to be.
+
+    Raises:
+        OptionError: a size that is none.
+    """
 
     sizes: Mapping[str, int] | None = option(
         None,
@@ -56,6 +61,17 @@ class FreeSizes(Options, title="Data"):
         metavar="NAME=N",
         flags="--size",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, size in (self.sizes or {}).items():
+            if not (size >= 1 and size % 1 == 0):
+                raise OptionError(f"{named('sizes')} {name}={size:g}: give a whole number of at least 1")
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The sizes that are given."""
+        return {name: int(size) for name, size in (self.sizes or {}).items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +21,10 @@ from obs_onnx.data.language.filled_inputs import Filling
 from obs_onnx.data.rows import Rows
 from obs_onnx.passes.errors import DataError, OptionError, boundary
 
-__all__ = ["Batch", "Labels", "SampleSource", "Source", "held_array", "held_out"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Batch", "Labels", "SampleSource", "Source", "WrappedSource", "held_array", "held_out"]
 
 Labels = NDArray[np.int64]
 Batch = tuple[Feed, Labels | None]
@@ -82,6 +85,60 @@ class Source(ABC):
 
     def __iter__(self) -> Iterator[Feed]:
         return (feed for feed, _ in self.batches())
+
+
+@dataclass(frozen=True, eq=False)
+class WrappedSource(Source):
+    """The feeds of another source, changed: named, noted and counted as there.
+
+    Attributes:
+        inner: the other source.
+    """
+
+    inner: Source
+
+    @property
+    def where(self) -> str:  # type: ignore[override]  # it follows from the other source, as the next two do
+        """Name of the other source."""
+        return self.inner.where
+
+    @property
+    def axes(self) -> BatchAxes:  # type: ignore[override]
+        """What the arrays of the other source count."""
+        return self.inner.axes
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """Of the other source."""
+        return self.inner.notes
+
+    @property
+    def unit(self) -> Literal["samples", "feeds"]:
+        """As the other source counts."""
+        return self.inner.unit
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labels."""
+        return self.inner.has_labels
+
+    @property
+    def count(self) -> int | None:
+        """Of the other source."""
+        return self.inner.count
+
+    def limit(self, count: int) -> Self:
+        """See :meth:`Source.limit`."""
+        return replace(self, inner=self.inner.limit(count))
+
+    def rebatch(self, batch_size: int) -> Self:
+        """See :meth:`Source.rebatch`."""
+        return replace(self, inner=self.inner.rebatch(batch_size))
+
+    def split(self, held_out: float, seed: int) -> tuple[Self, Self]:
+        """See :func:`obs_onnx.data.open_source.split`."""
+        fit, held = self.inner.split(held_out, seed)
+        return replace(self, inner=fit), replace(self, inner=held)
 
 
 @dataclass(frozen=True, eq=False)

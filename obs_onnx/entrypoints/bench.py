@@ -17,7 +17,7 @@ from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.latency import benchmark
 from obs_onnx.latency.timing_feed import timing_feed
-from obs_onnx.passes.errors import OptionError, boundary, named
+from obs_onnx.passes.errors import boundary
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.runtimes import ModelSource, Runtime, Session, open_runtime
 from obs_onnx.runtimes.sessions.model_files import open_session
@@ -56,7 +56,7 @@ def bench(models: Timed | Sequence[Timed], options: BenchOptions) -> Benchmark:
         where,
         batch=options.batch,
         feed=feed,
-        sizes=_sizes(options),
+        sizes=options.lengths,
         seconds=options.seconds,
         min_runs=options.min_runs,
         pin=options.pin,
@@ -86,15 +86,6 @@ def _stored(models: Sequence[Timed], options: BenchOptions) -> list[ModelSource 
     return found
 
 
-def _sizes(options: BenchOptions) -> dict[str, int]:
-    """Lengths of free axes."""
-    given = options.sizes or {}
-    for name, size in given.items():
-        if size < 1 or size != int(size):
-            raise OptionError(f"{named('sizes')} {name}={size:g}: give a whole number of at least 1")
-    return {name: int(size) for name, size in given.items()}
-
-
 def _feed(where: Runtime, model: ModelSource | Session, options: BenchOptions) -> Feed:
     """The first samples of the data, as many as are timed at once."""
     session = open_session(where, model) if isinstance(model, bytes | str | PathLike) else model
@@ -105,7 +96,7 @@ def _feed(where: Runtime, model: ModelSource | Session, options: BenchOptions) -
         labels_key=options.labels,
         preprocess=options.preprocess,
         without=fixed_names(options.fix),
-        sizes=_sizes(options),
+        sizes=options.lengths,
         text=options.text,
     )
     return timing_feed(source, session.inputs, options.batch)

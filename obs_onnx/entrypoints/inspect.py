@@ -45,7 +45,7 @@ def inspect(model: ModelLike, options: InspectOptions) -> Inspection:
     """
     read, name, _ = open_model(model, None)
     with boundary(f"{name} cannot be analysed"):
-        given = _sized(with_fixed(read, options.fix), options.sizes or {})
+        given = _sized(with_fixed(read, options.fix), options.lengths)
         caches = changing(given, name) if options.change_caches else None
         inner = given if caches is None else caches.inner(given)
         names = frozenset[str]() if caches is None else caches.names
@@ -56,22 +56,20 @@ def _sized(model: ir.Model, sizes: Mapping[str, int]) -> ir.Model:
     """A copy whose inputs have the sizes that are given for names of their axes.
 
     Raises:
-        OptionError: no input has such a name, or the size is none.
+        OptionError: no input has such a name.
     """
     if not sizes:
         return model
     names = _free(model)
-    for name, size in sizes.items():
+    for name in sizes:
         if name not in names:
             known = f"the names are {', '.join(names)}" if names else "all sizes are fixed"
             raise OptionError(f"{named('sizes')} {name}: no input has an axis of that name, {known}")
-        if size < 1 or size != int(size):
-            raise OptionError(f"{named('sizes')} {name}={size:g}: give a whole number of at least 1")
     copy = model.clone()
     for value in real_inputs(copy):
         dims = [dim if isinstance(dim, int) else sizes.get(str(dim.value), dim) for dim in value.shape or ()]
         if value.shape is not None:
-            value.shape = ir.Shape([int(dim) if isinstance(dim, int | float) else dim for dim in dims])
+            value.shape = ir.Shape(dims)
     return copy
 
 

@@ -200,7 +200,7 @@ def _compared(
         feed: Values = random_feed(session.inputs, sizes=sizes)
         if calib is not None:
             data = open_source(calib, session.inputs, without=fixed_names(fix), sizes=sizes)
-            feed = next(iter(data if tokens is None else TokenSource.of(data, tokens)))
+            feed = next(iter(data if tokens is None else TokenSource(data, tokens)))
         session.run(feed)
     except InputError as error:
         if calib is not None:

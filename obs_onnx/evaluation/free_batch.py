@@ -70,9 +70,9 @@ def freed_source(batch: FreeBatch | None, specs: Sequence[TensorSpec], size: int
         return open_data(specs)
     if any(batch.inputs.values()):
         specs = [_fixed(spec, batch) for spec in specs]
-        return MergedSource.of(open_data(specs), batch.inputs, size)
+        return MergedSource(open_data(specs), batch.inputs, size)
     source = open_data(specs)
-    return source.rebatch(size) if source.unit == "samples" else MergedSource.of(source, batch.inputs, size)
+    return source.rebatch(size) if source.unit == "samples" else MergedSource(source, batch.inputs, size)
 
 
 def _fixed(spec: TensorSpec, batch: FreeBatch) -> TensorSpec:

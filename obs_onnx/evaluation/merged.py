@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 
 from obs_onnx.data.batch_axes import BatchAxes, Role
 from obs_onnx.data.feeds import Array, Feed
-from obs_onnx.data.sources import Batch, Labels, Source
+from obs_onnx.data.sources import Batch, Labels, WrappedSource
 
 __all__ = ["MergedSource", "fitted", "joined", "rows_of", "take_rows", "together"]
 
@@ -18,49 +17,25 @@ Axes = Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False)
-class MergedSource(Source):
+class MergedSource(WrappedSource):
     """The feeds of another source, as many at a time as make a batch.
 
     Feeds next to each other are joined where all else in them is the same: the sizes of other axes, and
     inputs without a batch axis.
 
     Attributes:
-        inner: the other source.
         along: batch axis of each input that has one.
         batch: samples per feed; feeds of more are cut.
     """
 
-    where: str
-    notes: tuple[str, ...]
-    inner: Source
     along: Axes
     batch: int
-
-    @classmethod
-    def of(cls, inner: Source, along: Axes, batch: int) -> MergedSource:
-        """With the name and the notes of ``inner``."""
-        return cls(inner.where, inner.notes, inner, along, batch)
 
     @property
     def axes(self) -> BatchAxes:  # type: ignore[override]  # it follows from the others
         """Samples can be picked from a feed where all of them lie along first axes."""
         roles = {name: Role.SAMPLES if name in self.along else Role.SHARED for name in self.inner.axes.roles}
         return BatchAxes(roles, self.inner.axes.count, whole=any(self.along.values()))
-
-    @property
-    def unit(self) -> Literal["samples", "feeds"]:
-        """As the other source counts."""
-        return self.inner.unit
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether there are labels."""
-        return self.inner.has_labels
-
-    @property
-    def count(self) -> int | None:
-        """Of the other source."""
-        return self.inner.count
 
     def batches(self) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
@@ -76,18 +51,9 @@ class MergedSource(Source):
         if group:
             yield from self._cut(group)
 
-    def limit(self, count: int) -> MergedSource:
-        """See :meth:`Source.limit`."""
-        return replace(self, inner=self.inner.limit(count))
-
     def rebatch(self, batch_size: int) -> MergedSource:
         """See :meth:`Source.rebatch`."""
         return replace(self, batch=batch_size)
-
-    def split(self, held_out: float, seed: int) -> tuple[MergedSource, MergedSource]:
-        """See :func:`obs_onnx.data.open_source.split`."""
-        fit, held = self.inner.split(held_out, seed)
-        return replace(self, inner=fit), replace(self, inner=held)
 
     def _cut(self, group: Sequence[Batch]) -> Iterator[Batch]:
         feed = joined([feed for feed, _ in group], self.along)

@@ -198,7 +198,7 @@ def open_calibration(
         sizes=sizes,
         text=options.text,
     )
-    return source if tokens is None else TokenSource.of(source, tokens)
+    return source if tokens is None else TokenSource(source, tokens)
 
 
 def check_fixed_batch(inputs: Inputs, options: SearchOptions) -> None:

@@ -30,14 +30,7 @@ from numpy.typing import NDArray
 from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import Source
 from obs_onnx.io.onnx_file import from_proto, serialize
-from obs_onnx.passes.errors import (
-    InputError,
-    MissingRuntimeError,
-    ModelError,
-    OptionError,
-    VerificationError,
-    named,
-)
+from obs_onnx.passes.errors import MissingRuntimeError, OptionError, VerificationError, boundary, tried
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.inputs import input_names
@@ -84,26 +77,23 @@ def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
         _import_quantization()
     found = False
     if held := [layer for layer in find_layers(model)[0] if layer.integers is not None]:
-        raise OptionError(f"{named('quantize', kind)}: weight {held[0].name} is quantized already")
+        raise OptionError(f"{kind}: weight {held[0].name} is quantized already")
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
-            raise OptionError(
-                f"{named('quantize', kind)}: node {node.name} ({node.op_type}) is quantized already"
-            )
+            raise OptionError(f"{kind}: node {node.name} ({node.op_type}) is quantized already")
         for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
             if value is None or tensor is None or tensor.dtype not in FLOATS:
                 continue
             if tensor.dtype != ir.DataType.FLOAT:
                 raise OptionError(
-                    f"{named('quantize', kind)} needs float32, and {value.name} is "
+                    f"{kind} needs float32, and {value.name} is "
                     f"{tensor.dtype.name.lower()}: give the float32 model"
                 )
             found = True
     if not found:
         raise OptionError(
-            f"{named('quantize', kind)}: no Conv, Gemm or MatMul has a constant weight: "
-            "there is nothing to quantize"
+            f"{kind}: no Conv, Gemm or MatMul has a constant weight: there is nothing to quantize"
         )
     serialize(model)
 
@@ -134,7 +124,7 @@ def quantize(
     with tempfile.TemporaryDirectory(prefix="obs-onnx.") as folder, _quiet():
         before, after = Path(folder, "float.onnx"), Path(folder, "int8.onnx")
         before.write_bytes(proto.SerializeToString())
-        try:
+        with boundary("onnxruntime cannot quantize the model"):
             quantization.quantize_static(
                 before,
                 after,
@@ -152,13 +142,6 @@ def quantize(
                 },
             )
             written = after.read_bytes()
-        except InputError:  # of the calibration data
-            raise
-        except Exception as error:  # onnxruntime and onnx raise many kinds
-            line = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(
-                f"onnxruntime cannot quantize the model: {line}; leave out {named('quantize')}"
-            ) from error
     result = from_proto(onnx.ModelProto.FromString(written), where="the quantized model")
     check_quantized_zeros(model, result)
     return result, notes
@@ -281,13 +264,15 @@ def _with_axes(
     if opset >= _PER_CHANNEL_OPSET:
         return proto, ()
     feed = next(iter(source.rebatch(1)))
-    try:
+
+    def convert() -> onnx.ModelProto | None:
         newer = onnx.version_converter.convert_version(proto, _PER_CHANNEL_OPSET)
         expected, found = (runtime.session(one.SerializeToString()).run(feed) for one in (proto, newer))
         same = all(np.allclose(found[name], array, 1e-3, 1e-5) for name, array in expected.items())
-    except Exception:  # of onnx or of the runtime: then the newer opset is no way
-        same = False
-    if same:
+        return newer if same else None
+
+    newer = tried("converting the opset", convert, None).value
+    if newer is not None:
         return newer, ()
     return proto, (
         f"int8: one scale for each weight, as opset {opset} knows none per channel: "
@@ -325,6 +310,6 @@ def _import_quantization() -> Any:
         import onnxruntime.quantization as quantization
     except ImportError as error:
         raise MissingRuntimeError(
-            f"{named('quantize')} needs onnxruntime with its quantization: install obs-onnx[cpu]"
+            "integers need onnxruntime with its quantization: install obs-onnx[cpu]"
         ) from error
     return quantization

@@ -13,7 +13,7 @@ from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model, serialize
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.upcast import uses_bfloat16
-from obs_onnx.passes.errors import ModelError, OptionError, VerificationError, named
+from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
 from obs_onnx.passes.interface.caches import narrowed
 from obs_onnx.quantization.calibration import Calibration, Made
 from obs_onnx.quantization.int8 import check_quantizable, quantize
@@ -68,8 +68,7 @@ class Quantizer:
             return None
         if uses_bfloat16(front.original):
             raise OptionError(
-                f"{named('quantize', settings.quantize)} needs float32, and this model is bfloat16: "
-                "give the float32 model"
+                f"{settings.quantize} needs float32, and this model is bfloat16: give the float32 model"
             )
         check_quantizable(dense, settings.quantize)
         if settings.quantize == INT8:
@@ -79,7 +78,7 @@ class Quantizer:
             quick = form.write(nearest_layers(dense, form.forms(dense)))
         if not _sound(given.runtime, dense, quick, given.fit):
             raise ModelError(
-                f"outputs of the quantized dense model are no numbers: leave out {named('quantize')}"
+                f"outputs of the dense model in {settings.quantize} are no numbers: leave it in float"
             )
         return cls(settings, given, front, dense)
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from obs_onnx.passes.errors import OptionError, VerificationError, named
+from obs_onnx.passes.errors import OptionError, VerificationError
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.writer import Writer, take_over
@@ -130,7 +130,7 @@ class EightBits:
         opset = model.opset_imports.get("", 0)
         if opset < _SCALE_OPSET:
             raise OptionError(
-                f"{named('quantize', 'int8-weights')} needs opset {_SCALE_OPSET}, and the model has {opset}: "
+                f"int8-weights needs opset {_SCALE_OPSET}, and the model has {opset}: "
                 "convert it to a newer one"
             )
         return [
@@ -188,8 +188,8 @@ class Blocks:
         ]
         if not found:
             raise OptionError(
-                f"{named('quantize', 'int4-weights')}: no MatMul or Gemm has a constant weight on its right "
-                f"that blocks of {self.size} make smaller; {named('quantize', 'int8-weights')} takes others"
+                f"int4-weights: no MatMul or Gemm has a constant weight on its right "
+                f"that blocks of {self.size} make smaller; int8-weights takes others"
             )
         return found
 

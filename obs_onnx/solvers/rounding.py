@@ -28,7 +28,7 @@ from obs_onnx.solvers.grids import Float, Grid, GridKind, Integer, choose_grid
 from obs_onnx.solvers.least_squares import refit
 from obs_onnx.solvers.problem import Problem
 
-__all__ = ["Rounded", "rescaled", "round_on", "round_weights"]
+__all__ = ["Rounded", "rescaled", "round_weights"]
 
 Mask = NDArray[np.bool_]
 
@@ -98,21 +98,6 @@ def _round_weights(problem: Problem, kind: GridKind | Grid, mask: Mask | None, r
         again = rescaled(problem.a, best, q, grid)
         q, grid = task.better([(q, grid), (q, again), (task.rounded(again), again)])
     return Rounded(q, grid, task.loss(grid.values(q)), nearest, problem.damping)
-
-
-def round_on(a: Float, best: Float, grid: Grid, mask: Mask | None = None) -> Integer:
-    """Integers (G, O, I) on a grid that stays.
-
-    Args:
-        a: (G, I, I) damped second moments, positive definite.
-        best: (G, O, I) weights to round, the best ones of their support.
-        grid: of scales and zero points.
-        mask: (G, O, I) the support; None: all.
-
-    Raises:
-        DataError: the grid does not fit the layer.
-    """
-    return _Task(a, best, mask).rounded(grid)
 
 
 def rescaled(a_GII: Float, best: Float, q: Integer, grid: Grid) -> Grid:

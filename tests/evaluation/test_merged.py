@@ -21,7 +21,7 @@ def feeds(tables: list[float]) -> list[dict[str, np.ndarray]]:
 
 
 def merged(tables: list[float], batch: int) -> MergedSource:
-    return MergedSource.of(open_source(feeds(tables), SPECS), AXES, batch)
+    return MergedSource(open_source(feeds(tables), SPECS), AXES, batch)
 
 
 def samples(source: MergedSource) -> list[list[float]]:
@@ -55,14 +55,14 @@ def test_feeds_of_other_sizes_stay_apart() -> None:
     specs = (TensorSpec("x", (1, "T"), F32),)
     lengths = [3, 3, 5, 3]
     given = open_source([{"x": np.zeros((1, length), np.float32)} for length in lengths], specs)
-    found = [feed["x"].shape for feed in MergedSource.of(given, {"x": 0}, 9)]
+    found = [feed["x"].shape for feed in MergedSource(given, {"x": 0}, 9)]
     assert found == [(2, 3), (1, 5), (1, 3)]
 
 
 def test_labels_go_with_their_samples() -> None:
     specs = (TensorSpec("x", (2, 3), F32),)
     items = [(np.zeros((2, 3), np.float32), np.array([2 * k, 2 * k + 1])) for k in range(3)]
-    source = MergedSource.of(open_source(items, specs), {"x": 0}, 4)
+    source = MergedSource(open_source(items, specs), {"x": 0}, 4)
     assert [labels.tolist() for _, labels in source.batches() if labels is not None] == [[0, 1, 2, 3], [4, 5]]
     assert [len(feed["x"]) for feed, _ in source.rebatch(1).batches()] == [1] * 6
 

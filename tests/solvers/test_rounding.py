@@ -7,7 +7,7 @@ from obs_onnx.passes.errors import DataError
 from obs_onnx.solvers import Problem, prepare, refit
 from obs_onnx.solvers import rounding as module
 from obs_onnx.solvers.grids import Grid, GridKind, choose_grid
-from obs_onnx.solvers.rounding import rescaled, round_on, round_weights
+from obs_onnx.solvers.rounding import rescaled, round_weights
 
 INT8 = GridKind()
 INT4 = GridKind(-8, 7)
@@ -42,7 +42,7 @@ def test_equals_the_surgeon_column_by_column(
     problem = random_problem(0, (2, 6, 20))
     best = problem.optimum
     grid = choose_grid(best, kind)
-    q = round_on(problem.a, best, grid)
+    q = round_weights(problem, grid, rescale=False).q
     scale, zero = (np.broadcast_to(one, best.shape) for one in grid.spread(20))
     fed_back = 0
     for g in range(2):

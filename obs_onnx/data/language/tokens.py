@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.batch_axes import BatchAxes
 from obs_onnx.data.feeds import Feed
-from obs_onnx.data.sources import Batch, Source
+from obs_onnx.data.sources import Batch, Source, WrappedSource
 from obs_onnx.passes.errors import DataError, boundary, named
 
 __all__ = ["TokenSource", "Tokens", "listed_tokens", "seen_tokens"]
@@ -65,57 +63,19 @@ class Tokens:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenSource(Source):
+class TokenSource(WrappedSource):
     """The feeds of another source in terms of new ids.
 
     Attributes:
-        inner: the other source.
         tokens: which stay.
     """
 
-    where: str
-    notes: tuple[str, ...]
-    axes: BatchAxes
-    inner: Source
     tokens: Tokens
-
-    @classmethod
-    def of(cls, inner: Source, tokens: Tokens) -> TokenSource:
-        """With the name and the notes of ``inner``."""
-        return cls(inner.where, inner.notes, inner.axes, inner, tokens)
-
-    @property
-    def unit(self) -> Literal["samples", "feeds"]:
-        """As the other source counts."""
-        return self.inner.unit
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether there are labels."""
-        return self.inner.has_labels
-
-    @property
-    def count(self) -> int | None:
-        """Of the other source."""
-        return self.inner.count
 
     def batches(self) -> Iterator[Batch]:
         """See :meth:`Source.batches`."""
         for feed, labels in self.inner.batches():
             yield self.tokens.renumbered(feed, self.where), labels
-
-    def limit(self, count: int) -> TokenSource:
-        """See :meth:`Source.limit`."""
-        return replace(self, inner=self.inner.limit(count))
-
-    def rebatch(self, batch_size: int) -> TokenSource:
-        """See :meth:`Source.rebatch`."""
-        return replace(self, inner=self.inner.rebatch(batch_size))
-
-    def split(self, held_out: float, seed: int) -> tuple[TokenSource, TokenSource]:
-        """See :func:`obs_onnx.data.open_source.split`."""
-        fit, held = self.inner.split(held_out, seed)
-        return replace(self, inner=fit), replace(self, inner=held)
 
 
 def listed_tokens(path: Path) -> set[int]:

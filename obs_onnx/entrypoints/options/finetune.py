@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from obs_onnx.data.options import FixedInputs, Labelled
 from obs_onnx.evaluation.measures.options import TaskOption
-from obs_onnx.option import Options, about, option
+from obs_onnx.option import Options, about, option, output_file
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import MeasuredAt, Shown
 from obs_onnx.runtimes.options import OperatorOptions
@@ -25,15 +25,7 @@ class Places(Options, title="Data"):
     """What is learnt from, and where the result goes."""
 
     data: object = field(metadata=about("Data to learn from.", metavar="SRC", form="data", common=2))
-    output: str | os.PathLike[str] | None = option(
-        None,
-        help="File to write.",
-        otherwise="none; on the command line <stem>.finetuned.onnx",
-        metavar="OUT",
-        form="new model",
-        flags="-o --output",
-        common=1,
-    )
+    output: str | os.PathLike[str] | None = output_file("<stem>.finetuned.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,12 +17,12 @@ from obs_onnx.io.paths import (
     vocabulary_path,
 )
 from obs_onnx.io.streams import is_stream
-from obs_onnx.option import Options, option, options_of
+from obs_onnx.option import Options, option, options_of, output_file
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.quantization.options import QuantizationOptions
 
-__all__ = ["PruneOptions"]
+__all__ = ["PruneOptions", "Written"]
 
 _ABOUT = {"channels": "channels", "weights": "single weights"}
 
@@ -31,15 +31,7 @@ _ABOUT = {"channels": "channels", "weights": "single weights"}
 class Written(Options, title="Output"):
     """Where the result goes."""
 
-    output: str | os.PathLike[str] | None = option(
-        None,
-        help="File to write.",
-        otherwise="none; on the command line <stem>.pruned.onnx",
-        metavar="OUT",
-        form="new model",
-        flags="-o --output",
-        common=1,
-    )
+    output: str | os.PathLike[str] | None = output_file("<stem>.pruned.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from obs_onnx.data.options import DataOptions
 from obs_onnx.evaluation.measures.options import MeasureOptions
 from obs_onnx.latency.options import LatencyOptions
-from obs_onnx.option import Options, option
+from obs_onnx.option import Options, option, output_file
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import Damped, EffortOptions, Evaluated, MeasuredAt, SearchOptions, Shown
 from obs_onnx.quantization.options import INT8, KINDS, BlockOptions, QuantizationOptions
@@ -21,15 +21,7 @@ __all__ = ["QuantizeOptions"]
 class Places(Options, title="Output"):
     """Where the result goes."""
 
-    output: str | os.PathLike[str] | None = option(
-        None,
-        help="File to write.",
-        otherwise="none; on the command line <stem>.<kind>.onnx",
-        metavar="OUT",
-        form="new model",
-        flags="-o --output",
-        common=1,
-    )
+    output: str | os.PathLike[str] | None = output_file("<stem>.<kind>.onnx")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +55,7 @@ class QuantizeOptions(
     @property
     def search(self) -> SearchOptions:
         """What of this the opening of a model and its data asks for."""
-        names = {one.name for one in fields(SearchOptions)} & {one.name for one in fields(self)}
-        return SearchOptions(**{name: getattr(self, name) for name in names})
+        return self.part(SearchOptions)
 
     @property
     def quantization(self) -> QuantizationOptions:

@@ -32,7 +32,7 @@ def test_ids_are_read_one_a_line(tmp_path):
 def test_data_is_renumbered():
     inner = open_source({"input_ids": IDS}, SPECS, batch_size=2)
     assert seen_tokens(inner, ["input_ids"]) == {2, 5, 9}
-    source = TokenSource.of(inner, Tokens(("input_ids",), 12, KEPT))
+    source = TokenSource(inner, Tokens(("input_ids",), 12, KEPT))
     feeds = [feed["input_ids"].tolist() for feed in source]
     assert feeds == [[[0, 1, 2], [2, 2, 0]], [[1, 1, 1]]]
     assert [f["input_ids"].tolist() for f in source.rebatch(3)] == [[[0, 1, 2], [2, 2, 0], [1, 1, 1]]]
