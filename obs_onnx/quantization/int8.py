@@ -77,10 +77,12 @@ def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
         _import_quantization()
     found = False
     if held := [layer for layer in find_layers(model)[0] if layer.integers is not None]:
-        raise OptionError(f"{kind}: weight {held[0].name} is quantized already")
+        raise OptionError(f"{kind}: weight {held[0].name} is quantized already: give the float model")
     for node in model.graph:
         if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
-            raise OptionError(f"{kind}: node {node.name} ({node.op_type}) is quantized already")
+            raise OptionError(
+                f"{kind}: node {node.name} ({node.op_type}) is quantized already: give the float model"
+            )
         for value in node.inputs if lookup(node).weights else ():
             tensor = None if value is None else value.const_value
             if value is None or tensor is None or tensor.dtype not in FLOATS:
