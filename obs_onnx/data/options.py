@@ -65,7 +65,7 @@ class FreeSizes(Options, title="Data"):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name, size in (self.sizes or {}).items():
-            if not (size >= 1 and size % 1 == 0):
+            if size < 1 or size != int(size):
                 raise OptionError(f"{named('sizes')} {name}={size:g}: give a whole number of at least 1")
 
     @property
