@@ -91,5 +91,5 @@ def test_sizes_at_which_it_counts(make_proto, tmp_path: Path) -> None:
         inspect(proto, sizes={"h": 6})
     with pytest.raises(OptionError, match="sizes H=0: give a whole number"):
         inspect(proto, sizes={"H": 0})
-    with pytest.raises(OptionError, match="sizes H=2.5: give a whole number"):
+    with pytest.raises(OptionError, match=r"sizes H=2\.5: give a whole number"):
         inspect(proto, sizes={"H": 2.5})
