@@ -35,7 +35,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 
-__all__ = ["Cut", "SequentialMoments"]
+__all__ = ["Cut", "SequentialMoments", "one_in"]
 
 _POSITIONS = 500  # for each column, that are enough for the moments of a convolution
 _SAMPLES = 256  # that they are of at least
@@ -90,8 +90,18 @@ def _step(layer: Layer, x: NDArray[Any], batches: int) -> int:
         return 1
     samples = batches * len(x)
     positions = samples * math.prod(axis.out for axis in axes_of(geometry, x.shape[2:]))
-    enough = positions / (_POSITIONS * layer.layout.goi[2])
-    return max(1, int(min(enough, samples / _SAMPLES)))
+    return one_in(samples, positions, layer.layout.goi[2])
+
+
+def one_in(samples: float, positions: float, columns: int) -> int:
+    """One in how many samples is enough for a convolution, see above.
+
+    Args:
+        samples: that there are.
+        positions: of them all.
+        columns: of the layer.
+    """
+    return max(1, int(min(positions / (_POSITIONS * columns), samples / _SAMPLES)))
 
 
 def _with_same_inputs(layers: Iterable[Layer], alone: Collection[str]) -> list[list[Layer]]:
