@@ -16,13 +16,14 @@ from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.calibration.layer_weights import LayerWeights, is_feedable, names_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.calibration.sharded_moments import sharded_moments
 from obs_onnx.calibration.staged_run import StagedRun
 from obs_onnx.cluster.executor import Held
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
@@ -117,6 +118,7 @@ def damage_curves(
     context: ir.Model | None = None,
     chosen: Collection[str] | None = None,
     work: Work = NOWHERE,
+    memory: int = 0,
 ) -> dict[str, Curve]:
     """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
 
@@ -138,6 +140,7 @@ def damage_curves(
         context: a model pruned before; by default the dense one.
         chosen: names of the layers to measure; by default all.
         work: where measured curves are kept.
+        memory: bytes that moments of all layers may take, where other processes gather them.
     """
     around = model if context is None else context
     layers = [layer for stage in plan.stages for layer in stage.layers]
@@ -147,7 +150,15 @@ def damage_curves(
     if len(curves) == len(names):
         advance(len(layers))
         return curves
-    fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
+    missing = [layer for layer in layers if layer.name in names and layer.name not in curves]
+    shared = None
+    if context is None:
+        shared = sharded_moments(
+            runtime, model, plan, fit, missing, told_apart=False, executor=work.executor, memory=memory
+        )
+    fitting = None
+    if shared is None:
+        fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
     for outputs in whole.each(testing):
@@ -160,19 +171,26 @@ def damage_curves(
     ]
     refined: dict[str, _Posed] = {}
 
+    def gathered(stage: Stage, todo: Sequence[Layer]) -> dict[str, Moments]:
+        if fitting is None:
+            assert shared is not None
+            return {layer.name: shared.pop(layer.name)[0] for layer in todo}
+        if not todo:
+            fitting.pass_by(stage)
+        return fitting.observe(stage) if todo else {}
+
     def tasks() -> Iterator[Callable[[], _First]]:
         plain = replace(options, scores=None)
         for stage, todo in zip(plan.stages, ahead, strict=True):
-            if not todo:
-                fitting.pass_by(stage)
-            moments = fitting.observe(stage) if todo else {}
+            moments = gathered(stage, todo)
             for layer in todo:
                 weights = LayerWeights.of(model, layer)
                 posed = _Posed(weights, moments.pop(layer.name), plain, options.scored(layer))
                 if refinements and not is_wide(layer):
                     refined[layer.name] = posed
                 yield partial(posed.first, levels, context is not None)
-            fitting.follow(around)
+            if fitting is not None:
+                fitting.follow(around)
 
     def curve(layer: Layer) -> Curve:
         _, based, first = next(one for one in solved if one.name == layer.name)

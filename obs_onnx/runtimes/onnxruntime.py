@@ -164,6 +164,13 @@ class OrtRuntime:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the package, which another process has itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_ort"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _ort=import_onnxruntime())
+
     def steadied(self) -> OrtRuntime:
         """The same, where models that are given as bytes draw the same numbers in every run.
 

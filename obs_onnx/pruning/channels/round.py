@@ -258,6 +258,8 @@ def statistics_of(
         damping=task.options.damping,
         seed=task.calibrated.data.seed,
         task=task.calibrated.yardstick.task,
+        executor=task.calibrated.work.executor,
+        memory=task.calibrated.budget.memory,
     )
 
 

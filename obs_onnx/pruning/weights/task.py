@@ -128,6 +128,7 @@ class WeightTask:
                 context=context,
                 chosen={layer.name for layer in free},
                 work=self.calibrated.work,
+                memory=budget.memory,
             )
 
     def shares(self, curves: Mapping[str, Curve], sparsity: float) -> dict[str, int]:
