@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -18,7 +18,7 @@ from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
 from obs_onnx.calibration.sharded_moments import sharded_moments
 from obs_onnx.calibration.staged_run import StagedRun
-from obs_onnx.cluster.executor import Held
+from obs_onnx.cluster.executor import Executor, Held
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.graph.set_weights import SetWeights
@@ -102,6 +102,60 @@ class _Probe:
         return damage.value
 
 
+@dataclass(frozen=True)
+class _Fitting:
+    """Moments of layers, stage by stage.
+
+    Attributes:
+        around: the model that is measured around.
+        walk: what gathers them here; None where other processes did.
+        shared: what these gathered, by layer.
+    """
+
+    around: ir.Model
+    walk: SequentialMoments | None
+    shared: dict[str, list[Moments]]
+
+    @classmethod
+    def of(
+        cls,
+        runtime: Runtime,
+        model: ir.Model,
+        plan: Plan,
+        fit: Iterable[Values],
+        budget: int,
+        around: ir.Model,
+        layers: Sequence[Layer],
+        executor: Executor,
+        memory: int,
+    ) -> _Fitting:
+        """Of ``layers`` of a model, by the executor where the model is measured around itself."""
+        shared = None
+        if around is model:
+            shared = sharded_moments(
+                runtime, model, plan, fit, layers, told_apart=False, executor=executor, memory=memory
+            )
+        if shared is not None:
+            return cls(around, None, shared)
+        return cls(
+            around, SequentialMoments(runtime, model, plan, fit, budget, paired=around is not model), {}
+        )
+
+    def gathered(self, stage: Stage, layers: Sequence[Layer]) -> dict[str, Moments]:
+        """Moments of layers of the next stage, if any."""
+        if self.walk is None:
+            return {layer.name: self.shared.pop(layer.name)[0] for layer in layers}
+        if not layers:
+            self.walk.pass_by(stage)
+            return {}
+        return self.walk.observe(stage)
+
+    def follow(self) -> None:
+        """Go on to the stage after it."""
+        if self.walk is not None:
+            self.walk.follow(self.around)
+
+
 def damage_curves(
     runtime: Runtime,
     model: ir.Model,
@@ -151,14 +205,7 @@ def damage_curves(
         advance(len(layers))
         return curves
     missing = [layer for layer in layers if layer.name in names and layer.name not in curves]
-    shared = None
-    if context is None:
-        shared = sharded_moments(
-            runtime, model, plan, fit, missing, told_apart=False, executor=work.executor, memory=memory
-        )
-    fitting = None
-    if shared is None:
-        fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
+    fitting = _Fitting.of(runtime, model, plan, fit, budget // 2, around, missing, work.executor, memory)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
     for outputs in whole.each(testing):
@@ -171,26 +218,17 @@ def damage_curves(
     ]
     refined: dict[str, _Posed] = {}
 
-    def gathered(stage: Stage, todo: Sequence[Layer]) -> dict[str, Moments]:
-        if fitting is None:
-            assert shared is not None
-            return {layer.name: shared.pop(layer.name)[0] for layer in todo}
-        if not todo:
-            fitting.pass_by(stage)
-        return fitting.observe(stage) if todo else {}
-
     def tasks() -> Iterator[Callable[[], _First]]:
         plain = replace(options, scores=None)
         for stage, todo in zip(plan.stages, ahead, strict=True):
-            moments = gathered(stage, todo)
+            moments = fitting.gathered(stage, todo)
             for layer in todo:
                 weights = LayerWeights.of(model, layer)
                 posed = _Posed(weights, moments.pop(layer.name), plain, options.scored(layer))
                 if refinements and not is_wide(layer):
                     refined[layer.name] = posed
                 yield partial(posed.first, levels, context is not None)
-            if fitting is not None:
-                fitting.follow(around)
+            fitting.follow()
 
     def curve(layer: Layer) -> Curve:
         _, based, first = next(one for one in solved if one.name == layer.name)

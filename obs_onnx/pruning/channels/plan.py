@@ -80,8 +80,20 @@ class ChannelPlan:
         """Name of the one that chooses."""
         return self.options.criterion
 
-    def forecast(self, calibrated: Calibrated, targets: Targets, rounds: int, recorder: Recorder) -> Forecast:
-        """What a search will take."""
+    def forecast(
+        self,
+        calibrated: Calibrated,
+        targets: Targets,
+        rounds: int,
+        recorder: Recorder,
+        tries: int | None = None,
+    ) -> Forecast:
+        """What a search will take.
+
+        Args:
+            calibrated, targets, rounds, recorder: see :meth:`search`.
+            tries: models that are refitted in a round, where that is known.
+        """
         dense, effort = calibrated.dense, calibrated.budget.effort
         task, groups = self.task(calibrated, recorder), len(self.channels.coupling.groups)
         measured, levels, samples = "", 0, 0
@@ -97,11 +109,12 @@ class ChannelPlan:
             )
         evidence = statistics_of(task, dense.model, self.channels.coupling, dense.layers, dense.stages, fit)
         limited = any(one.cost and amount.unit is not Unit.LEAST for one, amount in targets)
-        tries = rounds * (1.0 if limited else min(_TRIALS, effort.trials))
+        usual = 1.0 if limited else min(_TRIALS, effort.trials)
+        times = rounds * float(tries or usual)
         idle = idle_groups(calibrated, evidence) if levels else set()
 
         def stages(counted: Counted) -> Mapping[str, Expected]:
-            return channel_stages(counted, evidence, idle, levels, samples, tries)
+            return channel_stages(counted, evidence, idle, levels, samples, times)
 
         kept = targets.share(MACS) or targets.share(PARAMS) or _KEPT
         return forecast(
