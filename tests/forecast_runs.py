@@ -26,8 +26,8 @@ NOTHING = Rates(
     byte=0.0,
     gather=0.0,
     call=0.0,
-    products=(1e-30, 1e-30, 1e-30),
-    factors=(1e-30, 1e-30, 1e-30),
+    products=(1e-30,) * 4,
+    factors=(1e-30,) * 4,
 )
 """Of a machine that takes no time."""
 

@@ -161,6 +161,8 @@ def _pruned(
     run = Run(inputs, plan, calibrated, targets, options)
     with recorder.part("forecast"):
         expected = plan.forecast(calibrated, targets, options.rounds, recorder)
+        if retraining is not None:
+            expected = replace(expected, uncounted=(*expected.uncounted, "retraining"))
     options.shown.say(expected.note)
     recorder.expect(expected.shown)
     if options.dry_run:

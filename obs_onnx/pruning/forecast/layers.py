@@ -20,6 +20,8 @@ _LINE = 256  # positions from which a product runs at full speed
 _FEW = 16  # channels below which a convolution is unfolded
 _SLICE = 16 << 20  # bytes that are multiplied at a time
 _JUDGED = 128  # outputs by which damping is chosen
+_BLOCK = 64  # columns that go at a time, in products of their own
+_WIDE = 2048  # columns from which fewer dampings are tried
 _TRIED = 3  # dampings until the error rises
 _LOOKS = 6  # times that a square matrix is copied, added up or looked at once it is gathered
 
@@ -151,14 +153,15 @@ class LayerWork:
         solved = self.groups * self.columns**3 / 6 * rates.factor(self.columns) / 2
         products = 2 * self.groups * judged * self.columns**2 * rates.product(min(judged, self.columns))
         moved = 8 * _FLOAT * self.square * rates.byte
-        return 2 * (_TRIED * (solved + products + self.groups * 12 * rates.call) + 2 * moved)
+        tried = _TRIED if self.columns < _WIDE else _TRIED - 1
+        return 2 * (tried * (solved + products + self.groups * 12 * rates.call) + 2 * moved)
 
     def posed(self, rates: Rates, inverted: bool) -> float:
         """Setting up its problem, and finding its best weights; with the inverse of its moments."""
         cube = self.groups * self.columns**3
         macs = cube / 6 + (cube / 3 if inverted else 0.0)
         products = 3 * self.groups * self.rows * self.columns**2
-        seconds = (macs + products) * rates.factor(self.columns)
+        seconds = macs * rates.factor(self.columns) + products * rates.exact(min(self.rows, self.columns))
         return seconds + (8 if inverted else 5) * _DOUBLE * self.square * rates.byte + 60 * rates.call
 
     def ordered(self, rates: Rates, channels: int) -> float:
@@ -170,16 +173,17 @@ class LayerWork:
         moved = (
             self.groups * self.columns**2 * each * _DOUBLE * 2 + steps * width * self.columns * _DOUBLE * 2
         )
-        return macs * rates.factor(self.columns) + moved * rates.byte + steps * 60 * rates.call
+        return macs * rates.exact(_BLOCK) + moved * rates.byte + steps * 60 * rates.call
 
     def without(self, rates: Rates, share: float) -> float:
         """Refitting it with such a share of its columns gone."""
         kept, gone = (1 - share) * self.columns, share * self.columns
         if self.columns <= 48:
-            macs = self.groups * (self.columns**3 / 3 + self.rows * self.columns**2)
+            cube, products = self.columns**3 / 3, self.rows * self.columns**2
         elif kept <= gone:
-            macs = self.groups * (kept**3 / 6 + self.rows * kept**2)
+            cube, products = kept**3 / 6, self.rows * kept**2
         else:
-            macs = self.groups * (gone**3 / 6 + self.rows * gone * (gone + self.columns))
+            cube, products = gone**3 / 6, self.rows * gone * (gone + self.columns)
         moved = 6 * _DOUBLE * self.groups * self.rows * self.columns + 2 * _DOUBLE * self.square * share
-        return macs * rates.factor(self.columns) + moved * rates.byte + (40 + 20 * self.groups) * rates.call
+        macs = cube * rates.factor(min(kept, gone)) + products * rates.exact(min(self.rows, self.columns))
+        return self.groups * macs + moved * rates.byte + (40 + 20 * self.groups) * rates.call

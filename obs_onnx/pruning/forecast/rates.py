@@ -24,8 +24,8 @@ from obs_onnx.solvers.blas_threads import threads_for
 
 __all__ = ["Rates", "measure_rates"]
 
-_SIZES = (16, 64, 256)  # rows of products, and of matrices that are factorised
-_INNER = 2048  # numbers that are summed in a product
+_SIZES = (16, 64, 256, 1024)  # rows of products, and of matrices that are factorised
+_INNER, _ELEMENTS = 2048, 1 << 18  # numbers that are summed in a product, and in all of its rows
 _BYTES = 1 << 23  # that are moved, more than a cache holds
 _SAMPLES = 16  # that are run at most
 _CALLS = 64
@@ -68,9 +68,17 @@ class Rates:
         """Of a multiply-accumulate of a product with so many rows and columns."""
         return _between(rows, self.products)
 
+    def exact(self, rows: float) -> float:
+        """The same in float64."""
+        return 2 * self.product(rows)
+
     def factor(self, rows: float) -> float:
-        """Of a multiply-accumulate where a matrix of so many rows is factorised or solved with."""
-        return _between(rows, self.factors)
+        """Of a multiply-accumulate where a matrix of so many rows is factorised.
+
+        That is done by blocks: of a large matrix all but a share, the smaller the more rows it has, is products.
+        """
+        found, least = _between(rows, self.factors), self.exact(rows)
+        return max(least, least + (found - least) * min(_SIZES[-1] / max(rows, 1), 1.0))
 
 
 def _between(rows: float, seconds: Sequence[float]) -> float:
@@ -123,7 +131,7 @@ def _each(work: Callable[[], object], units: float) -> tuple[float, float]:
         wall, cpu = time.perf_counter(), time.process_time()
         work()
         found.append((time.perf_counter() - wall, time.process_time() - cpu))
-        spent += found[-1][0]
+        spent += found[-1][1] or found[-1][0]
     return min(one for one, _ in found) / units, min(one for _, one in found) / units
 
 
@@ -189,9 +197,10 @@ def _arrays() -> dict[str, tuple[float, float]]:
 
 
 def _product(size: int) -> tuple[float, float]:
-    left, right = np.ones((2, size, _INNER), np.float32)
+    inner = min(_INNER, _ELEMENTS // size)
+    left, right = np.ones((2, size, inner), np.float32)
     with threads_for(size):
-        return _each(lambda: left @ right.T, size * size * _INNER)
+        return _each(lambda: left @ right.T, size * size * inner)
 
 
 def _factor(size: int) -> tuple[float, float]:

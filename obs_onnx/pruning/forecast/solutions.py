@@ -17,6 +17,7 @@ _DONE = {"brief": 1.0, "quick": 0.8, "normal": 0.6, "thorough": 0.4}  # of the s
 _ELEMENT = 40  # bytes that a step takes in for each weight
 _SURGEON_CALLS, _SURGEON_MACS = 6, 1.2  # of a row, for each column and for each cube of them
 _FEW = 48  # columns of layers whose rows are refitted many at a time
+_STEPPED, _STEPS, _EARLY_STEPS = 1024, 60, 20  # columns from which refits go in steps, and how many
 _ROW = 40  # operations that refit a row
 _WEIGHT = 12  # bytes that are taken in for each weight of a solution, whatever its method
 
@@ -50,7 +51,7 @@ def solving(
             seconds += macs * rates.product(256) + _SURGEON_CALLS * weights * rates.call
         if name == "admm":
             seconds += _annealing(work, rates, len(sparsities), effort)
-        seconds += sum(_refit(work, rates, one) for one in sparsities)
+        seconds += sum(_refit(work, rates, one, effort in ("brief", "quick")) for one in sparsities)
         seconds += len(sparsities) * _WEIGHT * weights * rates.gather
     return seconds
 
@@ -65,11 +66,15 @@ def _annealing(work: LayerWork, rates: Rates, levels: int, effort: str) -> float
     return steps * each + inverses
 
 
-def _refit(work: LayerWork, rates: Rates, sparsity: float) -> float:
-    """Of the weights that stay: each row has others."""
+def _refit(work: LayerWork, rates: Rates, sparsity: float, early: bool) -> float:
+    """Of the weights that stay: each row has others; those of wide layers are found in steps, if that is less."""
     rows = work.groups * work.rows
     if work.columns <= _FEW:
         return rows * (work.columns**3 / 3 * rates.factor(work.columns) + rates.call)
     side = min(sparsity, 1 - sparsity) * work.columns
     macs = rows * (side**3 / 6 + side**2 + (work.columns * side if sparsity < 0.5 else 0.0))
-    return macs * rates.factor(side) + rows * _ROW * rates.call + 8 * rows * side * side * rates.byte
+    direct = macs * rates.factor(side) + rows * _ROW * rates.call + 8 * rows * side * side * rates.byte
+    if work.columns < _STEPPED:
+        return direct
+    steps = (_EARLY_STEPS if early else _STEPS) * rates.product(work.columns) + 4 * rates.exact(work.columns)
+    return min(direct, rows * work.columns**2 * steps)

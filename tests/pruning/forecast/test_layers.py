@@ -11,8 +11,8 @@ from obs_onnx.passes.layers.layer import Layer, Use
 from obs_onnx.passes.traits.linear import ConvGeometry, MatmulGeometry, WeightLayout
 from obs_onnx.pruning.forecast.layers import LayerWork
 
-PRODUCTS = replace(NOTHING, products=(1.0, 1.0, 1.0))
-FACTORS = replace(NOTHING, factors=(1.0, 1.0, 1.0))
+PRODUCTS = replace(NOTHING, products=(1.0,) * 4)
+FACTORS = replace(NOTHING, factors=(1.0,) * 4)
 
 
 def conv(

@@ -11,7 +11,7 @@ from obs_onnx.pruning.forecast.layers import LayerWork
 from obs_onnx.pruning.forecast.solutions import solving
 from obs_onnx.solvers import UNSTRUCTURED
 
-PRODUCTS = replace(NOTHING, products=(1.0, 1.0, 1.0))
+PRODUCTS = replace(NOTHING, products=(1.0,) * 4)
 
 
 def work(rows: int, columns: int) -> LayerWork:
