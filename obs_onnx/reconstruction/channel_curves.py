@@ -27,6 +27,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.on_device import also
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
@@ -143,7 +144,7 @@ class _Probe:
 
     def _damage(self, run: Part, values: Values) -> float:
         damage = Damage(self._reference.yardstick, self._plan.outputs)
-        found = run.each({**batch, **values} for batch in self._testing)
+        found = run.each(also(batch, values) for batch in self._testing)
         for expected, changed in zip(self._reference.outputs, found, strict=True):
             damage.update(expected, changed)
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too

@@ -26,6 +26,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.on_device import also
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.work.work_folder import NOWHERE, Work
 
@@ -96,7 +97,7 @@ class _Probe:
             model = SetWeights(solved.tensors)(self._around.clone()).model
             values, run = {}, self._testing.part(model, self._outputs)
         damage = Damage(self._yardstick, self._outputs)
-        found = run.each({**batch, **values} for batch in self._testing)
+        found = run.each(also(batch, values) for batch in self._testing)
         for expected, changed in zip(self._reference, found, strict=True):
             damage.update(expected, changed)
         return damage.value

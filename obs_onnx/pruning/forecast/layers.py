@@ -20,7 +20,6 @@ _LINE = 256  # positions from which a product runs at full speed
 _FEW = 16  # channels below which a convolution is unfolded
 _SLICE = 16 << 20  # bytes that are multiplied at a time
 _JUDGED = 128  # outputs by which damping is chosen
-_BLOCK = 64  # columns that go at a time, in products of their own
 _WIDE = 2048  # columns from which fewer dampings are tried
 _TRIED = 3  # dampings until the error rises
 _LOOKS = 6  # times that a square matrix is copied, added up or looked at once it is gathered
@@ -173,13 +172,13 @@ class LayerWork:
         moved = (
             self.groups * self.columns**2 * each * _DOUBLE * 2 + steps * width * self.columns * _DOUBLE * 2
         )
-        return macs * rates.exact(_BLOCK) + moved * rates.byte + steps * 60 * rates.call
+        return macs * rates.factor(self.columns) + moved * rates.byte + steps * 60 * rates.call
 
     def without(self, rates: Rates, share: float) -> float:
         """Refitting it with such a share of its columns gone."""
         kept, gone = (1 - share) * self.columns, share * self.columns
         if self.columns <= 48:
-            cube, products = self.columns**3 / 3, self.rows * self.columns**2
+            cube, products = self.columns**3 / 3, 1.0 * self.rows * self.columns**2
         elif kept <= gone:
             cube, products = kept**3 / 6, self.rows * kept**2
         else:

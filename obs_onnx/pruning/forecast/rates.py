@@ -75,7 +75,7 @@ class Rates:
     def factor(self, rows: float) -> float:
         """Of a multiply-accumulate where a matrix of so many rows is factorised.
 
-        That is done by blocks: of a large matrix all but a share, the smaller the more rows it has, is products.
+        That is done by blocks: the larger the matrix, the more of the work is products.
         """
         found, least = _between(rows, self.factors), self.exact(rows)
         return max(least, least + (found - least) * min(_SIZES[-1] / max(rows, 1), 1.0))

@@ -67,7 +67,7 @@ def _annealing(work: LayerWork, rates: Rates, levels: int, effort: str) -> float
 
 
 def _refit(work: LayerWork, rates: Rates, sparsity: float, early: bool) -> float:
-    """Of the weights that stay: each row has others; those of wide layers are found in steps, if that is less."""
+    """Of the weights that stay, others in each row; in steps where layers are wide and that is less."""
     rows = work.groups * work.rows
     if work.columns <= _FEW:
         return rows * (work.columns**3 / 3 * rates.factor(work.columns) + rates.call)
