@@ -17,7 +17,7 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "SHARED_RULES"]
 
 Inputs = Sequence[ir.Value | None]
 
@@ -298,7 +298,10 @@ RULES: Mapping[Callable[[Vjp], None], str] = {
     composite(_standard): "Attention",
     composite(_multi_head): "com.microsoft::MultiHeadAttention",
     composite(_packed): "com.microsoft::Attention",
-    composite(_grouped): "com.microsoft::GroupQueryAttention",
     composite(_rotary): "RotaryEmbedding",
     composite(_rotary_microsoft): "com.microsoft::RotaryEmbedding",
+}
+
+SHARED_RULES: Mapping[Callable[[Vjp], None], str] = {
+    composite(_grouped): "com.microsoft::GroupQueryAttention",
 }
