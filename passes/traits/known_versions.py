@@ -191,7 +191,8 @@ CONTRIB: Mapping[str, Known] = {
     "com.microsoft::PagedAttention": _contrib(
         """
         do_rotary is_causal k_cache_dtype k_quant_type kv_cache_layout kv_num_heads local_window_size
-        num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale softcap v_cache_dtype v_head_size v_quant_type
+        num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale softcap v_cache_dtype v_head_size
+        v_quant_type
         """,
         17,
         3,
@@ -233,8 +234,8 @@ CONTRIB: Mapping[str, Known] = {
     "com.microsoft::SparsePagedAttention": _contrib(
         """
         attention_mode auxiliary_cache_layout auxiliary_kv_shared do_rotary is_causal k_quant_type
-        kv_num_heads local_window_size num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale selected_kv_source
-        softcap v_quant_type
+        kv_num_heads local_window_size num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale
+        selected_kv_source softcap v_quant_type
         """,
         22,
         3,
