@@ -53,8 +53,7 @@ class Cache:
 
 
 def find_caches(model: ir.Model) -> tuple[Cache, ...]:
-    """Caches of ``model``: attention, a recurrence, or a node that joins or writes, takes the one and gives the
-    other.
+    """Caches of ``model``: attention, a recurrence, a node that joins or writes takes the one, gives the other.
 
     Both are of a floating-point type and equally many axes. Identity nodes in between do not count.
     """
