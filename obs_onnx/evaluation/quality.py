@@ -288,7 +288,7 @@ def paired(session: Session, reference: Session) -> dict[str, str]:
 
 
 def _check_tokens(output: TensorSpec, reference: TensorSpec) -> None:
-    """Refuse scores of other tokens before anything is run: ids of one vocabulary are none of a smaller one."""
+    """Refuse scores of other tokens before anything runs: not all ids of one vocabulary are in a smaller one."""
     ours, theirs = ((spec.shape or (None,))[-1] for spec in (output, reference))
     if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs and is_float(reference.dtype):
         raise DataError(
