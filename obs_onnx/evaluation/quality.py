@@ -288,12 +288,12 @@ def paired(session: Session, reference: Session) -> dict[str, str]:
 
 
 def _check_tokens(output: TensorSpec, reference: TensorSpec) -> None:
-    """Refuse scores of other tokens before anything runs: not all ids of one vocabulary are in a smaller one."""
+    """Refuse scores of other tokens before anything runs: a smaller vocabulary lacks ids of a larger one."""
     ours, theirs = ((spec.shape or (None,))[-1] for spec in (output, reference))
     if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs and is_float(reference.dtype):
         raise DataError(
-            f"output {output.name!r} scores {ours} tokens or classes, the other model's {theirs}: only models "
-            f"with the same ones can be compared (how far {named('vocabulary')} leads away from the larger "
+            f"output {output.name!r} scores {ours} tokens or classes, the other model's {theirs}: only "
+            f"models with the same ones can be compared (how far {named('vocabulary')} leads away from the larger "
             "model stands in its report)"
         )
 

@@ -53,7 +53,7 @@ class Cache:
 
 
 def find_caches(model: ir.Model) -> tuple[Cache, ...]:
-    """Caches of ``model``: attention, a recurrence, a node that joins or writes takes the one, gives the other.
+    """Caches of ``model``: a node of attention, a recurrence, a Concat or TensorScatter takes and gives them.
 
     Both are of a floating-point type and equally many axes. Identity nodes in between do not count.
     """

@@ -100,7 +100,8 @@ def test_models_of_other_tokens_are_told_apart_before_they_run(make_proto):
     """The smaller one has no row for id 7."""
     large, small = (
         make_proto(
-            f"g (int64[N,S] ids) => (float[N,S,{n}] logits) {{ h = Gather(table, ids) logits = MatMul(h, w) }}",
+            f"g (int64[N,S] ids) => (float[N,S,{n}] logits)"
+            " { h = Gather(table, ids) logits = MatMul(h, w) }",
             {"table": scores(n, 4).astype("f4"), "w": scores(4, n).astype("f4")},
         )
         for n in (8, 5)
