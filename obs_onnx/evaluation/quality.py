@@ -293,8 +293,8 @@ def _check_tokens(output: TensorSpec, reference: TensorSpec) -> None:
     if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs and is_float(reference.dtype):
         raise DataError(
             f"output {output.name!r} scores {ours} tokens or classes, the other model's {theirs}: only "
-            f"models with the same ones can be compared (how far {named('vocabulary')} leads away from the larger "
-            "model stands in its report)"
+            f"models with the same ones can be compared (how far {named('vocabulary')} leads away from the "
+            "larger model stands in its report)"
         )
 
 

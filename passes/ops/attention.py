@@ -17,6 +17,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.attention import RULES
+from obs_onnx.passes.ops.vjp.fused.gates import ROTATION_RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
@@ -325,4 +326,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **ROTATION_RULES})

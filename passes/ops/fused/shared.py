@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 
 from obs_onnx.passes.ops.attention import COUNTED, ROTATED, macs_products, tie_heads, tie_mask
-from obs_onnx.passes.ops.vjp.attention import SHARED_RULES
+from obs_onnx.passes.ops.vjp.fused.shared import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
@@ -122,5 +122,5 @@ TABLE = differentiable(
         {name: Op(macs=macs_products, lipschitz=pointwise(None), caches=_CACHES) for name in _FORMS},
         {partial(_relate, form=form): name for name, form in _FORMS.items()},
     ),
-    SHARED_RULES,
+    RULES,
 )

@@ -9,9 +9,10 @@ import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.attention import keep_scale
+from obs_onnx.passes.ops.vjp.fused.gates import STATE_RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, product
 from obs_onnx.passes.traits.lipschitz import pointwise
-from obs_onnx.passes.traits.op import Op, related
+from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
@@ -176,7 +177,7 @@ _STATE = ((3, 1),)
 _LINEAR = Op(macs=_macs_linear, lipschitz=pointwise(None), states=_STATE)
 _CONVOLUTION = Op(macs=_macs_convolution, lipschitz=pointwise(None), states=_STATE)
 
-TABLE = related(
+_KNOWN = related(
     {
         "TensorScatter": Op(lipschitz=pointwise(None), caches=((0, 0),)),
         "LinearAttention": _LINEAR,
@@ -192,3 +193,5 @@ TABLE = related(
         _relate_convolution: "CausalConvWithState com.microsoft::CausalConvWithState",
     },
 )
+
+TABLE = differentiable(_KNOWN, STATE_RULES)
