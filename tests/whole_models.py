@@ -1,4 +1,4 @@
-"""Whole models in tests and benchmarks, with random weights, in the form in which they are exported.
+"""Encoders with their decoders in tests and benchmarks, of random weights, as they are exported.
 
 Linear layers are MatMul and Add; heads are made by Reshape to sizes that the graph computes, as exports by
 tracing do, and by Transpose; scores are MatMul, Add of a mask, Softmax. Encoders and decoders are files of
@@ -15,7 +15,7 @@ import onnx
 from nets import Net
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["FILES", "MODELS", "Size"]
+__all__ = ["FILES", "Size"]
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
 
@@ -143,8 +143,6 @@ def _ffn(g: Graph, x: str, name: str, activation: str = "gelu", bias: bool = Tru
     h = g.linear(x, f"{name}.fc1", g.size.width, g.size.hidden, bias)
     if activation == "relu":
         h = g.op("Relu", h)
-    elif activation == "quick":
-        h = g.op("Mul", h, g.op("Sigmoid", g.op("Mul", h, g.number(1.702))))
     else:
         erf = g.op("Add", g.op("Erf", g.op("Div", h, g.number(2**0.5))), g.number(1.0))
         h = g.op("Mul", g.op("Mul", h, erf), g.number(0.5))
@@ -158,63 +156,6 @@ def _project(g: Graph, x: str, name: str, bias: bool = True) -> str:
 def _self(g: Graph, x: str, name: str, *added: str, bias: bool = True, scale: bool = True) -> str:
     q, k, v = (_project(g, x, f"{name}.{part}", bias) for part in "qkv")
     return g.linear(g.attended(q, k, v, scale, *added), f"{name}.out", g.size.width, g.size.width, bias)
-
-
-def bert(size: Size) -> onnx.ModelProto:
-    """Norms behind the sums; the classes of a pooled first token."""
-    g = Graph(size)
-    ids, mask, kinds = (
-        g.input(name, ["batch_size", "sequence_length"], INT)
-        for name in ("input_ids", "attention_mask", "token_type_ids")
-    )
-    x = g.op("Gather", g.random("words", size.words, size.width), ids)
-    x = g.op("Add", x, g.op("Gather", g.random("types", 2, size.width), kinds))
-    x = g.op("Add", x, g.op("Gather", g.random("places", size.longest, size.width), _places(g, ids)))
-    x, hidden = g.norm(x, "embeddings"), _hidden(g, mask)
-    for i in range(size.layers):
-        x = g.norm(g.op("Add", _self(g, x, f"layer.{i}.attention", hidden), x), f"layer.{i}.norm1")
-        x = g.norm(g.op("Add", _ffn(g, x, f"layer.{i}"), x), f"layer.{i}.norm2")
-    first = g.op("Gather", x, g.constant("zero", np.array(0), np.int64), axis=1)
-    pooled = g.op("Tanh", g.linear(first, "pooler", size.width, size.width))
-    g.output(g.linear(pooled, "classifier", size.width, 3), "logits", ["batch_size", 3])
-    return g.model()
-
-
-def clip(size: Size) -> onnx.ModelProto:
-    """A tower for images and one for texts, whose projections are compared."""
-    g = Graph(size)
-    ids = g.input("input_ids", ["text_batch_size", "sequence_length"], INT)
-    pixels = g.input("pixel_values", ["image_batch_size", 3, 16, 16])
-    mask = g.input("attention_mask", ["text_batch_size", "sequence_length"], INT)
-    x = g.op("Gather", g.random("words", size.words, size.width), ids)
-    x = g.op("Add", x, g.op("Gather", g.random("places", size.longest, size.width), _places(g, ids)))
-    added = [_causal(g, ids), _hidden(g, mask)]
-    for i in range(size.layers):
-        x = g.op("Add", x, _self(g, g.norm(x, f"text.{i}.norm1"), f"text.{i}", *added))
-        x = g.op("Add", x, _ffn(g, g.norm(x, f"text.{i}.norm2"), f"text.{i}", "quick"))
-    x = g.norm(x, "text.norm")
-    text = g.op("Gather", x, g.constant("end", np.array(-1), np.int64), axis=1)
-    kernel = g.random("patches", size.width, 3, 4, 4)
-    y = g.op("Conv", pixels, kernel, kernel_shape=[4, 4], strides=[4, 4])
-    sizes = g.op("Concat", g.dim(y, 0), g.ints(size.width), g.ints(-1), axis=0)
-    y = g.op("Transpose", g.op("Reshape", y, sizes), perm=[0, 2, 1])
-    sizes = g.op("Concat", g.dim(pixels, 0), g.ints(1), g.ints(size.width), axis=0)
-    y = g.op("Concat", g.op("Expand", g.random("class", 1, 1, size.width), sizes), y, axis=1)
-    y = g.norm(g.op("Add", y, g.random("image.places", 17, size.width)), "image.before")
-    for i in range(size.layers):
-        y = g.op("Add", y, _self(g, g.norm(y, f"image.{i}.norm1"), f"image.{i}"))
-        y = g.op("Add", y, _ffn(g, g.norm(y, f"image.{i}.norm2"), f"image.{i}", "quick"))
-    first = g.op("Gather", y, g.constant("zero", np.array(0), np.int64), axis=1)
-    both = {"text": text, "image": g.norm(first, "image.norm")}
-    unit = {}
-    for name, z in both.items():
-        z = g.linear(z, f"{name}.projection", size.width, size.width, bias=False)
-        unit[name] = g.op("Div", z, g.op("ReduceL2", z, axes=[-1], keepdims=1))
-        g.output(unit[name], f"{name}_embeds", [f"{name}_batch_size", size.width])
-    scores = g.op("MatMul", unit["image"], g.op("Transpose", unit["text"], perm=[1, 0]))
-    scores = g.op("Mul", scores, g.number(14.3))
-    g.output(scores, "logits_per_image", ["image_batch_size", "text_batch_size"])
-    return g.model()
 
 
 def _cross(g: Graph, x: str, name: str, kv: tuple[str, str], bias: bool, scale: bool, *added: str) -> str:
@@ -352,5 +293,4 @@ def files(kind: Kind) -> Callable[[Size], Mapping[str, onnx.ModelProto]]:
     }
 
 
-MODELS: Mapping[str, Callable[[Size], onnx.ModelProto]] = {"BERT": bert, "CLIP": clip}
 FILES = {"Whisper": files(WHISPER), "T5": files(T5), "BART": files(BART)}
