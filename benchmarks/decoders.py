@@ -320,7 +320,9 @@ def _tokens(model: ir.Model, random: np.random.Generator) -> Data:
     return found
 
 
-def row(name: str, model: ir.Model, data: Data | list[Data], target: float, change_caches: bool) -> tuple[str, ...]:
+def row(
+    name: str, model: ir.Model, data: Data | list[Data], target: float, change_caches: bool
+) -> tuple[str, ...]:
     """The row of one graph."""
     start, sizes, left = time.process_time(), "-", "-"
     try:
