@@ -10,7 +10,6 @@ import os
 
 import click
 
-from obs_onnx import __version__
 from obs_onnx.cli.errors import Lazy, Program
 from obs_onnx.cli.saved.completion import SHELLS, install_completion
 
@@ -44,7 +43,7 @@ _COMMANDS = {
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="obs-onnx")
+@click.version_option(package_name="obs-onnx", prog_name="obs-onnx")
 @click.option(
     "--install-completion",
     type=click.Choice(("auto", *SHELLS)),
