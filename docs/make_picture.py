@@ -5,7 +5,9 @@ python docs/make_picture.py        # writes docs/run.svg
 
 from __future__ import annotations
 
+import html
 import io
+import re
 import tempfile
 from pathlib import Path
 
@@ -15,10 +17,11 @@ from obs_onnx import prune
 from obs_onnx.report import print_report
 
 ROOT = Path(__file__).resolve().parent.parent
+PICTURE = ROOT / "docs" / "run.svg"
 
 
-def main() -> None:
-    """Prune, print, record."""
+def record() -> Console:
+    """Prune and print; what was printed is recorded."""
     model = ROOT / "models" / "digits_mlp.onnx"
     console = Console(record=True, width=88, file=io.StringIO(), force_terminal=True)
     console.print("[bold green]$[/] obs-onnx prune models/digits_mlp.onnx --eval models/digits_mlp.test.npz")
@@ -27,8 +30,24 @@ def main() -> None:
         result = prune(model, output, eval=model.with_name("digits_mlp.test.npz"))
     names = {"model": "models/digits_mlp.onnx", "output": "models/digits_mlp.pruned.onnx"}
     print_report(type(result.report)(**{**vars(result.report), **names}), console)
-    console.save_svg(str(ROOT / "docs" / "run.svg"), title="obs-onnx")
+    return console
+
+
+def shape(text: str) -> str:
+    """What is the same in every run: letters alone, without notes, advice and what took how long."""
+    text = re.sub(r"note:.*?(?=before +after)", "", text, flags=re.DOTALL)
+    return "".join(
+        re.findall("[a-z]", re.sub(r"^(next|time):? .*", "", text, flags=re.DOTALL | re.MULTILINE))
+    )
+
+
+def drawn(svg: str) -> str:
+    """The text of a picture, line by line."""
+    lines: dict[float, str] = {}
+    for y, text in re.findall(r'<text class="[^"]*-r\d+"[^>]* y="([\d.]+)"[^>]*>([^<]*)</text>', svg):
+        lines[float(y)] = lines.get(float(y), "") + html.unescape(text).replace("\xa0", " ")
+    return "\n".join(lines[y] for y in sorted(lines))
 
 
 if __name__ == "__main__":
-    main()
+    record().save_svg(str(PICTURE), title="obs-onnx")

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links of pages to files of the checkout, which are no pages, show the path of the file."""
+"""A hook of mkdocs: links of pages to files of the checkout, which are no pages, show their paths."""
 
 from __future__ import annotations
 

@@ -116,6 +116,15 @@ def test_figures_without_a_row_are_no_results() -> None:
         script["short"]({"channels": {"script": "", "rows": [old]}})
 
 
+def test_the_picture_of_the_readme_is_that_of_a_run_today() -> None:
+    picture = runpy.run_path(str(DOCS / "make_picture.py"))
+    today, drawn = (
+        picture["record"]().export_text(),
+        picture["drawn"](picture["PICTURE"].read_text(encoding="utf-8")),
+    )
+    assert picture["shape"](drawn) == picture["shape"](today), "run python docs/make_picture.py"
+
+
 def test_the_page_of_the_python_interface_is_that_of_the_docstrings() -> None:
     script = runpy.run_path(str(DOCS / "make_api.py"))
     assert (DOCS / "api.md").read_text(encoding="utf-8") == script["page"](), "run python docs/make_api.py"
