@@ -77,15 +77,17 @@ def prune(
 @click.argument("model")
 @OUT
 @options_from(ReplayOptions)
-def replay(keep: str, model: str, **options: Any) -> None:
+@QUIET
+def replay(keep: str, model: str, silent: bool, **options: Any) -> None:
     """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted.
 
     OUT is the same as --output.
     """
     options["output"] = options["output"] or beside(model, pruned_path)
     result = obs_onnx.replay(model, keep, **options)
-    report.print_evaluation({"model": model, "output": str(result.output)})
-    for note in result.notes:
+    if not silent:
+        report.print_evaluation({"model": model, "output": str(result.output)})
+    for note in () if silent else result.notes:
         tell(note)
 
 

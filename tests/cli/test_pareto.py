@@ -31,6 +31,14 @@ class TestCommand:
         assert again.output.count("\n") == 1
         assert "exists" in again.output
 
+    def test_one_line(self, tmp_path: Path) -> None:
+        given = [str(LENET), "-o", str(tmp_path / "out"), "--summary", "--no-latency", *self.OPTIONS]
+        result = CliRunner().invoke(main, ["pareto", *given])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("\n") == 1
+        assert result.stdout.startswith(f"{LENET} -> {tmp_path / 'out'}: ")
+        assert "models, MACs" in result.stdout
+
     def test_nothing_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(FrontierSearch, "run", lambda *args: None)
         result = CliRunner().invoke(main, ["pareto", str(LENET), "-o", str(tmp_path / "out"), *self.OPTIONS])
