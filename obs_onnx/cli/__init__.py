@@ -33,7 +33,9 @@ _COMMANDS = {
     "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
     "quantize": Lazy("prune:quantize", "Write MODEL in integers, and compare both."),
     "replay": Lazy("prune:replay", "Remove the channels that KEEP, a keep.json, leaves out from MODEL."),
-    "report": Lazy("saved.show:report", "Show RESULT, the JSON of a prune, and write it as a page."),
+    "report": Lazy(
+        "saved.show:report", "Show RESULT, the JSON of a prune or a pareto, and write it as a page."
+    ),
     "score": Lazy("score:score", "Score the channels of MODEL."),
 }
 
