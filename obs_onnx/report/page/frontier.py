@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 
-from obs_onnx.allocation.targets import METRIC, TARGETS, TRADED
+from obs_onnx.allocation.targets import DROP, ERROR, METRIC, TARGETS, TRADED
 from obs_onnx.io.atomic_files import write_text
+from obs_onnx.io.json_file import jsonable
 from obs_onnx.report import format as fmt
 from obs_onnx.report.frontier_table import COLUMNS, frontier_line, frontier_rows
 from obs_onnx.report.page.svg import Picture
@@ -14,8 +16,8 @@ from obs_onnx.results.frontier import Frontier, Point
 
 __all__ = ["draw_frontier", "render_frontier", "write_frontier_page"]
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _FOOT = 360.0, 230.0, 46.0, 10.0, 12.0, 34.0
-_TICKS = 4  # of an axis
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _FOOT = 360.0, 240.0, 46.0, 16.0, 22.0, 34.0
+_TICKS = 5  # of an axis, about
 
 
 def render_frontier(frontier: Frontier, command: str | None = None) -> str:
@@ -32,12 +34,14 @@ def render_frontier(frontier: Frontier, command: str | None = None) -> str:
         "frontier.html",
         {
             "frontier": frontier,
-            "verdict": f"{frontier_line(frontier)}.",
+            "verdict": _verdict(frontier),
             "chart": draw_frontier(frontier),
             "headings": headings,
             "rows": list(zip(rows, files, strict=True)),
             "quality": quality,
             "command": command,
+            "environment": jsonable(frontier.environment),
+            "options": jsonable(frontier.options),
         },
     )
 
@@ -49,6 +53,44 @@ def write_frontier_page(path: str | os.PathLike[str], frontier: Frontier, comman
         OptionError: the file cannot be written.
     """
     write_text(path, render_frontier(frontier, command))
+
+
+def _verdict(frontier: Frontier) -> str:
+    """One sentence: how many models, and between what cost and quality they lie."""
+    cost, kept = TARGETS[frontier.cost], frontier.kept
+    if not kept:
+        return "Nothing was found that costs less."
+    said = [
+        f"{len(kept)} smaller models, none of them worse than another in both"
+        if kept[1:]
+        else "One smaller model"
+    ]
+    amounts = [cost.drawn(point) for point in (frontier.dense, kept[0], kept[-1])]
+    if None not in amounts and amounts[0]:
+        shares = [fmt.percent(one / amounts[0], 0) for one in amounts[1:] if one is not None]
+        said.append(f"{_between(shares)} of the dense model's {cost.axis}")
+    for name, shown in (
+        (f"output {ERROR.name}", [fmt.error(point.output_error) for point in (kept[0], kept[-1])]),
+        (DROP.label, [fmt.percent(point.accuracy, 2) for point in (frontier.dense, kept[0], kept[-1])]),
+    ):
+        if fmt.DASH not in shown:
+            before = f" ({shown[0]} before)" if len(shown) > 2 else ""
+            said.append(f"{name} {_between(shown[-2:])}{before}")
+    return f"{', '.join(said)}."
+
+
+def _between(shown: list[str]) -> str:
+    return shown[0] if shown[0] == shown[1] else f"{shown[0]} to {shown[1]}"
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Round numbers between two, about as many as an axis has room for."""
+    step = (high - low) / _TICKS
+    power = 10.0 ** math.floor(math.log10(step))
+    step = next(size * power for size in (1, 2, 5, 10) if size * power >= step * (1 - 1e-9))
+    return [
+        step * number for number in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+    ]
 
 
 def draw_frontier(frontier: Frontier) -> str:
@@ -66,7 +108,8 @@ def draw_frontier(frontier: Frontier) -> str:
         return ""
     right = max(x for x, _ in places) * 1.04 or 1.0
     low, high = min(y for _, y in places), max(y for _, y in places)
-    low, high = low - 0.05 * (high - low or 1), high + 0.05 * (high - low or 1)
+    room = 0.06 * (high - low) or 0.1 * abs(high) or 0.1
+    low, high = max(low - room, 0.0) if low >= 0 else low - room, high + room
 
     def scaled(place: tuple[float, float]) -> tuple[float, float]:
         x, y = place
@@ -78,10 +121,10 @@ def draw_frontier(frontier: Frontier) -> str:
     picture = Picture(_WIDTH, _HEIGHT, f"{axis} against {cost.axis}. {frontier_line(frontier)}")
     bottom = _HEIGHT - _FOOT
     picture.line([(_LEFT, _TOP), (_LEFT, bottom), (_WIDTH - _RIGHT, bottom)], "axis")
-    for step in range(_TICKS + 1):
-        x, y = right * step / _TICKS, low + (high - low) * step / _TICKS
-        picture.text(scaled((x, low))[0], bottom + 12, f"{x:.3g}", "tick middle")
-        picture.text(_LEFT - 4, scaled((0, y))[1] + 3, f"{y:.3g}", "tick end")
+    for x in _ticks(0.0, right):
+        picture.text(scaled((x, low))[0], bottom + 12, f"{x:,.6g}", "tick middle")
+    for y in _ticks(low, high):
+        picture.text(_LEFT - 4, scaled((0, y))[1] + 3, f"{y:,.6g}", "tick end")
     picture.text(_WIDTH - _RIGHT, _HEIGHT - 6, cost.axis, "end")
     picture.text(2, 9, axis)
     for place in others:

@@ -51,3 +51,16 @@ def test_the_page_is_one_file_and_escapes_what_comes_from_the_model(tmp_path: Pa
     assert heads[0] == "model"
     assert "metric" not in heads  # nobody measured it
     assert page == render_frontier(changed, f"obs-onnx pareto {trap}")
+
+
+def test_one_sentence_and_round_ticks() -> None:
+    page = render_frontier(a_frontier())
+    assert (
+        "2 smaller models, none of them worse than another in both, "
+        "75 % to 25 % of the dense model&#39;s latency"
+    ) in page
+    assert "output error 0.01 to 0.1" in page
+    svg = draw_frontier(a_frontier())
+    ticks = [one.text for one in ElementTree.fromstring(svg) if "tick middle" in one.get("class", "")]
+    assert ticks == ["0", "1", "2", "3", "4"]
+    assert "Nothing was found that costs less." in render_frontier(a_frontier(points=()))
