@@ -7,7 +7,7 @@ from itertools import groupby
 
 import numpy as np
 
-from obs_onnx.report.page.svg import Picture, shortened
+from obs_onnx.report.page.svg import Picture, shortened, without_ending
 from obs_onnx.results.pruning import GroupResult
 
 __all__ = ["STRIPS", "draw_kept"]
@@ -28,6 +28,7 @@ def draw_kept(groups: Sequence[GroupResult]) -> tuple[str, int]:
     label = "; ".join(f"{group.name}: {group.kept} of {group.channels}" for group in shown)
     picture = Picture(_WIDTH, _ROW * len(shown) + 4, f"Channels that stay, by group. {label}")
     room = _WIDTH - _NAMES - _NUMBERS
+    names = without_ending([group.name for group in shown])
     for row, group in enumerate(shown):
         top = _ROW * row + (_ROW - _BAR) / 2
         tip = f"{group.name}: {group.kept} of {group.channels} channels stay"
@@ -36,7 +37,7 @@ def draw_kept(groups: Sequence[GroupResult]) -> tuple[str, int]:
             if shade:
                 picture.rectangle(_NAMES + room * start, top, room * (end - start), _BAR, f"h{shade}", tip)
         base = top + _BAR - 2
-        picture.text(0, base, shortened(group.name, _CHARACTERS), "name", tip)
+        picture.text(0, base, shortened(names[row], _CHARACTERS), "name", tip)
         picture.text(_WIDTH - 2, base, f"{group.kept} / {group.channels}", "numbers", tip)
     return picture.markup(), len(known) - len(shown)
 

@@ -19,6 +19,15 @@ def render(name: str, values: dict[str, object]) -> str:
         values: that it shows.
     """
     from jinja2 import Environment, FunctionLoader, StrictUndefined
+    from markupsafe import Markup, escape
+
+    def together(text: str) -> Markup:
+        """A number and its unit on one line; a range may be broken in between."""
+        return Markup(str(escape(printable(text))).replace(" ", "&nbsp;").replace("..", "..<wbr>"))
+
+    def path(text: str) -> Markup:
+        """A path, which is broken between its parts first."""
+        return Markup(str(escape(printable(text))).replace("/", "/<wbr>"))
 
     environment = Environment(
         loader=FunctionLoader(_source),
@@ -29,7 +38,9 @@ def render(name: str, values: dict[str, object]) -> str:
         keep_trailing_newline=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
     )
-    environment.filters.update(percent=fmt.percent, error=fmt.error, count=fmt.count, plain=plain)
+    environment.filters.update(
+        percent=fmt.percent, error=fmt.error, count=fmt.count, plain=plain, together=together, path=path
+    )
     return environment.get_template(name).render(values)
 
 
