@@ -162,7 +162,7 @@ def report(
         missed = (*missed, *_late(run.targets, result, timing.value.ratio))
         slower = _slower(run, timing.value.ratio)
     quality = result.attempt.quality
-    changed = tried("samples that changed are not shown", lambda: _changed(run, quality), ())
+    changed = _changed(run, quality)
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
@@ -200,14 +200,16 @@ def report(
     )
 
 
-def _changed(run: Run, quality: Evaluation) -> tuple[ChangedSample, ...]:
+def _changed(run: Run, quality: Evaluation) -> Tried[tuple[ChangedSample, ...]]:
     """Held-out samples that are put into another class, as they look."""
-    if not quality.changed:
-        return ()
     options, inputs = run.options, run.inputs
-    tokenizer = tokenizer_beside(options.tokenizer, options.calib, inputs.path)
-    decode = None if inputs.fewer is not None else decoder(tokenizer)
-    return shown_samples(run.calibrated.data.held_out, quality.changed, decode)
+
+    def work() -> tuple[ChangedSample, ...]:
+        tokenizer = tokenizer_beside(options.tokenizer, options.calib, inputs.path)
+        decode = None if inputs.fewer is not None else decoder(tokenizer)
+        return shown_samples(run.calibrated.data.held_out, quality.changed, decode)
+
+    return tried("samples that changed are not shown", work, ()) if quality.changed else Tried(())
 
 
 def _cache_shapes(run: Run, result: Finished[Attempt]) -> dict[str, tuple[int | str | None, ...]]:

@@ -36,20 +36,21 @@ def _pixels(sample: Array) -> Array | None:
     if sample.dtype.kind not in "fiu":
         return None
     if sample.ndim == 2 and sample.dtype.kind == "f":
-        return sample[..., None]
+        return sample.reshape(*sample.shape, 1)
     if sample.ndim != 3:
         return None
     if sample.shape[0] in _CHANNELS:
-        return sample.transpose(1, 2, 0)
+        return np.asarray(sample.transpose(1, 2, 0))
     return sample if sample.shape[2] in _CHANNELS else None
 
 
 def _in_bytes(pixels: Array) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint8:
-        return pixels
+        return np.asarray(pixels, np.uint8)
     numbers = np.nan_to_num(pixels.astype(np.float64))
     low, high = numbers.min(), numbers.max()
-    return np.round(255 * (numbers - low) / max(high - low, np.finfo(np.float64).tiny)).astype(np.uint8)
+    scaled = np.round(255 * (numbers - low) / max(high - low, np.finfo(np.float64).tiny))
+    return np.asarray(scaled, np.uint8)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
