@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
 
-__version__ = "0.1.0"
+    __version__: str
 
 if find_spec(f"{__name__}.passes") is None:  # which the folder passes/ becomes by installation
     raise ImportError("obs_onnx is not installed: run pip install '.[cpu]' in the folder it came in")
@@ -82,6 +82,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("obs-onnx")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

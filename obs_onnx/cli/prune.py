@@ -13,8 +13,8 @@ import onnx_ir as ir
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell, verbose
-from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
-from obs_onnx.cli.values import WrittenFile, beside
+from obs_onnx.cli.options import CONFIG, JSON, OUT, PAGE, QUIET, SUMMARY, Command, options_from
+from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.entrypoints.options.quantize import QuantizeOptions
@@ -32,15 +32,7 @@ __all__ = ["join", "prune", "quantize", "replay", "split"]
 @OUT
 @options_from(PruneOptions)
 @JSON
-@click.option(
-    "--report",
-    "html_path",
-    cls=TitledOption,
-    metavar="PATH.html",
-    form="file",
-    type=WrittenFile(),
-    help="Write the result as a page.",
-)
+@PAGE
 @SUMMARY
 @CONFIG
 @QUIET
@@ -81,15 +73,17 @@ def prune(
 @click.argument("model")
 @OUT
 @options_from(ReplayOptions)
-def replay(keep: str, model: str, **options: Any) -> None:
+@QUIET
+def replay(keep: str, model: str, silent: bool, **options: Any) -> None:
     """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted.
 
     OUT is the same as --output.
     """
     options["output"] = options["output"] or beside(model, pruned_path)
     result = obs_onnx.replay(model, keep, **options)
-    report.print_evaluation({"model": model, "output": str(result.output)})
-    for note in result.notes:
+    if not silent:
+        report.print_evaluation({"model": model, "output": str(result.output)})
+    for note in () if silent else result.notes:
         tell(note)
 
 

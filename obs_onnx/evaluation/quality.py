@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Array, Feed, TensorSpec, is_float
 from obs_onnx.data.open_source import Source
+from obs_onnx.evaluation.changed_samples import Changed, ChangedClasses
 from obs_onnx.evaluation.data_checks import guesses
 from obs_onnx.evaluation.measures.class_counts import ClassCounts
 from obs_onnx.evaluation.measures.class_scores import classes_of
@@ -51,6 +52,7 @@ class Evaluation:
         metric: what the user's own function says.
         alerts: what makes all this doubtful, of a model that is measured by itself.
         notes: what else the reader should know of the data.
+        changed: some of the samples that the reference puts into another class, those it was surest of first.
     """
 
     samples: int
@@ -65,6 +67,7 @@ class Evaluation:
     metric: float | None = None
     alerts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    changed: tuple[Changed, ...] = ()
 
     def figure(self, metric: Metric) -> float | None:
         """What was measured of a metric."""
@@ -74,7 +77,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that apply, ready for JSON; those about parts only for several of them."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "changed"}
         if self.task == AUTO:
             del fields["task"]
         for name in ("alerts", "notes"):
@@ -100,6 +103,7 @@ class Tally:
         self._classes = ClassCounts(yardstick)
         self._errors = ErrorSums(yardstick.parts)
         self._cosines: list[float] = []
+        self._changed = ChangedClasses(yardstick.scores)
 
     def add(
         self,
@@ -135,6 +139,7 @@ class Tally:
             _check(name, outputs[name], y, name in free)
         self._errors.add(reference, outputs)
         self._classes.add_reference(outputs, reference)
+        self._changed.add(outputs, reference)
         if self._yardstick.task == EMBEDDING:
             for part_output in dict.fromkeys(part.output for part in self._yardstick.parts):
                 self._cosines += _cosines(reference[part_output], outputs[part_output])
@@ -177,6 +182,7 @@ class Tally:
             agreement=self._classes.agreement,
             measures=measures,
             metric=metric,
+            changed=self._changed.found,
         )
 
 
