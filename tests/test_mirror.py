@@ -24,6 +24,7 @@ TESTED_ELSEWHERE = {
     "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
     "obs_onnx/*/*/options.py": "likewise",
     "obs_onnx/entrypoints/options/*.py": "likewise",
+    "obs_onnx/torch/*.py": "whole modules in exporters/test_slices.py, where torch is",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "
         "test_round.py, entrypoints/test_prune.py and test_pareto.py"
