@@ -9,7 +9,7 @@ from obs_onnx.cluster.options import ClusterOptions
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
 from obs_onnx.evaluation.measures.options import MeasureOptions
-from obs_onnx.latency.options import LatencyOptions
+from obs_onnx.latency.options import CostOptions, LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
 from obs_onnx.progress import Progress, ProgressLike, chosen
@@ -241,6 +241,7 @@ class SearchOptions(
     MeasureOptions,
     RuntimeOptions,
     LatencyOptions,
+    CostOptions,
     WorkOptions,
     ClusterOptions,
     Shown,

@@ -5,6 +5,11 @@ refitted weights, whose outputs were compared with those of the ONNX model. Next
 of the program imports this room or the package ``torch``, which comes with the extra ``torch``.
 """
 
+from importlib.util import find_spec
+
+if find_spec("torch") is None:
+    raise ImportError("obs_onnx.torch needs the package torch: pip install 'obs-onnx[torch]'")
+
 from obs_onnx.torch.entry import Sliced, prune, slice
 
 __all__ = ["Sliced", "prune", "slice"]

@@ -38,6 +38,7 @@ from obs_onnx.torch.weights import collect
 
 __all__ = ["Sliced", "prune", "slice"]
 
+_NAMED = 5  # initializers in a message
 _TOLERANCE = 1e-4  # relative to the largest output: other kernels round otherwise
 
 Args = Sequence[object]
@@ -97,16 +98,18 @@ def slice(
     cuts = collect(smaller, matches)
     notes = operate(smaller, cuts)
     narrower = resize_heads(smaller, cuts, calls)
-    lost = {one.constant.name for one in matches}
-    left = [one.name for one in constants if one.touched and one.name not in lost and one.added_to is None]
+    known = {one.constant.name for one in matches}
+    touched = [one for one in constants if one.touched and one.added_to is None]
+    left = [one.family for one in touched if one.name not in known]
+    owners = {one.constant.family: one.form.path for one in matches if one.constant.touched}
     try:
-        difference = _compared(smaller, given, small, left)
+        difference = _compared(smaller, given, small, left, owners)
     except VerificationError:
         if not narrower:
             raise
         for one in narrower:
             one.scale()
-        difference = _compared(smaller, given, small, left)
+        difference = _compared(smaller, given, small, left, owners)
     return Sliced(smaller, difference, notes=notes)
 
 
@@ -144,7 +147,9 @@ def prune(
         exported = copy.deepcopy(module).eval()
         with boundary(f"{type(module).__name__} cannot be exported"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            torch.onnx.export(exported, given, str(path), dynamo=dynamo, **(export or {}))
+            torch.onnx.export(
+                exported, given, str(path), dynamo=dynamo, **{"verbose": False, **(export or {})}
+            )
         dense = load_model(path, custom_domains=None)
         batches = _batches(calib)
         data = calib if batches is None else _stacked(batches, [str(one.name) for one in dense.graph.inputs])
@@ -189,7 +194,9 @@ def _made_up(small: ir.Model) -> tuple[object, ...]:
     return tuple(torch.from_numpy(feed[spec.name]) for spec in session.inputs)
 
 
-def _compared(smaller: nn.Module, args: Args, small: ir.Model, left: Sequence[str]) -> float:
+def _compared(
+    smaller: nn.Module, args: Args, small: ir.Model, left: Sequence[str], owners: Mapping[str, str]
+) -> float:
     """How far the outputs of the module are from those of the ONNX model.
 
     Args:
@@ -197,12 +204,13 @@ def _compared(smaller: nn.Module, args: Args, small: ir.Model, left: Sequence[st
         args: of the call.
         small: the model.
         left: initializers that changed and that no parameter was found for.
+        owners: of the others, the module that holds them.
 
     Raises:
         ModelError: the module cannot be called any more.
         VerificationError: it gives something else.
     """
-    told = f"; no parameter holds {', '.join(left[:5])}" if left else ""
+    told = f"; no parameter holds {', '.join(left[:_NAMED])}" if left else ""
     running: list[str] = []
     handles = []
     for path, one in smaller.named_modules():
@@ -219,9 +227,12 @@ def _compared(smaller: nn.Module, args: Args, small: ir.Model, left: Sequence[st
     except Exception as error:
         where = running[-1] if running else ""
         kind = type(smaller.get_submodule(where)).__name__
+        inside = [
+            name for name, path in owners.items() if f"{path}.".startswith(f"{where}." if where else "")
+        ]
         raise ModelError(
             f"{where or 'the module'} ({kind}) cannot run with fewer channels, its code counts on their "
-            f"number: {reason(error)}{told}; keep the weights around it with protect"
+            f"number: {reason(error)}{told}; keep what it holds with protect={(left or inside)[:_NAMED]}"
         ) from error
     finally:
         for handle in handles:

@@ -12,7 +12,7 @@ from obs_onnx.passes.errors import ModelError
 from obs_onnx.torch.attention import SlicedAttention, heads_of
 from obs_onnx.torch.calls import NORMS
 from obs_onnx.torch.forms import CONVOLUTIONS, TRANSPOSED
-from obs_onnx.torch.weights import Cut, Name
+from obs_onnx.torch.weights import PACKED, Cut, Name
 
 __all__ = ["operate"]
 
@@ -105,12 +105,13 @@ def _attention(one: nn.MultiheadAttention, path: str, cuts: Mapping[Name, Cut]) 
     """Attention of other sizes; None where it is as it was."""
     e, heads = one.embed_dim, one.num_heads
     out = cuts.get((f"{path}.out_proj", "weight"))
-    packed = cuts.get((path, "in_proj_weight"))
+    packed = cuts.get((path, PACKED))
     parts = [cuts.get((path, f"{x}_proj_weight")) for x in "qkv"]
     if packed is not None:
         kept = [packed.kept[0][packed.kept[0] // e == part] % e for part in range(3)]
     elif all(part is not None for part in parts):
         kept = [part.kept[0] for part in parts if part is not None]
+        one.in_proj_weight = None  # of which they may be parts
     else:
         return None
     if all(cut is None or cut.values.shape == cut.shape for cut in (out, packed, *parts)):

@@ -14,11 +14,13 @@ from obs_onnx.passes.errors import ModelError
 from obs_onnx.torch.forms import WEIGHTED, array, factors, locate
 from obs_onnx.torch.matching import Match
 
-__all__ = ["Cut", "Name", "collect"]
+__all__ = ["PACKED", "Cut", "Name", "collect"]
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
 Name = tuple[str, str]
+
+PACKED = "in_proj_weight"  # of attention: queries, keys and values
 
 _FLAT = 1e-6  # of the largest factor of a batch normalization: a channel that it switches off
 _SAME = 1e-5
@@ -55,6 +57,17 @@ class _Pieces:
         self.places.append(places)
         self.values.append(values)
         self.covered.append(covered)
+
+    def thirds(self) -> list[_Pieces]:
+        """Those of three matrices that lie one below the other."""
+        size = int(np.prod(self.shape)) // 3
+        parts = [_Pieces((self.shape[0] // 3, *self.shape[1:])) for _ in range(3)]
+        for places, values, covered in zip(self.places, self.values, self.covered, strict=True):
+            for number, part in enumerate(parts):
+                here, there = places // size == number, covered // size == number
+                if there.any():
+                    part.add(places[here] % size, values[here], covered[there] % size)
+        return parts
 
     def cut(self, name: str) -> Cut:
         """All of them together.
@@ -120,7 +133,16 @@ class _Gathered:
 
     def cuts(self) -> dict[Name, Cut]:
         """What becomes of them; a bias that would be new and adds nothing is left out."""
-        found = {key: one.cut(".".join(key).lstrip(".")) for key, one in self._pieces.items()}
+        found = dict[Name, Cut]()
+        for (path, name), pieces in self._pieces.items():
+            full = f"{path}.{name}".lstrip(".")
+            try:
+                found[path, name] = pieces.cut(full)
+            except ModelError:
+                if name != PACKED:
+                    raise
+                parts = zip("qkv", pieces.thirds(), strict=True)
+                found |= {(path, f"{x}_proj_weight"): part.cut(full) for x, part in parts}
         return {
             (path, name): cut
             for (path, name), cut in {**found, **self._whole}.items()

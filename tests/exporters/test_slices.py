@@ -296,7 +296,7 @@ def test_one_call_exports_prunes_and_cuts(tmp_path: Path) -> None:
     with torch.no_grad():
         trains = sliced.module(x)
         infers = sliced.module.eval()(x)
-    np.testing.assert_allclose(infers[:1], wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    np.testing.assert_allclose(infers[:1], wanted, rtol=0, atol=1e-5)
     assert (trains - infers).norm() < 0.02 * infers.norm()  # running statistics are those of the data
 
 
@@ -400,7 +400,7 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize(
     ("make", "shape", "told"),
-    [(Counting, IMAGE, r"the module \(Counting\) cannot run"), (Recurrent, (5, 12), "lstm")],
+    [(Counting, IMAGE, r"the module \(Counting\) cannot run"), (Recurrent, (5, 12), r"protect=.*LSTM")],
     ids=["sizes in code", "recurrent"],
 )
 def test_what_cannot_be_cut_is_named(tmp_path: Path, make: Any, shape: tuple[int, ...], told: str) -> None:
