@@ -147,7 +147,7 @@ def _pruned(
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
-        inputs = load(model, options, options.vocabulary)
+        inputs = load(model, options, options.vocabulary, options.cost)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)

@@ -117,7 +117,9 @@ class Inputs:
         return model if self.batch is None else self.batch.put_back(model)
 
 
-def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None) -> Inputs:
+def load(
+    model: ModelLike, options: SearchOptions, vocabulary: str | None = None, cost: str | None = None
+) -> Inputs:
     """Open a model and the runtimes that ``options`` name.
 
     Args:
@@ -125,6 +127,7 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
         options: of the run.
         vocabulary: which tokens stay, see :func:`obs_onnx.pruning.language.fewer_tokens.reduced`; None for
             all.
+        cost: a command that tells costs.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
@@ -132,7 +135,7 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
     original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
     target, here = open_runtime(*given), calibration_runtime(*given)
-    tool = None if options.cost is None else Tool(options.cost)
+    tool = None if cost is None else Tool(cost)
     if tool is not None and tool.costs(serialize(original)).latency_ms is not None:
         target = ToolRuntime(target, tool)
     fixed = with_fixed(original, options.fix)

@@ -241,7 +241,6 @@ class SearchOptions(
     MeasureOptions,
     RuntimeOptions,
     LatencyOptions,
-    CostOptions,
     WorkOptions,
     ClusterOptions,
     Shown,
@@ -251,5 +250,5 @@ class SearchOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+class RunOptions(SearchOptions, CostOptions, ModeOptions, RetrainingOptions, title="Choice"):
     """What a search for one smaller model can be told, whatever its mode."""

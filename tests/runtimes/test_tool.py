@@ -25,7 +25,8 @@ model = onnx.load(sys.argv[sys.argv.index("--model") + 1])
 count = sum(math.prod(one.dims) for one in model.graph.initializer)
 widest = max((one.dims[0] for one in model.graph.initializer if len(one.dims) > 1), default=1)
 print("analysing ...")
-print(json.dumps({"latency_ms": 1 + count / 1000, "ram_bytes": 4096 + 100 * widest, "flash_bytes": 2000 + count}))
+found = {"latency_ms": 1 + count / 1000, "ram_bytes": 4096 + 100 * widest, "flash_bytes": 2000 + count}
+print(json.dumps(found))
 """
 """A tool that counts: a byte for each weight, and 1 ms for every thousand."""
 
