@@ -57,7 +57,7 @@ def test_keras(tmp_path: Path) -> None:
 
 
 def detector() -> onnx.ModelProto:
-    """A small net of the form of YOLO: SiLU, halves that are joined again, two scales, boxes beside scores."""
+    """A small net of the form of YOLO: SiLU, halves that are joined, two scales, boxes beside scores."""
     random = np.random.default_rng(0)
     nodes, held = [], []
 

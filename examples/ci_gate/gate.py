@@ -2,8 +2,8 @@
 
     python gate.py --target macs=0.5 --target drop=1% models/*.onnx
 
-0: all targets hold. 2: something given is wrong. 3: a target is not met. Nothing is written but where --output
-names a folder.
+0: all targets hold. 2: something given is wrong. 3: a target is not met. Nothing is written but where
+--output names a folder.
 """
 
 from __future__ import annotations
