@@ -39,6 +39,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
+from obs_onnx.runtimes.tool import Tool
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.work.same_run import work_of
@@ -158,6 +159,7 @@ class Calibrated:
         stopwatch: times models where latency is a target.
         rounding: relative difference that rounding may make of the outputs.
         work: where finished pieces of the run are kept.
+        tool: tells costs, if one does.
     """
 
     dense: DenseModel
@@ -168,6 +170,7 @@ class Calibrated:
     stopwatch: Stopwatch | None = None
     rounding: float = 1e-5
     work: Work = NOWHERE
+    tool: Tool | None = None
 
     @property
     def yardstick(self) -> Yardstick:
@@ -262,6 +265,7 @@ def calibrate(
         timing,
         stopwatch,
         _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+        tool=inputs.tool,
     )
 
 
