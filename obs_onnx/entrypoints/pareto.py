@@ -121,8 +121,7 @@ def _found(
     calibrated = continued(inputs, calibrated, options, "pareto")
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
-    if note := plan.cost_note(calibrated):
-        options.shown.say(note)
+    options.shown.say(plan.forecast(calibrated, targets, 1, recorder, options.points).note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(

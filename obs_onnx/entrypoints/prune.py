@@ -180,12 +180,15 @@ def _pruned(
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
-    cost_note = plan.cost_note(calibrated)
-    if cost_note is not None:
-        options.shown.say(cost_note)
+    with recorder.part("forecast"):
+        expected = plan.forecast(calibrated, targets, options.rounds, recorder)
+        if retraining is not None:
+            expected = replace(expected, uncounted=(*expected.uncounted, "retraining"))
+    options.shown.say(expected.note)
+    recorder.expect(expected.shown)
     if options.dry_run:
         whole = inputs.front.closed(inputs.front.complete(packed_form(plan.model)))
-        return Pruned(whole, dry_report(run, cost_note, recorder))
+        return Pruned(whole, dry_report(run, expected, recorder))
 
     with recorder.part("search"):
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
@@ -207,6 +210,7 @@ def _pruned(
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
+    reported = replace(reported, forecast=expected.kinds)
     integers = None if kept is None else kept.complete
     return Pruned(proven.result.model, reported, integers, proven.result.keep, options.quantize)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -182,25 +181,6 @@ class Calibrated:
         """The same, as many samples as the model takes as it came in, and as its files take."""
         batch, feed = self.dense.batch, self.timing
         return feed if batch is None or feed is None else fitted(feed, batch.inputs, batch.size)
-
-    def cost_note(self, what: str, parts: int) -> str:
-        """What measuring so many parts of the model will cost, from one timed batch."""
-        dense, data, effort = self.dense, self.data, self.budget.effort
-        feed = data.first
-        start = time.perf_counter()
-        dense.session.run(feed)
-        rows = max((array.shape[0] for array in feed.values() if array.ndim), default=1)
-        per_sample = (time.perf_counter() - start) / max(rows, 1)
-        samples = effort.samples
-        if data.fit.count is not None:
-            samples = min(samples, int(data.fit.count * _DAMAGE_SHARE))
-        nodes = len(dense.model.graph)
-        levels, samples = effort.bounded(parts, dense.cost.macs, nodes, samples, dense.rows)
-        runs = parts * levels * samples / 2 + 4 * (data.fit.count or samples)
-        return (
-            f"measuring {parts} {what} at {levels} levels or more on {samples} samples: "
-            f"about {runs * per_sample:.0f} s of inference"
-        )
 
 
 def calibrate(

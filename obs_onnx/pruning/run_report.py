@@ -25,6 +25,7 @@ from obs_onnx.option import asked
 from obs_onnx.passes.canonical.plainer.blocks import packed_form
 from obs_onnx.passes.errors import Tried, tried
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.forecast.forecast import Forecast
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
@@ -121,21 +122,21 @@ class Run:
         )
 
 
-def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> ReadableReport:
+def dry_report(run: Run, expected: Forecast, recorder: Recorder) -> ReadableReport:
     """The report of a run that stops before anything is pruned.
 
     Args:
         run: what was asked for.
-        cost_note: what it would have cost.
+        expected: what it would have taken.
         recorder: of the stages so far.
     """
     size = run.dense_figures()
-    noted = [] if cost_note is None else [cost_note]
     return replace(
         run.report(size, size),
         seconds=recorder.seconds,
         stages=recorder.costs,
-        notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        forecast=expected.kinds,
+        notes=("dry run: nothing was pruned or written", expected.note, *run.calibrated.data.notes),
         alerts=run.calibrated.data.alerts,
     )
 

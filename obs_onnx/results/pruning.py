@@ -295,6 +295,7 @@ class Report:
         combinations: dense and pruned model, in float and in integers.
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
+        forecast: what the search was expected to take, before it began, likewise; runs are not told.
         options: what was asked for, where it is not the default.
         environment: the runtime, its machine, versions, date and the model's check sum.
         command: the command line of the run, if it had one.
@@ -326,6 +327,7 @@ class Report:
     frozen: tuple[Frozen, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
+    forecast: tuple[StageCost, ...] = ()
     method: str | None = None
     pattern: str | None = None
     damping: float | None = None
