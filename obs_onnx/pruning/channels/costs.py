@@ -12,7 +12,7 @@ from obs_onnx.allocation.costs import Measured
 from obs_onnx.allocation.targets import Target, Targets, costs
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import Stopwatch
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.verification.front import Front
@@ -81,7 +81,7 @@ class DenseCosts:
 
     def of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs, as that is reckoned."""
-        dense, small = self.measured, packed_form(small)
+        dense, small = self.measured, written_form(small)
         run, whole = measured(self.dense.runtime, small, self.sample), self.front.complete(small)
         found = Measured(whole, run, timed=whole if self.front.runs else small)
         return {
