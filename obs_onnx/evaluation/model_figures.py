@@ -12,6 +12,7 @@ import onnx_ir as ir
 from obs_onnx.evaluation.run_cost import RunCost
 from obs_onnx.io import files_of
 from obs_onnx.io.scratch import let_go_of
+from obs_onnx.passes.canonical.plainer.integer_layers import opened
 from obs_onnx.passes.layers.parameters import parameters
 from obs_onnx.results.pruning import Figures
 
@@ -36,7 +37,7 @@ def figures(
         compressed: also the size of the files as a zip would hold them.
     """
     count = nonzero = 0
-    for one in parameters(model):
+    for one in parameters(opened(model)):
         count += one.size
         nonzero += one.nonzero
         let_go_of(one.tensor)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
-from obs_onnx.passes.canonical.plainer.integer_layers import (
+from obs_onnx.passes.canonical.plainer.integer_forms import (
     DYNAMIC,
     FORMS,
     WAS,
@@ -17,8 +17,8 @@ from obs_onnx.passes.canonical.plainer.integer_layers import (
     Was,
     constant_input,
     only_user,
-    shaped,
 )
+from obs_onnx.passes.canonical.plainer.integer_layers import first_of, shaped
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
@@ -161,6 +161,8 @@ class _Closing:
             if one.scale is not None:
                 found[one.scale] = made.inputs[1]
             zero = node_facts.input_of(made, 2)
+            if self.was.single_zero and zero is not None and zero.const_value is not None:
+                zero = first_of(self.names, zero)
             found[one.zero] = self._zero(made) if zero is None and form.result is not None else zero
         if form.result is not None and self.last is not self.node:
             found |= dict(
