@@ -27,7 +27,7 @@ from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
 from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
@@ -187,7 +187,7 @@ def _pruned(
     options.shown.say(expected.note)
     recorder.expect(expected.shown)
     if options.dry_run:
-        whole = inputs.front.closed(inputs.front.complete(packed_form(plan.model)))
+        whole = inputs.front.closed(inputs.front.complete(written_form(plan.model)))
         return Pruned(whole, dry_report(run, expected, recorder))
 
     with recorder.part("search"):

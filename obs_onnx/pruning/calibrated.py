@@ -29,6 +29,7 @@ from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.timing_feed import timing_feed
 from obs_onnx.passes.batch.free_batch import FreeBatch
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
@@ -203,7 +204,7 @@ def calibrate(
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data, memory = _open_data(inputs, session, options), working_memory(options.memory)
-    cost = measured(where, model, data.sample)
+    cost = measured(where, written_form(model), data.sample)
     data = data.rebatch(cost.samples(memory), cost.few(memory))
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)

@@ -83,6 +83,8 @@ class Figures:
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
         metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
+        weight_bits: mean bits of a parameter.
+        integer_macs: share of the multiply-accumulates whose factors are both made of integers.
     """
 
     parameters: int
@@ -95,6 +97,8 @@ class Figures:
     accuracy: float | None = None
     metric: float | None = None
     peak_activation_bytes: int | None = None
+    weight_bits: float | None = None
+    integer_macs: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ which k stay is made to give the statistics of those k: with the others set to t
 is k/n of theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
 
 Among integers 0 is the zero point. What is turned into numbers first is masked while it is integers, and
-constants are masked for good, so that runtimes go on computing in integers what they do without the mask.
+constants are masked for good, under their own names where nothing else reads them, so that runtimes go on
+computing in integers what they do without the mask.
 """
 
 from __future__ import annotations
@@ -80,6 +81,10 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
     for silencer in silencers:
         silencer.run()
     remove_unused_nodes(copy)
+    for silencer in silencers:
+        for name, masked in silencer.masked.items():
+            if name not in copy.graph.initializers and masked.is_initializer():
+                masked.name = name
     return copy
 
 
@@ -119,6 +124,7 @@ class _Silencer:
             self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
         self.share = float(math.prod(stays.mean() for _, stays in mixes))
         self.dtype = node_facts.dtype(value) or ir.DataType.FLOAT
+        self.masked: dict[str, ir.Value] = {}
         self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
 
     @property
@@ -189,7 +195,9 @@ class _Silencer:
             array = np.array(held)
             gone = ~np.broadcast_to(mask, array.shape)
             array[gone] = np.broadcast_to(fill, array.shape)[gone]
-            return self.write.constant(array, value.dtype)
+            found = self.write.constant(array, value.dtype)
+            self.masked[str(value.name)] = found
+            return found
         if node is None or value.is_graph_output():
             return self._masked(value, mask, zero)
         first = node.inputs[0] if node.inputs else None
