@@ -14,7 +14,7 @@ import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell, verbose
 from obs_onnx.cli.options import CONFIG, JSON, OUT, PAGE, QUIET, SUMMARY, Command, options_from
-from obs_onnx.cli.values import beside
+from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
 from obs_onnx.entrypoints.options.quantize import QuantizeOptions
