@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from obs_onnx.passes.costs.macs import macs_per_node
+from obs_onnx.passes.costs.macs import in_integers, macs_per_node
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, every_value
@@ -26,6 +26,7 @@ class RunCost:
 
     Attributes:
         macs: multiply-accumulates.
+        integer_macs: of them, those that may be computed in integers.
         peak: memory of activations.
         sizes: bytes of every value, by name.
         activations: of them, bytes of those that follow from the inputs and take memory of their own.
@@ -39,6 +40,7 @@ class RunCost:
     activations: tuple[int, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     nodes: Mapping[str, int] = field(default_factory=dict)
+    integer_macs: int = 0
 
     def samples(self, memory: int) -> int:
         """How many samples to run at once, if this is what one of them takes.
@@ -61,5 +63,6 @@ def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:
     sizes = {name: array.nbytes for name, array in found.items()}
     shapes = {name: array.shape for name, array in found.items()}
     nodes = macs_per_node(model, shapes)
+    integers = sum(nodes.get(str(node.name), 0) for node in model.graph if in_integers(node))
     own = tuple(sizes.get(str(value.name), 0) for value in lifetimes(model.graph))
-    return RunCost(sum(nodes.values()), peak_memory(model, sizes), sizes, own, shapes, nodes)
+    return RunCost(sum(nodes.values()), peak_memory(model, sizes), sizes, own, shapes, nodes, integers)

@@ -29,6 +29,7 @@ from obs_onnx.evaluation.varying_nodes import varying_notes
 from obs_onnx.latency import Stopwatch
 from obs_onnx.latency.timing_feed import timing_feed
 from obs_onnx.passes.batch.free_batch import FreeBatch
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import DataError, OptionError, named
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan, plan_stages
@@ -38,6 +39,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
+from obs_onnx.runtimes.tool import Tool
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.work.same_run import work_of
@@ -157,6 +159,7 @@ class Calibrated:
         stopwatch: times models where latency is a target.
         rounding: relative difference that rounding may make of the outputs.
         work: where finished pieces of the run are kept.
+        tool: tells costs, if one does.
     """
 
     dense: DenseModel
@@ -167,6 +170,7 @@ class Calibrated:
     stopwatch: Stopwatch | None = None
     rounding: float = 1e-5
     work: Work = NOWHERE
+    tool: Tool | None = None
 
     @property
     def yardstick(self) -> Yardstick:
@@ -200,7 +204,7 @@ def calibrate(
     if options.latency or targets.timed:
         check_batch(session.inputs, options.batch)
     data, memory = _open_data(inputs, session, options), working_memory(options.memory)
-    cost = measured(where, model, data.sample)
+    cost = measured(where, written_form(model), data.sample)
     data = data.rebatch(cost.samples(memory), cost.few(memory))
     first = data.first
     rows = max((array.shape[0] for array in first.values() if array.ndim), default=1)
@@ -242,6 +246,7 @@ def calibrate(
         timing,
         stopwatch,
         _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+        tool=inputs.tool,
     )
 
 

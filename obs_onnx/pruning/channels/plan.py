@@ -124,7 +124,12 @@ class ChannelPlan:
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
         """What rounds of removing channels start from."""
         costs = DenseCosts(
-            calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
+            calibrated.dense,
+            calibrated.front,
+            calibrated.data.sample,
+            self.file_bytes,
+            calibrated.stopwatch,
+            calibrated.tool,
         )
         return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
 

@@ -37,6 +37,7 @@ from obs_onnx.pruning.options import DAMAGE
 __all__ = ["Round", "statistics_of"]
 
 _CORRECTIONS = 6
+_TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
 _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
 
@@ -182,7 +183,7 @@ class Round:
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
-        for _ in range(_CORRECTIONS):
+        for _ in range(_CORRECTIONS if self.task.costs.tool is None else _TOLD_CORRECTIONS):
             tried.append(self._tried(tight, limits))
             corrected = _corrected(tight, limits, tried)
             if corrected is None:
