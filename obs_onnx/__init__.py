@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.finetune import Finetuned, finetune
     from obs_onnx.entrypoints.gradient import gradient
     from obs_onnx.entrypoints.inspect import inspect
+    from obs_onnx.entrypoints.joined.several_files import join, split
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
     from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
@@ -46,11 +47,13 @@ __all__ = [
     "finetune",
     "gradient",
     "inspect",
+    "join",
     "pareto",
     "prune",
     "quantize",
     "replay",
     "score",
+    "split",
 ]
 
 _HOMES = {
@@ -68,11 +71,13 @@ _HOMES = {
     "finetune": "entrypoints.finetune",
     "gradient": "entrypoints.gradient",
     "inspect": "entrypoints.inspect",
+    "join": "entrypoints.joined.several_files",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
     "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
+    "split": "entrypoints.joined.several_files",
 }
 
 

@@ -29,6 +29,10 @@ _COMMANDS = {
     "inspect": Lazy(
         "inspect:inspect", "Show the layers and channels of MODEL, and what is left alone and why."
     ),
+    "join": Lazy(
+        "prune:join",
+        "Write MODELS, an encoder and its decoders in the order in which they run, as one model.",
+    ),
     "pareto": Lazy("pareto:pareto", "Write the frontier of smaller models of MODEL."),
     "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
     "quantize": Lazy("prune:quantize", "Write MODEL in integers, and compare both."),
@@ -37,6 +41,7 @@ _COMMANDS = {
         "saved.show:report", "Show RESULT, the JSON of a prune or a pareto, and write it as a page."
     ),
     "score": Lazy("score:score", "Score the channels of MODEL."),
+    "split": Lazy("prune:split", "Write the files that MODEL was joined of, with the sizes that are left."),
 }
 
 

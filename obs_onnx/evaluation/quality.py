@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Array, Feed, is_float
+from obs_onnx.data.feeds import Array, Feed, TensorSpec, is_float
 from obs_onnx.data.open_source import Source
 from obs_onnx.evaluation.changed_samples import Changed, ChangedClasses
 from obs_onnx.evaluation.data_checks import guesses
@@ -28,7 +28,7 @@ from obs_onnx.evaluation.measures.metric import MIOU, Collected, Metric
 from obs_onnx.evaluation.measures.options import AUTO, EMBEDDING
 from obs_onnx.evaluation.measures.parts import ErrorSums
 from obs_onnx.evaluation.measures.yardstick import Yardstick, read_outputs
-from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.errors import DataError, named
 from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session
 
@@ -277,15 +277,31 @@ def paired(session: Session, reference: Session) -> dict[str, str]:
             f"the models take different inputs ({', '.join(spec.name for spec in session.inputs)} and "
             f"{', '.join(spec.name for spec in reference.inputs)}): only models with the same can be compared"
         )
-    mine, theirs = ([spec.name for spec in one.outputs] for one in (session, reference))
+    mine, theirs = ({spec.name: spec for spec in one.outputs} for one in (session, reference))
     if set(mine) <= set(theirs):
-        return {name: name for name in mine}
-    if len(mine) == len(theirs):
-        return dict(zip(mine, theirs, strict=True))
-    raise DataError(
-        f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
-        "only models with the same can be compared"
-    )
+        pairs = {name: name for name in mine}
+    elif len(mine) == len(theirs):
+        pairs = dict(zip(mine, theirs, strict=True))
+    else:
+        raise DataError(
+            f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
+            "only models with the same can be compared"
+        )
+    if any(np.issubdtype(spec.dtype, np.integer) for spec in reference.inputs):
+        for name, other in pairs.items():
+            _check_tokens(mine[name], theirs[other])
+    return pairs
+
+
+def _check_tokens(output: TensorSpec, reference: TensorSpec) -> None:
+    """Refuse scores of other tokens before anything runs: a smaller vocabulary lacks ids of a larger one."""
+    ours, theirs = ((spec.shape or (None,))[-1] for spec in (output, reference))
+    if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs and is_float(reference.dtype):
+        raise DataError(
+            f"output {output.name!r} scores {ours} tokens or classes, the other model's {theirs}: only "
+            f"models with the same ones can be compared (how far {named('vocabulary')} leads away from the "
+            "larger model stands in its report)"
+        )
 
 
 def _free(session: Session, reference: Session) -> set[str]:

@@ -22,9 +22,10 @@ from obs_onnx.io.paths import quantized_path, tokenizer_beside
 from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import Tried, tried
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.forecast.forecast import Forecast
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
@@ -82,7 +83,7 @@ class Run:
         """Of a result that lies in a file."""
         dense = self.calibrated.dense
         accuracy, metric = _shown(result.attempt.labelled, dense.metric)
-        cost = measured(dense.runtime, packed_form(result.attempt.model), self.calibrated.data.sample)
+        cost = measured(dense.runtime, written_form(result.attempt.model), self.calibrated.data.sample)
         return figures(result.model, path, accuracy, cost, self.plan.leaves_zeros, metric)
 
     def sizes(self, result: Finished[Attempt], path: Path | None) -> tuple[Figures, Figures]:
@@ -121,21 +122,21 @@ class Run:
         )
 
 
-def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> ReadableReport:
+def dry_report(run: Run, expected: Forecast, recorder: Recorder) -> ReadableReport:
     """The report of a run that stops before anything is pruned.
 
     Args:
         run: what was asked for.
-        cost_note: what it would have cost.
+        expected: what it would have taken.
         recorder: of the stages so far.
     """
     size = run.dense_figures()
-    noted = [] if cost_note is None else [cost_note]
     return replace(
         run.report(size, size),
         seconds=recorder.seconds,
         stages=recorder.costs,
-        notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        forecast=expected.kinds,
+        notes=("dry run: nothing was pruned or written", expected.note, *run.calibrated.data.notes),
         alerts=run.calibrated.data.alerts,
     )
 
@@ -263,7 +264,7 @@ def _timed(run: Run, result: Finished[Attempt], recorder: Recorder) -> Tried[_Ti
 
     def work() -> _Timing:
         with recorder.stage("latency"):
-            models = [run.inputs.given, run.inputs.put_back(packed_form(result.attempt.model))]
+            models = [run.inputs.given, run.inputs.put_back(written_form(result.attempt.model))]
             if run.inputs.front.runs and run.inputs.front.caches is None:
                 models = [run.inputs.original, result.model]
             found = bench(

@@ -83,6 +83,8 @@ class Figures:
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
         metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
+        weight_bits: mean bits of a parameter.
+        integer_macs: share of the multiply-accumulates whose factors are both made of integers.
     """
 
     parameters: int
@@ -95,6 +97,8 @@ class Figures:
     accuracy: float | None = None
     metric: float | None = None
     peak_activation_bytes: int | None = None
+    weight_bits: float | None = None
+    integer_macs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -295,6 +299,7 @@ class Report:
         combinations: dense and pruned model, in float and in integers.
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
+        forecast: what the search was expected to take, before it began, likewise; runs are not told.
         options: what was asked for, where it is not the default.
         environment: the runtime, its machine, versions, date and the model's check sum.
         command: the command line of the run, if it had one.
@@ -326,6 +331,7 @@ class Report:
     frozen: tuple[Frozen, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
+    forecast: tuple[StageCost, ...] = ()
     method: str | None = None
     pattern: str | None = None
     damping: float | None = None
