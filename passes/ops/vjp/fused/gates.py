@@ -88,13 +88,13 @@ def _multimodal(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
         v.refuse("it packs its batch or scales")
     sizes = node_facts.ints_attribute(v.node, "mrope_section") or ()
     which = _streams(sizes, node_facts.int_attribute(v.node, "mrope_layout"))
-    turned = [_by_stream(v, table, places, which) for table in (cos, sin)]
+    cos, sin = (_by_stream(v, table, places, which) for table in (cos, sin))
     alternating = bool(node_facts.int_attribute(v.node, "interleaved"))
     if v.rank(x) == 4:
-        return [rotated_pairs(v, x, *turned, alternating)]
+        return [rotated_pairs(v, x, cos, sin, alternating)]
     heads, width = node_facts.int_attribute(v.node, "num_heads"), v.dims(x)[-1]
     heads = heads or (width or 0) // (2 * len(which))
-    return [joined_heads(v, rotated_pairs(v, apart_heads(v, x, heads), *turned, alternating))]
+    return [joined_heads(v, rotated_pairs(v, apart_heads(v, x, heads), cos, sin, alternating))]
 
 
 def _streams(sizes: tuple[int, ...], layout: int) -> np.ndarray:
