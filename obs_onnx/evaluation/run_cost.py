@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
@@ -30,12 +30,16 @@ class RunCost:
         peak: memory of activations.
         sizes: bytes of every value, by name.
         activations: of them, bytes of those that follow from the inputs and take memory of their own.
+        shapes: of every value, by name.
+        nodes: multiply-accumulates of each node that has any, by name.
     """
 
     macs: int
     peak: Peak
     sizes: Mapping[str, int]
     activations: tuple[int, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, int] = field(default_factory=dict)
     integer_macs: int = 0
 
     def samples(self, memory: int) -> int:
@@ -57,7 +61,8 @@ def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:
     """What a run of a canonical model on ``sample`` takes, from the shapes that every value really has."""
     found = every_value(runtime, model, sample)
     sizes = {name: array.nbytes for name, array in found.items()}
-    macs = macs_per_node(model, {name: array.shape for name, array in found.items()})
-    integers = sum(macs.get(str(node.name), 0) for node in model.graph if in_integers(node))
+    shapes = {name: array.shape for name, array in found.items()}
+    nodes = macs_per_node(model, shapes)
+    integers = sum(nodes.get(str(node.name), 0) for node in model.graph if in_integers(node))
     own = tuple(sizes.get(str(value.name), 0) for value in lifetimes(model.graph))
-    return RunCost(sum(macs.values()), peak_memory(model, sizes), sizes, own, integers)
+    return RunCost(sum(nodes.values()), peak_memory(model, sizes), sizes, own, shapes, nodes, integers)
