@@ -20,6 +20,7 @@ _FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage
 _PRODUCTS = 30  # of a layer's weights with its moments that a sparsity takes
 _SECOND_SHARE = 8  # of its multiply-accumulates that an effort spends on a second look, one in so many
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
+_FEWEST_PLANS, _MOST_PLANS = 4, 24  # fewer teach nothing
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
 
@@ -58,9 +59,18 @@ class Effort:
             moved: bytes of all its values per sample.
             layers: that are refitted; their factorisations count.
         """
-        solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
-        once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
-        return times * once <= self.refitting
+        return times * _refitting(macs, moved, layers) <= self.refitting
+
+    def plans(self, macs: int, moved: int, layers: Sequence[Layer]) -> int:
+        """How many plans of what goes may be refitted and measured; 0 where they would be too few.
+
+        They may take as much as measuring the damage of single layers or groups.
+
+        Args:
+            macs, moved, layers: as for :meth:`refits`.
+        """
+        count = min(int(self.macs / _refitting(macs, moved, layers)), _MOST_PLANS)
+        return count if count >= _FEWEST_PLANS else 0
 
     def solved_levels(self, levels: int, layers: Sequence[Layer]) -> int:
         """How many of so many sparsities layers are solved at to measure damage: of wide ones few.
@@ -95,6 +105,12 @@ class Effort:
         samples = max(min(samples, int(2 * most / levels / max(macs, 1))), min(samples, LEAST_SAMPLES))
         once = samples * macs / 2 + nodes * _MACS_PER_NODE
         return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
+
+
+def _refitting(macs: int, moved: int, layers: Sequence[Layer]) -> float:
+    """Multiply-accumulates that a refit of a whole model on :data:`REFIT_SAMPLES` samples takes about."""
+    solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
+    return max(_PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving, 1.0)
 
 
 def _solving(layers: Sequence[Layer]) -> float:
