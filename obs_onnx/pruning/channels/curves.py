@@ -115,11 +115,13 @@ class RefitProbe:
         evidence: ChannelStatistics,
         fit: Source,
         test: Source,
+        *,
+        samples: int = REFIT_SAMPLES,
         start: Tensors | None = None,
     ) -> RefitProbe:
-        """On a part of the data to refit on and to measure on, as the effort has it."""
+        """Refits on so many samples, and measures on as many as the effort has."""
         feeds = test.limit(task.calibrated.budget.effort.samples)
-        return cls(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds), start or {})
+        return cls(task, evidence, fit.limit(samples), feeds, _answers(task, feeds), start or {})
 
     def __call__(self, keep: Keeps) -> float:
         """Damage with the channels of ``keep`` alone; layers in front of the first that loses some stay."""

@@ -23,6 +23,7 @@ from obs_onnx.progress import Advance
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
 from obs_onnx.pruning.channels.curves import RefitProbe
 from obs_onnx.pruning.channels.round import Round, Tried
+from obs_onnx.pruning.effort import PLAN_SAMPLES
 from obs_onnx.pruning.options import DAMAGE
 from obs_onnx.results.pruning import plain
 from obs_onnx.work.digest import digest_of
@@ -107,7 +108,7 @@ def searched(
     task = part.task
     dense, effort = task.calibrated.dense, task.calibrated.budget.effort
     options, layers = task.options, [layer for stage in dense.stages.stages for layer in stage.layers]
-    count = effort.plans(dense.cost.macs, sum(dense.cost.sizes.values()), layers)
+    count = effort.affordable_plans(dense.cost.macs, sum(dense.cost.sizes.values()), layers)
     measured = options.allocation == DAMAGE and options.compensate and options.sequential
     timed = any(TARGETS[name].timed for name in limits)
     if not (count and measured and first.holds and len(part.ranked) > 1) or timed:
@@ -131,7 +132,7 @@ def _best(
     """The plan that does least damage behind a refit, and how many others than the first were measured."""
     task, groups = part.task, list(part.ranked)
     fit, test = task.calibrated.data.for_damage()
-    probe = RefitProbe.of(task, part.dense_evidence, fit, test, part.start)
+    probe = RefitProbe.of(task, part.dense_evidence, fit, test, samples=PLAN_SAMPLES, start=part.start)
     work = task.calibrated.work.stage("measured search", task.calibrated.dense.model, part.start)
 
     def damage(keep: Keeps) -> float:
