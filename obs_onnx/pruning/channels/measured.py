@@ -12,7 +12,7 @@ Selection of what goes by measured candidates is that of EvoPress (Sieberling et
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 
 from obs_onnx.allocation.targets import TARGETS
 from obs_onnx.progress import Advance
+from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
 from obs_onnx.pruning.channels.curves import RefitProbe
 from obs_onnx.pruning.channels.round import Round, Tried
 from obs_onnx.pruning.effort import PLAN_SAMPLES
-from obs_onnx.pruning.options import DAMAGE
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.results.pruning import plain
 from obs_onnx.work.digest import digest_of
 
-__all__ = ["Weights", "searched"]
+__all__ = ["Weights", "plan_count", "searched"]
 
 _APART, _TILT = 0.4, 0.5  # deviations of weights: of each by itself, and of the last against the first group
 _NOISE = 0.1  # share of the damage that weighted curves do not explain
@@ -94,6 +95,23 @@ def _tilt(count: int) -> NDArray[np.float64]:
     return np.linspace(-1, 1, count) if count > 1 else np.zeros(1)
 
 
+def plan_count(calibrated: Calibrated, options: ModeOptions, limits: Collection[str]) -> int:
+    """How many plans of equal cost are compared at most; none where that says nothing or is too dear.
+
+    Args:
+        calibrated: the dense model and the data.
+        options: how channels are chosen.
+        limits: names of the targets that limit costs.
+    """
+    if options.allocation != DAMAGE or not (options.compensate and options.sequential):
+        return 0
+    if not limits or any(TARGETS[name].timed for name in limits):
+        return 0
+    dense, effort = calibrated.dense, calibrated.budget.effort
+    layers = [layer for stage in dense.stages.stages for layer in stage.layers]
+    return effort.affordable_plans(dense.cost.macs, sum(dense.cost.sizes.values()), layers)
+
+
 def searched(
     part: Round, limits: dict[str, float], first: Tried, found: ChannelAttempt
 ) -> tuple[ChannelAttempt, str | None]:
@@ -106,12 +124,8 @@ def searched(
         found: the attempt.
     """
     task = part.task
-    dense, effort = task.calibrated.dense, task.calibrated.budget.effort
-    options, layers = task.options, [layer for stage in dense.stages.stages for layer in stage.layers]
-    count = effort.affordable_plans(dense.cost.macs, sum(dense.cost.sizes.values()), layers)
-    measured = options.allocation == DAMAGE and options.compensate and options.sequential
-    timed = any(TARGETS[name].timed for name in limits)
-    if not (count and measured and first.holds and len(part.ranked) > 1) or timed:
+    count = plan_count(task.calibrated, task.options, limits)
+    if not (count and first.holds and len(part.ranked) > 1):
         return found, None
     with task.recorder.stage("measured search", count) as advance:
         best, tried = _best(part, limits, first, count, advance)
