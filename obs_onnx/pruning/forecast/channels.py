@@ -10,6 +10,7 @@ import numpy as np
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.places import standing
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.effort import PLAN_SAMPLES
 from obs_onnx.pruning.forecast.counted import Counted, Sums
 from obs_onnx.pruning.forecast.forecast import Expected
 from obs_onnx.reconstruction.channel_curves import is_clean, starts
@@ -131,7 +132,13 @@ def idle_groups(calibrated: Calibrated, evidence: ChannelStatistics) -> set[int]
 
 
 def channel_stages(
-    counted: Counted, evidence: ChannelStatistics, idle: Collection[int], levels: int, test: int, tries: float
+    counted: Counted,
+    evidence: ChannelStatistics,
+    idle: Collection[int],
+    levels: int,
+    test: int,
+    tries: float,
+    plans: int = 0,
 ) -> dict[str, Expected]:
     """All stages of a search for channels.
 
@@ -142,6 +149,7 @@ def channel_stages(
         levels: at which each group is measured; 0 where none is.
         test: samples on which that is done.
         tries: whole models that are refitted.
+        plans: of equal cost that are compared.
     """
     data, dense = counted.calibrated.data, counted.calibrated.dense
     fit = float(data.fit.count or counted.batch)
@@ -151,6 +159,9 @@ def channel_stages(
     if levels:
         seen = float(data.for_damage()[0].count or fit)
         found["measure damage"] = Expected(curves(counted, evidence, seen, test, levels, idle))
+    if plans:
+        few = min(fit, float(PLAN_SAMPLES))
+        found["measured search"] = Expected(refit(counted, few, depthwise, False), plans + 1)
     found["remove and refit"] = Expected(refit(counted, fit, depthwise, tries > 1), tries)
     found["evaluate"] = Expected(judged(counted, held_out), tries)
     found["verify"] = Expected(checked(counted))
