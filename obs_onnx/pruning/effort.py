@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from obs_onnx.passes.layers.layer import Layer
+from obs_onnx.reconstruction.outputs import Steps
 
 __all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
@@ -20,6 +21,15 @@ _FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage
 _PRODUCTS = 30  # of a layer's weights with its moments that a sparsity takes
 _SECOND_SHARE = 8  # of its multiply-accumulates that an effort spends on a second look, one in so many
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
+_STEPS = (  # of all weights together, from the best to the cheapest
+    Steps(steps=12, gradient=4096, curvature=2048, products=12),
+    Steps(steps=4, gradient=2048, curvature=2048, products=8),
+    Steps(steps=3, gradient=2048, curvature=1024, products=8),
+    Steps(steps=2, gradient=2048, curvature=512, products=8),
+    Steps(steps=1, gradient=2048, curvature=512, products=8),
+    Steps(steps=1, gradient=1024, curvature=256, products=6),
+    Steps(steps=1, gradient=512, curvature=256, products=4),
+)
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
 
@@ -33,6 +43,7 @@ class Effort:
         samples: on which the damage is measured, at most.
         macs: multiply-accumulates that measuring may take; cheap models get up to 8 levels.
         refitting: multiply-accumulates that refits of whole models may take, to see what they mend.
+        refining: multiply-accumulates that steps of all weights together may take, behind the refit.
         widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
     """
@@ -42,6 +53,7 @@ class Effort:
     samples: int
     macs: float
     refitting: float
+    refining: float
     widths: int
     trials: int
 
@@ -61,6 +73,15 @@ class Effort:
         solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
         once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
         return times * once <= self.refitting
+
+    def refines(self, macs: int, fit: int, held_out: int) -> Steps | None:
+        """Steps of all weights together that are within the budget; None if there are none.
+
+        Args:
+            macs: multiply-accumulates of the pruned model per sample.
+            fit, held_out: samples that there are.
+        """
+        return next((one for one in _STEPS if one.macs(macs, fit, held_out) <= self.refining), None)
 
     def solved_levels(self, levels: int, layers: Sequence[Layer]) -> int:
         """How many of so many sparsities layers are solved at to measure damage: of wide ones few.
@@ -119,7 +140,13 @@ class Budget:
 
 
 EFFORTS = {
-    "quick": Effort(levels=4, refinements=0, samples=128, macs=2e11, refitting=6e11, widths=5, trials=4),
-    "normal": Effort(levels=5, refinements=1, samples=512, macs=2e12, refitting=1.2e13, widths=7, trials=6),
-    "thorough": Effort(levels=10, refinements=3, samples=2048, macs=1e14, refitting=3e14, widths=7, trials=8),
+    "quick": Effort(
+        levels=4, refinements=0, samples=128, macs=2e11, refitting=6e11, refining=0, widths=5, trials=4
+    ),
+    "normal": Effort(
+        levels=5, refinements=1, samples=512, macs=2e12, refitting=1.2e13, refining=8e11, widths=7, trials=6
+    ),
+    "thorough": Effort(
+        levels=10, refinements=3, samples=2048, macs=1e14, refitting=3e14, refining=2e13, widths=7, trials=8
+    ),
 }
