@@ -1,18 +1,20 @@
 """All weights corrected together towards the dense model's outputs, after the refit layer by layer.
 
 Least squares on one layer after the other sees no further than that layer's outputs. A few damped
-Gauss-Newton steps (Levenberg 1944, Marquardt 1963; by conjugate gradients, Martens, Deep learning via
-Hessian-free optimization, ICML 2010) see the outputs of the model. With loss L, gradient g and Gauss-Newton
-matrix ``G = J^T (d2L/dy2) J`` of the weights on their support,
+Gauss-Newton steps (Levenberg 1944, Marquardt 1963; for networks Martens, Deep learning via Hessian-free
+optimization, ICML 2010) see the outputs of the model. With loss L, gradient g and Gauss-Newton matrix
+``G = J^T (d2L/dy2) J`` of the weights on their support,
 
     (G + lambda D) d = -g,    D = s_l H_l in layer l
 
 where ``H_l`` are the second moments of the layer's inputs, so that ``d D d`` is how far d moves the outputs
 of every layer, and ``s_l`` is what such a move costs on the average: ``v G v / v H v`` for random signs v
-(Hutchinson 1990). ``D^-1`` without the zeros is the preconditioner: the input half of a Kronecker-factored
-curvature (Martens and Grosse 2015). Conjugate gradients that stop early regularise, too: the iterates
-half-way and at last, at the whole step and parts of it, are measured on held-out data, and the best one is
-taken if it is better than what was there. Nothing is random but the signs, and nothing needs labels.
+(Hutchinson 1990). ``D^-1`` is the input half of a Kronecker-factored curvature (Martens and Grosse 2015).
+
+The step is looked for in the span Q of ``D^-1 g, D^-1 G D^-1 g, ...``, in which conjugate gradients would go,
+too. There ``(Q^T G Q + lambda Q^T D Q) c = -Q^T g`` is small, so that every lambda costs no product (Vinyals
+and Povey, Krylov subspace descent for deep learning, AISTATS 2012). Held-out data chooses lambda, and
+whether a step is taken at all. Nothing is random but the signs, and nothing needs labels.
 """
 
 from __future__ import annotations
@@ -24,7 +26,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, cg
 
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.measures.yardstick import Yardstick
@@ -44,14 +45,15 @@ from obs_onnx.training.retraining import modern
 __all__ = ["Corrected", "Steps", "correct_outputs"]
 
 Vector = NDArray[np.float64]
+Vectors = NDArray[np.float64]
+Matrix = NDArray[np.float64]
 
-_DAMPING = 0.1  # at first, of the mean curvature
-_SHARES = (1.0, 0.5, 0.25)  # of a step that are tried
+_DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the mean curvature
 _LEAST = 1e-3  # by which the held-out loss has to fall, relative
 _PROBES = 2
 _FLOOR = 1e-4  # of the largest scale, that every layer's has at least
 _METRIC_SAMPLES = 512
-_SOLVED = 1e-6  # relative residual
+_NEW = 1e-4  # of a direction, that has to lie outside of the span so far
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Steps:
     Attributes:
         steps: at most.
         gradient, curvature: samples of the gradient and of the products.
-        products: of conjugate gradients in a step.
+        products: with the Gauss-Newton matrix in a step.
     """
 
     steps: int
@@ -77,7 +79,7 @@ class Steps:
             fit, held_out: samples that there are.
         """
         curvature = 5 * min(self.curvature, fit) * (self.products * self.steps + _PROBES)
-        tried = self.steps * 2 * len(_SHARES) * held_out
+        tried = self.steps * len(_DAMPINGS) * held_out
         return macs * (3.0 * self.steps * min(self.gradient, fit) + curvature + tried)
 
 
@@ -214,6 +216,16 @@ def _multiplied(metric: Metric, array: NDArray[Any], by: Sequence[NDArray[Any]])
     return np.asarray(metric.layout.to_tensor(np.concatenate(parts, axis=2)))
 
 
+def _symmetric(matrix: Matrix) -> Matrix:
+    return np.asarray((matrix + matrix.T) / 2)
+
+
+def _damped(q: Vectors, bent: Matrix, moved: Matrix, slope: Vector) -> list[Vector]:
+    """Steps in the span of the rows of q, for every damping."""
+    b = -q @ slope
+    return [q.T @ np.linalg.lstsq(bent + damping * moved, b)[0] for damping in _DAMPINGS if len(q)]
+
+
 @dataclass(frozen=True)
 class _Search:
     """Steps, and the data that they come from and are judged by."""
@@ -230,53 +242,42 @@ class _Search:
         """All steps."""
         w = self.support.vector(self.support.start)
         before = best = self.curvature.loss(w, self.held_out)
-        damping, factor, taken = self._scaled(w, random), _DAMPING, 0
+        damping, taken = self._scaled(w, random), 0
         for _ in range(self.amount.steps):
-            found, loss, share = self._step(w, damping, factor, best)
+            found, loss = self._step(w, damping)
             advance(1)
-            if loss < best * (1 - _LEAST):
-                w, best, taken = found, loss, taken + 1
-                factor *= 0.5 if share == 1.0 else 1.0
-            elif share == _SHARES[-1]:
-                factor *= 10
-            else:
+            if not loss < best * (1 - _LEAST):
                 break
+            w, best, taken = found, loss, taken + 1
         weights = self.support.weights(w) if taken else {}
         return Corrected(weights, before, best, taken)
 
-    def _step(
-        self, w: Vector, damping: _Damping, factor: float, before: float
-    ) -> tuple[Vector, float, float]:
-        """The best of the weights behind a step, their loss, and the share of the step that was taken."""
+    def _step(self, w: Vector, damping: _Damping) -> tuple[Vector, float]:
+        """The best of the weights behind steps with more or less damping, and their loss."""
         slope = self.curvature.gradient(w, self.fit.limit(self.amount.gradient))
+        steps = _damped(*self._span(w, slope, damping), slope)
+        tried = [(self.curvature.loss(w + d, self.held_out), number) for number, d in enumerate(steps)]
+        loss, number = min((one for one in tried if np.isfinite(one[0])), default=(np.inf, 0))
+        return (w + steps[number] if np.isfinite(loss) else w), loss
+
+    def _span(self, w: Vector, slope: Vector, damping: _Damping) -> tuple[Vectors, Matrix, Matrix]:
+        """(k, n) rows Q of unit length, and (k, k) ``Q G Q^T`` and ``Q D Q^T``."""
         data = self.fit.limit(self.amount.curvature)
-        size = slope.size
-        matrix = LinearOperator(
-            (size, size),
-            matvec=lambda v: self.curvature.product(w, v, data) + factor * damping.product(v),
-            dtype=np.float64,
-        )
-        about = LinearOperator((size, size), matvec=damping.solve, dtype=np.float64)
-        iterates: list[Vector] = []
-        cg(
-            matrix,
-            -slope,
-            M=about,
-            rtol=_SOLVED,
-            maxiter=self.amount.products,
-            callback=lambda x: iterates.append(x.copy()),
-        )
-        iterates = [iterates[k - 1] for k in sorted({(len(iterates) + 1) // 2, len(iterates)}) if k]
-        tried = [
-            (self.curvature.loss(w + share * d, self.held_out), share, number)
-            for number, d in enumerate(iterates)
-            for share in _SHARES
-        ]
-        finite = [one for one in tried if np.isfinite(one[0])]
-        if not finite:
-            return w, before, _SHARES[-1]
-        loss, share, number = min(finite)
-        return w + share * iterates[number], loss, share
+        rows, bent, moved, towards = list[Vector](), list[Vector](), list[Vector](), slope
+        for _ in range(self.amount.products):
+            new = damping.solve(towards)
+            size = float(np.linalg.norm(new))
+            for row in [*rows, *rows]:
+                new = new - np.vdot(row, new) * row
+            left = float(np.linalg.norm(new))
+            if left <= _NEW * size:
+                break
+            rows.append(new / left)
+            bent.append(self.curvature.product(w, rows[-1], data))
+            moved.append(damping.product(rows[-1]))
+            towards = bent[-1]
+        q, g, d = (np.array(one).reshape(len(rows), slope.size) for one in (rows, bent, moved))
+        return q, _symmetric(q @ g.T), _symmetric(q @ d.T)
 
     def _scaled(self, w: Vector, random: np.random.Generator) -> _Damping:
         """D, from products of the Gauss-Newton matrix with random signs."""

@@ -79,7 +79,7 @@ def test_the_gradient_is_the_slope_of_the_loss(problem, rng) -> None:
 
 
 def test_products_are_those_of_the_jacobian(problem, rng) -> None:
-    """In the ratio <u G v> / <v G v>, which no factor of the loss changes; batches of unequal size count so."""
+    """In the ratio <u G v> / <v G v>, which no factor of the loss changes; batches are of unequal size."""
     curvature, data, w, outputs = problem
     u, v = rng.standard_normal((2, w.size))
     du, dv = ((outputs(w + STEP * d) - outputs(w - STEP * d)) / (2 * STEP) for d in (u, v))
