@@ -28,7 +28,9 @@ _STEPS = (  # of all weights together, from the best to the cheapest
     Steps(steps=2, gradient=2048, curvature=512, products=8),
     Steps(steps=1, gradient=2048, curvature=512, products=8),
     Steps(steps=1, gradient=1024, curvature=256, products=6),
-    Steps(steps=1, gradient=512, curvature=256, products=4),
+    Steps(steps=1, gradient=512, curvature=128, products=5),
+    Steps(steps=1, gradient=256, curvature=48, products=5),
+    Steps(steps=1, gradient=128, curvature=32, products=4),
 )
 _MACS_PER_NODE = 2e7  # what it takes to set up a part of the model, as many as are done in that time
 
