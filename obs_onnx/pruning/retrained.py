@@ -31,7 +31,6 @@ from obs_onnx.training.settings import choose_optimizer
 __all__ = ["Refined", "Retrained", "open_retraining", "parameters_of", "refined", "retrained"]
 
 _HELD_OUT = 32  # samples that decide whether steps are taken, at least
-_BYTES = 400  # of memory for each weight that takes part in a step
 _LEFT_OUT = "all weights together were not corrected"
 
 
@@ -242,7 +241,7 @@ def _corrected(
                 dense.yardstick,
                 steps,
                 frozen=frozen,
-                most=budget.memory // _BYTES,
+                most=budget.memory // steps.bytes_per_weight,
                 seed=data.seed,
                 advance=advance,
             ),

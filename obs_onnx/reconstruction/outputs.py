@@ -19,7 +19,7 @@ whether a step is taken at all. Nothing is random but the signs, and nothing nee
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -45,10 +45,10 @@ from obs_onnx.training.retraining import modern
 __all__ = ["Corrected", "Steps", "correct_outputs"]
 
 Vector = NDArray[np.float64]
-Vectors = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 _DAMPINGS = (0.01, 0.1, 1.0, 10.0, 100.0)  # of the mean curvature
+_VECTORS = 12  # of all weights that a step holds beside the span
 _LEAST = 1e-3  # by which the held-out loss has to fall, relative
 _PROBES = 2
 _FLOOR = 1e-4  # of the largest scale, that every layer's has at least
@@ -70,6 +70,11 @@ class Steps:
     gradient: int
     curvature: int
     products: int
+
+    @property
+    def bytes_per_weight(self) -> int:
+        """Memory that a step takes for each weight."""
+        return 8 * (self.products + _VECTORS)
 
     def macs(self, macs: int, fit: int, held_out: int) -> float:
         """Multiply-accumulates that it takes.
@@ -216,14 +221,16 @@ def _multiplied(metric: Metric, array: NDArray[Any], by: Sequence[NDArray[Any]])
     return np.asarray(metric.layout.to_tensor(np.concatenate(parts, axis=2)))
 
 
-def _symmetric(matrix: Matrix) -> Matrix:
-    return np.asarray((matrix + matrix.T) / 2)
-
-
-def _damped(q: Vectors, bent: Matrix, moved: Matrix, slope: Vector) -> list[Vector]:
-    """Steps in the span of the rows of q, for every damping."""
-    b = -q @ slope
-    return [q.T @ np.linalg.lstsq(bent + damping * moved, b)[0] for damping in _DAMPINGS if len(q)]
+def _damped(rows: Sequence[Vector], bent: Matrix, moved: Matrix, slope: Vector) -> Iterator[Vector]:
+    """Steps in the span of rows, for every damping."""
+    if not rows:
+        return
+    b = np.array([-np.vdot(row, slope) for row in rows])
+    for damping in _DAMPINGS:
+        step = np.zeros_like(slope)
+        for part, row in zip(np.linalg.lstsq(bent + damping * moved, b)[0], rows, strict=True):
+            step += part * row
+        yield step
 
 
 @dataclass(frozen=True)
@@ -255,16 +262,19 @@ class _Search:
     def _step(self, w: Vector, damping: _Damping) -> tuple[Vector, float]:
         """The best of the weights behind steps with more or less damping, and their loss."""
         slope = self.curvature.gradient(w, self.fit.limit(self.amount.gradient))
-        steps = _damped(*self._span(w, slope, damping), slope)
-        tried = [(self.curvature.loss(w + d, self.held_out), number) for number, d in enumerate(steps)]
-        loss, number = min((one for one in tried if np.isfinite(one[0])), default=(np.inf, 0))
-        return (w + steps[number] if np.isfinite(loss) else w), loss
+        best, least = w, np.inf
+        for step in _damped(*self._span(w, slope, damping), slope):
+            loss = self.curvature.loss(w + step, self.held_out)
+            if loss < least:
+                best, least = w + step, loss
+        return best, least
 
-    def _span(self, w: Vector, slope: Vector, damping: _Damping) -> tuple[Vectors, Matrix, Matrix]:
-        """(k, n) rows Q of unit length, and (k, k) ``Q G Q^T`` and ``Q D Q^T``."""
+    def _span(self, w: Vector, slope: Vector, damping: _Damping) -> tuple[list[Vector], Matrix, Matrix]:
+        """k rows Q of unit length, and (k, k) ``Q G Q^T`` and ``Q D Q^T``."""
         data = self.fit.limit(self.amount.curvature)
-        rows, bent, moved, towards = list[Vector](), list[Vector](), list[Vector](), slope
-        for _ in range(self.amount.products):
+        rows, towards = list[Vector](), slope
+        bent, moved = np.zeros((2, self.amount.products, self.amount.products))
+        for k in range(self.amount.products):
             new = damping.solve(towards)
             size = float(np.linalg.norm(new))
             for row in [*rows, *rows]:
@@ -273,11 +283,12 @@ class _Search:
             if left <= _NEW * size:
                 break
             rows.append(new / left)
-            bent.append(self.curvature.product(w, rows[-1], data))
-            moved.append(damping.product(rows[-1]))
-            towards = bent[-1]
-        q, g, d = (np.array(one).reshape(len(rows), slope.size) for one in (rows, bent, moved))
-        return q, _symmetric(q @ g.T), _symmetric(q @ d.T)
+            towards = self.curvature.product(w, rows[-1], data)
+            pushed = damping.product(rows[-1])
+            for i, row in enumerate(rows):
+                bent[i, k] = bent[k, i] = np.vdot(row, towards)
+                moved[i, k] = moved[k, i] = np.vdot(row, pushed)
+        return rows, bent[: len(rows), : len(rows)], moved[: len(rows), : len(rows)]
 
     def _scaled(self, w: Vector, random: np.random.Generator) -> _Damping:
         """D, from products of the Gauss-Newton matrix with random signs."""
