@@ -17,6 +17,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import Targets, parse_targets
 from obs_onnx.cluster.executor import Executor
 from obs_onnx.cluster.opening import opened
+from obs_onnx.devices.profile import Profile, read_profile
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -26,7 +27,7 @@ from obs_onnx.io.onnx_file import ModelLike, name_of, save_model
 from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import boundary
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
@@ -106,10 +107,13 @@ def prune(model: ModelLike, options: PruneOptions) -> Pruned:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input; nothing is written.
         VerificationError: the result broke a promise; nothing is written.
     """
+    device = None if options.device is None else read_profile(options.device)
+    if device is not None:
+        options = _suited(options, device)
     targets = STRATEGIES[options.mode].checked(parse_targets(options.targets or {}), options)
     check_files(model, options)
     with metered() as meter, opened(options.cluster) as executor:
-        return _pruned(model, options, targets, Recorder(options.shown, meter), executor)
+        return _pruned(model, options, targets, Recorder(options.shown, meter), executor, device)
 
 
 class ObsPrune(ir.passes.FunctionalPass):
@@ -142,16 +146,33 @@ class ObsPrune(ir.passes.FunctionalPass):
         return ir.passes.PassResult(found.model, modified or report.after.nonzero != report.before.nonzero)
 
 
+def _suited(options: PruneOptions, device: Profile) -> PruneOptions:
+    """Options with what suits a device, where nothing else was given."""
+    targets = dict(parse_targets(options.targets or {}).as_dict())
+    if options.mode == "channels":
+        targets = {**device.targets(), **targets}
+        options = replace(options, round_to=options.round_to or device.step)
+    return replace(options, targets=targets or None, quantize=options.quantize or device.quantize)
+
+
 def _pruned(
-    model: ModelLike, options: PruneOptions, targets: Targets, recorder: Recorder, executor: Executor
+    model: ModelLike,
+    options: PruneOptions,
+    targets: Targets,
+    recorder: Recorder,
+    executor: Executor,
+    device: Profile | None,
 ) -> Pruned:
     strategy = STRATEGIES[options.mode]
     with boundary(f"{name_of(model)} cannot be opened"), options.shown.stage("open"):
-        inputs = load(model, options, options.vocabulary)
+        inputs = load(model, options, options.vocabulary, options.cost)
         destination = None if options.output is None else Path(options.output)
         plan = strategy.open(inputs, options)
         calibrated = calibrate(inputs, plan.model, plan.layers, targets, options)
     targets = replace(targets, rounding=calibrated.rounding)
+    doubts = [] if device is None else device.warnings(plan.model, inputs.original)
+    for doubt in doubts:
+        options.shown.say(f"warning: {doubt}")
     if not options.dry_run:
         calibrated = continued(inputs, calibrated, options, "prune")
         calibrated = replace(calibrated, work=calibrated.work.by(executor))
@@ -159,16 +180,22 @@ def _pruned(
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
-    cost_note = plan.cost_note(calibrated)
-    if cost_note is not None:
-        options.shown.say(cost_note)
+    with recorder.part("forecast"):
+        expected = plan.forecast(calibrated, targets, options.rounds, recorder)
+        if retraining is not None:
+            expected = replace(expected, uncounted=(*expected.uncounted, "retraining"))
+    options.shown.say(expected.note)
+    recorder.expect(expected.shown)
     if options.dry_run:
-        whole = inputs.front.closed(inputs.front.complete(packed_form(plan.model)))
-        return Pruned(whole, dry_report(run, cost_note, recorder))
+        whole = inputs.front.closed(inputs.front.complete(written_form(plan.model)))
+        return Pruned(whole, dry_report(run, expected, recorder))
 
     with recorder.part("search"):
         found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
     proven = verify(found, calibrated, recorder)
+    if device is not None:
+        told, alerts = (*proven.result.notes, *device.notes), (*proven.result.alerts, *doubts)
+        proven = replace(proven, result=replace(proven.result, notes=told, alerts=alerts))
     if (keep := proven.result.keep) is not None and inputs.fewer is not None:
         keep = {**keep, "vocabulary": inputs.fewer.record}
         proven = replace(proven, result=replace(proven.result, keep=keep))
@@ -183,6 +210,7 @@ def _pruned(
         result = proven.result
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
+    reported = replace(reported, forecast=expected.kinds)
     integers = None if kept is None else kept.complete
     return Pruned(proven.result.model, reported, integers, proven.result.keep, options.quantize)
 

@@ -13,7 +13,7 @@ from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.free_batch import freed_source
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES, measured
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import GradientError, ModelError, OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
@@ -222,7 +222,7 @@ def _corrected(
         raise OptionError(f"{held_out.count} samples are held out to judge it, and {_HELD_OUT} are needed")
     if is_weighty(model):
         raise OptionError("its weights lie in files")
-    macs = measured(runtime, packed_form(model), data.sample).macs
+    macs = measured(runtime, written_form(model), data.sample).macs
     steps = budget.effort.refines(macs, fit.count, held_out.count)
     if steps is None:
         raise OptionError("it takes more than this effort allows")
