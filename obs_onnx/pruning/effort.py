@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.reconstruction.outputs import Steps
 
-__all__ = ["EFFORTS", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
+__all__ = ["EFFORTS", "LEAST_HELD_OUT", "LEAST_SAMPLES", "REFIT_SAMPLES", "Budget", "Effort"]
 
 LEAST_SAMPLES = 8
+LEAST_HELD_OUT = 32  # samples that decide whether steps of all weights together are taken
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
 _FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _ROWS = 16  # of scores that a sample may have and count once: words of a sentence are not alike as pixels are

@@ -18,6 +18,7 @@ from obs_onnx.passes.errors import GradientError, ModelError, OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated
+from obs_onnx.pruning.effort import LEAST_HELD_OUT
 from obs_onnx.pruning.judgement import Attempt, Judged, Refinement, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
@@ -30,7 +31,6 @@ from obs_onnx.training.settings import choose_optimizer
 
 __all__ = ["Refined", "Retrained", "open_retraining", "parameters_of", "refined", "retrained"]
 
-_HELD_OUT = 32  # samples that decide whether steps are taken, at least
 _LEFT_OUT = "all weights together were not corrected"
 
 
@@ -218,8 +218,10 @@ def _corrected(
     fit, held_out = data.fit, data.held_out
     if fit.count is None or held_out.count is None or "feeds" in (fit.unit, held_out.unit):
         raise OptionError("the data does not tell how many samples it has")
-    if held_out.count < _HELD_OUT:
-        raise OptionError(f"{held_out.count} samples are held out to judge it, and {_HELD_OUT} are needed")
+    if held_out.count < LEAST_HELD_OUT:
+        raise OptionError(
+            f"{held_out.count} samples are held out to judge it, and {LEAST_HELD_OUT} are needed"
+        )
     if is_weighty(model):
         raise OptionError("its weights lie in files")
     macs = measured(runtime, written_form(model), data.sample).macs
