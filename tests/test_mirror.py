@@ -34,6 +34,7 @@ TESTED_ELSEWHERE = {
 
 WITHOUT_MODULE = {
     "test_docs.py": "documents",
+    "test_docs_run.py": "code in the documents",
     "test_examples.py": "the scripts of examples/",
     "test_faces.py": "the faces of the packages",
     "test_lazy_imports.py": "imports that hide in functions",

@@ -13,6 +13,7 @@ from typing import Protocol
 import onnx_ir as ir
 
 from obs_onnx.io.onnx_file import file_size
+from obs_onnx.passes.canonical.plainer.integer_layers import opened
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.memory import Memory, Peak
 from obs_onnx.passes.costs.model_costs import Cost, Costs
@@ -137,7 +138,7 @@ def at_most(cost: Cost | Memory, limit: float) -> Iterator[tuple[Cost, float]]:
 
 
 def _parameters(measured: Measured) -> int:
-    return sum(one.size for one in parameters(measured.model))
+    return sum(one.size for one in parameters(opened(measured.model)))
 
 
 def _file_bytes(measured: Measured) -> float:

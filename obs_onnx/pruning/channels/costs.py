@@ -13,7 +13,7 @@ from obs_onnx.allocation.targets import SIZE, Target, Targets, costs
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency import Stopwatch
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.pruning.calibrated import DenseModel
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.runtimes.tool import Tool, ToolCosts
@@ -107,7 +107,7 @@ class DenseCosts:
 
     def of(self, small: ir.Model) -> dict[str, float]:
         """What a smaller model really costs, as that is reckoned."""
-        dense, small = self.measured, packed_form(small)
+        dense, small = self.measured, written_form(small)
         run, whole = measured(self.dense.runtime, small, self.sample), self.front.complete(small)
         told = self._told(whole)
         found = Measured(

@@ -34,7 +34,7 @@ from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
-__all__ = ["Round"]
+__all__ = ["Round", "statistics_of"]
 
 _CORRECTIONS = 6
 _TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
@@ -106,9 +106,9 @@ class Round:
         stages = dense.stages if before is None else plan_stages(model, layers)
         damage = task.options.allocation == DAMAGE
         fit, test = data.for_damage() if damage else (data.fit, data.fit)
-        evidence = _statistics(task, model, coupling, layers, stages, fit)
+        evidence = statistics_of(task, model, coupling, layers, stages, fit)
         if dense_evidence is None and before is not None:
-            dense_evidence = _statistics(
+            dense_evidence = statistics_of(
                 task, dense.model, channels.coupling, dense.layers, dense.stages, fit
             )
         table, wanted = _latencies(task, coupling), task.options.round_to
@@ -239,7 +239,7 @@ class Round:
         return dense.keep_from(together)
 
 
-def _statistics(
+def statistics_of(
     task: ChannelTask,
     model: ir.Model,
     coupling: Coupling,
@@ -259,6 +259,8 @@ def _statistics(
         damping=task.options.damping,
         seed=task.calibrated.data.seed,
         task=task.calibrated.yardstick.task,
+        executor=task.calibrated.work.executor,
+        memory=task.calibrated.budget.memory,
     )
 
 
