@@ -39,7 +39,7 @@ from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining
 from obs_onnx.pruning.run_report import Run, beside_dense, dry_report, report
-from obs_onnx.pruning.strategy import Finished, Strategy
+from obs_onnx.pruning.strategy import Finished, Plan, Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.calibration import Calibration
 from obs_onnx.quantization.options import QUANTIZED
