@@ -149,6 +149,12 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         metavar="PATTERN",
         mode="weights",
     )
+    rotate: bool = option(
+        True,
+        help="Turn streams that only linear operators and norms touch to their principal axes first.",
+        more="Where that lets more of their channels go for less damage; keep.json cannot be replayed then.",
+        mode="channels",
+    )
     normalize: bool = option(
         False,
         help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "

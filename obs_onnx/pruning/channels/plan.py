@@ -22,6 +22,7 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
 from obs_onnx.pruning.channels.result import finish_channels
+from obs_onnx.pruning.channels.rotation import rotated
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
@@ -83,7 +84,8 @@ class ChannelPlan:
         costs = DenseCosts(
             calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
         )
-        return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
+        task = ChannelTask(self.channels, self.options, calibrated, costs, recorder)
+        return rotated(task, copied=self.stored is not None)
 
     def search(
         self,

@@ -3,13 +3,13 @@
 An orthogonal matrix may stand between all that gives channels of a group and all that reads them, when every
 node in between commutes with it: sums of members of the group, moves along other axes, products with what is
 the same for all channels, and norms over exactly this axis. Scales per channel between a norm and its readers
-go into the readers first. A mean over the channels (LayerNormalization) and what is added to all of them alike
-commute with matrices that keep the vector of ones.
+go into the readers first. A mean over the channels (LayerNormalization) and what is added to all of them
+alike commute with matrices that keep the vector of ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +58,7 @@ class Rotatable:
         readers: weights that multiply its channels.
         keeps_ones: only matrices that keep the vector of ones leave the model what it is.
         by: groups each channel of which may have a matrix of its own (heads).
+        normed: those of the readers that see the channels divided by their length.
     """
 
     group: Group
@@ -65,6 +66,7 @@ class Rotatable:
     readers: tuple[str, ...]
     keeps_ones: bool
     by: tuple[int, ...]
+    normed: tuple[str, ...]
 
 
 def rotatable(coupling: Coupling, group: Group) -> Rotatable:
@@ -86,7 +88,7 @@ class _Scan:
     coupling: Coupling
     group: Group
     sites: dict[Site, Treatment] = field(default_factory=dict)
-    readers: dict[str, None] = field(default_factory=dict)
+    readers: dict[str, bool] = field(default_factory=dict)
     keeps_ones: bool = False
 
     def __post_init__(self) -> None:
@@ -95,6 +97,8 @@ class _Scan:
             self.mixes.setdefault(mix.node, []).append(mix)
         self.scales: dict[ir.Value, Fold] = {}
         self.squares: set[ir.Value] = set()
+        self.lengths: set[ir.Value] = set()  # what follows from the length of the vector of channels
+        self.normed: set[ir.Value] = set()
         self._axes: dict[ir.Value, list[int]] = {}
 
     def axes(self, value: ir.Value | None) -> list[int]:
@@ -120,7 +124,8 @@ class _Scan:
             held = np.abs(self.array(name).astype(np.float64))
             if not held.min() > _EVEN * held.max():
                 raise Stays(f"the scale {name} is zero for some channels")
-        return Rotatable(self.group, self.sites, tuple(self.readers), self.keeps_ones, self._by())
+        normed = tuple(name for name, divided in self.readers.items() if divided)
+        return Rotatable(self.group, self.sites, tuple(self.readers), self.keeps_ones, self._by(), normed)
 
     def array(self, name: str) -> np.ndarray:
         """An initializer."""
@@ -150,20 +155,21 @@ class _Scan:
         """
         touched = [value for value in (*reads(node), *node.outputs) if self.axes(value)]
         if not touched and not any(value in self.squares for value in reads(node)):
+            if any(value in self.lengths for value in reads(node)):
+                self.lengths.update(node.outputs)
             return
         for value in touched:
             self._check(node, value)
         op = lookup(node)
         if op.shape_only:
             return
-        rule = _RULES.get(key(node))
         if found := linear(node):
-            rule = _layer
-        elif rule is None and (op.view or op.additive):
-            rule = _alike
+            _layer(self, node, found)
+            return
+        rule = _RULES.get(key(node), _alike if op.view or op.additive else None)
         if rule is None:
-            raise Stays(f"{node.name} ({key(node)}) does not treat all of its axes alike")
-        rule(self, node) if found is None else _layer(self, node, found)
+            raise Stays(f"{node.name} ({key(node)}) does not treat all of its channels alike")
+        rule(self, node)
 
     def _check(self, node: ir.Node, value: ir.Value) -> None:
         axes = self.axes(value)
@@ -207,9 +213,11 @@ class _Scan:
 
     def give(self, node: ir.Node, fold: Fold = ()) -> None:
         """What the outputs lack."""
+        divided = any(value in self.normed or value in self.lengths for value in reads(node))
         for value in node.outputs:
             if self.axes(value):
                 self.scales[value] = fold
+                self.normed.update([value] if divided else [])
 
     def parted(self, node: ir.Node) -> tuple[list[ir.Value], list[ir.Value], list[ir.Value]]:
         """Inputs that hold the group: activations, and constants; and numbers that do not hold it."""
@@ -226,7 +234,7 @@ class _Scan:
     def fits(self, value: ir.Value, axis: int) -> bool:
         """Whether an axis is each channel once and nothing else."""
         found = self.coupling.incidence(self.group, value, axis)
-        return found.shape == (self.group.n, self.group.n) and found.nnz == self.group.n
+        return bool(found.shape == (self.group.n, self.group.n) and found.nnz == self.group.n)
 
     def factor(self, node: ir.Node, value: ir.Value, power: int) -> Fold:
         """A constant with a factor for each channel becomes ones."""
@@ -241,9 +249,8 @@ def _over(fold: Fold) -> Fold:
     return tuple((name, -power) for name, power in fold)
 
 
-def _layer(scan: _Scan, node: ir.Node, found: Linear | None = None) -> None:
+def _layer(scan: _Scan, node: ir.Node, found: Linear) -> None:
     """A constant weight: it gives the group, reads it, or leaves it alone."""
-    assert found is not None
     weight, x = node.inputs[found.weight_input], node.inputs[found.data_input]
     assert weight is not None
     assert x is not None
@@ -257,7 +264,7 @@ def _layer(scan: _Scan, node: ir.Node, found: Linear | None = None) -> None:
     for axis in scan.axes(weight):
         if axis in summed:
             scan.treat(weight, axis, Treatment(scan.scale(x)))
-            scan.readers[str(weight.name)] = None
+            scan.readers[str(weight.name)] = x in scan.normed
         else:
             scan.treat(weight, axis, Treatment())
             made = True
@@ -271,12 +278,13 @@ def _layer(scan: _Scan, node: ir.Node, found: Linear | None = None) -> None:
     for value in constants:
         if value is not weight:
             scan.turn(value)
-    scan.give(node, scan.scale(x) if passes else ())
+    if passes:
+        scan.give(node, scan.scale(x))
 
 
 def _product(scan: _Scan, node: ir.Node) -> None:
     """Activations multiplied by each other: over the channels of both, or of one by what is no channel."""
-    data, constants, others = scan.parted(node)
+    data, constants, _ = scan.parted(node)
     if constants or len(data) > 2 or len(node.inputs) > 2:
         raise Stays(f"{node.name} ({key(node)}) is no product of two activations")
     if scan.mixes.get(node):
@@ -336,7 +344,9 @@ def _reduced(scan: _Scan, node: ir.Node) -> None:
     assert x is not None
     if not scan.mixes.get(node):
         _alike(scan, node)
-    elif x not in scan.squares:
+    elif x in scan.squares:
+        scan.lengths.update(node.outputs)
+    else:
         if not scan.fits(x, scan.axes(x)[0]):
             raise Stays(f"{node.name} ({key(node)}) sums its channels with others")
         scan.lean(node, x)
@@ -348,14 +358,16 @@ def _length(scan: _Scan, node: ir.Node) -> None:
     if not scan.mixes.get(node) or node.attributes.get_int("p", 2) != 2:
         raise Stays(f"{node.name} ({key(node)}) is not linear in its channels")
     scan.plain(node, *data)
+    scan.lengths.update(node.outputs)
     scan.give(node)
+    scan.normed.update(node.outputs)
 
 
-def _normed(scale: int, shift: int | None, bias: int | None) -> Callable[[_Scan, ir.Node], None]:
+def _normed(scale: int, shift: int | None) -> Callable[[_Scan, ir.Node], None]:
     """A norm over the channels, whose inputs have these positions."""
 
     def rule(scan: _Scan, node: ir.Node) -> None:
-        data, constants, others = scan.parted(node)
+        data, constants, _ = scan.parted(node)
         mixes = scan.mixes.get(node, [])
         if not mixes or not scan.fits(data[0], scan.axes(data[0])[0]):
             raise Stays(f"{node.name} ({key(node)}) normalises other axes than its channels")
@@ -369,6 +381,7 @@ def _normed(scale: int, shift: int | None, bias: int | None) -> Callable[[_Scan,
             scan.turn(value, _over(fold) if slot == shift else ())
         scan.give(node)
         scan.scales[node.outputs[0]] = fold
+        scan.normed.add(node.outputs[0])
 
     return rule
 
@@ -386,7 +399,7 @@ def _picked(scan: _Scan, node: ir.Node) -> None:
     scan.give(node)
 
 
-_RULES: dict[str, Callable[..., None]] = {
+_RULES: dict[str, Callable[[_Scan, ir.Node], None]] = {
     **dict.fromkeys(("MatMul", "Gemm", "com.microsoft::FusedMatMul"), _product),
     **dict.fromkeys(("Slice", "Expand", "Tile"), _alike),
     **dict.fromkeys(("Mul", "Div"), _scaled),
@@ -394,8 +407,8 @@ _RULES: dict[str, Callable[..., None]] = {
     **dict.fromkeys(("ReduceMean", "ReduceSum"), _reduced),
     **dict.fromkeys(("ReduceL2", "ReduceSumSquare", "LpNormalization"), _length),
     "Gather": _picked,
-    "LayerNormalization": _normed(1, 2, None),
-    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _normed(1, None, None)),
-    "com.microsoft::SkipLayerNormalization": _normed(2, 3, 4),
-    "com.microsoft::SkipSimplifiedLayerNormalization": _normed(2, None, 3),
+    "LayerNormalization": _normed(1, 2),
+    **dict.fromkeys(("RMSNormalization", "SimplifiedLayerNormalization"), _normed(1, None)),
+    "com.microsoft::SkipLayerNormalization": _normed(2, 3),
+    "com.microsoft::SkipSimplifiedLayerNormalization": _normed(2, None),
 }

@@ -10,11 +10,18 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.rotation.rotatable import Fold, Rotatable, Stays
 
-__all__ = ["blocks", "factors", "places", "rotate"]
+__all__ = ["array_of", "blocks", "factors", "places", "rotate"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
 Arrays = Mapping[str, NDArray[np.generic]]
+
+
+def array_of(coupling: Coupling, name: str) -> NDArray[np.generic]:
+    """An initializer of the model."""
+    found = coupling.graph.concrete.constant(coupling.named(name))
+    assert found is not None
+    return found
 
 
 def places(coupling: Coupling, found: Rotatable, name: str, axis: int) -> dict[tuple[int, ...], Int]:
@@ -76,8 +83,8 @@ def rotate(
     Args:
         coupling: of the model.
         found: the group.
-        matrices: orthogonal, (channels, channels), for each of its :func:`blocks`; they keep the vector of ones
-            where the group says so.
+        matrices: orthogonal, (channels, channels), for each of its :func:`blocks`; they keep the vector of
+            ones where the group says so.
         arrays: all initializers that the group stands in.
 
     Returns:
