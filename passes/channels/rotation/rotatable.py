@@ -163,10 +163,12 @@ class _Scan:
         op = lookup(node)
         if op.shape_only:
             return
+        rule = _RULES.get(key(node), _alike if op.view or op.additive else None)
+        if rule is not _reduced and any(value in self.squares for value in reads(node)):
+            raise Stays(f"{node.name} ({key(node)}) reads squares of single channels")
         if found := linear(node):
             _layer(self, node, found)
             return
-        rule = _RULES.get(key(node), _alike if op.view or op.additive else None)
         if rule is None:
             raise Stays(f"{node.name} ({key(node)}) does not treat all of its channels alike")
         rule(self, node)
@@ -223,11 +225,12 @@ class _Scan:
         """Inputs that hold the group: activations, and constants; and numbers that do not hold it."""
         given = [value for value in node.inputs if value is not None]
         there = [value for value in given if self.axes(value)]
-        others = [value for value in given if not self.axes(value) and self._is_number(value)]
+        others = [value for value in given if not self.axes(value) and self.is_number(value)]
         data = [value for value in there if not self.holds(value)]
         return data, [value for value in there if self.holds(value)], others
 
-    def _is_number(self, value: ir.Value) -> bool:
+    def is_number(self, value: ir.Value) -> bool:
+        """Whether a value holds numbers that are no integers, as far as is known."""
         dtype = self.coupling.graph.concrete.dtypes.get(value)
         return dtype is None or dtype.is_floating_point()
 
@@ -313,6 +316,13 @@ def _alike(scan: _Scan, node: ir.Node) -> None:
     scan.give(node, fold)
 
 
+def _cast(scan: _Scan, node: ir.Node) -> None:
+    """Numbers of another precision."""
+    if not scan.is_number(node.outputs[0]):
+        raise Stays(f"{node.name} (Cast) does not treat all of its channels alike")
+    _alike(scan, node)
+
+
 def _scaled(scan: _Scan, node: ir.Node) -> None:
     """Mul and Div: by what is the same for all channels, by a constant for each, or a square."""
     data, constants, _ = scan.parted(node)
@@ -342,6 +352,8 @@ def _reduced(scan: _Scan, node: ir.Node) -> None:
     """A sum or mean: over other axes, of squares, or over the channels."""
     x = node.inputs[0]
     assert x is not None
+    if not scan.mixes.get(node) and x in scan.squares:
+        raise Stays(f"{node.name} ({key(node)}) reads squares of single channels")
     if not scan.mixes.get(node):
         _alike(scan, node)
     elif x in scan.squares:
@@ -401,7 +413,8 @@ def _picked(scan: _Scan, node: ir.Node) -> None:
 
 _RULES: dict[str, Callable[[_Scan, ir.Node], None]] = {
     **dict.fromkeys(("MatMul", "Gemm", "com.microsoft::FusedMatMul"), _product),
-    **dict.fromkeys(("Slice", "Expand", "Tile"), _alike),
+    **dict.fromkeys(("Slice", "Expand", "Tile", "Neg"), _alike),
+    "Cast": _cast,
     **dict.fromkeys(("Mul", "Div"), _scaled),
     "Pow": _square,
     **dict.fromkeys(("ReduceMean", "ReduceSum"), _reduced),
