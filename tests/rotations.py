@@ -29,7 +29,7 @@ def rms(x: str, y: str) -> list[onnx.NodeProto]:
 
 
 def stream(*nodes: onnx.NodeProto, opset: int = 20, **more: np.ndarray) -> onnx.ModelProto:
-    """``h`` of N channels out of a layer with a bias; ``nodes`` make ``z`` of it, which another layer reads."""
+    """``h`` of N channels from a layer with a bias; ``nodes`` make ``z`` of it, which another layer reads."""
     w, b, v, s, t, u = weights((4, N), (N,), (N, 3), (N,), (N,), (N, N))
     held = {
         "w": w, "b": b, "v": v, "s": s + np.sign(s), "t": t, "u": u, "c": 1.5, "two": 2.0,

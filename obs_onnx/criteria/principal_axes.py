@@ -25,8 +25,8 @@ from scipy.linalg import eigh, helmert, qr
 
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.places import elements_along
-from obs_onnx.passes.channels.rotation.rotatable import Rotatable
 from obs_onnx.passes.channels.rotation.rotate import array_of, blocks, factors, places
+from obs_onnx.passes.channels.rotation.scan import Rotatable
 from obs_onnx.passes.layers.layer import Layer
 
 __all__ = ["principal_axes"]

@@ -152,8 +152,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
     rotate: bool = option(
         True,
         help="Turn streams that only linear operators and norms touch to their principal axes first.",
-        more="Where that lets more of their channels go for less damage; keep.json cannot be replayed then.",
-        mode="channels",
+        more="In mode channels, where that loses less; keep.json cannot be replayed then.",
     )
     normalize: bool = option(
         False,

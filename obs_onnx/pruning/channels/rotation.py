@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.criteria.principal_axes import principal_axes
 from obs_onnx.passes.channels.coupling import Coupling
-from obs_onnx.passes.channels.rotation.rotatable import Rotatable, Stays, rotatable
+from obs_onnx.passes.channels.rotation.rotatable import rotatable
 from obs_onnx.passes.channels.rotation.rotate import array_of, blocks, rotate
+from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.calibrated import Calibrated, DenseModel

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from obs_onnx.passes.channels.coupling import Coupling
-from obs_onnx.passes.channels.rotation.rotatable import Fold, Rotatable, Stays
+from obs_onnx.passes.channels.rotation.scan import Fold, Rotatable, Stays
 
 __all__ = ["array_of", "blocks", "factors", "places", "rotate"]
 

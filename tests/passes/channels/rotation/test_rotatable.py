@@ -8,7 +8,8 @@ import pytest
 from channel_graphs import found, node
 from rotations import N, rms, stream
 
-from obs_onnx.passes.channels.rotation.rotatable import Rotatable, Stays, rotatable
+from obs_onnx.passes.channels.rotation.rotatable import rotatable
+from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 
 
 def of(proto: onnx.ModelProto) -> Rotatable:

@@ -16,8 +16,9 @@ from rotations import N, matrix, rms, stream
 
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, couple
-from obs_onnx.passes.channels.rotation.rotatable import Rotatable, Stays, rotatable
+from obs_onnx.passes.channels.rotation.rotatable import rotatable
 from obs_onnx.passes.channels.rotation.rotate import array_of, blocks, rotate
+from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 from obs_onnx.passes.graph.set_weights import SetWeights
 
 
