@@ -14,6 +14,7 @@ from obs_onnx.entrypoints.options.keywords import takes
 from obs_onnx.io.onnx_file import ModelLike, open_model
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.plainer.integer_layers import opened
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.costs.macs import macs_per_node
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory, static_sizes
@@ -80,7 +81,7 @@ def _free(model: ir.Model) -> list[str]:
 
 
 def _inspected(path: str, model: ir.Model, caches: Collection[str]) -> Inspection:
-    count = sum(one.size for one in parameters(model))
+    count = sum(one.size for one in parameters(opened(model)))
     canonical = canonicalize(model)
     layers, frozen = find_layers(canonical)
     macs = macs_per_node(canonical, _shapes(canonical))

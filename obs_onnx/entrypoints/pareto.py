@@ -31,7 +31,7 @@ from obs_onnx.io.paths import keep_path
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.latency.noise import Noise
 from obs_onnx.option import asked
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import DataError, OptionError, boundary, named, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
@@ -53,6 +53,7 @@ from obs_onnx.pruning.language.cache_config import new_configs
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
+from obs_onnx.report.frontier_table import frontier_line
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Frontier, Point, undominated
 from obs_onnx.runtimes.sessions.partial_run import timable
@@ -74,6 +75,10 @@ class Pareto:
 
     frontier: Frontier
     models: tuple[ir.Model, ...]
+
+    def summary(self) -> str:
+        """The frontier in one line."""
+        return frontier_line(self.frontier)
 
 
 @takes(ParetoOptions)
@@ -116,8 +121,7 @@ def _found(
     calibrated = continued(inputs, calibrated, options, "pareto")
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
-    if note := plan.cost_note(calibrated):
-        options.shown.say(note)
+    options.shown.say(plan.forecast(calibrated, targets, 1, recorder, options.points).note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(
@@ -220,7 +224,7 @@ def _timed(
         if inputs.front.runs and inputs.front.caches is None:
             models = [inputs.original, *(one.result.model for one in candidates)]
         else:
-            models = [inputs.given, *(inputs.put_back(packed_form(one.attempt.model)) for one in candidates)]
+            models = [inputs.given, *(inputs.put_back(written_form(one.attempt.model)) for one in candidates)]
         return bench(
             [timable(inputs.target, one) for one in models],
             inputs.target,

@@ -31,7 +31,7 @@ from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
 from obs_onnx.passes.channels.vocabulary import cut_vocabulary
-from obs_onnx.passes.errors import DataError, InputError, boundary, named
+from obs_onnx.passes.errors import DataError, InputError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.parameters import integer_forms
 from obs_onnx.pruning.language.cache_config import files_beside
@@ -83,7 +83,7 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     if file.get("rotated"):
         raise DataError(
             f"{source} names channels that {name} does not have: {', '.join(file['rotated'])} "
-            f"were rotated to other axes before they were cut; prune with {named('rotate')} off "
+            f"were rotated to other axes before they were cut; prune with --no-rotate "
             "for a plan that can be replayed"
         )
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)

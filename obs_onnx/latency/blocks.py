@@ -12,6 +12,7 @@ from obs_onnx.data.feeds import Feed
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.latency.benchmark import quick
 from obs_onnx.latency.cache import LatencyCache, signature
+from obs_onnx.passes.canonical.plainer.written_form import in_integers
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.costs.blocks import cut_blocks
@@ -82,7 +83,7 @@ class BlockClock:
                 continue
             if names is not None and block.name not in names:
                 continue
-            part = block.model(model)
+            part = in_integers(block.model(model))
             if unknown := [str(v.name) for v in part.graph.inputs if str(v.name) not in values]:
                 self.left_out[block.name] = f"{unknown[0]} is no tensor"
                 continue
@@ -108,7 +109,7 @@ class BlockClock:
 
     def open(self, model: ir.Model) -> Session:
         """A session of a whole model where it is timed."""
-        return self.target.session(serialize(model))
+        return self.target.session(serialize(in_integers(model)))
 
     @property
     def overhead(self) -> float:

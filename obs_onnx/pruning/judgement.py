@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.pruning.calibrated import Calibrated, CalibrationData, DenseModel
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.results.pruning import Missed
@@ -63,7 +63,7 @@ def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:
 
 def judge(model: ir.Model, calibrated: Calibrated, recorder: Recorder) -> Judged:
     """Measure a pruned model on held-out (and labelled) data, unless that was done before."""
-    model = packed_form(model)
+    model = written_form(model)
     with recorder.stage("evaluate"):
         work = calibrated.work.stage("evaluate", model)
         return work.one(Judged, "figures", lambda: _judged(model, calibrated.dense, calibrated.data))

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from obs_onnx.cluster.options import ClusterOptions
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
+from obs_onnx.devices.options import DeviceOptions
 from obs_onnx.evaluation.measures.options import MeasureOptions
-from obs_onnx.latency.options import LatencyOptions
+from obs_onnx.latency.options import CostOptions, LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
 from obs_onnx.progress import Progress, ProgressLike, chosen
@@ -255,5 +256,5 @@ class SearchOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+class RunOptions(SearchOptions, DeviceOptions, CostOptions, ModeOptions, RetrainingOptions, title="Choice"):
     """What a search for one smaller model can be told, whatever its mode."""

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from obs_onnx.evaluation.merged import fitted
 from obs_onnx.io.onnx_file import load_model
 from obs_onnx.passes.canonical.finished import finished
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.interface.caches import Kept, narrowed
 from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.calibrated import Calibrated
@@ -85,7 +85,7 @@ def verify(result: Finished[A_co], calibrated: Calibrated, recorder: Recorder) -
         VerificationError: it does not.
     """
     dense, first = calibrated.dense, calibrated.data.first
-    model = packed_form(result.attempt.model)
+    model = written_form(result.attempt.model)
     with recorder.stage("verify"):
         session = open_whole(dense.runtime, model)
         expected, outputs = session.run(first), dense.session.run(first)

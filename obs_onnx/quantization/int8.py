@@ -79,7 +79,7 @@ def check_quantizable(model: ir.Model, kind: str = "int8") -> None:
     if held := [layer for layer in find_layers(model)[0] if layer.integers is not None]:
         raise OptionError(f"{kind}: weight {held[0].name} is quantized already: give the float model")
     for node in model.graph:
-        if "Quant" in node.op_type or node.op_type.startswith("QLinear") or node.op_type.endswith("Integer"):
+        if lookup(node).quantizes:
             raise OptionError(
                 f"{kind}: node {node.name} ({node.op_type}) is quantized already: give the float model"
             )

@@ -27,13 +27,14 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.on_device import also
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
 from obs_onnx.work.work_folder import NOWHERE, Work
 
-__all__ = ["Reference", "compensated", "group_curves"]
+__all__ = ["Reference", "compensated", "group_curves", "is_clean", "starts"]
 
 
 _NOTHING = 1e-12  # damage that rounding makes, and share of the largest score that says nothing
@@ -143,7 +144,7 @@ class _Probe:
 
     def _damage(self, run: Part, values: Values) -> float:
         damage = Damage(self._reference.yardstick, self._plan.outputs)
-        found = run.each({**batch, **values} for batch in self._testing)
+        found = run.each(also(batch, values) for batch in self._testing)
         for expected, changed in zip(self._reference.outputs, found, strict=True):
             damage.update(expected, changed)
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
@@ -155,7 +156,7 @@ def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -
     return all(mix.kind == "sum" and mix.node.name in nodes for mix in combining(coupling, group))
 
 
-def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:
+def starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:
     """The last boundary of the plan from which all that the group's channels do can be computed again.
 
     Layers that read them take their weights from outside; anything else has to lie behind the boundary.
@@ -294,7 +295,7 @@ def group_curves(
     for group in coupling.groups:
         if only is not None and group.id not in only:
             continue
-        at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
+        at.setdefault(starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
     ordered = [group for index in range(-1, len(plan.stages)) for group in at.get(index, ())]
     scope = {one: branch.layers for one, branch in (branches or {}).items()}
     work = work.stage(

@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.canonical.plainer.written_form import in_integers
 from obs_onnx.passes.channels.coupling import Coupling, Keep
 from obs_onnx.passes.channels.keep_file import kept_caches
 from obs_onnx.passes.channels.silence import silence
@@ -77,6 +78,7 @@ def check_removal(
     if caches is not None:
         _check_inputs(kept_caches(dense, keep), caches.kept(small))
         forms = Forms(*map(caches.shown, forms))
+    forms = Forms(*map(in_integers, forms))
     cut = Kept(dense, keep, feed, pasts)
     try:
         return _agreement(runtime, forms, cut, feed, pasts)

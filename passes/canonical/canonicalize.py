@@ -3,6 +3,7 @@
 * no calls of local functions, and no Constant nodes: every constant is an initializer;
 * operators that are functions of others, and layers that a runtime has fused, are written out where the
   tables know more about what they consist of;
+* layers that compute in integers are layers of the numbers that these stand for;
 * weights do not hide behind Transpose, Reshape, Cast, weight normalization and the like; what is stored as
   integers stays so, with scales of its own;
 * every node has a name of its own, and every per-output bias belongs to one node;
@@ -23,6 +24,7 @@ from obs_onnx.passes.canonical.fold_weight_expressions import FoldWeightExpressi
 from obs_onnx.passes.canonical.lift_constants import FoldConstantViews, LiftConstants
 from obs_onnx.passes.canonical.own_biases import OwnBiases
 from obs_onnx.passes.canonical.plainer.functions import ExpandOperators, inline
+from obs_onnx.passes.canonical.plainer.integer_layers import OpenIntegers
 from obs_onnx.passes.canonical.plainer.unfuse import Unfuse
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
@@ -40,6 +42,7 @@ def canonicalize(model: ir.Model) -> ir.Model:
     copy = plain(model)
     for step in (
         FoldConstantViews(),
+        OpenIntegers(),
         BareIntegers(),
         InferShapes(),
         FoldWeightExpressions(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants
-from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
+from obs_onnx.passes.canonical.plainer.written_form import WriteForms
 
 __all__ = ["finished"]
 
@@ -22,7 +22,7 @@ def finished(model: ir.Model, original: ir.Model) -> ir.Model:
         original: as it was read.
     """
     copy = model.clone()
-    PackBlocks().call(copy)  # 1.
+    WriteForms().call(copy)  # 1.
     ShareConstants().call(copy)  # 2.
     if not any(_declared(value) for node in original.graph for value in node.outputs):  # 3.
         for node in copy.graph.all_nodes():

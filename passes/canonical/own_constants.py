@@ -10,6 +10,7 @@ from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.plainer.blocks import OpenBlocks
 from obs_onnx.passes.canonical.plainer.decompose import Decompose
+from obs_onnx.passes.canonical.plainer.integer_layers import OpenIntegers
 from obs_onnx.passes.errors import boundary
 from obs_onnx.passes.graph.names import COPY_OF, Names
 from obs_onnx.passes.ops import lookup
@@ -34,6 +35,8 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
     """
     copy = canonicalize(model) if canonical else plain(model)
     with boundary("the model cannot be brought to the form in which channels are looked for"):
+        if not canonical:
+            OpenIntegers().call(copy)
         opened = OpenBlocks().call(copy).modified
         if opened and canonical:
             BareIntegers().call(copy)

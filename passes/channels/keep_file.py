@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
-from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
+from obs_onnx.passes.canonical.plainer.integer_layers import MADE
+from obs_onnx.passes.canonical.plainer.written_form import WriteForms
 from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -132,9 +133,10 @@ def keep_file(
 
 
 def _scales(model: ir.Model) -> set[str]:
-    """Scales and zero points of opened blocks, which in the file lie along others."""
+    """Scales and zero points of opened blocks, which in the file lie along others, and those of no file."""
     forms = (layer.integers for layer in find_layers(model)[0])
-    return {name for form in forms if form is not None and form.run for name in form.names[1:]}
+    made = {name for name, value in model.graph.initializers.items() if MADE in value.meta}
+    return made | {name for form in forms if form is not None and form.run for name in form.names[1:]}
 
 
 def kept_caches(coupling: Coupling, keep: Keep) -> Mapping[str, Kept]:
@@ -210,7 +212,7 @@ def shrunk(
     if "removed" in file:
         return _without(model, set(file["removed"]), caches, finish)
     finish(model)
-    PackBlocks().call(model)
+    WriteForms().call(model)
     ShareConstants().call(model)
     return model
 
@@ -251,6 +253,6 @@ def _without(
     if left := [name for name in removed if name in model.graph.initializers]:
         raise ValueError(f"{left[0]} cannot be left out of this model")
     finish(model)
-    PackBlocks().call(model)
+    WriteForms().call(model)
     ShareConstants().call(model)
     return model

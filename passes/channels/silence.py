@@ -6,7 +6,8 @@ which k stay is made to give the statistics of those k: with the others set to t
 is k/n of theirs, so that ``epsilon`` is multiplied by k/n and the scale by sqrt(k/n).
 
 Among integers 0 is the zero point. What is turned into numbers first is masked while it is integers, and
-constants are masked for good, so that runtimes go on computing in integers what they do without the mask.
+constants are masked for good, under their own names where nothing else reads them, so that runtimes go on
+computing in integers what they do without the mask.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.canonical.plainer.norms import SKIPS, apart
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.bodies import remove_unused_nodes
@@ -30,13 +32,6 @@ from obs_onnx.passes.ops.quantized.numbers import spread
 from obs_onnx.passes.traits.relation import Mix, Operand
 
 __all__ = ["silence"]
-
-_SKIPS = {
-    "SkipLayerNormalization": "LayerNormalization",
-    "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
-}
-
-_SKIP_EPSILON = 1e-12  # where the node says none
 
 _ZERO = ("sum", "range")  # kinds of mixes that zeros leave as they are
 
@@ -67,10 +62,11 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
     copy = model.clone()
     names = Names(copy)
     twins = dict(zip(model.graph, copy.graph, strict=True))
-    if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
+    if skips := [node for node in copy.graph if node.op_type in SKIPS and node.domain == "com.microsoft"]:
         removed = coupling.keep_indices(keep)
         for node in skips:
-            _unfuse(names, node)
+            take_over(names, node.outputs[0], apart(Writer(names, node), node))
+            copy.graph.remove(node, safe=True)
         coupling = coupling.of(copy)
         keep, twins = coupling.keep_from(removed), {node: node for node in copy.graph}
     alive = coupling.alive(keep)
@@ -85,24 +81,11 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
     for silencer in silencers:
         silencer.run()
     remove_unused_nodes(copy)
+    for silencer in silencers:
+        for name, masked in silencer.masked.items():
+            if name not in copy.graph.initializers and masked.is_initializer():
+                masked.name = name
     return copy
-
-
-def _unfuse(names: Names, node: ir.Node) -> None:
-    """Skip normalisation as an addition and a normalisation."""
-    x, skip, scale, *rest = node.inputs
-    shift = [] if node.op_type == "SkipSimplifiedLayerNormalization" else rest[:1]
-    bias = rest[len(shift) : len(shift) + 1]
-    write = Writer(names, node)
-    total = write.op("Add", [x, skip])
-    if bias and bias[0] is not None:
-        total = write.op("Add", [total, bias[0]])
-    epsilon = node_facts.float_attribute(node, "epsilon", _SKIP_EPSILON)
-    attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)]
-    take_over(names, node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
-    if len(node.outputs) > 3:
-        take_over(names, node.outputs[3], total)
-    write.graph.remove(node, safe=True)
 
 
 def _is_dequantized(value: ir.Value) -> bool:
@@ -141,6 +124,7 @@ class _Silencer:
             self.mask = self.mask & stays.reshape([-1 if i == mix.axis else 1 for i in range(len(shape))])
         self.share = float(math.prod(stays.mean() for _, stays in mixes))
         self.dtype = node_facts.dtype(value) or ir.DataType.FLOAT
+        self.masked: dict[str, ir.Value] = {}
         self.all_axes = [m.axis for m in coupling.graph.mixes if m.node is node and m.slot == slot]
 
     @property
@@ -211,7 +195,9 @@ class _Silencer:
             array = np.array(held)
             gone = ~np.broadcast_to(mask, array.shape)
             array[gone] = np.broadcast_to(fill, array.shape)[gone]
-            return self.write.constant(array, value.dtype)
+            found = self.write.constant(array, value.dtype)
+            self.masked[str(value.name)] = found
+            return found
         if node is None or value.is_graph_output():
             return self._masked(value, mask, zero)
         first = node.inputs[0] if node.inputs else None

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
-from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
+from obs_onnx.passes.canonical.plainer.written_form import WriteForms
 from obs_onnx.passes.channels.coupling import Coupling, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.errors import ModelError
@@ -127,7 +127,7 @@ def cut_vocabulary(model: ir.Model, ids: Collection[str], kept: NDArray[np.int64
         if value.name in there.scores:
             count = int((kept < there.scores[str(value.name)]).sum())
             value.shape = ir.Shape([*(shapes[value] or ())[:-1], count])
-    PackBlocks().call(copy)
+    WriteForms().call(copy)
     ShareConstants().call(copy)
     return copy
 

@@ -8,7 +8,7 @@ block, and a block reads nothing from those after it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -16,6 +16,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.graph.scopes import reads
 from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.ops.quantized.weights import held
 
 __all__ = ["Block", "cut_blocks"]
 
@@ -28,7 +29,8 @@ class Block:
         name: of the node that began it; the same block of a smaller model has the same name.
         kind: what its latency depends on in general: operator, kernel, and whether it is depthwise.
         nodes: in topological order.
-        inputs, outputs: names of the values that come in and go out; initializers do not count.
+        inputs, outputs: names of the values that come in and go out; initializers do not count, and
+            integers go between blocks where one turns them into numbers.
     """
 
     name: str
@@ -60,36 +62,48 @@ def cut_blocks(model: ir.Model) -> list[Block]:
     members: dict[ir.Node, list[ir.Node]] = {node: [] for node in begins}
     for node in nodes:
         members[owner[node]].append(node)
-    return [_block(begin, own) for begin, own in members.items()]
+    read = {begin: _inputs(own) for begin, own in members.items()}
+    needed = {value for values in read.values() for value in values}
+    return [_block(begin, own, read[begin], needed) for begin, own in members.items()]
 
 
 def _is_heavy(node: ir.Node) -> bool:
     return lookup(node).macs is not None
 
 
-def _block(begin: ir.Node, own: Sequence[ir.Node]) -> Block:
+def _inputs(own: Sequence[ir.Node]) -> dict[ir.Value, None]:
+    """What nodes read from outside: in place of numbers that are made of integers these integers.
+
+    So a block has the conversion next to what computes in integers, and a runtime makes one of both.
+    """
     inside = set(own)
-    inputs = dict.fromkeys(
-        str(value.name)
+    found = [
+        value
         for node in own
         for value in reads(node)
         if value.producer() not in inside and (value.producer() is not None or not value.is_initializer())
-    )
-    outputs = dict.fromkeys(
-        str(value.name)
-        for node in own
-        for value in node.outputs
-        if value.is_graph_output() or any(user not in inside for user, _ in value.uses())
-    )
-    return Block(str(begin.name), _kind(begin), tuple(own), tuple(inputs), tuple(outputs))
+    ]
+    for value in found:
+        made = value.producer()
+        if made is not None and made.op_type == "DequantizeLinear":
+            found += [one for one in made.inputs if one is not None and not one.is_initializer()]
+    return {v: None for v in found if (made := v.producer()) is None or made.op_type != "DequantizeLinear"}
+
+
+def _block(
+    begin: ir.Node, own: Sequence[ir.Node], read: Iterable[ir.Value], needed: Container[ir.Value]
+) -> Block:
+    outputs = [value for node in own for value in node.outputs if value.is_graph_output() or value in needed]
+    names = [tuple(str(value.name) for value in values) for values in (read, outputs)]
+    return Block(str(begin.name), _kind(begin), tuple(own), *names)
 
 
 def _kind(node: ir.Node) -> str:
     """Operator, kernel shape, stride, and whether each output reads a single channel."""
     parts = [node.op_type]
-    weight = node.inputs[1] if len(node.inputs) > 1 else None
-    if weight is not None and weight.const_value is not None:
-        shape = weight.const_value.shape.numpy()
+    weight = held(node, 1)
+    if weight is not None:
+        shape = weight.shape
         parts += ["x".join(map(str, shape[2:]))] if len(shape) > 2 else ["constant"]
         if "strides" in node.attributes:
             parts.append("/".join(map(str, node.attributes.get_ints("strides"))))

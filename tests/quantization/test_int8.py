@@ -217,3 +217,19 @@ def test_broken_zeros_are_found() -> None:
     del found.graph.initializers["fc1.weight_quantized"]
     with pytest.raises(VerificationError, match=r"fc1.weight is missing"):
         check_quantized_zeros(model, found)
+
+
+def test_targets_that_hold_in_integers(tmp_path: Path) -> None:
+    """The file of integers, in operators on integers, is what the target is about."""
+    output = tmp_path / "small.onnx"
+    given = {**FAST, "quantize_format": "qoperator", "targets_on": "quantized"}
+    report = prune(NET, output, targets={"size": 0.15}, eval=TEST, **given).report
+    share = (tmp_path / "small.int8.onnx").stat().st_size / NET.stat().st_size
+    assert report.met
+    assert share <= 0.15
+    assert report.reached["size"] == pytest.approx(share, abs=2e-3)
+    assert report.targets == {"size": 0.15}
+    assert "size: measured on the model in integers" in " ".join(report.notes)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "small.int8.onnx").graph.node}
+    assert "QLinearConv" in kinds
+    assert "Conv" not in kinds

@@ -32,12 +32,12 @@ from obs_onnx.reconstruction.channels import solve_channels
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
-__all__ = ["compared_curves", "measured_curves", "mended_curves", "scored_curves", "statistics"]
+__all__ = ["compared_curves", "measured_curves", "mended_curves", "scored_curves", "statistics_of"]
 
 _LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
 
 
-def statistics(
+def statistics_of(
     task: ChannelTask,
     model: ir.Model,
     coupling: Coupling,
@@ -57,6 +57,8 @@ def statistics(
         damping=task.options.damping,
         seed=task.calibrated.data.seed,
         task=task.calibrated.yardstick.task,
+        executor=task.calibrated.work.executor,
+        memory=task.calibrated.budget.memory,
     )
 
 

@@ -84,6 +84,7 @@ def finish_channels(
                 tensors=len(group.sites),
                 expected_damage=best.expected.get(group.id),
                 curve=points_of(best.curves.get(group.id), group.n),
+                stays=best.stays(group),
             )
             for group in coupling.groups
         ),

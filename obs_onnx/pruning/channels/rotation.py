@@ -17,7 +17,7 @@ from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.calibrated import Calibrated, DenseModel
-from obs_onnx.pruning.channels.curves import compared_curves, statistics
+from obs_onnx.pruning.channels.curves import compared_curves, statistics_of
 from obs_onnx.pruning.channels.task import ChannelTask, Rotation
 from obs_onnx.pruning.options import DAMAGE
 from obs_onnx.runtimes.sessions.block_session import is_weighty
@@ -83,7 +83,7 @@ def _matrices(task: ChannelTask, found: Sequence[Rotatable]) -> Matrices:
     names = {name for one in found for name in one.readers}
     layers = [layer for layer in dense.layers if layer.name in names]
     fit = task.calibrated.data.for_damage()[0].limit(_FIT)
-    evidence = statistics(task, dense.model, coupling, layers, plan_stages(dense.model, layers), fit)
+    evidence = statistics_of(task, dense.model, coupling, layers, plan_stages(dense.model, layers), fit)
     return {one.group.id: principal_axes(evidence, one) for one in found}
 
 
@@ -120,7 +120,7 @@ def _better(task: ChannelTask, turned: ChannelTask, groups: Collection[int]) -> 
     for one in (task, turned):
         dense, coupling = one.calibrated.dense, one.channels.coupling
         fit, test = one.calibrated.data.for_damage()
-        evidence = statistics(one, dense.model, coupling, dense.layers, dense.stages, fit.limit(_FIT))
+        evidence = statistics_of(one, dense.model, coupling, dense.layers, dense.stages, fit.limit(_FIT))
         each.append(compared_curves(one, evidence, dense.stages, test.limit(_TEST), _LEVELS, groups))
     before, after = (
         {

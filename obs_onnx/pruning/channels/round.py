@@ -25,7 +25,7 @@ from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
-from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves, statistics
+from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves, statistics_of
 from obs_onnx.pruning.channels.lossless import redundant_in
 from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
@@ -34,6 +34,7 @@ from obs_onnx.pruning.options import DAMAGE
 __all__ = ["Round"]
 
 _CORRECTIONS = 6
+_TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
 _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
 
@@ -102,9 +103,11 @@ class Round:
         stages = dense.stages if before is None else plan_stages(model, layers)
         damage = task.options.allocation == DAMAGE
         fit, test = data.for_damage() if damage else (data.fit, data.fit)
-        evidence = statistics(task, model, coupling, layers, stages, fit)
+        evidence = statistics_of(task, model, coupling, layers, stages, fit)
         if dense_evidence is None and before is not None:
-            dense_evidence = statistics(task, dense.model, channels.coupling, dense.layers, dense.stages, fit)
+            dense_evidence = statistics_of(
+                task, dense.model, channels.coupling, dense.layers, dense.stages, fit
+            )
         table, wanted = _latencies(task, coupling), task.options.round_to
         widths = None if wanted is None else widths_of(coupling, wanted)
         quantum: dict[int, Quantum]
@@ -177,7 +180,7 @@ class Round:
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
-        for _ in range(_CORRECTIONS):
+        for _ in range(_CORRECTIONS if self.task.costs.tool is None else _TOLD_CORRECTIONS):
             tried.append(self._tried(tight, limits))
             corrected = _corrected(tight, limits, tried)
             if corrected is None:

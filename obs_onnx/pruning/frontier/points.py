@@ -11,7 +11,7 @@ from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.io.onnx_file import file_size
-from obs_onnx.passes.canonical.plainer.blocks import packed_form
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.plan import ChannelPlan
@@ -72,7 +72,7 @@ def measured_points(
     dense, sample = calibrated.dense, calibrated.data.sample
     demands = [
         dense.cost,
-        *(measured(dense.runtime, packed_form(c.attempt.model), sample) for c in candidates),
+        *(measured(dense.runtime, written_form(c.attempt.model), sample) for c in candidates),
     ]
     models = [inputs.original, *(c.result.model for c in candidates)]
     qualities = [c.attempt.quality for c in candidates]

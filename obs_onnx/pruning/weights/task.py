@@ -76,6 +76,11 @@ class WeightTask:
         cheap = affordable >= _SECOND_LOOK and effort.solves_again(dense.layers)
         return self.allocation is None and cheap
 
+    @property
+    def measures(self) -> bool:
+        """Whether damage is measured, rather than given by a pattern or by scores."""
+        return self.options.pattern.kind != "nm" and self.allocation is None
+
     def around(self, model: ir.Model) -> WeightTask:
         """The same task for a retrained model, whose weights are worth something else."""
         options, allocation = self.options, self.allocation
@@ -123,6 +128,7 @@ class WeightTask:
                 context=context,
                 chosen={layer.name for layer in free},
                 work=self.calibrated.work,
+                memory=budget.memory,
             )
 
     def shares(self, curves: Mapping[str, Curve], sparsity: float) -> dict[str, int]:

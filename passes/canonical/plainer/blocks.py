@@ -20,7 +20,7 @@ from obs_onnx.passes.ops import key, linear
 from obs_onnx.passes.ops.quantized.weights import BLOCKS, Blocks
 from obs_onnx.passes.traits.linear import Integers, packed
 
-__all__ = ["OpenBlocks", "PackBlocks", "packed_form"]
+__all__ = ["OpenBlocks", "PackBlocks"]
 
 _MATMUL = "com.microsoft::MatMulNBits"
 _OWN = ("N", "K", "bits", "block_size")  # attributes that follow from the weight
@@ -95,15 +95,6 @@ def _hold(value: ir.Value, array: NDArray[np.generic]) -> None:
     array = np.ascontiguousarray(array)
     value.const_value = ir.Tensor(array, name=value.name)
     value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
-
-
-def packed_form(model: ir.Model) -> ir.Model:
-    """``model`` itself, or where it has opened blocks a copy in which they are packed."""
-    if not any(BLOCKS in value.meta for value in model.graph.initializers.values()):
-        return model
-    copy = model.clone()
-    PackBlocks().call(copy)
-    return copy
 
 
 class PackBlocks(ir.passes.InPlacePass):

@@ -23,6 +23,7 @@ from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 
 Change = Callable[[np.ndarray], None]
+Values = Callable[[Sequence[str], Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 
 
 def changed(proto: onnx.ModelProto, **changes: Change) -> onnx.ModelProto:
@@ -55,17 +56,22 @@ def copied(count: int, axis: int = 0) -> Change:
     return change
 
 
-def gone(proto: onnx.ModelProto, shape: Sequence[int]) -> tuple[dict[str, int], Mapping[str, int]]:
-    """Redundant channels by group, and by kind; the model without them gives what it gave."""
-    model = prepare(ir.from_proto(proto))
-    coupling = couple(model)
-    x = np.random.default_rng(5).standard_normal((4, *shape)).astype(np.float32)
+def measured(model: ir.Model, x: np.ndarray) -> Values:
+    """Values inside a model, by their names and by weights that it has in place of its own."""
 
     def values(names: Sequence[str], tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         part = SetWeights(tensors)(model.clone()).model
         return {name: run(extract(part, ["x"], [name]), x) for name in names}
 
-    found = find_redundant(coupling, find_layers(model)[0], values)
+    return values
+
+
+def gone(proto: onnx.ModelProto, shape: Sequence[int]) -> tuple[dict[str, int], Mapping[str, int]]:
+    """Redundant channels by group, and by kind; the model without them gives what it gave."""
+    model = prepare(ir.from_proto(proto))
+    coupling = couple(model)
+    x = np.random.default_rng(5).standard_normal((4, *shape)).astype(np.float32)
+    found = find_redundant(coupling, find_layers(model)[0], measured(model, x))
     keep = {group.id: np.ones(group.n, bool) for group in coupling.groups}
     for number, channels in found.channels.items():
         assert len(set(channels.tolist())) == len(channels) < len(keep[number])
@@ -275,7 +281,8 @@ def test_zeros_of_integers_are_the_zero_point(zero: int, reader: str) -> None:
         weights["v"] = np.random.default_rng(0).standard_normal((2, 5, 1, 1)).astype(np.float32)
     coupling = couple(prepare(ir.from_proto(graph(nodes, weights))))
     (group,) = coupling.groups
-    found = find_redundant(coupling, find_layers(coupling.model)[0], lambda names, changed: {})
+    x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
+    found = find_redundant(coupling, find_layers(coupling.model)[0], measured(coupling.model, x))
     if reader == "Conv":
         assert found.kinds == {"copied": 3}
         return
@@ -285,5 +292,4 @@ def test_zeros_of_integers_are_the_zero_point(zero: int, reader: str) -> None:
     assert {key: value.tolist() for key, value in found.channels.items()} == {group.id: [dead]}
     small = coupling.model.clone()
     RemoveChannels({group.id: np.arange(5) != dead}).call(small)
-    x = np.random.default_rng(1).standard_normal((2, 3, 5, 5)).astype(np.float32)
     np.testing.assert_array_equal(run(small, x), run(coupling.model, x))

@@ -12,10 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nets import NETS
+from onnx import helper, numpy_helper
 from random_graphs import BUILDERS, SIZE, build
 from repository import MODELS
 
 from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.plainer.written_form import in_integers
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.costs.blocks import cut_blocks
@@ -175,3 +177,30 @@ def test_the_model_is_shared_and_unchanged() -> None:
     for block in cut_blocks(model):
         onnx.checker.check_model(ir.to_proto(block.model(model)))
     assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+
+
+@pytest.mark.parametrize("op_type", ["QLinearConv", "Conv"])
+def test_integers_go_between_blocks(op_type: str) -> None:
+    """A layer is timed with the conversions next to it, which runtimes compute with it in integers."""
+    rng = np.random.default_rng(3)
+    held = {"s": np.float32(0.05), "z": np.uint8(128), "zero": np.int8(0)}
+    nodes = [helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q0"])]
+    for k, (rows, columns) in enumerate([(8, 3), (6, 8), (4, 6)]):
+        held[f"w{k}"] = rng.integers(-99, 99, (rows, columns, 1, 1)).astype(np.int8)
+        inputs = [f"q{k}", "s", "z", f"w{k}", "s", "zero", "s", "z"]
+        nodes.append(helper.make_node("QLinearConv", inputs, [f"q{k + 1}"], name=f"c{k}"))
+    nodes.append(helper.make_node("DequantizeLinear", ["q3", "s", "z"], ["y"]))
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["N", 3, 5, 5])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 4, 5, 5])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in held.items()],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = prepare(ir.from_proto(proto))
+    if op_type == "QLinearConv":
+        model = in_integers(model)
+    check_blocks(model, {"x": rng.standard_normal((2, 3, 5, 5)).astype(np.float32)})
+    assert [block.inputs for block in cut_blocks(model)] == [("x",), ("q1",), ("q2",)]
+    assert {block.kind for block in cut_blocks(prepare(ir.from_proto(proto)))} == {"Conv 1x1"}

@@ -12,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.canonical.plainer import blocks
-from obs_onnx.passes.canonical.plainer.blocks import OpenBlocks, packed_form
+from obs_onnx.passes.canonical.plainer.blocks import OpenBlocks
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
 from obs_onnx.passes.layers.find_layers import find_layers
@@ -53,7 +54,7 @@ def test_there_and_back_are_the_same_bytes(form: Form, bias: bool) -> None:
         assert "MatMulNBits" not in [node.op_type for node in opened.graph]
         x = np.random.default_rng(0).standard_normal((3, 64)).astype(np.float32)
         np.testing.assert_allclose(outputs(opened, x), outputs(proto, x), rtol=1e-3, atol=1e-3)
-        again = packed_form(opened)
+        again = written_form(opened)
         (node,) = again.graph
         before = original.graph[0]
         assert {name: one.value for name, one in node.attributes.items()} == {
@@ -78,7 +79,7 @@ def test_single_inputs_go_and_blocks_are_made_anew(form: Form) -> None:
     assert group.n == 64
     keep = np.random.default_rng(6).random(64) < 0.7
     RemoveChannels({group.id: keep}, coupling).call(opened)
-    packed = packed_form(opened)
+    packed = written_form(opened)
     (layer,) = [one for one in packed.graph if one.op_type == "MatMulNBits"]
     assert layer.attributes["K"].as_int() == keep.sum()
     w, rounded = (
@@ -102,7 +103,7 @@ def test_what_serves_several_nodes_stays() -> None:
     proto.graph.output.append(helper.make_tensor_value_info("other", onnx.TensorProto.FLOAT, ["N", 6]))
     model = ir.from_proto(proto)
     assert not OpenBlocks().call(model).modified
-    assert packed_form(model) is model
+    assert written_form(model) is model
     assert [len(layer.uses) for layer in find_layers(model)[0]] == [2]
 
 
