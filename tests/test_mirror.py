@@ -14,6 +14,7 @@ TESTED_ELSEWHERE = {
         "a line for each operator, tested for all families at once: linear in passes/layers, relate in "
         "passes/channels/test_remove_channels.py, macs in passes/costs, lipschitz in passes/traits"
     ),
+    "passes/channels/rotation/scan.py": "records of rotatable.py, and tests there",
     "obs_onnx/results/inspection.py": "records without behaviour",
     "obs_onnx/runtimes/base.py": "a protocol",
     "obs_onnx/training/engines/base.py": "a protocol",

@@ -150,6 +150,11 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         metavar="PATTERN",
         mode="weights",
     )
+    rotate: bool = option(
+        True,
+        help="Turn streams that only linear operators and norms touch to their principal axes first.",
+        more="In mode channels, where that loses less; keep.json cannot be replayed then.",
+    )
     normalize: bool = option(
         False,
         help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "

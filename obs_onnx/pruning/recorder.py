@@ -13,6 +13,8 @@ __all__ = ["Recorder"]
 
 _KINDS = {
     "find redundant channels": "search",
+    "rotate": "search",
+    "compare axes": "curves",
     "measure damage": "curves",
     "measure damage behind the refit": "curves",
     "score channels": "curves",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -181,6 +181,7 @@ class _Measuring:
     compensate: bool
     branches: Mapping[int, Branch]
     free: Mapping[int, NDArray[np.int64]]
+    normed: Mapping[int, Collection[str]]
 
     def ranked(self, group: Group, probe: _Probe, base: float) -> Ranked:
         """Order and curve of a group; ``base`` is the damage with all its channels."""
@@ -197,6 +198,7 @@ class _Measuring:
             step = max(1, _OUTSIDE_BYTES // max(_weight_bytes(self.evidence, reading), 1))
             for some in (keeps[first : first + step] for first in range(0, len(keeps), step)):
                 tensors = compensated(self.evidence, reading, some, self.compensate)
+                self._lengthened(group, reading, some, tensors)
                 found += [max(probe(*one) - base, 0.0) for one in zip(some, tensors, strict=True)]
             return [
                 y if y > _NOTHING and count > len(free) else 0.0
@@ -220,6 +222,24 @@ class _Measuring:
             gone = max(probe(last, emptied(self.evidence.model, self.evidence.layers, layers)) - base, 0.0)
         shares = tuple(count / group.n for count in points)
         return Ranked(order, Curve(group.n, shares, tuple(points.values()), (0.0,) * len(points), gone=gone))
+
+    def _lengthened(
+        self, group: Group, reading: Sequence[Consumption], keeps: Sequence[Mask], found: Sequence[Tensors]
+    ) -> None:
+        """Make up, in layers behind a norm, for the other length of the vector that it divides by.
+
+        It becomes that of what stays, over fewer channels: ``sqrt(share of the squares * n / k)`` times what
+        it was.
+        """
+        for one in reading:
+            if not self.compensate or one.layer.name not in self.normed.get(group.id, ()):
+                continue
+            moments = self.evidence.moments[one.layer.name][0].raw().h
+            energy = np.asarray(one.columns @ np.diagonal(moments, axis1=1, axis2=2).reshape(-1))
+            for keep, tensors in zip(keeps, found, strict=True):
+                share = float(energy[keep].sum() / (energy.sum() or 1.0))
+                factor = np.sqrt(share * group.n / keep.sum())
+                tensors[one.layer.name] = tensors[one.layer.name] * tensors[one.layer.name].dtype.type(factor)
 
 
 def _to_the_edge(points: dict[int, float], damage: Callable[[int], float], most: int) -> dict[int, float]:
@@ -247,6 +267,8 @@ def group_curves(
     damaged: bool = False,
     branches: Mapping[int, Branch] | None = None,
     free: Mapping[int, NDArray[np.int64]] | None = None,
+    normed: Mapping[int, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
     work: Work = NOWHERE,
 ) -> dict[int, Ranked]:
     """Order and damage curve of every group.
@@ -264,20 +286,26 @@ def group_curves(
         damaged: the model around differs from the dense one, what it is off by itself is subtracted.
         branches: groups that may go altogether.
         free: channels that change nothing, by group; they go first.
+        normed: layers behind a norm over the channels of a group, without a scale per channel, by group.
+        only: groups that are wanted; None for all.
         work: where measured curves are kept.
     """
     model, coupling = evidence.model, evidence.coupling
     at: dict[int, list[Group]] = {}
     for group in coupling.groups:
+        if only is not None and group.id not in only:
+            continue
         at.setdefault(starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
     ordered = [group for index in range(-1, len(plan.stages)) for group in at.get(index, ())]
     scope = {one: branch.layers for one, branch in (branches or {}).items()}
-    work = work.stage("damage of channels", model, list(levels), compensate, damaged, scope, free or {})
+    work = work.stage(
+        "damage of channels", model, list(levels), compensate, damaged, scope, free or {}, normed or {}
+    )
     known = work.known(Ranked, [str(group.id) for group in ordered])
     if len(known) == len(ordered):
         advance(len(ordered))
         return {group.id: known[str(group.id)] for group in ordered}
-    measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {})
+    measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {}, normed or {})
     testing = StagedRun(runtime, plan, reference.feeds, budget)
     base: float | None = None if damaged else 0.0
 

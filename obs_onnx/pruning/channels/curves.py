@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.channels import Quantum
@@ -22,6 +23,8 @@ from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.branches import Branch
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.pruning.channels.attempt import Keeps
 from obs_onnx.pruning.channels.task import ChannelTask
@@ -31,9 +34,75 @@ from obs_onnx.reconstruction.channels import solve_channels
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
-__all__ = ["RefitProbe", "measured_curves", "mended_curves", "scored_curves"]
+__all__ = [
+    "RefitProbe",
+    "compared_curves",
+    "measured_curves",
+    "mended_curves",
+    "scored_curves",
+    "statistics_of",
+]
 
 _LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
+
+
+def statistics_of(
+    task: ChannelTask,
+    model: ir.Model,
+    coupling: Coupling,
+    layers: Sequence[Layer],
+    stages: Plan,
+    fit: Source,
+) -> ChannelStatistics:
+    """What criteria see of a model; nothing is computed before it is asked for."""
+    return ChannelStatistics(
+        task.calibrated.dense.runtime,
+        model,
+        coupling,
+        layers,
+        stages,
+        fit,
+        budget=task.calibrated.budget.activations // 2,
+        damping=task.options.damping,
+        seed=task.calibrated.data.seed,
+        task=task.calibrated.yardstick.task,
+        executor=task.calibrated.work.executor,
+        memory=task.calibrated.budget.memory,
+    )
+
+
+def compared_curves(
+    task: ChannelTask,
+    evidence: ChannelStatistics,
+    stages: Plan,
+    test: Source,
+    levels: Sequence[float],
+    only: Collection[int],
+) -> dict[int, Ranked]:
+    """Some groups with curves of measured damage, to be compared with those of another form of the model.
+
+    Args:
+        task: how channels are chosen, and the model.
+        evidence, stages: of the model.
+        test: data to measure on.
+        levels: shares of the channels removed.
+        only: the groups.
+    """
+    with task.recorder.stage("compare axes", len(only)) as advance:
+        return group_curves(
+            task.calibrated.dense.runtime,
+            evidence,
+            stages,
+            Reference(test, _answers(task, test), task.calibrated.yardstick),
+            rank=ranking(task.options.criterion, evidence),
+            levels=levels,
+            compensate=True,
+            budget=task.calibrated.budget.activations // 4,
+            advance=advance,
+            normed=task.rotation.normed,
+            only=only,
+            work=task.calibrated.work.stage("axes", levels),
+        )
 
 
 def measured_curves(
@@ -77,6 +146,7 @@ def measured_curves(
             damaged=damaged,
             branches=branches,
             free=free,
+            normed={} if damaged else task.rotation.normed,
             work=task.calibrated.work.stage("samples", samples),
         )
 

@@ -22,9 +22,10 @@ from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.curves import statistics_of
 from obs_onnx.pruning.channels.measured import plan_count
 from obs_onnx.pruning.channels.result import finish_channels
-from obs_onnx.pruning.channels.round import statistics_of
+from obs_onnx.pruning.channels.rotation import rotated
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
@@ -96,7 +97,7 @@ class ChannelPlan:
             tries: models that are refitted in a round, where that is known.
         """
         dense, effort = calibrated.dense, calibrated.budget.effort
-        task, groups = self.task(calibrated, recorder), len(self.channels.coupling.groups)
+        task, groups = self._task(calibrated, recorder), len(self.channels.coupling.groups)
         measured, levels, samples = "", 0, 0
         fit, test = calibrated.data.for_damage()
         if self.options.allocation == DAMAGE:
@@ -125,7 +126,11 @@ class ChannelPlan:
         )
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
-        """What rounds of removing channels start from."""
+        """What rounds of removing channels start from: streams may stand on other axes."""
+        return rotated(self._task(calibrated, recorder), copied=self.stored is not None)
+
+    def _task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
+        """The same on the axes of the model as it came in."""
         costs = DenseCosts(
             calibrated.dense,
             calibrated.front,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import ERROR, LATENCY, Targets
@@ -88,12 +89,13 @@ def finish_channels(
             for group in coupling.groups
         ),
         damping=task.options.damping,
-        keep=keep_file(original, coupling, best.keep, best.lost(coupling.model)),
+        keep=keep_file(original, coupling, best.keep, best.lost(coupling.model), _rotated(task, best)),
         runs=runs,
         proof=agreement,
         notes=(
             *notes,
-            *_proof(agreement, silenced),
+            *((task.rotation.note,) if task.rotation.note else ()),
+            *_proof(agreement, silenced, rotated=bool(task.rotation.names)),
             *refinement_notes(best),
             *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
@@ -110,11 +112,19 @@ def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> i
     return final
 
 
-def _proof(found: Agreement, silenced: int) -> list[str]:
+def _rotated(task: ChannelTask, best: ChannelAttempt) -> list[str]:
+    """Groups that were cut along other axes than those of the model as it came in."""
+    groups = task.channels.coupling.groups
+    cut = {group.name for group in groups if not best.keep.get(group.id, np.ones(1, bool)).all()}
+    return [name for name in task.rotation.names if name in cut]
+
+
+def _proof(found: Agreement, silenced: int, *, rotated: bool) -> list[str]:
     """What was compared, and how near it is."""
     if found.largest is None:
         return []
-    dense = f"of the dense model with the same weights and {silenced} channels silenced"
+    form = "rotated" if rotated else "dense"
+    dense = f"of the {form} model with the same weights and {silenced} channels silenced"
     parts = [
         f"{_outputs(found.differences)} equal those {dense}: relative difference {found.largest:.1e}, "
         f"allowed {found.tolerance:.0e}"

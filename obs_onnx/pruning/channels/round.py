@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx_ir as ir
 
 from obs_onnx.allocation.aligned import allocate_aligned
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
@@ -17,7 +16,6 @@ from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
@@ -25,16 +23,15 @@ from obs_onnx.passes.costs.memory import Memory
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.layers.stages import Plan, plan_stages
+from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
-from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
+from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves, statistics_of
 from obs_onnx.pruning.channels.lossless import redundant_in
 from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
-__all__ = ["Round", "Tried", "statistics_of"]
+__all__ = ["Round", "Tried"]
 
 _CORRECTIONS = 6
 _TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
@@ -268,31 +265,6 @@ class Round:
                 axes[axis] = before[here.get(name, {}).get(axis, range(len(before)))].tolist()
             together[name] = axes
         return dense.keep_from(together)
-
-
-def statistics_of(
-    task: ChannelTask,
-    model: ir.Model,
-    coupling: Coupling,
-    layers: Sequence[Layer],
-    stages: Plan,
-    fit: Source,
-) -> ChannelStatistics:
-    """What criteria see of a model; nothing is computed before it is asked for."""
-    return ChannelStatistics(
-        task.calibrated.dense.runtime,
-        model,
-        coupling,
-        layers,
-        stages,
-        fit,
-        budget=task.calibrated.budget.activations // 2,
-        damping=task.options.damping,
-        seed=task.calibrated.data.seed,
-        task=task.calibrated.yardstick.task,
-        executor=task.calibrated.work.executor,
-        memory=task.calibrated.budget.memory,
-    )
 
 
 def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:

@@ -25,7 +25,22 @@ from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
-__all__ = ["ChannelTask", "attempt_removal", "refine_attempt", "retrain_attempt"]
+__all__ = ["ChannelTask", "Rotation", "attempt_removal", "refine_attempt", "retrain_attempt"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What was turned to other axes before anything was removed.
+
+    Attributes:
+        names: of the groups.
+        normed: layers behind a norm over the channels of a group, by group.
+        note: for the reader.
+    """
+
+    names: tuple[str, ...] = ()
+    normed: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class ChannelTask:
         costs: that limits and smaller models are measured by.
         recorder: of the stages.
         start: initializers that every attempt starts from in place of the dense ones.
+        rotation: how the dense model was brought to the form that is pruned.
     """
 
     channels: Channels
@@ -47,6 +63,7 @@ class ChannelTask:
     costs: DenseCosts
     recorder: Recorder
     start: Tensors = field(default_factory=dict)
+    rotation: Rotation = Rotation()
 
     @property
     def by_threshold(self) -> bool:

@@ -40,7 +40,7 @@ def test_what_is_not_forecast_is_said(tmp_path: Path) -> None:
 
 
 def test_channels_that_never_move_are_seen(tmp_path: Path) -> None:
-    from obs_onnx.pruning.channels.round import statistics_of
+    from obs_onnx.pruning.channels.curves import statistics_of
 
     plan, calibrated, _, recorder = calibrated_residual(tmp_path)
     task, dense = plan.task(calibrated, recorder), calibrated.dense
