@@ -108,7 +108,9 @@ def parse() -> argparse.Namespace:
 def apart(name: str, options: argparse.Namespace) -> dict[str, Any] | str:
     """What a work took, in a process of its own; or why it took nothing."""
     given = [word for word in sys.argv[1:] if word not in options.works]
-    done = subprocess.run([sys.executable, __file__, name, "--row", *given], capture_output=True, text=True)
+    quiet = {"OPENBLAS_THREAD_TIMEOUT": "20", **os.environ}  # as on the command line, see docs/runtimes.md
+    command = [sys.executable, __file__, name, "--row", *given]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):

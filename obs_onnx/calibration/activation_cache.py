@@ -54,12 +54,14 @@ class ActivationCache:
         if isinstance(old, OnDevice):
             self._held -= old.nbytes
             old = {}
-        if isinstance(values, OnDevice) and self._held + values.nbytes <= self._budget:
+        if isinstance(values, OnDevice):
             for array in old.values():
                 self._forget(array)
-            self._held += values.nbytes
-            self._batches[index] = values
-            return
+            old = {}
+            if self._held + values.nbytes <= self._budget:
+                self._held += values.nbytes
+                self._batches[index] = values
+                return
         new: Values = {}
         for name, array in old.items():
             if values.get(name) is not array:

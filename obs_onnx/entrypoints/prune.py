@@ -37,12 +37,15 @@ from obs_onnx.pruning.language.cache_config import files_beside
 from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining
-from obs_onnx.pruning.run_report import Run, dry_report, report
-from obs_onnx.pruning.strategy import Strategy
+from obs_onnx.pruning.run_report import Run, beside_dense, dry_report, report
+from obs_onnx.pruning.strategy import Finished, Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.calibration import Calibration
+from obs_onnx.quantization.options import QUANTIZED
 from obs_onnx.quantization.quantizer import Quantized, Quantizer
+from obs_onnx.quantization.targets import ON_QUANTIZED, Turn, on_integers
 from obs_onnx.report.readable import ReadableReport
+from obs_onnx.results.pruning import Combination
 
 __all__ = ["STRATEGIES", "ObsPrune", "Pruned", "prune"]
 
@@ -182,16 +185,23 @@ def _pruned(
     run = Run(inputs, plan, calibrated, targets, options)
     with recorder.part("forecast"):
         expected = plan.forecast(calibrated, targets, options.rounds, recorder)
-        if retraining is not None:
-            expected = replace(expected, uncounted=(*expected.uncounted, "retraining"))
+        uncounted = {"retraining": retraining is not None, "further turns": options.targets_on == QUANTIZED}
+        also = (name for name, there in uncounted.items() if there)
+        expected = replace(expected, uncounted=(*expected.uncounted, *also))
     options.shown.say(expected.note)
     recorder.expect(expected.shown)
+    left = options.rounds, retraining, recorder
     if options.dry_run:
         whole = inputs.front.closed(inputs.front.complete(written_form(plan.model)))
         return Pruned(whole, dry_report(run, expected, recorder))
 
+    turn = None
     with recorder.part("search"):
-        found = plan.search(calibrated, targets, options.rounds, retraining, recorder)
+        if quantizer is not None and options.targets_on == QUANTIZED:
+            turn = _in_integers(run, quantizer, lambda one: plan.search(calibrated, one, *left), recorder)
+            found, run = turn.found, replace(run, targets=turn.targets)
+        else:
+            found = plan.search(calibrated, targets, *left)
     proven = verify(found, calibrated, recorder)
     if device is not None:
         told, alerts = (*proven.result.notes, *device.notes), (*proven.result.alerts, *doubts)
@@ -211,8 +221,53 @@ def _pruned(
         proven = replace(proven, result=replace(result, alerts=(*result.alerts, *notes)))
     reported = report(run, proven.result, destination, quantized, recorder)
     reported = replace(reported, forecast=expected.kinds)
+    if turn is not None:
+        reported = _reported(reported, targets, turn)
     integers = None if kept is None else kept.complete
     return Pruned(proven.result.model, reported, integers, proven.result.keep, options.quantize)
+
+
+def _in_integers(
+    run: Run,
+    quantizer: Quantizer,
+    search: Callable[[Targets], Finished[Attempt]],
+    recorder: Recorder,
+) -> Turn[Finished[Attempt]]:
+    """The pruned model that holds its targets in integers, or the last one that was tried."""
+    metric = run.calibrated.dense.metric
+
+    def measured(made: ir.Model) -> tuple[Combination, Combination]:
+        with recorder.stage("compare"):
+            dense, integers = beside_dense(run, {"integers": made})
+        return dense, integers
+
+    def quantized(found: Finished[Attempt]) -> tuple[Combination, Combination]:
+        with recorder.stage("quantize"):
+            made = quantizer.made(found.attempt.model).model
+        return measured(made)
+
+    with recorder.stage("quantize"):
+        first = quantizer.made_dense.model
+    return on_integers(run.targets, metric, measured(first), search, quantized)
+
+
+def _reported(found: ReadableReport, asked: Targets, turn: Turn[Finished[Attempt]]) -> ReadableReport:
+    """The report with what was reached in integers of the targets that are about these."""
+    about = {one.name for one in ON_QUANTIZED if one.name in asked.amounts}
+    missed = (*(one for one in found.missed if one.target not in about), *turn.missed)
+    reached = {**found.reached, **{name: turn.reached[name] for name in about & turn.reached.keys()}}
+    timed = not (asked.timed and found.failures)
+    note = (
+        f"{' and '.join(sorted(about))}: measured on the model in integers, relative to the dense float one"
+    )
+    return replace(
+        found,
+        targets=asked.as_dict(),
+        missed=missed,
+        reached=reached,
+        met=not missed and timed,
+        notes=(*found.notes, *([note] if about else [])),
+    )
 
 
 def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from obs_onnx.runtimes.sessions.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
 
-__all__ = ["Run", "dry_report", "report"]
+__all__ = ["Run", "beside_dense", "dry_report", "report"]
 
 _ROUNDING = 1e-9  # of a share
 _SLOWER = 1.01  # of the dense model's time, that is more than noise
@@ -358,13 +358,22 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
     """Dense and pruned model, in float and in integers."""
     models = {
-        "dense": run.inputs.model,
         f"dense {quantized.kind}": quantized.dense,
         "pruned": pruned,
         f"pruned {quantized.kind}": quantized.model,
     }
+    return beside_dense(run, models)
+
+
+def beside_dense(run: Run, others: Mapping[str, ir.Model]) -> tuple[Combination, ...]:
+    """The dense float model and others, measured on the same data and timed in turn."""
+    models = {"dense": run.inputs.model, **others}
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
-    timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
+    timed = (
+        None
+        if timing is None or not (run.options.latency or run.targets.timed)
+        else (run.inputs.target, timing)
+    )
     measured_by = (dense.yardstick, dense.metric)
     front = run.inputs.front if run.inputs.batch is None else Front(run.inputs.model)
     return combine(models, front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)

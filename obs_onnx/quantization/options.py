@@ -8,6 +8,7 @@ from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import OptionError, named
 
 __all__ = [
+    "FLOAT",
     "FORMATS",
     "INT4_WEIGHTS",
     "INT8",
@@ -15,6 +16,7 @@ __all__ = [
     "KINDS",
     "QDQ",
     "QOPERATOR",
+    "QUANTIZED",
     "BlockOptions",
     "QuantizationOptions",
     "check_format",
@@ -25,6 +27,7 @@ KINDS = (INT8, INT8_WEIGHTS, INT4_WEIGHTS)
 
 QDQ, QOPERATOR = "qdq", "qoperator"
 FORMATS = (QDQ, QOPERATOR)
+FLOAT, QUANTIZED = "float", "quantized"
 
 _LEAST_BLOCK = 16  # of MatMulNBits
 
@@ -69,9 +72,20 @@ class QuantizationOptions(BlockOptions, title="Choice"):
         common=9,
     )
 
+    targets_on: str = option(
+        FLOAT,
+        help="Which model size, latency, error and drop hold for: the float one, or the one in integers.",
+        more="All are relative to the dense float model; up to three rounds of pruning find what holds.",
+        choices=(FLOAT, QUANTIZED),
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         check_format(self.quantize_format, self.quantize)
+        if self.targets_on == QUANTIZED and self.quantize is None:
+            raise OptionError(
+                f"{named('targets_on', QUANTIZED)} needs {named('quantize')}: say what to quantize to"
+            )
 
 
 def check_format(form: str, kind: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,11 @@ class Quantizer:
             )
         return cls(settings, given, front, dense)
 
+    @cached_property
+    def made_dense(self) -> Made:
+        """The dense model, quantized."""
+        return self.made(self.dense)
+
     def made(self, model: ir.Model) -> Made:
         """A model quantized, and checked.
 
@@ -120,7 +126,7 @@ class Quantizer:
         Raises:
             VerificationError: its outputs are no numbers, or a zero did not stay one.
         """
-        dense = self.made(self.dense)
+        dense = self.made_dense
         made = dense if model is self.dense else self.made(model)
         runtime, feed = self.given.runtime, next(iter(self.given.fit))
         expected = runtime.session(serialize(made.model)).run(feed)

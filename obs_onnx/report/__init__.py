@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         print_scores,
     )
     from obs_onnx.report.criterion_plot import check_plot, write_scatter
+    from obs_onnx.report.frontier_table import frontier_line
     from obs_onnx.report.page.frontier import write_frontier_page
     from obs_onnx.report.page.html import write_html
     from obs_onnx.report.pruning_text import print_report
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ReadableReport",
     "check_plot",
+    "frontier_line",
     "print_bench",
     "print_combinations",
     "print_comparison",
@@ -51,6 +53,7 @@ __all__ = [
 _HOMES = {
     "ReadableReport": "obs_onnx.report.readable",
     "check_plot": "obs_onnx.report.criterion_plot",
+    "frontier_line": "obs_onnx.report.frontier_table",
     "print_bench": "obs_onnx.report.console",
     "print_combinations": "obs_onnx.report.console",
     "print_comparison": "obs_onnx.report.compared",

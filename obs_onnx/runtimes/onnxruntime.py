@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from os import PathLike
 from pathlib import Path
@@ -119,22 +120,22 @@ class OrtSession:
         wanted = {spec.name: spec for spec in self.outputs}
         kinds = [one.dtype for one in given.values() if isinstance(one, np.ndarray)]
         kinds += [wanted[name].dtype for name in outputs]
-        if any(kind == ml_dtypes.bfloat16 or kind.kind in "OUS" for kind in kinds):
-            return OnDevice(self.run({name: feed[name] for name in given}, outputs))
-        try:
-            binding = self.raw.io_binding()
-            for name, value in given.items():
-                if isinstance(value, np.ndarray):
-                    value = self.ort.OrtValue.ortvalue_from_numpy(
-                        np.asarray(value, order="C"), self.device, 0
-                    )
-                binding.bind_ortvalue_input(name, value)
-            for name in outputs:
-                binding.bind_output(name, self.device, 0)
-            self.raw.run_with_iobinding(binding)
-            return OnDevice(dict(zip(outputs, binding.get_outputs(), strict=True)))
-        except Exception as error:
-            raise _run_error(error) from error
+        if not any(kind == ml_dtypes.bfloat16 or kind.kind in "OUS" for kind in kinds):
+            with suppress(Exception):  # a run from here says better what does not fit
+                return self._bound(given, outputs)
+        return OnDevice(self.run({name: feed[name] for name in given}, outputs))
+
+    def _bound(self, given: Mapping[str, Any], outputs: Sequence[str]) -> OnDevice:
+        binding = self.raw.io_binding()
+        for name, value in given.items():
+            if isinstance(value, np.ndarray):
+                array = np.asarray(value, order="C")
+                value = self.ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, self.device, 0)
+        self.raw.run_with_iobinding(binding)
+        return OnDevice(dict(zip(outputs, binding.get_outputs(), strict=True)))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; the feed is bound once, and outputs stay in the runtime."""

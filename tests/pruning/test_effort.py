@@ -9,7 +9,9 @@ import pytest
 
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Effort
 
-EFFORT = Effort(levels=4, refinements=0, samples=100, macs=1e9, refitting=3e9, widths=5, trials=4)
+EFFORT = Effort(
+    levels=4, refinements=0, samples=100, macs=1e9, refitting=3e9, refining=1e11, widths=5, trials=4
+)
 
 
 def test_cheap_models_get_more_levels_and_dear_ones_those_of_the_effort() -> None:
@@ -74,3 +76,14 @@ def test_more_effort_is_never_less() -> None:
     quick, normal, thorough = (EFFORTS[name] for name in ("quick", "normal", "thorough"))
     for less, more in ((quick, normal), (normal, thorough)):
         assert all(getattr(less, name) <= getattr(more, name) for name in less.__dataclass_fields__)
+
+
+def test_steps_of_all_weights_are_as_many_as_the_budget_allows() -> None:
+    fewer = [EFFORT.refines(macs, 2000, 256) for macs in (10**3, 10**5, 10**6, 10**7)]
+    amounts = [0 if steps is None else steps.steps * steps.products for steps in fewer]
+    assert amounts == sorted(amounts, reverse=True)
+    assert amounts[0] > amounts[1] > amounts[2] > 0 == amounts[3]
+    for macs, steps in zip((10**3, 10**5, 10**6), fewer, strict=False):
+        assert steps is not None
+        assert steps.macs(macs, 2000, 256) <= EFFORT.refining
+    assert EFFORTS["quick"].refines(1, 100, 32) is None

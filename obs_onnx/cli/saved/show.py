@@ -13,7 +13,6 @@ from obs_onnx.cli.values import WrittenFile
 from obs_onnx.io.paths import same_file
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.printable import printable
-from obs_onnx.report.frontier_table import frontier_line
 
 __all__ = ["compare", "report"]
 
@@ -45,7 +44,7 @@ def report(result: str, output: str | None, brief: bool, silent: bool) -> None:
     if frontier is not None:
         shown.write_frontier_page(place, frontier)
         if brief:
-            click.echo(printable(frontier_line(frontier)))
+            click.echo(printable(shown.frontier_line(frontier)))
         elif not silent:
             shown.print_frontier(frontier)
         return

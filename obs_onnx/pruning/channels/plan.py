@@ -28,7 +28,7 @@ from obs_onnx.pruning.channels.round import statistics_of
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.forecast.channels import channel_stages, idle_groups
+from obs_onnx.pruning.forecast.channels import channel_stages, idle_groups, refined
 from obs_onnx.pruning.forecast.counted import Counted
 from obs_onnx.pruning.forecast.forecast import Expected, Forecast, forecast
 from obs_onnx.pruning.inputs import Inputs
@@ -116,7 +116,8 @@ class ChannelPlan:
         idle = idle_groups(calibrated, evidence) if levels else set()
 
         def stages(counted: Counted) -> Mapping[str, Expected]:
-            return channel_stages(counted, evidence, idle, levels, samples, times, plans)
+            found = channel_stages(counted, evidence, idle, levels, samples, times, plans)
+            return found | (refined(counted, counted.small) if self.options.refine else {})
 
         kept = targets.share(MACS) or targets.share(PARAMS) or _KEPT
         return forecast(

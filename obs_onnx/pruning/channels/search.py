@@ -14,7 +14,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless, unchanged
 from obs_onnx.pruning.channels.measured import searched
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
+from obs_onnx.pruning.channels.task import ChannelTask, refine_attempt, retrain_attempt
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -68,6 +68,8 @@ def search_channels(
         best = found if limits or best is None else min(best, found, key=partial(_rank, targets=targets))
     assert best is not None
     assert part is not None
+    if retraining is None:
+        best = refine_attempt(task, best, targets)
     return replace(best, least=part.least(best.over(limits))), tuple(runs), notes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.places import standing
 from obs_onnx.pruning.calibrated import Calibrated
-from obs_onnx.pruning.effort import PLAN_SAMPLES
+from obs_onnx.pruning.effort import LEAST_HELD_OUT, PLAN_SAMPLES
 from obs_onnx.pruning.forecast.counted import Counted, Sums
 from obs_onnx.pruning.forecast.forecast import Expected
 from obs_onnx.reconstruction.channel_curves import is_clean, starts
@@ -18,7 +18,7 @@ from obs_onnx.reconstruction.channels import is_depthwise
 from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.runtimes.sessions.partial_run import every_value
 
-__all__ = ["channel_stages", "checked", "idle_groups", "judged"]
+__all__ = ["channel_stages", "checked", "idle_groups", "judged", "refined"]
 
 _CHECKED = 8  # runs of the first batch, and sessions, for the proof
 _SEARCHED, _VERIFIED, _REFITTED, _STAGE = (
@@ -110,6 +110,18 @@ def checked(counted: Counted) -> Sums:
     counted.part(found, "verify", 1.0, _CHECKED)
     counted.handle(found, "verify", _VERIFIED)
     return found
+
+
+def refined(counted: Counted, share: float) -> dict[str, Expected]:
+    """Steps of all weights together, of a model that takes such a share of a run; none beyond the budget."""
+    dense, data = counted.calibrated.dense, counted.calibrated.data
+    fit, held_out = data.fit.count or 0, data.held_out.count or 0
+    steps = counted.calibrated.budget.effort.refines(int(share * dense.cost.macs), fit, held_out)
+    if steps is None or held_out < LEAST_HELD_OUT:
+        return {}
+    found = Sums()
+    counted.run(found, steps.macs(1, fit, held_out), share)
+    return {"refine": Expected(found)}
 
 
 def idle_groups(calibrated: Calibrated, evidence: ChannelStatistics) -> set[int]:

@@ -105,7 +105,9 @@ def _is_idle(node: ir.Node) -> bool:
     scale, zero = node_facts.array(user, 1), node_facts.array(user, 2)
     assert scale is not None
     assert zero is not None
-    step, limits = float(scale.reshape(-1)[0]), np.iinfo(zero.dtype.type)
+    if zero.dtype not in (np.int8, np.uint8):
+        return False
+    step, limits = float(scale.reshape(-1)[0]), np.iinfo(zero.dtype.name)
     ends = [step * (float(end) - float(zero.reshape(-1)[0])) for end in (limits.min, limits.max)]
     low, high = 0.0, np.inf
     if node.op_type == "Clip":

@@ -14,6 +14,6 @@ def test_what_takes_long_is_named_first() -> None:
     )
     found = Forecast(kinds, {}, "measuring 3 layers", ["latencies"])
     assert found.note == (
-        "expected to take 25 s, 40 s of all cores (forward 32 s, curves 8.0 s), and 2 GB at most; "
-        "not counted: latencies; measuring 3 layers"
+        "measuring 3 layers: expected to take 25 s, 40 s of all cores (forward 32 s, curves 8.0 s), "
+        "and 2 GB at most; not counted: latencies"
     )
