@@ -87,18 +87,15 @@ def page() -> str:
 
 def _function(verb: Callable[..., object]) -> str:
     doc, name = Doc.of(verb), verb.__name__
-    group = VERBS.get(name)
-    options = set() if group is None else {one.name for one in options_of(group)}
+    options = {one.name for one in options_of(VERBS[name])} if name in VERBS else set()
     parameters = inspect.signature(verb).parameters.values()
     first = [one.name for one in parameters if one.kind is one.POSITIONAL_OR_KEYWORD]
     returns = str(inspect.signature(verb).return_annotation)
-    lines = [
-        f"### {name}\n",
-        f"`{name}({', '.join(first)}{'' if group is None else ', *, ...'}) -> {returns}`\n",
-        f"{doc.about}\n",
-    ]
+    taken = ", ".join([*first, *(["*", "..."] if options else [])])
+    lines = [f"### {name}\n", f"`{name}({taken}) -> {returns}`\n", f"{doc.about}\n"]
     lines += [f"* `{one}`: {text}" for one, text in doc.items("Args") if one not in options]
-    lines += [""] if group is None else [f"* all others: [options](options.md#{name})", ""]
+    lines += [f"* all others: [options](options.md#{name})"] if options else []
+    lines.append("")
     return "\n".join([*lines, *_behind(doc)])
 
 

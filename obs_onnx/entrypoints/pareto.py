@@ -38,6 +38,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.forecast.forecast import UNKNOWN
 from obs_onnx.pruning.frontier.points import (
     Candidate,
     checked,
@@ -121,7 +122,12 @@ def _found(
     calibrated = continued(inputs, calibrated, options, "pareto")
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
-    options.shown.say(plan.forecast(calibrated, targets, 1, recorder, options.points).note)
+    expected = tried(
+        "nothing is forecast",
+        lambda: plan.forecast(calibrated, targets, 1, recorder, options.points),
+        UNKNOWN,
+    )
+    options.shown.say(expected.value.note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(

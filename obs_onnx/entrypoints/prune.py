@@ -28,9 +28,10 @@ from obs_onnx.io.paths import keep_path, quantized_path
 from obs_onnx.io.streams import is_stream
 from obs_onnx.meter import metered
 from obs_onnx.passes.canonical.plainer.written_form import written_form
-from obs_onnx.passes.errors import boundary
+from obs_onnx.passes.errors import boundary, tried
 from obs_onnx.pruning.calibrated import Calibrated, calibrate, continued
 from obs_onnx.pruning.channels.plan import ChannelStrategy
+from obs_onnx.pruning.forecast.forecast import UNKNOWN, Forecast
 from obs_onnx.pruning.inputs import Inputs, load
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.language.cache_config import files_beside
@@ -38,7 +39,7 @@ from obs_onnx.pruning.proof import Proven, verify
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import open_retraining
 from obs_onnx.pruning.run_report import Run, beside_dense, dry_report, report
-from obs_onnx.pruning.strategy import Finished, Strategy
+from obs_onnx.pruning.strategy import Finished, Plan, Strategy
 from obs_onnx.pruning.weights.plan import WeightStrategy
 from obs_onnx.quantization.calibration import Calibration
 from obs_onnx.quantization.options import QUANTIZED
@@ -183,11 +184,7 @@ def _pruned(
     retraining = open_retraining(calibrated, options.rounds, options)
     recorder.reached("open")
     run = Run(inputs, plan, calibrated, targets, options)
-    with recorder.part("forecast"):
-        expected = plan.forecast(calibrated, targets, options.rounds, recorder)
-        uncounted = {"retraining": retraining is not None, "further turns": options.targets_on == QUANTIZED}
-        also = (name for name, there in uncounted.items() if there)
-        expected = replace(expected, uncounted=(*expected.uncounted, *also))
+    expected = _forecast(plan, calibrated, targets, options, recorder)
     options.shown.say(expected.note)
     recorder.expect(expected.shown)
     left = options.rounds, retraining, recorder
@@ -268,6 +265,19 @@ def _reported(found: ReadableReport, asked: Targets, turn: Turn[Finished[Attempt
         met=not missed and timed,
         notes=(*found.notes, *([note] if about else [])),
     )
+
+
+def _forecast(
+    plan: Plan[Attempt], calibrated: Calibrated, targets: Targets, options: PruneOptions, recorder: Recorder
+) -> Forecast:
+    """What the search will take, as far as it can be counted."""
+    with recorder.part("forecast"):
+        found = tried(
+            "nothing is forecast",
+            lambda: plan.forecast(calibrated, targets, options.rounds, recorder),
+            UNKNOWN,
+        ).value
+    return replace(found, uncounted=(*found.uncounted, "retraining")) if options.finetune else found
 
 
 def _write_beside(keep: Mapping[str, object] | None, destination: Path, files: Together) -> None:

@@ -163,6 +163,12 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         title="Refit",
         mode="weights",
     )
+    refine: bool = option(
+        True,
+        help="Correct all weights together towards the dense model's outputs at last.",
+        more="Damped Gauss-Newton steps, kept where the error on held-out data falls; quick takes none.",
+        title="Refit",
+    )
     layer_sparsity: Mapping[str, float] | None = option(
         None,
         help="Sparsity of matching layers, for which allocation may not choose.",

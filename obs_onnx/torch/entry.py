@@ -232,7 +232,7 @@ def _compared(
         ]
         raise ModelError(
             f"{where or 'the module'} ({kind}) cannot run with fewer channels, its code counts on their "
-            f"number: {reason(error)}{told}; keep what it holds with protect={(left or inside)[:_NAMED]}"
+            f"number: {reason(error)}{told}; keep what it holds with protect={[*inside, *left][: 2 * _NAMED]}"
         ) from error
     finally:
         for handle in handles:

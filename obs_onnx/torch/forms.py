@@ -7,7 +7,7 @@ where batch normalization was folded into it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -16,11 +16,12 @@ from torch import nn
 
 from obs_onnx.torch.calls import Calls
 
-__all__ = ["WEIGHTED", "Form", "array", "factors", "forms", "locate"]
+__all__ = ["BIASES", "WEIGHTED", "Form", "array", "factors", "forms", "locate"]
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHTED = (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)
+BIASES = ("bias", "in_proj_bias")
 
 Array = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -36,6 +37,7 @@ class Form:
         places: flat positions in the parameter, for the elements of the tensor in order.
         values: what the tensor holds then, shape of ``places``.
         norm: path of the batch normalization that is folded in.
+        knows_bias: the module has a bias that goes with it.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Form:
     places: Places
     values: Array
     norm: str | None = None
+    knows_bias: bool = False
 
 
 def array(tensor: torch.Tensor) -> Array:
@@ -72,27 +75,28 @@ def forms(module: nn.Module, calls: Calls) -> list[Form]:
     """All of them, for all parameters and buffers of floating-point numbers."""
     modules, found = dict(module.named_modules()), list[Form]()
     for path, one in modules.items():
-        held = [*one.named_parameters(recurse=False), *one.named_buffers(recurse=False)]
-        for name, tensor in held:
+        knows = isinstance(one, (*WEIGHTED, nn.MultiheadAttention))
+        for name, tensor in [*one.named_parameters(recurse=False), *one.named_buffers(recurse=False)]:
             if not tensor.is_floating_point():
                 continue
             values = array(tensor)
             places = np.arange(values.size, dtype=np.int64).reshape(values.shape)
-            found += _written(path, name, places, values)
+            found += _written(Form(path, name, places, values, None, knows))
             if name == "weight" and isinstance(one, WEIGHTED) and path in calls.norms:
                 s = factors(modules[calls.norms[path]])
                 rows = locate(one, name, places.reshape(-1)).reshape(places.shape)
                 if rows.max(initial=0) < len(s):
-                    found += _written(path, name, places, values * s[rows], calls.norms[path])
+                    found += _written(Form(path, name, places, values * s[rows], calls.norms[path], knows))
             if isinstance(one, nn.MultiheadAttention) and name == "in_proj_weight":
                 e = one.embed_dim
                 for first, last in ((0, e), (e, 3 * e), (e, 2 * e), (2 * e, 3 * e)):
-                    found += _written(path, name, places[first:last], values[first:last])
+                    part = Form(path, name, places[first:last], values[first:last], None, knows)
+                    found += _written(part)
     return found
 
 
-def _written(path: str, name: str, places: Places, values: Array, norm: str | None = None) -> Iterator[Form]:
+def _written(form: Form) -> Iterator[Form]:
     """As it is, and a matrix the other way round."""
-    yield Form(path, name, places.reshape(-1), values.reshape(-1), norm)
-    if places.ndim == 2 and min(places.shape) > 1:
-        yield Form(path, name, places.T.reshape(-1), values.T.reshape(-1), norm)
+    yield replace(form, places=form.places.reshape(-1), values=form.values.reshape(-1))
+    if form.places.ndim == 2 and min(form.places.shape) > 1:
+        yield replace(form, places=form.places.T.reshape(-1), values=form.values.T.reshape(-1))

@@ -50,6 +50,7 @@ class Constant:
         bias: of the layer whose weight it is.
         groups: of that layer in the smaller model.
         added_to: name of the weight of the layer that adds it.
+        is_matrix: it has at least two axes, of more than one element each.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Constant:
     bias: Bias | None = None
     groups: int = 1
     added_to: str | None = None
+    is_matrix: bool = False
 
     @property
     def touched(self) -> bool:
@@ -115,6 +117,7 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
                 biases.get(name),
                 groups.get(name, 1),
                 added.get(name),
+                sum(n > 1 for n in shape) > 1,
             )
         )
     return found

@@ -21,7 +21,7 @@ __all__ = ["Narrower", "resize_heads"]
 COUNTS = ("num_heads", "n_heads", "n_head", "heads", "nhead", "num_attention_heads")
 WIDTHS = ("head_dim", "dim_head", "head_size", "attention_head_size")
 TOTALS = ("all_head_size", "inner_dim", "attn_dim")
-OUTSIDE = ("embed_dim", "hidden_size", "dim", "n_embd", "d_model")
+OUTSIDE = ("embed_dim", "hidden_size", "hidden_dim", "dim", "n_embd", "d_model")
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,16 @@ class Narrower:
 
 
 def resize_heads(module: nn.Module, cuts: Mapping[Name, Cut], calls: Calls) -> list[Narrower]:
-    """Correct what modules say of their heads, in place.
+    """Correct what modules say of their heads and widths, in place.
 
     Raises:
         ModelError: heads differ in width.
     """
     found = []
     for path, one in module.named_modules():
+        if type(one).__module__.startswith("torch.nn."):
+            continue
+        _resize_width(one, path, cuts)
         counts = [name for name in COUNTS if isinstance(vars(one).get(name), int)]
         if not counts or isinstance(one, nn.MultiheadAttention):
             continue
@@ -71,6 +74,16 @@ def resize_heads(module: nn.Module, cuts: Mapping[Name, Cut], calls: Calls) -> l
         if len(inside) > 1:
             found += _renumber(one, path, [(cut, child) for _, cut, child in inside], counts)
     return found
+
+
+def _resize_width(one: nn.Module, path: str, cuts: Mapping[Name, Cut]) -> None:
+    """What a module says of the width between its parts, where they agree on the new one."""
+    weights = [cuts.get((f"{path}.{name}".lstrip("."), "weight")) for name, _ in one.named_children()]
+    for attribute in OUTSIDE:
+        width = vars(one).get(attribute)
+        new = {len(cut.kept[0]) for cut in weights if cut is not None and cut.shape[0] == width}
+        if isinstance(width, int) and len(new) == 1:
+            setattr(one, attribute, new.pop())
 
 
 def _renumber(

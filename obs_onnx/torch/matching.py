@@ -10,7 +10,7 @@ import numpy as np
 
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.torch.calls import Calls
-from obs_onnx.torch.forms import Form
+from obs_onnx.torch.forms import BIASES, Form
 from obs_onnx.torch.graphs import Constant
 
 __all__ = ["Match", "match"]
@@ -29,6 +29,9 @@ class Match:
 def match(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls) -> list[Match]:
     """All parameters that initializers hold; others are left alone.
 
+    Weights of layers come first: what layers add, and what was folded into them, goes with them and is not
+    looked for by itself.
+
     Where several parameters hold the same numbers, as after ``copy.deepcopy``, the calls of their modules are
     in the order of the nodes that use them, if there are as many; otherwise the name of the initializer
     counts.
@@ -36,6 +39,19 @@ def match(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls) ->
     Raises:
         ModelError: neither tells which one an initializer is that was changed.
     """
+    weights = [one for one in constants if one.added_to is None and (one.is_matrix or one.bias is not None)]
+    layers = _matched(weights, forms, calls)
+    known = {one.constant.name for one in layers if one.form.knows_bias and one.constant.bias is not None}
+    folded = {one.form.norm for one in layers if one.form.norm is not None}
+    biases = {(one.form.path, name) for one in layers if one.constant.name in known for name in BIASES}
+    first = {one.name for one in weights}
+    others = [one for one in constants if one.name not in first and one.added_to not in known]
+    left = [one for one in forms if one.path not in folded and (one.path, one.name) not in biases]
+    return [*layers, *_matched(others, left, calls)]
+
+
+def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls) -> list[Match]:
+    """Which of the parameters some initializers hold."""
     by_size: dict[int, list[Form]] = {}
     for form in forms:
         by_size.setdefault(len(form.values), []).append(form)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from obs_onnx.passes.errors import ModelError
-from obs_onnx.torch.forms import WEIGHTED, array, factors, locate
+from obs_onnx.torch.forms import array, factors, locate
 from obs_onnx.torch.matching import Match
 
 __all__ = ["PACKED", "Cut", "Name", "collect"]
@@ -107,10 +107,8 @@ def collect(module: nn.Module, matches: Sequence[Match]) -> dict[Name, Cut]:
         ModelError: no module of the same kind can hold what the smaller model holds.
     """
     gathered = _Gathered(dict(module.named_modules()))
-    held = {found.constant.name for found in matches if gathered.has_bias(found)}
     for found in matches:
-        if found.constant.added_to not in held:
-            gathered.take(found)
+        gathered.take(found)
     return gathered.cuts()
 
 
@@ -125,11 +123,6 @@ class _Gathered:
         self._modules = modules
         self._pieces: dict[Name, _Pieces] = {}
         self._whole: dict[Name, Cut] = {}
-
-    def has_bias(self, found: Match) -> bool:
-        """Whether a module knows which bias goes with this weight of it."""
-        one = self._modules[found.form.path]
-        return found.constant.bias is not None and isinstance(one, (*WEIGHTED, nn.MultiheadAttention))
 
     def cuts(self) -> dict[Name, Cut]:
         """What becomes of them; a bias that would be new and adds nothing is left out."""
@@ -165,7 +158,7 @@ class _Gathered:
         piece.groups = constant.groups
         piece.add(form.places[constant.kept], values, form.places)
         bias = constant.bias
-        if bias is None or not self.has_bias(found):
+        if bias is None or not form.knows_bias:
             return
         outputs = np.zeros(int(bias.outputs.max()) + 1, np.int64)
         outputs[bias.outputs] = rows

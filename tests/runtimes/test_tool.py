@@ -120,6 +120,7 @@ def test_a_model_is_asked_about_once(tmp_path: Path) -> None:
     assert log.read_text() == "x"
     assert runtime.spec == asked.spec == runtime.environment()["cost"]
     assert not runtime.in_process
+    assert runtime.machine()["load_average"] is None
 
 
 @pytest.mark.parametrize(

@@ -22,12 +22,13 @@ from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.measured import plan_count
 from obs_onnx.pruning.channels.result import finish_channels
 from obs_onnx.pruning.channels.round import statistics_of
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.forecast.channels import channel_stages, idle_groups
+from obs_onnx.pruning.forecast.channels import channel_stages, idle_groups, refined
 from obs_onnx.pruning.forecast.counted import Counted
 from obs_onnx.pruning.forecast.forecast import Expected, Forecast, forecast
 from obs_onnx.pruning.inputs import Inputs
@@ -108,13 +109,15 @@ class ChannelPlan:
                 f"measuring {groups} groups of channels at {levels} levels or more on {samples} samples"
             )
         evidence = statistics_of(task, dense.model, self.channels.coupling, dense.layers, dense.stages, fit)
-        limited = any(one.cost and amount.unit is not Unit.LEAST for one, amount in targets)
-        usual = 1.0 if limited else min(_TRIALS, effort.trials)
-        times = rounds * float(tries or usual)
+        limits = [one.name for one, amount in targets if one.cost and amount.unit is not Unit.LEAST]
+        usual = 1.0 if limits else min(_TRIALS, effort.trials)
+        plans = plan_count(calibrated, self.options, limits) if tries is None else 0
+        times = rounds * float(tries or usual) + bool(plans)
         idle = idle_groups(calibrated, evidence) if levels else set()
 
         def stages(counted: Counted) -> Mapping[str, Expected]:
-            return channel_stages(counted, evidence, idle, levels, samples, times)
+            found = channel_stages(counted, evidence, idle, levels, samples, times, plans)
+            return found | (refined(counted, counted.small) if self.options.refine else {})
 
         kept = targets.share(MACS) or targets.share(PARAMS) or _KEPT
         return forecast(

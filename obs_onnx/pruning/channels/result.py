@@ -17,7 +17,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.judgement import missed_losses, refinement_notes
 from obs_onnx.pruning.shown_layers import points_of, widths_of
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult, Missed, plain
@@ -94,6 +94,7 @@ def finish_channels(
         notes=(
             *notes,
             *_proof(agreement, silenced),
+            *refinement_notes(best),
             *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
         ),

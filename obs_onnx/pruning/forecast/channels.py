@@ -10,6 +10,7 @@ import numpy as np
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.places import standing
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.effort import LEAST_HELD_OUT, PLAN_SAMPLES
 from obs_onnx.pruning.forecast.counted import Counted, Sums
 from obs_onnx.pruning.forecast.forecast import Expected
 from obs_onnx.reconstruction.channel_curves import is_clean, starts
@@ -17,7 +18,7 @@ from obs_onnx.reconstruction.channels import is_depthwise
 from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.runtimes.sessions.partial_run import every_value
 
-__all__ = ["channel_stages", "checked", "idle_groups", "judged"]
+__all__ = ["channel_stages", "checked", "idle_groups", "judged", "refined"]
 
 _CHECKED = 8  # runs of the first batch, and sessions, for the proof
 _SEARCHED, _VERIFIED, _REFITTED, _STAGE = (
@@ -111,6 +112,18 @@ def checked(counted: Counted) -> Sums:
     return found
 
 
+def refined(counted: Counted, share: float) -> dict[str, Expected]:
+    """Steps of all weights together, of a model that takes such a share of a run; none beyond the budget."""
+    dense, data = counted.calibrated.dense, counted.calibrated.data
+    fit, held_out = data.fit.count or 0, data.held_out.count or 0
+    steps = counted.calibrated.budget.effort.refines(int(share * dense.cost.macs), fit, held_out)
+    if steps is None or held_out < LEAST_HELD_OUT:
+        return {}
+    found = Sums()
+    counted.run(found, steps.macs(1, fit, held_out), share)
+    return {"refine": Expected(found)}
+
+
 def idle_groups(calibrated: Calibrated, evidence: ChannelStatistics) -> set[int]:
     """Groups of which some channel is the same all over some samples, wherever it is read."""
     data, dense = calibrated.data, calibrated.dense
@@ -131,7 +144,13 @@ def idle_groups(calibrated: Calibrated, evidence: ChannelStatistics) -> set[int]
 
 
 def channel_stages(
-    counted: Counted, evidence: ChannelStatistics, idle: Collection[int], levels: int, test: int, tries: float
+    counted: Counted,
+    evidence: ChannelStatistics,
+    idle: Collection[int],
+    levels: int,
+    test: int,
+    tries: float,
+    plans: int = 0,
 ) -> dict[str, Expected]:
     """All stages of a search for channels.
 
@@ -142,6 +161,7 @@ def channel_stages(
         levels: at which each group is measured; 0 where none is.
         test: samples on which that is done.
         tries: whole models that are refitted.
+        plans: of equal cost that are compared.
     """
     data, dense = counted.calibrated.data, counted.calibrated.dense
     fit = float(data.fit.count or counted.batch)
@@ -151,6 +171,9 @@ def channel_stages(
     if levels:
         seen = float(data.for_damage()[0].count or fit)
         found["measure damage"] = Expected(curves(counted, evidence, seen, test, levels, idle))
+    if plans:
+        few = min(fit, float(PLAN_SAMPLES))
+        found["measured search"] = Expected(refit(counted, few, depthwise, False), plans + 1)
     found["remove and refit"] = Expected(refit(counted, fit, depthwise, tries > 1), tries)
     found["evaluate"] = Expected(judged(counted, held_out), tries)
     found["verify"] = Expected(checked(counted))

@@ -13,11 +13,11 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.forecast.counted import Counted, Sums, counted
 from obs_onnx.pruning.forecast.rates import measure_rates
 
-__all__ = ["Expected", "Forecast", "forecast"]
+__all__ = ["UNKNOWN", "Expected", "Forecast", "forecast"]
 
 _ORDER = ("search", "curves", "moments", "forward", "sessions", "refit", "verify", "latency")
 _NAMED = 5  # kinds of work in a sentence
-_WORTH = 0.02  # share of the time that is named
+_WORTH = 0.05  # seconds that are named
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,23 @@ class Forecast:
     @property
     def note(self) -> str:
         """All of it in a line."""
+        if not self.kinds:
+            return "it is not known what the run will take: some of its work could not be counted"
         wall, cpu = (sum(getattr(one, name) for one in self.kinds) for name in ("seconds", "cpu_seconds"))
         peak = max((one.peak_bytes or 0 for one in self.kinds), default=0)
         longest = sorted(self.kinds, key=lambda one: -one.cpu_seconds)[:_NAMED]
-        parts = [f"{one.name} {_shown(one.cpu_seconds)}" for one in longest if one.cpu_seconds > _WORTH * cpu]
+        parts = [f"{one.name} {_shown(one.cpu_seconds)}" for one in longest if one.cpu_seconds >= _WORTH]
+        named = f" ({', '.join(parts)})" if parts else ""
         besides = f"; not counted: {', '.join(self.uncounted)}" if self.uncounted else ""
-        said = f"expected to take {_shown(wall)}, {_shown(cpu)} of all cores ({', '.join(parts)})"
-        said += f", and {peak / 1e9:.2g} GB at most{besides}"
-        return f"{said}; {self.measured}" if self.measured else said
+        first = f"{self.measured}: " if self.measured else ""
+        return (
+            f"{first}expected to take {_shown(wall)}, {_shown(cpu)} of all cores{named}, "
+            f"and {peak / 1e9:.2g} GB at most{besides}"
+        )
+
+
+UNKNOWN = Forecast((), {})
+"""Of a model that cannot be counted: that is no reason not to prune it."""
 
 
 def _shown(seconds: float) -> str:

@@ -21,6 +21,7 @@ _FEW = 16  # channels below which a convolution is unfolded
 _SLICE = 16 << 20  # bytes that are multiplied at a time
 _JUDGED = 128  # outputs by which damping is chosen
 _WIDE = 2048  # columns from which fewer dampings are tried
+_STEP = 160  # operations that take a channel out of a layer
 _TRIED = 3  # dampings until the error rises
 _LOOKS = 6  # times that a square matrix is copied, added up or looked at once it is gathered
 
@@ -172,7 +173,7 @@ class LayerWork:
         moved = (
             self.groups * self.columns**2 * each * _DOUBLE * 2 + steps * width * self.columns * _DOUBLE * 2
         )
-        return macs * rates.factor(self.columns) + moved * rates.byte + steps * 60 * rates.call
+        return macs * rates.factor(self.columns) + moved * rates.byte + steps * _STEP * rates.call
 
     def without(self, rates: Rates, share: float) -> float:
         """Refitting it with such a share of its columns gone."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from obs_onnx.allocation.curves import sparsity_levels
-from obs_onnx.pruning.forecast.channels import checked, judged
+from obs_onnx.pruning.forecast.channels import checked, judged, refined
 from obs_onnx.pruning.forecast.counted import Counted, Sums
 from obs_onnx.pruning.forecast.forecast import Expected
 from obs_onnx.pruning.forecast.solutions import solving
@@ -110,6 +110,8 @@ def weight_stages(
         found["measure damage"] = Expected(sums)
     count = float(data.fit.count or counted.batch)
     found["solve layers"] = Expected(solved(counted, task, sparsity, count), tries)
+    if task.refine:
+        found |= refined(counted, 1.0)
     found["evaluate"] = Expected(judged(counted, float(data.held_out.count or counted.batch)), tries)
     found["verify"] = Expected(checked(counted))
     return found

@@ -103,6 +103,7 @@ class WeightPlan:
             ),
             self.fixed,
             options.compensate and correct,
+            options.refine,
             self._allocation(calibrated, scores) if options.allocation != DAMAGE else None,
             calibrated,
             recorder,

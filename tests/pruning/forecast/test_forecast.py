@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from obs_onnx.meter import StageCost
-from obs_onnx.pruning.forecast.forecast import Forecast
+from obs_onnx.pruning.forecast.forecast import UNKNOWN, Forecast
 
 
 def test_what_takes_long_is_named_first() -> None:
@@ -14,6 +14,10 @@ def test_what_takes_long_is_named_first() -> None:
     )
     found = Forecast(kinds, {}, "measuring 3 layers", ["latencies"])
     assert found.note == (
-        "expected to take 25 s, 40 s of all cores (forward 32 s, curves 8.0 s), and 2 GB at most; "
-        "not counted: latencies; measuring 3 layers"
+        "measuring 3 layers: expected to take 25 s, 40 s of all cores (forward 32 s, curves 8.0 s), "
+        "and 2 GB at most; not counted: latencies"
     )
+
+
+def test_what_cannot_be_counted_is_not_known() -> None:
+    assert UNKNOWN.note.startswith("it is not known what the run will take")

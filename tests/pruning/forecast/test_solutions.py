@@ -22,16 +22,15 @@ def test_steps_of_admm_are_products_of_the_weight_with_a_square_matrix() -> None
     quick, brief = (
         solving(work(64, 128), PRODUCTS, [0.5], "admm", UNSTRUCTURED, effort) for effort in ("quick", "brief")
     )
-    assert brief == pytest.approx(2 * 6 * 64 * 128**2)
-    assert quick > brief
+    assert 2 * 6 * 64 * 128**2 < brief < quick
 
 
 def test_levels_and_methods_add_up() -> None:
     def seconds(method: str, levels: int) -> float:
         return solving(work(64, 128), PRODUCTS, [0.5] * levels, method, UNSTRUCTURED, "brief")
 
-    assert seconds("admm", 3) == pytest.approx(3 * seconds("admm", 1))
+    assert 2 * seconds("admm", 1) < seconds("admm", 3) < 3 * seconds("admm", 1)  # inverses serve all levels
     assert seconds("auto", 1) == pytest.approx(seconds("admm", 1) + seconds("obs", 1))
-    assert seconds("obs", 3) == pytest.approx(seconds("obs", 1))
+    assert seconds("obs", 1) < seconds("obs", 3) < 3 * seconds("obs", 1)
     assert seconds("magnitude", 1) < seconds("obs", 1)
     assert seconds("taylor", 1) == seconds("magnitude", 1)
