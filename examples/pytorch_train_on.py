@@ -36,7 +36,7 @@ def train(net: nn.Module, images: torch.Tensor, labels: torch.Tensor, steps: int
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def main() -> obs_onnx.torch.Sliced:

@@ -35,7 +35,8 @@ class Form:
         path: of the module that holds it.
         name: of the parameter or buffer there.
         places: flat positions in the parameter, for the elements of the tensor in order.
-        values: what the tensor holds then, shape of ``places``.
+        values: what the tensor holds then, in the same order.
+        shape: of the tensor.
         norm: path of the batch normalization that is folded in.
         knows_bias: the module has a bias that goes with it.
     """
@@ -44,8 +45,21 @@ class Form:
     name: str
     places: Places
     values: Array
+    shape: tuple[int, ...] = ()
     norm: str | None = None
     knows_bias: bool = False
+
+    def spread(self, shape: tuple[int, ...]) -> Form | None:
+        """The tensor repeated along other axes, as exporters fold ``expand``; None where it cannot be."""
+        if self.norm is not None or len(self.places) < 2 or np.prod(shape) == len(self.places):
+            return None
+        try:
+            places, values = (
+                np.broadcast_to(one.reshape(self.shape), shape) for one in (self.places, self.values)
+            )
+        except ValueError:
+            return None
+        return replace(self, places=places.reshape(-1), values=values.reshape(-1), shape=shape)
 
 
 def array(tensor: torch.Tensor) -> Array:
@@ -81,22 +95,25 @@ def forms(module: nn.Module, calls: Calls) -> list[Form]:
                 continue
             values = array(tensor)
             places = np.arange(values.size, dtype=np.int64).reshape(values.shape)
-            found += _written(Form(path, name, places, values, None, knows))
+            found += _written(Form(path, name, places, values, knows_bias=knows))
             if name == "weight" and isinstance(one, WEIGHTED) and path in calls.norms:
                 s = factors(modules[calls.norms[path]])
                 rows = locate(one, name, places.reshape(-1)).reshape(places.shape)
                 if rows.max(initial=0) < len(s):
-                    found += _written(Form(path, name, places, values * s[rows], calls.norms[path], knows))
+                    folded = Form(path, name, places, values * s[rows], (), calls.norms[path], knows)
+                    found += _written(folded)
             if isinstance(one, nn.MultiheadAttention) and name == "in_proj_weight":
                 e = one.embed_dim
                 for first, last in ((0, e), (e, 3 * e), (e, 2 * e), (2 * e, 3 * e)):
-                    part = Form(path, name, places[first:last], values[first:last], None, knows)
+                    part = Form(path, name, places[first:last], values[first:last], knows_bias=knows)
                     found += _written(part)
     return found
 
 
 def _written(form: Form) -> Iterator[Form]:
     """As it is, and a matrix the other way round."""
-    yield replace(form, places=form.places.reshape(-1), values=form.values.reshape(-1))
+    pairs = [(form.places, form.values)]
     if form.places.ndim == 2 and min(form.places.shape) > 1:
-        yield replace(form, places=form.places.T.reshape(-1), values=form.values.T.reshape(-1))
+        pairs.append((form.places.T, form.values.T))
+    for places, values in pairs:
+        yield replace(form, places=places.reshape(-1), values=values.reshape(-1), shape=places.shape)

@@ -44,25 +44,29 @@ class Constant:
         name: as it is here; ``family`` is the name in the file, which copies have in common.
         dense: flat values of the dense model.
         kept: flat positions of what stays.
-        shape: of what stays.
-        small: its new values, flat.
+        shape: of the dense model.
+        small: new values of what stays, flat.
         users: places of the nodes that use it, in the order of the graph.
         bias: of the layer whose weight it is.
         groups: of that layer in the smaller model.
         added_to: name of the weight of the layer that adds it.
-        is_matrix: it has at least two axes, of more than one element each.
     """
 
     name: str
     family: str
     dense: Array
+    shape: tuple[int, ...]
     kept: Places
     small: Array
     users: tuple[int, ...]
     bias: Bias | None = None
     groups: int = 1
     added_to: str | None = None
-    is_matrix: bool = False
+
+    @property
+    def is_matrix(self) -> bool:
+        """It has at least two axes, of more than one element each."""
+        return sum(n > 1 for n in self.shape) > 1
 
     @property
     def touched(self) -> bool:
@@ -111,13 +115,13 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
                 name,
                 str(value.meta.get(COPY_OF, name)),
                 _flat(value),
+                shape,
                 places.reshape(-1),
                 values,
                 tuple(sorted(order[use.node] for use in value.uses() if use.node in order)),
                 biases.get(name),
                 groups.get(name, 1),
                 added.get(name),
-                sum(n > 1 for n in shape) > 1,
             )
         )
     return found

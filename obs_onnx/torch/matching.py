@@ -57,7 +57,10 @@ def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls)
         by_size.setdefault(len(form.values), []).append(form)
     alike: dict[tuple[tuple[str, str], ...], list[tuple[Constant, list[Form]]]] = {}
     for constant in constants:
-        fitting = _distinct([one for one in by_size.get(len(constant.dense), []) if _fits(constant, one)])
+        fitting = _fitting(constant, by_size.get(len(constant.dense), []))
+        if not fitting and constant.touched:
+            spread = (one.spread(constant.shape) for one in forms)
+            fitting = _fitting(constant, [one for one in spread if one is not None])
         if fitting:
             key = tuple(sorted({(one.path, one.name) for one in fitting}))
             alike.setdefault(key, []).append((constant, fitting))
@@ -65,6 +68,11 @@ def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls)
     for members in alike.values():
         found += _assigned(members, calls)
     return found
+
+
+def _fitting(constant: Constant, forms: Sequence[Form]) -> list[Form]:
+    """Forms that hold the same numbers, one for each parameter."""
+    return _distinct([one for one in forms if _fits(constant, one)])
 
 
 def _fits(constant: Constant, form: Form) -> bool:

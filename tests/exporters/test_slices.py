@@ -217,7 +217,7 @@ def steps(net: Any, x: Any, count: int, rate: float = 0.02) -> list[float]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     return losses
 
 
