@@ -8,7 +8,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -72,6 +72,7 @@ def slice(
     pruned: Pruned | Mapping[str, object] | str | os.PathLike[str],
     dense: ModelLike,
     args: Args | torch.Tensor | None = None,
+    calib: object = None,
 ) -> Sliced:
     """A smaller copy of a module, with the weights of the pruned ONNX model.
 
@@ -81,8 +82,13 @@ def slice(
             beside it; or a ``.keep.json`` or its contents, for the module's own weights without a refit.
         dense: the ONNX model that was pruned.
         args: of a call of the module, on which it is compared; by default one random sample.
+        calib: tensors (one for each argument) or batches of them, as a ``DataLoader`` gives: running
+            statistics of batch normalization are measured on them, so that training starts where inference
+            is.
 
     Raises:
+        DataError: files that cannot be read; channels of other axes without the weights that go with them;
+            arguments or data that do not fit.
         ModelError: a part of the module has no smaller form; the message names it.
         VerificationError: the module's outputs are not those of the ONNX model.
     """
@@ -92,6 +98,9 @@ def slice(
         constants = compare(whole, small, keep)
     given = _made_up(small) if args is None else _tuple(args)
     smaller = copy.deepcopy(module)
+    batches = None if calib is None else _batches(calib)
+    if calib is not None and batches is None:
+        raise DataError("calib needs tensors, or batches of them")
     with boundary(f"{type(module).__name__} cannot be called with the arguments given", DataError):
         calls = record(smaller, given)
     matches = match(constants, forms(smaller, calls), calls)
@@ -110,6 +119,8 @@ def slice(
         for one in narrower:
             one.scale()
         difference = _compared(smaller, given, small, left, owners)
+    if batches is not None:
+        settle(smaller, [one[: len(given)] for one in batches])
     return Sliced(smaller, difference, notes=notes)
 
 
@@ -154,10 +165,8 @@ def prune(
         batches = _batches(calib)
         data = calib if batches is None else _stacked(batches, [str(one.name) for one in dense.graph.inputs])
         found = obs_onnx.prune(path, calib=data, **options)
-        sliced = slice(module, found, dense, given)
-    if batches is not None:
-        settle(sliced.module, [one[: len(given)] for one in batches])
-    return Sliced(sliced.module, sliced.difference, found, sliced.notes)
+        sliced = slice(module, found, dense, given, batches)
+    return replace(sliced, pruned=found)
 
 
 def _tuple(args: Args | torch.Tensor) -> tuple[object, ...]:
@@ -171,6 +180,11 @@ def _read(pruned: object, dense: ir.Model) -> tuple[KeepFile, ir.Model]:
             raise OptionError("no channels were removed: zeros alone make no module smaller")
         return cast("KeepFile", pruned.keep), pruned.model
     if isinstance(pruned, Mapping):
+        if pruned.get("rotated"):
+            raise DataError(
+                "channels were rotated to other axes before they were cut, which keep.json does not hold: give "
+                "the pruned model, whose weights go with them, or prune with rotate=False"
+            )
         file = cast(
             "KeepFile", {"schema": 1, **pruned} if "tensors" in pruned else {"schema": 1, "tensors": pruned}
         )
@@ -237,6 +251,8 @@ def _compared(
     finally:
         for handle in handles:
             handle.remove()
+    if left:
+        told += f": keep what changed there with protect={list(left[:_NAMED])}"
     return _difference(calls, args, small, told)
 
 

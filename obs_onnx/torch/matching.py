@@ -16,6 +16,7 @@ from obs_onnx.torch.graphs import Constant
 __all__ = ["Match", "match"]
 
 _CLOSE = 1e-5  # of the largest number: batch normalization is folded in float32
+_ROUNDING = 1e-6  # of it: nothing nearer says more
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,28 @@ def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls)
 
 
 def _fitting(constant: Constant, forms: Sequence[Form]) -> list[Form]:
-    """Forms that hold the same numbers, one for each parameter."""
-    return _distinct([one for one in forms if _fits(constant, one)])
+    """Forms that hold the same numbers, one for each parameter and place in it: the nearest.
+
+    Those with batch normalization in them go before plain ones that are as near: of a normalization that
+    nobody trained, factors are ones but for the small number that is added to the variance.
+    """
+    near = [
+        (max(apart, _ROUNDING), one.norm is None, place)
+        for place, one in enumerate(forms)
+        if (apart := _distance(constant, one)) <= _CLOSE
+    ]
+    found: dict[tuple[str, str, int], int] = {}
+    for _, _, place in sorted(near):
+        one = forms[place]
+        found.setdefault((one.path, one.name, int(one.places.min(initial=0))), place)
+    return [forms[place] for place in sorted(found.values())]
 
 
-def _fits(constant: Constant, form: Form) -> bool:
-    most = np.abs(form.values).max(initial=0.0)
-    return bool(np.abs(constant.dense - form.values).max(initial=0.0) <= _CLOSE * most)
-
-
-def _distinct(forms: Sequence[Form]) -> list[Form]:
-    """One form for each parameter and place in it; the plain one, where several hold the same."""
-    found: dict[tuple[str, str, int], Form] = {}
-    for form in sorted(forms, key=lambda one: one.norm is None, reverse=True):
-        found.setdefault((form.path, form.name, int(form.places.min(initial=0))), form)
-    return list(found.values())
+def _distance(constant: Constant, form: Form) -> float:
+    """Largest difference, relative to the largest number."""
+    most = float(np.abs(form.values).max(initial=0.0))
+    apart = float(np.abs(constant.dense - form.values).max(initial=0.0))
+    return apart / most if most else np.inf if apart else 0.0
 
 
 def _assigned(members: Sequence[tuple[Constant, list[Form]]], calls: Calls) -> list[Match]:
