@@ -24,7 +24,7 @@ def main(folder: Path) -> float:
     """Train, export, prune; the share of samples whose class stayed."""
     x, y = load_digits(return_X_y=True)
     x = x.astype(np.float32)
-    pipeline = make_pipeline(StandardScaler(), MLPClassifier((64, 48), max_iter=40, random_state=0)).fit(x, y)
+    pipeline = make_pipeline(StandardScaler(), MLPClassifier((64, 48), random_state=0)).fit(x, y)
     model = to_onnx(pipeline, x[:1], options={"zipmap": False})
 
     # the label is a decision: what is in front of it, the probabilities, is what is compared

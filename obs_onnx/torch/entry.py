@@ -182,8 +182,8 @@ def _read(pruned: object, dense: ir.Model) -> tuple[KeepFile, ir.Model]:
     if isinstance(pruned, Mapping):
         if pruned.get("rotated"):
             raise DataError(
-                "channels were rotated to other axes before they were cut, which keep.json does not hold: give "
-                "the pruned model, whose weights go with them, or prune with rotate=False"
+                "channels were rotated to other axes before they were cut, which keep.json does not hold: "
+                "give the pruned model, whose weights go with them, or prune with rotate=False"
             )
         file = cast(
             "KeepFile", {"schema": 1, **pruned} if "tensors" in pruned else {"schema": 1, "tensors": pruned}

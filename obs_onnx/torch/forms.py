@@ -37,6 +37,7 @@ class Form:
         places: flat positions in the parameter, for the elements of the tensor in order.
         values: what the tensor holds then, in the same order.
         shape: of the tensor.
+        rank: how many axes the parameter has.
         norm: path of the batch normalization that is folded in.
         knows_bias: the module has a bias that goes with it.
     """
@@ -46,6 +47,7 @@ class Form:
     places: Places
     values: Array
     shape: tuple[int, ...] = ()
+    rank: int = 0
     norm: str | None = None
     knows_bias: bool = False
 
@@ -100,7 +102,9 @@ def forms(module: nn.Module, calls: Calls) -> list[Form]:
                 s = factors(modules[calls.norms[path]])
                 rows = locate(one, name, places.reshape(-1)).reshape(places.shape)
                 if rows.max(initial=0) < len(s):
-                    folded = Form(path, name, places, values * s[rows], (), calls.norms[path], knows)
+                    folded = Form(
+                        path, name, places, values * s[rows], norm=calls.norms[path], knows_bias=knows
+                    )
                     found += _written(folded)
             if isinstance(one, nn.MultiheadAttention) and name == "in_proj_weight":
                 e = one.embed_dim
@@ -116,4 +120,6 @@ def _written(form: Form) -> Iterator[Form]:
     if form.places.ndim == 2 and min(form.places.shape) > 1:
         pairs.append((form.places.T, form.values.T))
     for places, values in pairs:
-        yield replace(form, places=places.reshape(-1), values=values.reshape(-1), shape=places.shape)
+        yield replace(
+            form, places=places.reshape(-1), values=values.reshape(-1), shape=places.shape, rank=places.ndim
+        )

@@ -46,7 +46,7 @@ class Constant:
         kept: flat positions of what stays.
         shape: of the dense model.
         small: new values of what stays, flat.
-        users: places of the nodes that use it, in the order of the graph.
+        users: places of the nodes that use it, in the order of the graph, and which input of theirs it is.
         bias: of the layer whose weight it is.
         groups: of that layer in the smaller model.
         added_to: name of the weight of the layer that adds it.
@@ -58,7 +58,7 @@ class Constant:
     shape: tuple[int, ...]
     kept: Places
     small: Array
-    users: tuple[int, ...]
+    users: tuple[tuple[int, int], ...]
     bias: Bias | None = None
     groups: int = 1
     added_to: str | None = None
@@ -118,7 +118,7 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
                 shape,
                 places.reshape(-1),
                 values,
-                tuple(sorted(order[use.node] for use in value.uses() if use.node in order)),
+                tuple(sorted((order[node], slot) for node, slot in value.uses() if node in order)),
                 biases.get(name),
                 groups.get(name, 1),
                 added.get(name),

@@ -58,11 +58,7 @@ def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls)
         by_size.setdefault(len(form.values), []).append(form)
     alike: dict[tuple[tuple[str, str], ...], list[tuple[Constant, list[Form]]]] = {}
     for constant in constants:
-        fitting = _fitting(constant, by_size.get(len(constant.dense), []))
-        if not fitting and constant.touched:
-            spread = (one.spread(constant.shape) for one in forms)
-            fitting = _fitting(constant, [one for one in spread if one is not None])
-        if fitting:
+        if fitting := _fitting(constant, by_size.get(len(constant.dense), []), forms):
             key = tuple(sorted({(one.path, one.name) for one in fitting}))
             alike.setdefault(key, []).append((constant, fitting))
     found = []
@@ -71,8 +67,28 @@ def _matched(constants: Sequence[Constant], forms: Sequence[Form], calls: Calls)
     return found
 
 
-def _fitting(constant: Constant, forms: Sequence[Form]) -> list[Form]:
-    """Forms that hold the same numbers, one for each parameter and place in it: the nearest.
+def _fitting(constant: Constant, same_size: Sequence[Form], forms: Sequence[Form]) -> list[Form]:
+    """Forms that hold the same numbers: in the same shape, but for axes of one element, repeated, or in any
+    shape, the first of these where there are any."""
+    if found := _nearest(constant, [one for one in same_size if one.shape == constant.shape]):
+        return found
+    close = _nearest(constant, same_size)
+    if found := [one for one in close if _longer(one.shape) == _longer(constant.shape)]:
+        return found
+    if constant.touched:
+        spread = [one for form in forms if (one := form.spread(constant.shape)) is not None]
+        for some in ([one for one in spread if one.rank == len(constant.shape)], spread):
+            if found := _nearest(constant, some):
+                return found
+    return close
+
+
+def _longer(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(n for n in shape if n > 1)
+
+
+def _nearest(constant: Constant, forms: Sequence[Form]) -> list[Form]:
+    """Forms that hold the same numbers, one for each parameter and place in it.
 
     Those with batch normalization in them go before plain ones that are as near: of a normalization that
     nobody trained, factors are ones but for the small number that is added to the variance.

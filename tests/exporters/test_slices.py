@@ -19,181 +19,12 @@ pytest.importorskip("onnxscript", reason="needs the package onnxscript, which to
 if not hasattr(torch, "nn"):
     pytest.skip("needs the package torch", allow_module_level=True)
 
+from torch_nets import IMAGE, NETS, Encoder, Towers, bottlenecks, densenet  # noqa: E402
+
 import obs_onnx.torch as slices  # noqa: E402
 
 nn = torch.nn
 F = nn.functional
-
-
-class Block(nn.Module):
-    """Two convolutions around a shortcut, as in ResNet."""
-
-    def __init__(self, ins: int, outs: int, stride: int):
-        super().__init__()
-        self.conv1 = nn.Conv2d(ins, outs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outs)
-        self.conv2 = nn.Conv2d(outs, outs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outs)
-        self.downsample = None
-        if stride != 1 or ins != outs:
-            self.downsample = nn.Sequential(nn.Conv2d(ins, outs, 1, stride, bias=False), nn.BatchNorm2d(outs))
-
-    def forward(self, x):
-        y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
-        return torch.relu(y + (x if self.downsample is None else self.downsample(x)))
-
-
-class ResNet(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16)
-        self.layer1 = nn.Sequential(Block(16, 16, 1), Block(16, 16, 1))
-        self.layer2 = nn.Sequential(Block(16, 32, 2), Block(32, 32, 1))
-        self.fc = nn.Linear(32, 5)
-
-    def forward(self, x):
-        x = self.layer2(self.layer1(torch.relu(self.bn1(self.conv1(x)))))
-        return self.fc(x.mean((2, 3)))
-
-
-def mobile() -> Any:
-    """Inverted residuals without the shortcut: pointwise, depthwise, pointwise, all with normalization."""
-    layers: list[Any] = [nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU6()]
-    for ins, outs in ((16, 24), (24, 24)):
-        wide = 3 * ins
-        layers += [nn.Conv2d(ins, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
-        layers += [nn.Conv2d(wide, wide, 3, 1, 1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6()]
-        layers += [nn.Conv2d(wide, outs, 1, bias=False), nn.BatchNorm2d(outs)]
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, 5))
-
-
-def vgg() -> Any:
-    """Flatten in front of a linear layer; biases in front of normalization."""
-    return nn.Sequential(
-        nn.Conv2d(3, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(16, 24, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(24 * 16, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Dropout(), nn.Linear(40, 5),
-    )  # fmt: skip
-
-
-def mlp() -> Any:
-    return nn.Sequential(
-        nn.Linear(12, 40),
-        nn.ReLU(),
-        nn.Linear(40, 30, bias=False),
-        nn.PReLU(30),
-        nn.LayerNorm(30),
-        nn.Linear(30, 5),
-    )
-
-
-class Grouped(nn.Module):
-    """Grouped convolution, group normalization, instance normalization, transposed convolution, joined."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.norm = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)
-        self.two = nn.Conv2d(16, 24, 3, padding=1, groups=4)
-        self.three = nn.InstanceNorm2d(24, affine=True)
-        self.down, self.bn = nn.Conv2d(24, 20, 3, 2, 1, bias=False), nn.BatchNorm2d(20)
-        self.up, self.up_bn = nn.ConvTranspose2d(20, 12, 2, 2, bias=False), nn.BatchNorm2d(12)
-        self.last = nn.Conv2d(36, 4, 1)
-
-    def forward(self, x):
-        a = self.three(torch.relu(self.two(torch.relu(self.norm(self.one(x))))))
-        b = torch.relu(self.bn(self.down(a)))
-        return self.last(torch.cat([a, torch.relu(self.up_bn(self.up(b)))], 1)).mean((2, 3))
-
-
-class Encoder(nn.Module):
-    """Tokens, places, torch's own encoder."""
-
-    def __init__(self, batch_first: bool = True):
-        super().__init__()
-        self.tokens, self.places = nn.Embedding(50, 32), nn.Parameter(torch.randn(9, 32))
-        layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=batch_first, dropout=0.0)
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head, self.turn = nn.Linear(32, 4), not batch_first
-
-    def forward(self, ids):
-        x = self.tokens(ids) + self.places
-        x = self.encoder(x.transpose(0, 1)).transpose(0, 1) if self.turn else self.encoder(x)
-        return self.head(x.mean(1))
-
-
-class Attention(nn.Module):
-    """Attention as timm writes it."""
-
-    def __init__(self, dim: int, num_heads: int):
-        super().__init__()
-        self.num_heads, self.head_dim = num_heads, dim // num_heads
-        self.scale = self.head_dim**-0.5
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-
-    def forward(self, x):
-        b, n, _ = x.shape
-        q, k, v = self.qkv(x).reshape(b, n, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        y = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
-        return self.proj(y.transpose(1, 2).reshape(b, n, -1))
-
-
-class Fused(Attention):
-    """The same by the function of torch, which asks tensors for the width of heads; three projections."""
-
-    def __init__(self, dim: int, num_heads: int):
-        super().__init__(dim, num_heads)
-        del self.qkv
-        self.q, self.k, self.v = (nn.Linear(dim, dim) for _ in range(3))
-
-    def forward(self, x):
-        b, n, _ = x.shape
-        q, k, v = (f(x).view(b, n, self.num_heads, -1).transpose(1, 2) for f in (self.q, self.k, self.v))
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
-class ViT(nn.Module):
-    def __init__(self, kind: type = Attention):
-        super().__init__()
-        self.patches, self.cls = nn.Conv2d(3, 32, 4, stride=4), nn.Parameter(torch.randn(1, 1, 32))
-        self.pos = nn.Parameter(torch.randn(1, 17, 32))
-        self.norm1, self.attn = nn.LayerNorm(32), kind(32, 4)
-        self.mlp = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
-        self.norm, self.head = nn.LayerNorm(32), nn.Linear(32, 5)
-
-    def forward(self, x):
-        x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.cls.expand(len(x), -1, -1), x], 1) + self.pos
-        x = x + self.attn(self.norm1(x))
-        return self.head(self.norm(x + self.mlp(x))[:, 0])
-
-
-class Twins(nn.Module):
-    """One module called twice, and one parameter under two names."""
-
-    def __init__(self):
-        super().__init__()
-        self.ins, self.both, self.outs = nn.Linear(12, 40), nn.Linear(40, 40), nn.Linear(40, 5)
-        self.alias = self.both
-
-    def forward(self, x):
-        x = torch.relu(self.ins(x))
-        return self.outs(torch.relu(self.alias(torch.relu(self.both(x)))))
-
-
-IMAGE, ROW = (3, 16, 16), (12,)
-NETS: dict[str, tuple[Any, tuple[int, ...] | None]] = {
-    "resnet": (ResNet, IMAGE),
-    "mobile": (mobile, IMAGE),
-    "vgg": (vgg, IMAGE),
-    "mlp": (mlp, ROW),
-    "grouped": (Grouped, IMAGE),
-    "encoder": (Encoder, None),
-    "encoder, batch second": (lambda: Encoder(batch_first=False), None),
-    "vit": (ViT, IMAGE),
-    "vit, fused": (lambda: ViT(Fused), IMAGE),
-    "twins": (Twins, ROW),
-}
-"""Name -> what makes a net, and the shape of one sample; None: token ids."""
 
 
 def samples(shape: tuple[int, ...] | None, count: int) -> Any:
@@ -300,14 +131,69 @@ def test_one_call_exports_prunes_and_cuts(tmp_path: Path) -> None:
     assert (trains - infers).norm() < 0.02 * infers.norm()  # running statistics are those of the data
 
 
+UNTRAINED: dict[str, tuple[Any, tuple[int, ...] | None]] = {
+    "copies of one layer": (Encoder, None),
+    "zero biases": (Towers, IMAGE),
+    "normalization in front": (densenet, IMAGE),
+    "normalization behind": (bottlenecks, IMAGE),
+}
+
+
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
-def test_layers_that_hold_the_same_numbers_are_told_apart(tmp_path: Path, dynamo: bool) -> None:
-    """An encoder that nobody trained holds copies of one layer."""
+@pytest.mark.parametrize("name", UNTRAINED)
+def test_layers_that_hold_the_same_numbers_are_told_apart(tmp_path: Path, name: str, dynamo: bool) -> None:
+    """Nobody trained them: layers are copies, biases zeros, and normalization folds ones in."""
     torch.manual_seed(0)
-    net, x = Encoder().eval(), samples(None, 64)
+    make, shape = UNTRAINED[name]
+    net, x = make().eval(), samples(shape, 64)
     result = small_prune(net, x, tmp_path / "m.onnx", dynamo)
     sliced = slices.slice(net, result, tmp_path / "m.onnx", x[:2])
     assert sliced.difference < 1e-5
+
+
+def correlated(shape: tuple[int, ...], count: int) -> Any:
+    """Samples that lie near four directions, so that few axes hold most of what streams carry."""
+    directions = samples(shape, 4).flatten(1)
+    shares = samples((4,), count)
+    return (shares @ directions + 0.3 * samples(shape, count).flatten(1)).view(count, *shape)
+
+
+@pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
+def test_rotated_streams(tmp_path: Path, dynamo: bool) -> None:
+    """Parameters hold what channels on other axes have; which of them stayed says nothing alone."""
+    torch.manual_seed(0)
+    net, x = Towers().eval(), correlated(IMAGE, 96)
+    result = small_prune(net, x, tmp_path / "m.onnx", dynamo, targets={"macs": 0.5})
+    assert result.keep["rotated"]
+    sliced = slices.slice(net, tmp_path / "small.onnx", tmp_path / "m.onnx", x[:2])
+    assert sliced.difference < 1e-5
+    assert (sliced.module.norms[0].weight == 1).all()  # scales went into the layers that read them
+    assert sliced.module.pos.shape[2] == sliced.module.patches.out_channels < 32
+    assert steps(sliced.module, x, 6, rate=0.01)[-1] < steps(sliced.module, x, 1)[0] + 1
+    with pytest.raises(DataError, match="rotate=False"):
+        slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2])
+    plain = small_prune(net, x, tmp_path / "m.onnx", dynamo, targets={"macs": 0.5}, rotate=False)
+    assert slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2]).difference < 1e-5
+    assert "rotated" not in plain.keep
+
+
+def test_statistics_are_measured_where_data_is_given(tmp_path: Path) -> None:
+    """Channels of a rotated stream have variances of their own."""
+    torch.manual_seed(0)
+    net, x = bottlenecks(), correlated(IMAGE, 96)
+    steps(net, x, 8)
+    result = small_prune(net.eval(), x, tmp_path / "m.onnx", targets={"macs": 0.5})
+    assert any("rotated to principal axes" in note for note in result.report.notes)
+    apart = []
+    for calib in (None, x, [(x[:48], labels(x[:48])), (x[48:], labels(x[48:]))]):
+        module = slices.slice(net, result, tmp_path / "m.onnx", x[:2], calib).module
+        with torch.no_grad():
+            infers, trains = module(x), copy.deepcopy(module).train()(x)
+        apart.append(float((trains - infers).norm() / infers.norm()))
+    assert apart[0] > 0.1
+    assert max(apart[1:]) < 0.02
+    with pytest.raises(DataError, match="calib needs tensors"):
+        slices.slice(net, result, tmp_path / "m.onnx", x[:2], {"x": x.numpy()})
 
 
 class Tied(nn.Module):
@@ -389,6 +275,20 @@ class Counting(nn.Module):
         return self.head(y.sum(2).flatten(1))
 
 
+class Waves(nn.Module):
+    """Places that are computed, and no parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.tokens, self.norm, self.head = nn.Embedding(50, 32), nn.LayerNorm(32), nn.Linear(32, 4)
+        self.mlp = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 32))
+
+    def forward(self, ids):
+        angles = torch.arange(9)[:, None] * torch.exp(torch.arange(16) * -0.3)
+        x = self.tokens(ids) + torch.cat([torch.sin(angles), torch.cos(angles)], 1)
+        return self.head(self.norm(x + self.mlp(x)).mean(1))
+
+
 class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
@@ -400,10 +300,16 @@ class Recurrent(nn.Module):
 
 @pytest.mark.parametrize(
     ("make", "shape", "told"),
-    [(Counting, IMAGE, r"the module \(Counting\) cannot run"), (Recurrent, (5, 12), r"protect=.*LSTM")],
-    ids=["sizes in code", "recurrent"],
+    [
+        (Counting, IMAGE, r"the module \(Counting\) cannot run"),
+        (Recurrent, (5, 12), r"protect=.*LSTM"),
+        (Waves, None, r"no parameter holds .*protect="),
+    ],
+    ids=["sizes in code", "recurrent", "computed"],
 )
-def test_what_cannot_be_cut_is_named(tmp_path: Path, make: Any, shape: tuple[int, ...], told: str) -> None:
+def test_what_cannot_be_cut_is_named(
+    tmp_path: Path, make: Any, shape: tuple[int, ...] | None, told: str
+) -> None:
     torch.manual_seed(0)
     net, x = make().eval(), samples(shape, 64)
     result = small_prune(net, x, tmp_path / "m.onnx")
