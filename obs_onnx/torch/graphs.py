@@ -94,7 +94,14 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
     kept = coupling.keep_indices(raw.same_in(coupling, masks(raw, keep)))
     after = prepare(caches.inner(small))
     order = {node: place for place, node in enumerate(coupling.model.graph)}
-    biases, groups = _biases(coupling.model, after, kept)
+    given = {
+        (str(node.outputs[0].name), slot): value
+        for node in after.graph
+        if node.outputs
+        for slot, value in enumerate(node.inputs)
+        if value is not None
+    }
+    biases, groups = _biases(coupling.model, after, given)
     layers = find_layers(coupling.model)[0]
     added = {str(use.bias): layer.name for layer in layers for use in layer.uses if use.bias}
     found = []
@@ -106,7 +113,7 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
         index = [np.array(kept.get(name, {}).get(str(axis), range(n)), int) for axis, n in enumerate(shape)]
         places = np.arange(tensor.size, dtype=np.int64).reshape(shape)
         places = places[np.ix_(*index)] if shape else places
-        there = after.graph.initializers.get(name)
+        there = _same(value, given) or after.graph.initializers.get(name)
         values = np.zeros(places.size) if there is None else _flat(there)
         if values.size != places.size:
             continue  # restated by the smaller model
@@ -127,13 +134,27 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
     return found
 
 
+def _same(value: ir.Value, given: Mapping[tuple[str, int], ir.Value]) -> ir.Value | None:
+    """The initializer in the place of another one, which names of copies do not tell.
+
+    Args:
+        value: an initializer of the dense model.
+        given: inputs of nodes of the smaller one, by the first output of the node and their number.
+    """
+    for node, slot in value.uses():
+        there = given.get((str(node.outputs[0].name), slot))
+        if there is not None and there.is_initializer() and there.const_value is not None:
+            return there
+    return None
+
+
 def _flat(value: ir.Value) -> Array:
     assert value.const_value is not None
     return np.asarray(value.const_value.numpy().astype(np.float64).reshape(-1))
 
 
 def _biases(
-    dense: ir.Model, small: ir.Model, kept: Mapping[str, Mapping[str, object]]
+    dense: ir.Model, small: ir.Model, given: Mapping[tuple[str, int], ir.Value]
 ) -> tuple[dict[str, Bias], dict[str, int]]:
     """What layers add, and how many groups they have, by the names of their weights."""
     after = {layer.name: layer for layer in find_layers(small)[0]}
@@ -144,7 +165,8 @@ def _biases(
         g, o, i = layer.layout.goi
         outputs = np.broadcast_to(np.arange(g * o, dtype=np.float64).reshape(g, o, 1), (g, o, i))
         flat = np.rint(layer.layout.to_tensor(outputs) * layer.layout.scale).astype(np.int64).reshape(-1)
-        left = after.get(layer.name)
+        there = _same(dense.graph.initializers[layer.name], given)
+        left = after.get(layer.name if there is None else str(there.name))
         names = [use.bias for use in layer.uses]
         count = 0 if left is None else left.layout.goi[0] * left.layout.goi[1]
         values = np.zeros(count)
