@@ -56,12 +56,11 @@ class Form:
         if self.norm is not None or len(self.places) < 2 or np.prod(shape) == len(self.places):
             return None
         try:
-            places, values = (
-                np.broadcast_to(one.reshape(self.shape), shape) for one in (self.places, self.values)
-            )
+            places = np.broadcast_to(self.places.reshape(self.shape), shape).reshape(-1)
         except ValueError:
             return None
-        return replace(self, places=places.reshape(-1), values=values.reshape(-1), shape=shape)
+        values = np.broadcast_to(self.values.reshape(self.shape), shape).reshape(-1)
+        return replace(self, places=places, values=values, shape=shape)
 
 
 def array(tensor: torch.Tensor) -> Array:

@@ -109,7 +109,7 @@ def compare(dense: ir.Model, small: ir.Model, keep: KeepFile) -> list[Constant]:
         tensor = value.const_value
         if tensor is None or not tensor.dtype.is_floating_point():
             continue
-        shape = tensor.shape.numpy()
+        shape = tuple(tensor.shape.numpy())
         index = [np.array(kept.get(name, {}).get(str(axis), range(n)), int) for axis, n in enumerate(shape)]
         places = np.arange(tensor.size, dtype=np.int64).reshape(shape)
         places = places[np.ix_(*index)] if shape else places
