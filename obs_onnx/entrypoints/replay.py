@@ -145,7 +145,8 @@ def _checked(found: object, where: str) -> KeepFile:
     if not isinstance(found, Mapping) or not isinstance(found.get("tensors"), Mapping):
         raise wrong
     uses, removed, caches = found.get("uses", {}), found.get("removed", []), found.get("caches", {})
-    if not isinstance(uses, Mapping) or not isinstance(removed, list) or not isinstance(caches, Mapping):
+    lists = isinstance(removed, list) and isinstance(found.get("rotated", []), list)
+    if not isinstance(uses, Mapping) or not isinstance(caches, Mapping) or not lists:
         raise wrong
     try:
         kept = [

@@ -153,8 +153,11 @@ def _matrices(one: RotatedGroup, where: str, group: Group, keeps_ones: bool) -> 
         raise ValueError(f"the matrices of {where} are damaged") from error
     with np.errstate(all="ignore"):
         off = np.abs(found @ found.swapaxes(1, 2) - np.eye(group.n)).max()
-        if keeps_ones:
-            off = max(off, np.abs(found.sum(2) - 1).max())
+        ones = np.abs(found.sum(2) - 1).max()
     if not off <= _ORTHOGONAL:
         raise ValueError(f"the matrices of {where} are damaged: they are not orthogonal")
+    if keeps_ones and not ones <= _ORTHOGONAL * np.sqrt(group.n):
+        raise ValueError(
+            f"the matrices of {where} do not keep the vector of ones, whose mean this model takes off"
+        )
     return found
