@@ -66,8 +66,9 @@ class Replayed:
 def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     """Remove the channels that a keep.json leaves out from a model of the same architecture.
 
-    Weights that stay are those of the model: nothing is refitted. The result is compared with the model in
-    which the same channels are silenced.
+    Weights that stay are those of the model: nothing is refitted. Groups that were rotated before they were
+    cut are rotated with the matrices of the file, and the rotated model is compared with the one that came
+    in. The result is compared with the model in which the same channels are silenced.
 
     Args:
         model: a file, or a model in memory (which is not changed).
@@ -192,7 +193,8 @@ def _compared(
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
     caches = () if front.caches is None else front.caches.names
-    form, kept = to_cut(front.model, file, caches)
+    with boundary("keep.json does not fit what of the model is measured", DataError):
+        form, kept = to_cut(front.model, file, caches)
     canonical = bool(file.get("rotated"))
     coupling = form.of(_with_blocks(form, kept, front.part(small), canonical))
     session = open_whole(runtime, coupling.model)

@@ -201,13 +201,23 @@ def shrunk(
     there, wanted = kept_caches(coupling, kept), file.get("caches", {})
     if wrong := [name for name in sorted({*there, *wanted}) if there.get(name) != wanted.get(name)]:
         raise ValueError(f"the cache {wrong[0]} cannot be cut so in this model")
+    gone = _left_out(coupling, set(file.get("removed", ())))
     RemoveChannels(kept, coupling).call(model)
-    if "removed" in file:
-        return _without(model, set(file["removed"]), caches, finish)
+    LeaveOut(gone)(model)
+    if left := [name for name in file.get("removed", ()) if name in model.graph.initializers]:
+        raise ValueError(f"{left[0]} cannot be left out of this model")
     finish(model)
     WriteForms().call(model)
     ShareConstants().call(model)
     return model
+
+
+def _left_out(coupling: Coupling, removed: Set[str]) -> set[str]:
+    """Layers of the branches of which nothing is left."""
+    if not removed:
+        return set()
+    branches = find_branches(coupling, find_layers(coupling.model)[0]).values()
+    return {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
 
 
 def to_cut(
@@ -215,8 +225,8 @@ def to_cut(
 ) -> tuple[Coupling, dict[int, NDArray[np.bool_]]]:
     """The form of a model that channels are removed from, and the channels that stay.
 
-    Initializers keep the layout they have in ``inner``. Where groups were rotated it is the canonical form,
-    in which that was done, with its own weights on the axes of the file.
+    Initializers keep the layout they have in ``inner``. Where groups were rotated or whole branches are gone
+    it is the canonical form, in which that was done, with its own weights on the axes of the file.
 
     Raises:
         ValueError, ModelError: see :func:`replay`.
@@ -224,10 +234,10 @@ def to_cut(
     raw = couple(prepare(inner, canonical=False), caches=caches)
     kept = masks(raw, file)
     _check_sizes(raw, kept, file)
-    if not file.get("rotated"):
+    if not file.get("rotated") and not file.get("removed"):
         return raw, kept
     plain = couple(prepare(inner), caches=caches)
-    model = SetWeights(rotated_as(plain, file["rotated"]))(plain.model.clone()).model
+    model = SetWeights(rotated_as(plain, file.get("rotated", ())))(plain.model.clone()).model
     found = raw.same_in(plain, kept)
     back = plain.same_in(raw, found)
     for group in raw.groups:
@@ -277,20 +287,3 @@ def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
                 raise ValueError(f"{name} is no input of the node with the output {use['output']}")
             kept[str(value.name)] = use["kept"]
     return coupling.keep_from(kept)
-
-
-def _without(
-    model: ir.Model, removed: Set[str], caches: Set[str], finish: Callable[[ir.Model], None]
-) -> ir.Model:
-    """The canonical form without branches of which nothing but one channel is left."""
-    model = prepare(model)
-    coupling, layers = couple(model, caches=caches), find_layers(model)[0]
-    branches = find_branches(coupling, layers).values()
-    gone = {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
-    LeaveOut(gone)(model)
-    if left := [name for name in removed if name in model.graph.initializers]:
-        raise ValueError(f"{left[0]} cannot be left out of this model")
-    finish(model)
-    WriteForms().call(model)
-    ShareConstants().call(model)
-    return model

@@ -22,6 +22,7 @@ from rotations import matrix, stream
 import obs_onnx
 from obs_onnx.passes.canonical.own_constants import ShareConstants, prepare
 from obs_onnx.passes.canonical.plainer.written_form import WriteForms
+from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.keep_file import keep_file, replay
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
@@ -31,6 +32,7 @@ from obs_onnx.passes.channels.rotation.rotate import blocks, rotated_arrays
 from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 from obs_onnx.passes.errors import DataError
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.passes.layers.find_layers import find_layers
 
 Matrices = dict[tuple[int, ...], np.ndarray]
 
@@ -132,6 +134,26 @@ def test_replayed_as_cut(net: str) -> None:
     again = obs_onnx.replay(trained(proto), keep=file)
     assert "without removal the rotated model differs by" in again.notes[0]
     assert {k: a.shape for k, a in tensors_of(again.model).items()} == {k: a.shape for k, a in wanted.items()}
+
+
+def test_branches_that_are_gone_are_left_out() -> None:
+    proto = bottlenecks()
+    original = ir.from_proto(proto)
+    coupling = couple(prepare(original))
+    each = rotated(coupling)
+    (branch,) = find_branches(coupling, find_layers(coupling.model)[0]).items()
+    group, layers = branch[0], set(branch[1].layers)
+    keep = {**half(coupling), group: np.arange(coupling.groups[group].n) == 0}
+    small = SetWeights(rotated_arrays(coupling, each))(coupling.model.clone()).model
+    RemoveChannels(keep, coupling.of(small)).call(small)
+    LeaveOut(layers)(small)
+    gone = [name for name in coupling.model.graph.initializers if name not in small.graph.initializers]
+    records = [record(coupling, *one) for one in each]
+    file = json.loads(json.dumps(keep_file(original, coupling, keep, gone, records)))
+    assert set(file["removed"]) >= layers
+    found = tensors_of(replay(original, file))
+    for name, array in tensors_of(small).items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def test_channels_that_were_protected_are_no_other_ones() -> None:
