@@ -192,7 +192,7 @@ def _compared(
     """
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
-    caches = () if front.caches is None else front.caches.names
+    caches = frozenset[str]() if front.caches is None else front.caches.names
     with boundary("keep.json does not fit what of the model is measured", DataError):
         form, kept = to_cut(front.model, file, caches)
     canonical = bool(file.get("rotated"))
@@ -236,10 +236,10 @@ def _check_rotation(runtime: Runtime, front: Front, rotated: Coupling, feed: Val
             "removed: prune it with --no-rotate for a plan without them"
         ) from error
     if found.largest is None:
-        return ""
+        return "; the rotated model could not be compared with the one that came in"
     return (
-        f"; without removal the rotated model differs by {found.largest:.1e} from the one that came in, "
-        f"allowed {found.tolerance:.0e}"
+        f"; without removal the rotated model differs by {found.largest:.1e} from the canonical form of the "
+        f"one that came in, allowed {found.tolerance:.0e}"
     )
 
 

@@ -19,7 +19,7 @@ __all__ = ["RotatedGroup", "record", "rotated_as"]
 Float = NDArray[np.float64]
 Block = tuple[int, ...]
 
-_TYPES = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
+_TYPES: Mapping[str, np.dtype[np.floating]] = {"float32": np.dtype("<f4"), "float64": np.dtype("<f8")}
 _ORTHOGONAL = 1e-5  # largest difference of an element of Q Q' from the identity's
 
 
@@ -148,7 +148,7 @@ def _matrices(one: RotatedGroup, where: str, group: Group, keeps_ones: bool) -> 
         raise ValueError(f"the matrices of {where} are not of the size {' x '.join(map(str, shape))}")
     try:
         held = np.frombuffer(b64decode(one["matrices"], validate=True), dtype)
-        found = held.reshape(shape).astype(np.float64)
+        found: Float = held.reshape(shape).astype(np.float64)
     except ValueError as error:
         raise ValueError(f"the matrices of {where} are damaged") from error
     with np.errstate(all="ignore"):
