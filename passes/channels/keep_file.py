@@ -165,6 +165,8 @@ def replay(
 ) -> ir.Model:
     """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
 
+    ``tensors`` alone say nothing of groups that were rotated, or of branches that are gone.
+
     Args:
         original: it is not changed.
         keep: what stays.
