@@ -79,7 +79,8 @@ def slice(
     Args:
         module: what was exported, with the weights that it had then; it is not changed.
         pruned: the result of :func:`obs_onnx.prune`, or the file that it wrote, with its ``.keep.json``
-            beside it; or a ``.keep.json`` or its contents, for the module's own weights without a refit.
+            beside it; or a ``.keep.json`` or its contents, for the module's own weights without a refit, rotated
+            where channels were.
         dense: the ONNX model that was pruned.
         args: of a call of the module, on which it is compared; by default one random sample.
         calib: tensors (one for each argument) or batches of them, as a ``DataLoader`` gives: running
@@ -87,8 +88,7 @@ def slice(
             is.
 
     Raises:
-        DataError: files that cannot be read; channels of other axes without the weights that go with them;
-            arguments or data that do not fit.
+        DataError: files that cannot be read, arguments or data that do not fit.
         ModelError: a part of the module has no smaller form; the message names it.
         VerificationError: the module's outputs are not those of the ONNX model.
     """
@@ -180,11 +180,6 @@ def _read(pruned: object, dense: ir.Model) -> tuple[KeepFile, ir.Model]:
             raise OptionError("no channels were removed: zeros alone make no module smaller")
         return cast("KeepFile", pruned.keep), pruned.model
     if isinstance(pruned, Mapping):
-        if pruned.get("rotated"):
-            raise DataError(
-                "channels were rotated to other axes before they were cut, which keep.json does not hold: "
-                "give the pruned model, whose weights go with them, or prune with rotate=False"
-            )
         file = cast(
             "KeepFile", {"schema": 1, **pruned} if "tensors" in pruned else {"schema": 1, "tensors": pruned}
         )

@@ -160,7 +160,7 @@ def correlated(shape: tuple[int, ...], count: int) -> Any:
 
 @pytest.mark.parametrize("dynamo", [True, False], ids=["dynamo", "torchscript"])
 def test_rotated_streams(tmp_path: Path, dynamo: bool) -> None:
-    """Parameters hold what channels on other axes have; which of them stayed says nothing alone."""
+    """Parameters hold what channels on other axes have; keep.json alone rotates the module's own."""
     torch.manual_seed(0)
     net, x = Towers().eval(), correlated(IMAGE, 96)
     result = small_prune(net, x, tmp_path / "m.onnx", dynamo, targets={"macs": 0.5})
@@ -170,11 +170,9 @@ def test_rotated_streams(tmp_path: Path, dynamo: bool) -> None:
     assert (sliced.module.norms[0].weight == 1).all()  # scales went into the layers that read them
     assert sliced.module.pos.shape[2] == sliced.module.patches.out_channels < 32
     assert steps(sliced.module, x, 6, rate=0.01)[-1] < steps(sliced.module, x, 1)[0] + 1
-    with pytest.raises(DataError, match="rotate=False"):
-        slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2])
-    plain = small_prune(net, x, tmp_path / "m.onnx", dynamo, targets={"macs": 0.5}, rotate=False)
-    assert slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2]).difference < 1e-5
-    assert "rotated" not in plain.keep
+    alone = slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2])
+    assert alone.difference < 1e-5
+    assert alone.module.pos.shape == sliced.module.pos.shape
 
 
 def test_statistics_are_measured_where_data_is_given(tmp_path: Path) -> None:
