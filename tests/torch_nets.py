@@ -288,7 +288,6 @@ NETS: dict[str, tuple[Any, tuple[int, ...] | None]] = {
     "bottlenecks": (bottlenecks, IMAGE),
     "densenet": (densenet, IMAGE),
     "gated": (Gated, None),
-    "towers": (Towers, IMAGE),
     "twins": (Twins, ROW),
 }
 """Name -> what makes a net, and the shape of one sample; None: token ids."""

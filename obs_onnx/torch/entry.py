@@ -79,8 +79,7 @@ def slice(
     Args:
         module: what was exported, with the weights that it had then; it is not changed.
         pruned: the result of :func:`obs_onnx.prune`, or the file that it wrote, with its ``.keep.json``
-            beside it; or a ``.keep.json`` or its contents, for the module's own weights without a refit, rotated
-            where channels were.
+            beside it; or a ``.keep.json`` or its contents, for the module's own weights without a refit.
         dense: the ONNX model that was pruned.
         args: of a call of the module, on which it is compared; by default one random sample.
         calib: tensors (one for each argument) or batches of them, as a ``DataLoader`` gives: running

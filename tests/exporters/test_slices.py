@@ -169,7 +169,8 @@ def test_rotated_streams(tmp_path: Path, dynamo: bool) -> None:
     assert sliced.difference < 1e-5
     assert (sliced.module.norms[0].weight == 1).all()  # scales went into the layers that read them
     assert sliced.module.pos.shape[2] == sliced.module.patches.out_channels < 32
-    assert steps(sliced.module, x, 6, rate=0.01)[-1] < steps(sliced.module, x, 1)[0] + 1
+    losses = steps(sliced.module, x, 6, rate=0.01)
+    assert losses[-1] < losses[0]
     alone = slices.slice(net, tmp_path / "small.keep.json", tmp_path / "m.onnx", x[:2])
     assert alone.difference < 1e-5
     assert alone.module.pos.shape == sliced.module.pos.shape
