@@ -28,7 +28,7 @@ def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_integers_count_as_parameters_of_few_bits(case: Case) -> None:
     model = ir.from_proto(graph(case))
-    found = figures(model, None, None, RunCost(100, Peak(96, "s"), {}, (), 25))
+    found = figures(model, None, None, RunCost(100, Peak(96, "s"), {}, integer_macs=25))
     held = {name: value.const_value for name, value in model.graph.initializers.items()}
     floats = [one for one in held.values() if one.dtype == ir.DataType.FLOAT]
     assert found.parameters >= held["w"].size + sum(one.size for one in floats)

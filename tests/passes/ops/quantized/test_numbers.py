@@ -42,11 +42,16 @@ def matrix() -> np.ndarray:
     return w * WEIGHTS["ws"].astype(np.float64).reshape(-1, 1, 1, 1)
 
 
+def bias() -> np.ndarray:
+    return WEIGHTS["bias"] * WEIGHTS["s"].astype(np.float64) * WEIGHTS["ws"].astype(np.float64)
+
+
 def test_integers_are_numbers_by_scale_and_zero_point_and_these_are_none() -> None:
     numbers = Numbers(found(model(HEAD, WEIGHTS)).graph)
     np.testing.assert_allclose(numbers.of("w", WEIGHTS["w"]), matrix())
     np.testing.assert_array_equal(numbers.of("a", WEIGHTS["a"]), WEIGHTS["a"])
-    for name in ("ws", "wz", "bias"):
+    np.testing.assert_allclose(numbers.of("bias", WEIGHTS["bias"]), bias())
+    for name in ("ws", "wz"):
         assert numbers.of(name, WEIGHTS[name]) is None
 
 
@@ -55,6 +60,7 @@ def test_channels_are_ranked_by_what_integers_stand_for() -> None:
     proto = model(HEAD, WEIGHTS)
     _, coupling, _, evidence = opened(proto, normal(4, 3, 5, 5))
     expected = (matrix() ** 2).sum((1, 2, 3)) + (WEIGHTS["b"].astype(np.float64) ** 2).sum((0, 2, 3))
+    expected += bias() ** 2
     np.testing.assert_allclose(l2(evidence, named(coupling, "w[0]")), np.sqrt(expected))
     before = (matrix() ** 2).sum((0, 2, 3)) + (WEIGHTS["a"].astype(np.float64) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(l2(evidence, named(coupling, "a[0]")), np.sqrt(before))
