@@ -379,9 +379,7 @@ def _check_teacher(dense: Session, student: Session, called: str) -> None:
         raise DataError(f"{called} has no output {missing[0]!r}")
 
 
-def _check_zeros(
-    model: ir.Model, before: ir.Model, masks: Mapping[str, NDArray[np.bool_] | None]
-) -> None:
+def _check_zeros(model: ir.Model, before: ir.Model, masks: Mapping[str, NDArray[np.bool_] | None]) -> None:
     """What weights hold where their masks are False, zeros or integers that stand for them, has stayed; all
     of it where there is no mask.
 

@@ -38,9 +38,9 @@ from obs_onnx.reconstruction.curvature import Curvature, Support
 from obs_onnx.runtimes.base import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.input_metrics import measure_metrics
-from obs_onnx.training.weights import trainable_arrays, zero_masks
 from obs_onnx.training.objective import choose_objective
 from obs_onnx.training.retraining import modern
+from obs_onnx.training.weights import trainable_arrays, zero_masks
 
 __all__ = ["Corrected", "Steps", "correct_outputs"]
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -26,7 +26,7 @@ from obs_onnx.evaluation.measures.class_scores import rows_of
 from obs_onnx.passes.autodiff.optimizers import Metric
 from obs_onnx.passes.autodiff.rounding import Rounding, in_numbers
 from obs_onnx.passes.autodiff.training_step import trained_weights
-from obs_onnx.passes.errors import DataError, OptionError
+from obs_onnx.passes.errors import DataError
 from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes.base import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -48,6 +48,7 @@ __all__ = [
     "check_trainable",
     "train",
 ]
+
 
 @dataclass(frozen=True)
 class Point:

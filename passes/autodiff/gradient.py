@@ -147,9 +147,7 @@ def weights(model: ir.Model, loss: str) -> list[str]:
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
             inputs = node.inputs[: lookup(node).differentiable_inputs]
             whole = lookup(node).quantizes or any(y in wanted and not _floating(y) for y in node.outputs)
-            wanted.update(
-                x for x in (*inputs, *captured(node)) if x is not None and (whole or _floating(x))
-            )
+            wanted.update(x for x in (*inputs, *captured(node)) if x is not None and (whole or _floating(x)))
     return [str(value.name) for value in candidates if value in wanted]
 
 

@@ -155,7 +155,8 @@ def training_step(
     LowerConvolutions().call(copy)
     e, loss = with_loss(copy, terms)
     values = find(copy, weights)
-    rounded = {w: read_rounded(e, w, roundings[str(w.name)]) for w in values if w.name in (roundings or {})}
+    known = roundings or {}
+    rounded = {w: read_rounded(e, w, known[str(w.name)]) for w in values if w.name in known}
     read = [rounded[w][0] if w in rounded else w for w in values]
     grads = backpropagate(e, {loss: e.filled(1.0, loss)}, read)
     become_inputs(copy, weights)

@@ -13,8 +13,8 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.blocks import spread
 from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
-from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.quantized.straight_through import RULES as STRAIGHT_THROUGH
+from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
