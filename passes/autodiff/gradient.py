@@ -9,8 +9,8 @@ own, so that the result can be differentiated again. That gives exact products w
 
 What bodies of If, Loop and Scan read of outer graphs counts as an input of the node. A value whose type is
 not floating-point has no gradient, except where numbers were rounded to integers: these have one per step,
-of floating point (:mod:`obs_onnx.passes.ops.quantized.straight_through`), until they are numbers again. An operator without a rule between a wanted value
-and the loss is an error, never a zero.
+of floating point (:mod:`obs_onnx.passes.ops.quantized.straight_through`), until they are numbers again. An
+operator without a rule between a wanted value and the loss is an error, never a zero.
 """
 
 from __future__ import annotations

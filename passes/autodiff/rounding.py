@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.emitter import Emitter
-from obs_onnx.passes.graph.names import add_initializer, remove_if_unused
+from obs_onnx.passes.graph.names import Names, add_initializer, remove_if_unused
 from obs_onnx.passes.graph.usage import is_used
+from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops.quantized.weights import integers_behind
@@ -47,31 +48,33 @@ class Rounding:
 
     @classmethod
     def of(cls, form: Integers, arrays: Mapping[str, NDArray[Any]]) -> Rounding:
-        """That of a tensor."""
+        """That of a tensor, which is trained transposed where it lies packed."""
         scale, zero = form.steps(arrays)
         if any(count not in (1, n) for count, n in zip(form.grid, form.shape, strict=True)):
             scale, zero = form.spread(scale), form.spread(zero)
         kind = arrays[form.scale].dtype
-        ends = ((end - zero).astype(kind) for end in (form.lowest, form.highest))
-        return cls(form, arrays, np.where(scale == 0, 1.0, scale).astype(kind), *ends)
+        held = np.where(scale == 0, 1.0, scale), form.lowest - zero, form.highest - zero
+        return cls(form, arrays, *((one.T if form.bits else one).astype(kind) for one in held))
 
     @property
     def values(self) -> NDArray[np.floating]:
         """The weight."""
-        return self.form.values(self.arrays).astype(self.scale.dtype)
+        found = self.form.values(self.arrays).astype(self.scale.dtype)
+        return found.T if self.form.bits else found
 
     def integers(self, weight: NDArray[np.floating]) -> NDArray[Any]:
         """The initializer of integers for a weight, by the arithmetic of :func:`read_rounded`."""
         steps = np.clip(np.rint(weight / self.scale), self.lowest, self.highest).astype(np.int64)
         scale, zero = self.form.steps(self.arrays)
-        return self.form.stored(self.arrays, steps + self.form.spread(zero), scale, zero)[self.form.q]
+        q = (steps.T if self.form.bits else steps) + self.form.spread(zero)
+        return self.form.stored(self.arrays, q, scale, zero)[self.form.q]
 
 
 def in_numbers(model: ir.Model) -> tuple[ir.Model, dict[str, Rounding]]:
     """A copy whose layers read numbers where ``model`` has integers, under the names of these.
 
     Args:
-        model: canonical; it is the result where it has no such layers. Integers that lie packed stay.
+        model: canonical; it is the result where it has no such layers. MatMulNBits becomes MatMul.
     """
     if not any(_forms(layer) for layer in find_layers(model)[0]):
         return model, {}
@@ -87,20 +90,23 @@ def in_numbers(model: ir.Model) -> tuple[ir.Model, dict[str, Rounding]]:
 def _forms(layer: Layer) -> list[Integers]:
     """How a layer and its biases are stored, where that is as integers, one in each place."""
     forms = [layer.integers, *(use.bias_integers for use in layer.uses)]
-    return list({form.q: form for form in forms if form is not None and not form.bits}.values())
+    return list({form.q: form for form in forms if form is not None}.values())
 
 
 def _open(model: ir.Model, form: Integers, readers: Sequence[ir.Node]) -> Rounding:
     """Let nodes read numbers in place of the integers that they alone have."""
     held = [(name, model.graph.initializers[name].const_value) for name in form.names]
     rounding = Rounding.of(form, {name: one.numpy() for name, one in held if one is not None})
+    if form.bits:
+        readers = [_as_product(model, node) for node in readers]
     places = [
         (node, index, value)
         for node in readers
         for index, value in enumerate(node.inputs)
-        if value is not None and (behind := integers_behind(value)) is not None and behind.q == form.q
+        if value is not None and _holds(value, form)
     ]
-    weight = rounding.values.astype((places[0][2].dtype or ir.DataType.FLOAT).numpy())
+    read = rounding.values.dtype if form.bits else (places[0][2].dtype or ir.DataType.FLOAT).numpy()
+    weight = np.ascontiguousarray(rounding.values, read)
     new = ir.Value(
         name=form.q,
         shape=ir.Shape(weight.shape),
@@ -119,6 +125,30 @@ def _open(model: ir.Model, form: Integers, readers: Sequence[ir.Node]) -> Roundi
     model.graph.initializers.pop(form.q, None)
     add_initializer(model, new)
     return rounding
+
+
+def _holds(value: ir.Value, form: Integers) -> bool:
+    """Whether a value is the integers of a form, or the numbers of these."""
+    behind = integers_behind(value)
+    return value.name == form.q if behind is None else behind.q == form.q
+
+
+def _as_product(model: ir.Model, node: ir.Node) -> ir.Node:
+    """MatMul, and Add of a bias, in place of a MatMulNBits; the MatMul reads the packed integers for now."""
+    names, parameters = Names(model), list(node.inputs)
+    write = Writer(names, node)
+    y = write.op("MatMul", node.inputs[:2])
+    product, old, bias = y.producer(), node.outputs[0], node_facts.input_of(node, 5)
+    y.type, y.shape = old.type, old.shape
+    if bias is not None:
+        y = write.op("Add", [y, bias])
+        y.shape = old.shape
+    take_over(names, old, y)
+    model.graph.remove(node, safe=True)
+    for parameter in parameters:
+        remove_if_unused(model, parameter)
+    assert product is not None
+    return product
 
 
 def read_rounded(e: Emitter, weight: ir.Value, rounding: Rounding) -> tuple[ir.Value, ir.Value]:

@@ -52,10 +52,15 @@ def test_a_step_by_hand(model, rng) -> None:
     np.testing.assert_array_equal(roundings["q"].integers(behind), np.clip(steps + 3, -128, 127))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-def test_the_rounded_weight_is_what_the_written_integers_stand_for(form, rng) -> None:
-    proto = graph(form)
-    model = with_open_blocks(canonicalize(from_proto(proto)))
+PACKED = [form for form in FORMS if form.op == "MatMulNBits"]
+
+
+@pytest.mark.parametrize(
+    ("form", "opened"), [*((form, True) for form in FORMS), *((form, False) for form in PACKED)], ids=str
+)
+def test_the_rounded_weight_is_what_the_written_integers_stand_for(form, opened, rng) -> None:
+    model = canonicalize(from_proto(graph(form)))
+    model = with_open_blocks(model) if opened else model
     student, roundings = in_numbers(model)
     (name,) = roundings
     w = student.graph.initializers[name].const_value.numpy()

@@ -80,9 +80,8 @@ def test_integers_are_chosen_and_moved_as_numbers(moved, rng) -> None:
 def test_parts_of_integers_and_several_readers(rng) -> None:
     split = helper.make_node("Split", ["a"], ["b", "c"], name="split", axis=1)
     ends = [node("DequantizeLinear", [x, "s", "z"], f"{x}{k}", "") for x in "bc" for k in range(2)]
-    sums = [
-        node("Add", ["b0", "c0"], "d", ""), node("Mul", ["b1", "c1"], "e", ""), node("Add", ["d", "e"], "y", "")
-    ]  # fmt: skip
+    sums = [node("Add", ["b0", "c0"], "d", ""), node("Mul", ["b1", "c1"], "e", "")]
+    sums.append(node("Add", ["d", "e"], "y", ""))
     given = model([split, *ends, *sums])
     found = on_numbers(given)
     assert [one.op_type for one in found.graph].count("DequantizeLinear") == 1
