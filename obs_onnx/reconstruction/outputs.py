@@ -158,7 +158,7 @@ def correct_outputs(
     support = Support.of(model, start, zero_masks(recent, names))
     if most is not None and support.size > most:
         raise OptionError(f"it has {support.size} weights, and the memory is enough for {most}")
-    curvature = Curvature(runtime, recent, objective, teacher, support, feed)
+    curvature = Curvature(runtime.unpaired(), recent, objective, teacher, support, feed)
     metrics = measure_metrics(runtime, recent, fit.limit(_METRIC_SAMPLES), start)
     search = _Search(curvature, support, metrics, _owners(recent), fit, held_out, steps)
     return search.run(np.random.default_rng(seed), advance)
