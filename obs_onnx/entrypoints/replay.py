@@ -28,10 +28,10 @@ from obs_onnx.io.paths import calibration_beside
 from obs_onnx.io.streams import is_stream
 from obs_onnx.passes.canonical.bare_integers import BareIntegers
 from obs_onnx.passes.canonical.own_constants import prepare
-from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
-from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, masks, shrunk
+from obs_onnx.passes.channels.coupling import Coupling, Keep
+from obs_onnx.passes.channels.keep_file import KeepFile, caches_of, shrunk, to_cut
 from obs_onnx.passes.channels.vocabulary import cut_vocabulary
-from obs_onnx.passes.errors import DataError, InputError, boundary
+from obs_onnx.passes.errors import DataError, InputError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.parameters import integer_forms
 from obs_onnx.pruning.language.cache_config import files_beside
@@ -66,8 +66,9 @@ class Replayed:
 def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     """Remove the channels that a keep.json leaves out from a model of the same architecture.
 
-    Weights that stay are those of the model: nothing is refitted. The result is compared with the model in
-    which the same channels are silenced.
+    Weights that stay are those of the model: nothing is refitted. Groups that were rotated before they were
+    cut are rotated with the matrices of the file, and the rotated model is compared with the one that came
+    in. The result is compared with the model in which the same channels are silenced.
 
     Args:
         model: a file, or a model in memory (which is not changed).
@@ -80,12 +81,6 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     check_files(model, options)
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
-    if file.get("rotated"):
-        raise DataError(
-            f"{source} names channels that {name} does not have: {', '.join(file['rotated'])} "
-            f"were rotated to other axes before they were cut; prune with --no-rotate "
-            "for a plan that can be replayed"
-        )
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     fewer = _fewer(file)
     tokens = None if fewer is None else fewer.tokens
@@ -151,7 +146,8 @@ def _checked(found: object, where: str) -> KeepFile:
     if not isinstance(found, Mapping) or not isinstance(found.get("tensors"), Mapping):
         raise wrong
     uses, removed, caches = found.get("uses", {}), found.get("removed", []), found.get("caches", {})
-    if not isinstance(uses, Mapping) or not isinstance(removed, list) or not isinstance(caches, Mapping):
+    lists = isinstance(removed, list) and isinstance(found.get("rotated", []), list)
+    if not isinstance(uses, Mapping) or not isinstance(caches, Mapping) or not lists:
         raise wrong
     try:
         kept = [
@@ -196,10 +192,11 @@ def _compared(
     """
     if file.get("removed"):
         return "not compared with the dense model: whole branches are gone"
-    caches = () if front.caches is None else front.caches.names
-    coupling = couple(prepare(front.model, canonical=False), caches=caches)
-    kept = masks(coupling, file)
-    coupling = coupling.of(_with_blocks(coupling, kept, front.part(small)))
+    caches = frozenset[str]() if front.caches is None else front.caches.names
+    with boundary("keep.json does not fit what of the model is measured", DataError):
+        form, kept = to_cut(front.model, file, caches)
+    canonical = bool(file.get("rotated"))
+    coupling = form.of(_with_blocks(form, kept, front.part(small), canonical))
     session = open_whole(runtime, coupling.model)
     try:
         sizes = implied_sizes(front.model)
@@ -212,13 +209,37 @@ def _compared(
         if calib is not None:
             raise
         return f"not compared with the dense model, which wants data of its own: {error}"
+    turned = _check_rotation(runtime, front, form, feed) if canonical else ""
     found = check_removal(runtime, coupling, kept, front.part(small), feed, caches=front.caches)
     if found.largest is None:
         return "nothing could be compared with the dense model, whose outputs differ from run to run"
     on = "a random sample" if calib is None else "the data"
+    dense = f"the {'rotated ' if canonical else ''}model with the channels silenced, on {on}"
     return (
-        f"{', '.join(found.differences)} equal those of the model with the channels silenced, on {on}: "
-        f"relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}"
+        f"{', '.join(found.differences)} equal those of {dense}: "
+        f"relative difference {found.largest:.1e}, allowed {found.tolerance:.0e}{turned}"
+    )
+
+
+def _check_rotation(runtime: Runtime, front: Front, rotated: Coupling, feed: Values) -> str:
+    """Compare a model on other axes with the one that came in, and say so.
+
+    Raises:
+        VerificationError: the outputs differ.
+    """
+    dense = rotated.of(prepare(front.model))
+    try:
+        found = check_removal(runtime, dense, {}, rotated.model, feed, caches=front.caches)
+    except VerificationError as error:
+        raise VerificationError(
+            "on the axes of keep.json the model does not give what it gives on its own, so no channels are "
+            "removed: prune it with --no-rotate for a plan without them"
+        ) from error
+    if found.largest is None:
+        return "; the rotated model could not be compared with the one that came in"
+    return (
+        f"; without removal the rotated model differs by {found.largest:.1e} from the canonical form of the "
+        f"one that came in, allowed {found.tolerance:.0e}"
     )
 
 
@@ -229,12 +250,12 @@ def _round(model: ir.Model) -> None:
         SetWeights(regrouped(model))(model)
 
 
-def _with_blocks(coupling: Coupling, keep: Keep, small: ir.Model) -> ir.Model:
+def _with_blocks(coupling: Coupling, keep: Keep, small: ir.Model, canonical: bool) -> ir.Model:
     """The dense model, with the weights of blocks of ``small`` in their places.
 
     Blocks of which some inputs have gone were rounded anew.
     """
-    opened = prepare(small, canonical=False)
+    opened = prepare(small, canonical)
     forms = integer_forms(opened).values()
     names = {name for form in forms if form.run for name in form.names} & set(
         coupling.model.graph.initializers

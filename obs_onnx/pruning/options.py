@@ -153,7 +153,7 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
     rotate: bool = option(
         True,
         help="Turn streams that only linear operators and norms touch to their principal axes first.",
-        more="In mode channels, where that loses less; keep.json cannot be replayed then.",
+        more="In mode channels, where that loses less; keep.json then holds their matrices.",
     )
     normalize: bool = option(
         False,

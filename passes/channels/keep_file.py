@@ -15,7 +15,9 @@ from obs_onnx.passes.canonical.plainer.written_form import WriteForms
 from obs_onnx.passes.channels.branches import LeaveOut, find_branches
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.channels.rotation.record import RotatedGroup, rotated_as
 from obs_onnx.passes.graph import node_facts
+from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.interface.caches import Caches, find_caches
 from obs_onnx.passes.layers.find_layers import find_layers
 
@@ -29,6 +31,7 @@ __all__ = [
     "masks",
     "replay",
     "shrunk",
+    "to_cut",
 ]
 
 Kept = Mapping[str, Sequence[int]]
@@ -75,8 +78,8 @@ class KeepFile(TypedDict, total=False):
         caches: ``{input: {axis: kept indices}}`` of caches that are smaller, as the outputs that give them.
         vocabulary: tokens that stay, where some went before anything else: all else is about the model
             without these.
-        rotated: groups whose channels are no channels of the model as it came in: they were rotated to other
-            axes first.
+        rotated: groups that were rotated to other axes before they were cut, and how: their indices count
+            the axes of the rotated model.
     """
 
     schema: int
@@ -85,7 +88,7 @@ class KeepFile(TypedDict, total=False):
     removed: Sequence[str]
     caches: Mapping[str, Kept]
     vocabulary: KeptTokens
-    rotated: Sequence[str]
+    rotated: Sequence[RotatedGroup]
 
 
 def keep_file(
@@ -93,7 +96,7 @@ def keep_file(
     coupling: Coupling,
     keep: Keep,
     removed: Sequence[str] = (),
-    rotated: Sequence[str] = (),
+    rotated: Sequence[RotatedGroup] = (),
 ) -> KeepFile:
     """What stays of the initializers of ``original``.
 
@@ -102,7 +105,7 @@ def keep_file(
         coupling: of its prepared form.
         keep: for the groups of ``coupling``.
         removed: names of initializers of that form that the smaller model lacks.
-        rotated: names of groups of that form that were rotated first.
+        rotated: groups of that form that were rotated first.
     """
     raw = couple(prepare(original, canonical=False), caches=coupling.caches)
     masks = coupling.same_in(raw, keep)
@@ -162,6 +165,8 @@ def replay(
 ) -> ir.Model:
     """A copy of ``original`` without what ``keep`` (a :func:`keep_file`, or its ``tensors``) leaves out.
 
+    ``tensors`` alone say nothing of groups that were rotated, or of branches that are gone.
+
     Args:
         original: it is not changed.
         keep: what stays.
@@ -193,28 +198,73 @@ def shrunk(
     Raises:
         ValueError, ModelError: see :func:`replay`.
     """
-    model = prepare(inner, canonical=False)
-    coupling = couple(model, caches=caches)
-    kept = masks(coupling, file)
+    coupling, kept = to_cut(inner, file, caches)
+    model = coupling.model
     there, wanted = kept_caches(coupling, kept), file.get("caches", {})
     if wrong := [name for name in sorted({*there, *wanted}) if there.get(name) != wanted.get(name)]:
         raise ValueError(f"the cache {wrong[0]} cannot be cut so in this model")
+    gone = _left_out(coupling, set(file.get("removed", ())))
     RemoveChannels(kept, coupling).call(model)
-    for name, axes in file["tensors"].items():
-        if (held := model.graph.initializers.get(name)) is None:  # nobody needs it any more
-            continue
-        shape = held.shape
-        for axis, indices in axes.items():
-            if shape is None or shape[int(axis)] != len(indices):
-                raise ValueError(
-                    f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
-                )
-    if "removed" in file:
-        return _without(model, set(file["removed"]), caches, finish)
+    LeaveOut(gone)(model)
+    if left := [name for name in file.get("removed", ()) if name in model.graph.initializers]:
+        raise ValueError(f"{left[0]} cannot be left out of this model")
     finish(model)
     WriteForms().call(model)
     ShareConstants().call(model)
     return model
+
+
+def _left_out(coupling: Coupling, removed: Set[str]) -> set[str]:
+    """Layers of the branches of which nothing is left."""
+    if not removed:
+        return set()
+    branches = find_branches(coupling, find_layers(coupling.model)[0]).values()
+    return {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
+
+
+def to_cut(
+    inner: ir.Model, file: KeepFile, caches: Set[str] = frozenset()
+) -> tuple[Coupling, dict[int, NDArray[np.bool_]]]:
+    """The form of a model that channels are removed from, and the channels that stay.
+
+    Initializers keep the layout they have in ``inner``. Where groups were rotated or whole branches are gone
+    it is the canonical form, in which that was done, with its own weights on the axes of the file.
+
+    Raises:
+        ValueError, ModelError: see :func:`replay`.
+    """
+    raw = couple(prepare(inner, canonical=False), caches=caches)
+    kept = masks(raw, file)
+    _check_sizes(raw, kept, file)
+    if not file.get("rotated") and not file.get("removed"):
+        return raw, kept
+    plain = couple(prepare(inner), caches=caches)
+    model = SetWeights(rotated_as(plain, file.get("rotated", ())))(plain.model.clone()).model
+    found = raw.same_in(plain, kept)
+    back = plain.same_in(raw, found)
+    for group in raw.groups:
+        stays = np.ones(group.n, bool)
+        if not np.array_equal(back.get(group.id, stays), kept.get(group.id, stays)):
+            raise ValueError(f"{group.name} cannot be cut so in this model")
+    return plain.of(model), found
+
+
+def _check_sizes(coupling: Coupling, keep: Keep, file: KeepFile) -> None:
+    """Refuse a file that keeps other counts of elements than the model then has.
+
+    Raises:
+        ValueError: it does.
+    """
+    left = coupling.keep_indices(keep)
+    for name, axes in file["tensors"].items():
+        shape = coupling.model.graph.initializers[name].shape
+        for axis, indices in axes.items():
+            stays = left.get(name, {}).get(axis)
+            count = len(stays) if stays is not None else shape[int(axis)] if shape is not None else None
+            if count != len(indices):
+                raise ValueError(
+                    f"axis {axis} of {name} cannot be cut to {len(indices)} elements in this model"
+                )
 
 
 def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
@@ -239,20 +289,3 @@ def masks(coupling: Coupling, file: KeepFile) -> dict[int, NDArray[np.bool_]]:
                 raise ValueError(f"{name} is no input of the node with the output {use['output']}")
             kept[str(value.name)] = use["kept"]
     return coupling.keep_from(kept)
-
-
-def _without(
-    model: ir.Model, removed: Set[str], caches: Set[str], finish: Callable[[ir.Model], None]
-) -> ir.Model:
-    """The canonical form without branches of which nothing but one channel is left."""
-    model = prepare(model)
-    coupling, layers = couple(model, caches=caches), find_layers(model)[0]
-    branches = find_branches(coupling, layers).values()
-    gone = {name for branch in branches if removed >= set(branch.layers) for name in branch.layers}
-    LeaveOut(gone)(model)
-    if left := [name for name in removed if name in model.graph.initializers]:
-        raise ValueError(f"{left[0]} cannot be left out of this model")
-    finish(model)
-    WriteForms().call(model)
-    ShareConstants().call(model)
-    return model

@@ -12,6 +12,7 @@ from obs_onnx.passes.channels.coupling import Coupling, couple
 from obs_onnx.passes.channels.keep_file import keep_file
 from obs_onnx.passes.channels.places import standing
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
+from obs_onnx.passes.channels.rotation.record import RotatedGroup
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
@@ -95,7 +96,7 @@ def finish_channels(
         notes=(
             *notes,
             *((task.rotation.note,) if task.rotation.note else ()),
-            *_proof(agreement, silenced, rotated=bool(task.rotation.names)),
+            *_proof(agreement, silenced, rotated=bool(task.rotation.groups)),
             *refinement_notes(best),
             *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
@@ -112,11 +113,10 @@ def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> i
     return final
 
 
-def _rotated(task: ChannelTask, best: ChannelAttempt) -> list[str]:
+def _rotated(task: ChannelTask, best: ChannelAttempt) -> list[RotatedGroup]:
     """Groups that were cut along other axes than those of the model as it came in."""
-    groups = task.channels.coupling.groups
-    cut = {group.name for group in groups if not best.keep.get(group.id, np.ones(1, bool)).all()}
-    return [name for name in task.rotation.names if name in cut]
+    groups = task.rotation.groups.items()
+    return [how for group, how in groups if not best.keep.get(group, np.ones(1, bool)).all()]
 
 
 def _proof(found: Agreement, silenced: int, *, rotated: bool) -> list[str]:

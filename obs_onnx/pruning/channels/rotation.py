@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from obs_onnx.criteria.principal_axes import principal_axes
 from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.channels.rotation.record import record
 from obs_onnx.passes.channels.rotation.rotatable import rotatable
-from obs_onnx.passes.channels.rotation.rotate import array_of, blocks, rotate
+from obs_onnx.passes.channels.rotation.rotate import array_of, blocks, rotated_arrays
 from obs_onnx.passes.channels.rotation.scan import Rotatable, Stays
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.stages import plan_stages
@@ -31,7 +32,8 @@ _BETTER = 0.9  # times the damage, or the axes stay
 _FIT, _TEST = 512, 64  # samples
 _NOTHING = 1e-12  # damage that rounding makes
 
-Matrices = Mapping[int, Mapping[tuple[int, ...], NDArray[np.float64]]]
+Axes = Mapping[tuple[int, ...], NDArray[np.float64]]
+Matrices = Mapping[int, Axes]
 
 
 def rotated(task: ChannelTask, *, copied: bool) -> ChannelTask:
@@ -78,22 +80,27 @@ def _rotatable(coupling: Coupling) -> list[Rotatable]:
 
 
 def _matrices(task: ChannelTask, found: Sequence[Rotatable]) -> Matrices:
-    """Principal axes of each group."""
+    """Principal axes of each group, as keep.json holds them: no finer than its weights."""
     dense, coupling = task.calibrated.dense, task.channels.coupling
     names = {name for one in found for name in one.readers}
     layers = [layer for layer in dense.layers if layer.name in names]
     fit = task.calibrated.data.for_damage()[0].limit(_FIT)
     evidence = statistics_of(task, dense.model, coupling, layers, plan_stages(dense.model, layers), fit)
-    return {one.group.id: principal_axes(evidence, one) for one in found}
+    return {one.group.id: _as_stored(coupling, one, principal_axes(evidence, one)) for one in found}
+
+
+def _as_stored(coupling: Coupling, found: Rotatable, matrices: Axes) -> Axes:
+    """Numbers of single precision, unless a weight has more."""
+    if any(array_of(coupling, site.initializer).dtype == np.float64 for site in found.sites):
+        return matrices
+    return {block: axes.astype(np.float32).astype(np.float64) for block, axes in matrices.items()}
 
 
 def _turned(task: ChannelTask, found: Sequence[Rotatable], matrices: Matrices) -> ChannelTask:
     """The task for the model with some groups rotated."""
     calibrated, channels = task.calibrated, task.channels
-    dense, coupling, changed = calibrated.dense, channels.coupling, dict[str, NDArray[np.float64]]()
-    for one in found:
-        arrays = {site.initializer: array_of(coupling, site.initializer) for site in one.sites}
-        changed.update(rotate(coupling, one, matrices[one.group.id], {**arrays, **changed}))
+    dense, coupling = calibrated.dense, channels.coupling
+    changed = rotated_arrays(coupling, [(one, matrices[one.group.id]) for one in found])
     model = SetWeights(changed)(dense.model.clone()).model
     return replace(
         task,
@@ -102,7 +109,8 @@ def _turned(task: ChannelTask, found: Sequence[Rotatable], matrices: Matrices) -
             calibrated, dense=replace(dense, model=model, stages=plan_stages(model, dense.layers))
         ),
         rotation=Rotation(
-            tuple(one.group.name for one in found), {one.group.id: one.normed for one in found}
+            {one.group.id: record(coupling, one, matrices[one.group.id]) for one in found},
+            {one.group.id: one.normed for one in found},
         ),
     )
 

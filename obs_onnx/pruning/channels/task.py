@@ -10,6 +10,7 @@ from obs_onnx.calibration.layer_weights import Tensors, regrouped
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.io.scratch import let_go, put_away
 from obs_onnx.passes.channels.branches import LeaveOut
+from obs_onnx.passes.channels.rotation.record import RotatedGroup
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.progress import Advance
 from obs_onnx.pruning.calibrated import Calibrated
@@ -33,12 +34,12 @@ class Rotation:
     """What was turned to other axes before anything was removed.
 
     Attributes:
-        names: of the groups.
+        groups: which, by their numbers, and how.
         normed: layers behind a norm over the channels of a group, by group.
         note: for the reader.
     """
 
-    names: tuple[str, ...] = ()
+    groups: Mapping[int, RotatedGroup] = field(default_factory=dict)
     normed: Mapping[int, Sequence[str]] = field(default_factory=dict)
     note: str = ""
 

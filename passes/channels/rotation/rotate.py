@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.rotation.scan import Fold, Rotatable, Stays
 
-__all__ = ["array_of", "blocks", "factors", "places", "rotate"]
+__all__ = ["array_of", "blocks", "factors", "places", "rotate", "rotated_arrays"]
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -101,4 +101,20 @@ def rotate(
             for row_C in rows_MC:
                 held[row_C] = np.tensordot(matrices[block] * factor, held[row_C], (1, 0))
         changed[name] = np.moveaxis(held, 0, axis)
+    return changed
+
+
+def rotated_arrays(
+    coupling: Coupling, each: Iterable[tuple[Rotatable, Mapping[tuple[int, ...], Float]]]
+) -> dict[str, Float]:
+    """The same for several groups: initializers with which the model gives the same, all of them rotated.
+
+    Args:
+        coupling: of the model, none of whose groups is rotated.
+        each: groups and their matrices, as for :func:`rotate`.
+    """
+    changed: dict[str, Float] = {}
+    for found, matrices in each:
+        arrays = {site.initializer: array_of(coupling, site.initializer) for site in found.sites}
+        changed.update(rotate(coupling, found, matrices, {**arrays, **changed}))
     return changed
