@@ -31,11 +31,13 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.passes.autodiff.gradient import find
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.canonical.modernize import modernize
+from obs_onnx.passes.canonical.plainer.on_numbers import on_numbers
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph.emitter import Emitter
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.shapes.complete_shapes import CompleteShapes
 from obs_onnx.runtimes.base import Runtime, Session
+from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["LABELS", "Aim", "LabelledBatches", "Lesson", "ReferenceLoss"]
@@ -171,16 +173,17 @@ class LabelledBatches:
     def __init__(
         self, runtime: Runtime, model: ir.Model, fit: Iterable[Values], seed: int = 0, task: str = AUTO
     ) -> None:
-        self.runtime, self._model, self._fit, self._seed, self._task = runtime, model, fit, seed, task
+        self.runtime = runtime.unpaired() if isinstance(runtime, OrtRuntime) else runtime
+        self._model, self._fit, self._seed, self._task = model, fit, seed, task
 
     @cached_property
     def model(self) -> ir.Model:
-        """The model in an opset that can be differentiated; clone it to change it.
+        """The model in a form that can be differentiated; clone it to change it.
 
         Raises:
             ModelError: it cannot be converted.
         """
-        model = modernize(self._model)
+        model = on_numbers(modernize(self._model))
         model = model.clone() if model is self._model else model
         CompleteShapes().call(model)
         return model

@@ -34,7 +34,7 @@ from obs_onnx.passes.graph.names import chosen
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.engines.ort_artifacts import FILES, Training, fitted, readable, write_artifacts
-from obs_onnx.training.loop import zero_masks
+from obs_onnx.training.weights import zero_masks
 from obs_onnx.verification.front import undecided
 
 __all__ = ["OPTIMIZERS", "Artifacts", "artifacts"]

@@ -34,6 +34,8 @@ from obs_onnx.io.onnx_file import ModelLike, load_model, open_model, save_model
 from obs_onnx.option import asked
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
+from obs_onnx.passes.canonical.own_constants import with_open_blocks
+from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import DataError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.report import format as fmt
@@ -41,10 +43,11 @@ from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.runtimes.sessions.partial_run import open_whole
-from obs_onnx.training.loop import Point, Settings, Trained, zero_masks
+from obs_onnx.training.loop import Point, Settings, Trained
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.training.retraining import retrain, unfolded
 from obs_onnx.training.settings import choose_optimizer
+from obs_onnx.training.weights import zero_masks
 from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["FinetuneReport", "Finetuned", "finetune"]
@@ -152,9 +155,11 @@ def finetune(model: ModelLike, options: FinetuneOptions) -> Finetuned:
         resume=options.resume,
     )
     trained = SetWeights(found.weights)(lesson.stored.clone()).model
+    masks = zero_masks(lesson.stored, list(found.weights)) if options.keep_zeros else {}
+    _check_zeros(trained, lesson.stored, masks)
+    trained = written_form(trained)
     result = front.complete(trained if lesson.batch is None else lesson.batch.put_back(trained))
-    masks = zero_masks(lesson.student, list(found.weights)) if options.keep_zeros else {}
-    _write(runtime, front, result, masks, lesson.sample, options)
+    _write(runtime, front, result, list(masks), lesson.sample, options)
     return Finetuned(result, _report(name, lesson, settings, found, options, begin))
 
 
@@ -198,7 +203,7 @@ def _prepared(runtime: OrtRuntime, front: Front, options: FinetuneOptions) -> _L
     taught, name = _teacher(options.teacher, front, options.fix)
     dense, batch = _freed(runtime, front.model, taught, partial(_open, options, sizes, options.data))
     model = front.model if batch is None else batch.model
-    stored = canonicalize(model) if options.fold else unfolded(model)
+    stored = with_open_blocks(canonicalize(model)) if options.fold else unfolded(model)
     student, copied = runnable(runtime, stored)
     session = open_whole(runtime, student)
     if dense is not None:
@@ -245,22 +250,21 @@ def _write(
     runtime: OrtRuntime,
     front: Front,
     result: ir.Model,
-    masks: Mapping[str, NDArray[np.bool_]],
+    masked: Sequence[str],
     feed: Feed,
     options: FinetuneOptions,
 ) -> None:
-    """Check that the zeros are there, and write the model if its file has them, too, and runs.
+    """Write the model if the weights that have zeros are in its file what they are here, and it runs.
 
     Raises:
         VerificationError: a zero came back.
     """
-    _check_zeros(result, masks)
     if options.output is None:
         return
 
     def check(written: Path) -> None:
         again = load_model(written, custom_domains=None)
-        _check_zeros(again, masks)
+        _check_zeros(again, result, dict.fromkeys(masked))
         part = again if front.runs else front.part(again)
         open_whole(runtime, runnable(runtime, part)[0]).run(feed)
 
@@ -375,14 +379,16 @@ def _check_teacher(dense: Session, student: Session, called: str) -> None:
         raise DataError(f"{called} has no output {missing[0]!r}")
 
 
-def _check_zeros(model: ir.Model, masks: Mapping[str, NDArray[np.bool_]]) -> None:
-    """Every masked weight is zero in ``model``.
+def _check_zeros(model: ir.Model, before: ir.Model, masks: Mapping[str, NDArray[np.bool_] | None]) -> None:
+    """What weights hold where their masks are False, zeros or integers that stand for them, has stayed; all
+    of it where there is no mask.
 
     Raises:
-        VerificationError: one is not.
+        VerificationError: it has not.
     """
     for name, mask in masks.items():
-        held = model.graph.initializers.get(name)
-        tensor = None if held is None else held.const_value
-        if tensor is None or np.any(tensor.numpy()[~mask] != 0):
+        held = [one.graph.initializers.get(name) for one in (model, before)]
+        now, then = (None if value is None else value.const_value for value in held)
+        where = ... if mask is None else ~mask
+        if now is None or then is None or not np.array_equal(now.numpy()[where], then.numpy()[where]):
             raise VerificationError(f"zeros of {name!r} came back in training")

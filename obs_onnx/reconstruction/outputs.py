@@ -38,9 +38,9 @@ from obs_onnx.reconstruction.curvature import Curvature, Support
 from obs_onnx.runtimes.base import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.input_metrics import measure_metrics
-from obs_onnx.training.loop import trainable_arrays, zero_masks
 from obs_onnx.training.objective import choose_objective
 from obs_onnx.training.retraining import modern
+from obs_onnx.training.weights import trainable_arrays, zero_masks
 
 __all__ = ["Corrected", "Steps", "correct_outputs"]
 
@@ -158,7 +158,7 @@ def correct_outputs(
     support = Support.of(model, start, zero_masks(recent, names))
     if most is not None and support.size > most:
         raise OptionError(f"it has {support.size} weights, and the memory is enough for {most}")
-    curvature = Curvature(runtime, recent, objective, teacher, support, feed)
+    curvature = Curvature(runtime.unpaired(), recent, objective, teacher, support, feed)
     metrics = measure_metrics(runtime, recent, fit.limit(_METRIC_SAMPLES), start)
     search = _Search(curvature, support, metrics, _owners(recent), fit, held_out, steps)
     return search.run(np.random.default_rng(seed), advance)

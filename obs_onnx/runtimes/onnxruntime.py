@@ -234,6 +234,16 @@ class OrtRuntime:
         other._session_options = {**self._session_options, "optimize": "basic"}
         return other
 
+    def unpaired(self) -> OrtRuntime:
+        """The same, where QuantizeLinear and DequantizeLinear are computed as they stand.
+
+        onnxruntime otherwise moves and multiplies them, which it does not do rightly among the nodes of a
+        gradient.
+        """
+        other = copy(self)
+        other._session_options = {**self._session_options, "pairs": "off"}
+        return other
+
     @loading()
     def session(self, model: ModelSource, external_data: str | PathLike[str] | None = None) -> OrtSession:
         """Load ``model``; see :meth:`obs_onnx.runtimes.base.Runtime.session`."""

@@ -12,7 +12,7 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -24,9 +24,9 @@ from obs_onnx.data.feeds import Feed
 from obs_onnx.data.sources import SampleSource, Source
 from obs_onnx.evaluation.measures.class_scores import rows_of
 from obs_onnx.passes.autodiff.optimizers import Metric
+from obs_onnx.passes.autodiff.rounding import Rounding, in_numbers
 from obs_onnx.passes.autodiff.training_step import trained_weights
-from obs_onnx.passes.errors import DataError, OptionError
-from obs_onnx.passes.layers.find_layers import find_layers
+from obs_onnx.passes.errors import DataError
 from obs_onnx.progress import Progress, quiet
 from obs_onnx.runtimes.base import Session
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -37,6 +37,7 @@ from obs_onnx.training.engines.base import Task, open_engine
 from obs_onnx.training.input_metrics import measure_metrics
 from obs_onnx.training.objective import LABELS, Objective, ReferenceLoss
 from obs_onnx.training.settings import RATES, Settings
+from obs_onnx.training.weights import trainable_arrays, zero_masks
 
 __all__ = [
     "RATES",
@@ -46,11 +47,7 @@ __all__ = [
     "Trained",
     "check_trainable",
     "train",
-    "trainable_arrays",
-    "zero_masks",
 ]
-
-_TRAINED_TYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
 
 @dataclass(frozen=True)
@@ -110,26 +107,15 @@ class Trained:
     state: Arrays = field(default_factory=dict, repr=False)
 
 
-def zero_masks(model: ir.Model, names: Sequence[str]) -> dict[str, NDArray[np.bool_]]:
-    """For the weights of layers that hold zeros: True where they are not zero."""
-    masks = {}
-    for name in {layer.name for layer in find_layers(model)[0]} & set(names):
-        tensor = model.graph.initializers[name].const_value
-        assert tensor is not None
-        mask = tensor.numpy() != 0
-        if not mask.all():
-            masks[name] = mask
-    return masks
-
-
 def check_trainable(runtime: OrtRuntime, model: ir.Model, objective: Objective, settings: Settings) -> None:
     """Build an engine and throw it away.
 
     Raises:
         GradientError, OptionError, MissingRuntimeError: see :func:`train`.
     """
+    model, roundings = in_numbers(model)
     start = trainable_arrays(model, trained_weights(model, objective.terms))
-    open_engine(runtime, Task(model, objective.terms, start, settings))
+    open_engine(runtime, Task(model, objective.terms, start, settings, roundings=_of(roundings, start)))
 
 
 def train(
@@ -149,6 +135,9 @@ def train(
     course: Course | None = None,
 ) -> Trained:
     """Train the weights of a model.
+
+    Those that are stored as integers are trained as numbers, which each step rounds, and are integers with
+    the same scales in the result.
 
     Args:
         runtime: where it runs.
@@ -172,11 +161,15 @@ def train(
         MissingRuntimeError: the package of the engine is not installed.
         DataError: labels are missing, or there are no images to augment.
     """
+    model, roundings = in_numbers(model)
     names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
     start = trainable_arrays(model, names)
     masks = zero_masks(model, names) if keep_zeros else {}
     course = course or Course(0, settings.steps)
-    loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks, course)
+    roundings = _of(roundings, start)
+    loop = _Loop(
+        runtime, model, objective, data, settings, held_out, teacher, start, masks, course, roundings
+    )
     about = {**asdict(settings), "model": _fingerprint(start, objective)}
     saved = Checkpoint.load(checkpoint, about) if checkpoint is not None and resume else None
     metrics: Mapping[str, Metric] = {}
@@ -198,7 +191,10 @@ def train(
                     loop.checkpoint(about).save(checkpoint)
     masked = sum(int((~mask).sum()) for mask in masks.values())
     return Trained(
-        loop.best,
+        {
+            name: roundings[name].integers(array) if name in roundings else array
+            for name, array in loop.best.items()
+        },
         loop.history[0],
         loop.best_point,
         tuple(loop.history),
@@ -223,6 +219,7 @@ class _Loop:
     start: Arrays
     masks: Mapping[str, NDArray[np.bool_]]
     course: Course
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
     step: int = 0
     seconds: float = 0.0
     history: list[Point] = field(default_factory=list)
@@ -252,6 +249,7 @@ class _Loop:
             shown,
             self.held_out is not None,
             metrics,
+            self.roundings,
         )
         done, state = self._inherited()
         if saved is not None:
@@ -352,30 +350,14 @@ class _Loop:
             right[1] += len(labels)
 
 
+def _of(roundings: Mapping[str, Rounding], start: Arrays) -> dict[str, Rounding]:
+    """Those of weights that are trained."""
+    return {name: one for name, one in roundings.items() if name in start}
+
+
 def _whole(source: Source) -> Iterator[TrainingBatch]:
     for feed, labels in source.batches():
         yield TrainingBatch(feed, labels, None)
-
-
-def trainable_arrays(model: ir.Model, names: Sequence[str]) -> Arrays:
-    """Weights of a model, all of a type that is trained.
-
-    Raises:
-        OptionError: there are none, or one is of another type.
-    """
-    if not names:
-        raise OptionError("the model has no weights to train")
-    start: Arrays = {}
-    for name in names:
-        tensor = model.graph.initializers[name].const_value
-        assert tensor is not None
-        if tensor.dtype not in _TRAINED_TYPES:
-            raise OptionError(
-                f"weight {name!r} is of type {tensor.dtype.name}: only float32 and float64 are trained, "
-                "convert the model first"
-            )
-        start[name] = np.array(tensor.numpy())
-    return start
 
 
 def _fingerprint(start: Arrays, objective: Objective) -> str:

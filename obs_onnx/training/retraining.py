@@ -13,6 +13,7 @@ from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.measures.parts import Part
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.canonical.modernize import modernize
+from obs_onnx.passes.canonical.plainer.on_numbers import on_numbers
 from obs_onnx.passes.errors import ModelError
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 from obs_onnx.progress import Progress, quiet
@@ -191,9 +192,10 @@ def retrain(
 
 
 def modern(model: ir.Model) -> ir.Model:
-    """A copy that can be differentiated; BatchNormalization that is left stays as it is."""
+    """A copy that can be differentiated; BatchNormalization that is left stays as it is, and what computes in
+    integers does so on numbers that are rounded to them."""
     folded = all(node.op_type != "BatchNormalization" for node in model.graph)
-    return modernize(model, canonicalize if folded else unfolded)
+    return on_numbers(modernize(model, canonicalize if folded else unfolded))
 
 
 def unfolded(model: ir.Model) -> ir.Model:

@@ -8,8 +8,9 @@ own, so that the result can be differentiated again. That gives exact products w
     H v = d/dw <dL/dw, v>      (Pearlmutter, Fast exact multiplication by the Hessian, 1994)
 
 What bodies of If, Loop and Scan read of outer graphs counts as an input of the node. A value whose type is
-not floating-point has no gradient. An operator without a rule between a wanted value
-and the loss is an error, never a zero.
+not floating-point has no gradient, except where numbers were rounded to integers: these have one per step,
+of floating point (:mod:`obs_onnx.passes.ops.quantized.straight_through`), until they are numbers again. An
+operator without a rule between a wanted value and the loss is an error, never a zero.
 """
 
 from __future__ import annotations
@@ -145,7 +146,8 @@ def weights(model: ir.Model, loss: str) -> list[str]:
     for node in reversed(list(model.graph)):
         if any(y in wanted for y in node.outputs) and _passes_gradients(node):
             inputs = node.inputs[: lookup(node).differentiable_inputs]
-            wanted.update(x for x in (*inputs, *captured(node)) if x is not None and _floating(x))
+            whole = lookup(node).quantizes or any(y in wanted and not _floating(y) for y in node.outputs)
+            wanted.update(x for x in (*inputs, *captured(node)) if x is not None and (whole or _floating(x)))
     return [str(value.name) for value in candidates if value in wanted]
 
 
@@ -184,6 +186,11 @@ def _differentiate(
         raise GradientError(
             f"no gradient for node {node.name!r}: the operator {node.op_type} has no rule for it"
         )
+    if any(not _floating(x) for k in wanted if (x := node.inputs[k]) is not None) and not _on_steps(node):
+        raise GradientError(
+            f"no gradient for node {node.name!r}: what it reads was rounded, and {node.op_type} is known on "
+            "numbers alone"
+        )
     near = f"{node.name}.grad"
     v = Vjp(
         emitter.model,
@@ -207,13 +214,20 @@ def _differentiate(
 
 
 def influenced(nodes: Sequence[ir.Node], wrt: Iterable[ir.Value]) -> set[ir.Value]:
-    """``wrt`` and the floating-point values computed from them by operators through which gradients flow."""
+    """``wrt`` and what is computed from them by operators through which gradients flow: numbers, and integers
+    that these are rounded to."""
     active = set(wrt)
     for node in nodes:
-        touched = any(x in active for x in reads(node))
+        touched = [x for x in reads(node) if x in active]
         if touched and _passes_gradients(node):
-            active.update(y for y in node.outputs if _floating(y))
+            whole = lookup(node).quantizes or not all(map(_floating, touched))
+            active.update(y for y in node.outputs if whole or _floating(y))
     return active
+
+
+def _on_steps(node: ir.Node) -> bool:
+    """Whether the rule of a node holds for integers that numbers were rounded to."""
+    return lookup(node).quantizes or lookup(node).view
 
 
 def _passes_gradients(node: ir.Node) -> bool:

@@ -7,6 +7,9 @@ is the forward half with the same inputs, to measure the loss on other data.
 A mask keeps zeros: it multiplies the gradient, so that the slots and the update of a masked weight are exact
 zeros in all steps, and the weight stays the number it is. Where an optimizer mixes the gradients of several
 weights, the mask also chooses between the new weight and the old one.
+
+A weight with a rounding (:mod:`obs_onnx.passes.autodiff.rounding`) is read rounded, and gets the gradient of
+what was read where that lies within the range.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from obs_onnx.passes.autodiff.gradient import weights as influential
 from obs_onnx.passes.autodiff.losses import append_loss
 from obs_onnx.passes.autodiff.lower_convolutions import LowerConvolutions
 from obs_onnx.passes.autodiff.optimizers import Metric, Optimizer
+from obs_onnx.passes.autodiff.rounding import Rounding, read_rounded
 from obs_onnx.passes.autodiff.trainable import trainable
 from obs_onnx.passes.errors import GradientError
 from obs_onnx.passes.graph.emitter import Emitter
@@ -94,6 +98,7 @@ def loss_graph(
     weights: Sequence[str] = (),
     shown: Sequence[str] = (),
     masks: Mapping[str, NDArray[np.bool_]] | None = None,
+    roundings: Mapping[str, Rounding] | None = None,
 ) -> tuple[ir.Model, str]:
     """A copy that computes the loss, and the name of the loss.
 
@@ -103,6 +108,7 @@ def loss_graph(
         weights: names of initializers that become inputs.
         shown: values that are outputs, too, in place of those of the model.
         masks: weight -> False where the graph reads a zero in its place, so that the gradient there is zero.
+        roundings: weight -> what the graph rounds it to.
 
     Raises:
         GradientError: an output does not fit its loss.
@@ -112,6 +118,8 @@ def loss_graph(
     e, loss = with_loss(copy, terms)
     for name, mask in (masks or {}).items():
         _mask(e, find(copy, [name])[0], mask)
+    for name, rounding in (roundings or {}).items():
+        read_rounded(e, find(copy, [name])[0], rounding)
     become_inputs(copy, weights)
     make_outputs(copy, [*find(copy, shown), loss])
     return copy, str(loss.name)
@@ -125,6 +133,7 @@ def training_step(
     masks: Mapping[str, NDArray[np.bool_]] | None = None,
     shown: Sequence[str] = (),
     metrics: Mapping[str, Metric] | None = None,
+    roundings: Mapping[str, Rounding] | None = None,
 ) -> StepGraph:
     """The graph of a step.
 
@@ -136,6 +145,7 @@ def training_step(
         masks: weight -> True where it may change.
         shown: values of the model to give out.
         metrics: weight -> what its steps are measured by, for an optimizer that asks for it.
+        roundings: weight -> what the graph rounds it to before it reads it.
 
     Raises:
         GradientError: an operator on the way has no rule, or a weight does not influence the loss.
@@ -145,7 +155,10 @@ def training_step(
     LowerConvolutions().call(copy)
     e, loss = with_loss(copy, terms)
     values = find(copy, weights)
-    grads = backpropagate(e, {loss: e.filled(1.0, loss)}, values)
+    known = roundings or {}
+    rounded = {w: read_rounded(e, w, known[str(w.name)]) for w in values if w.name in known}
+    read = [rounded[w][0] if w in rounded else w for w in values]
+    grads = backpropagate(e, {loss: e.filled(1.0, loss)}, read)
     become_inputs(copy, weights)
     like = values[0]
     scalars = {name: _input(e, f"optimizer.{name}", ir.Shape([]), like) for name in optimizer.scalars}
@@ -157,6 +170,8 @@ def training_step(
         if g is None:
             raise GradientError(f"{w.name!r} does not influence the loss by any differentiable way")
         near = Emitter(copy, e.names, f"{w.name}.step", e.constants)
+        if w in rounded:
+            g = near.mul(g, rounded[w][1])
         if masks is not None and w.name in masks:
             g = near.mul(g, near.constant(masks[str(w.name)].astype(np.float32), w))
         old = {slot: _input(near, f"{w.name}.{slot}", w.shape, w) for slot in optimizer.slots}

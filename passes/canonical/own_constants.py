@@ -17,7 +17,7 @@ from obs_onnx.passes.ops import lookup
 from obs_onnx.passes.shapes.concrete import optional_inputs
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
-__all__ = ["OwnConstants", "ShareConstants", "prepare"]
+__all__ = ["OwnConstants", "ShareConstants", "prepare", "with_open_blocks"]
 
 _SMALL = 1024  # elements of a matrix or kernel that still gets a copy for each use
 
@@ -37,14 +37,28 @@ def prepare(model: ir.Model, canonical: bool = True) -> ir.Model:
     with boundary("the model cannot be brought to the form in which channels are looked for"):
         if not canonical:
             OpenIntegers().call(copy)
-        opened = OpenBlocks().call(copy).modified
-        if opened and canonical:
-            BareIntegers().call(copy)
-        if opened or not canonical:
+        if canonical:
+            _open_blocks(copy)
+        else:
+            OpenBlocks().call(copy)
             InferShapes().call(copy)
         Decompose().call(copy)
         OwnConstants().call(copy)
         return copy
+
+
+def with_open_blocks(model: ir.Model) -> ir.Model:
+    """A copy of a canonical model whose weights lie in no blocks (see :class:`OpenBlocks`)."""
+    copy = model.clone()
+    with boundary("the model cannot be written without blocks"):
+        _open_blocks(copy)
+    return copy
+
+
+def _open_blocks(model: ir.Model) -> None:
+    if OpenBlocks().call(model).modified:
+        BareIntegers().call(model)
+        InferShapes().call(model)
 
 
 class OwnConstants(ir.passes.InPlacePass):

@@ -13,6 +13,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.blocks import spread
 from obs_onnx.passes.ops.quantized.counterpart import counterpart, ranged
+from obs_onnx.passes.ops.quantized.straight_through import RULES as STRAIGHT_THROUGH
 from obs_onnx.passes.ops.vjp.elementwise import RULES
 from obs_onnx.passes.ops.vjp.operands import RULES as OPERANDS
 from obs_onnx.passes.traits.lipschitz import broadcast, constant_or, data_only, largest, pointwise
@@ -288,4 +289,4 @@ _KNOWN = related(
     },
 )
 
-TABLE = differentiable(_KNOWN, {**RULES, **OPERANDS})
+TABLE = differentiable(_KNOWN, {**RULES, **OPERANDS, **STRAIGHT_THROUGH})

@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import quantized_graphs
 from channel_helpers import entropy, named, opened, shape_of, tensors_of
 from nets import run_proto
 from product_chain import chain, doubles, logits
 
-from obs_onnx import prune
+from obs_onnx import prune, score
 from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.criteria.weight_derivatives import KINDS
 from obs_onnx.passes.channels.silence import silence
@@ -146,3 +147,17 @@ class TestPruning:
                 mode="weights",
                 criterion="gates",
             )
+
+
+@pytest.mark.parametrize("form", ["QDQ s8s8", "QOperator u8s8"])
+def test_gradients_see_through_the_rounding(form, tmp_path):
+    """Channels of a network in integers matter as those of the network of numbers do."""
+    data = {"x": quantized_graphs.images(0, 64)}
+    given = quantized_graphs.FORMATS[form](quantized_graphs.random_net(0), tmp_path, 0)
+    shares = []
+    for model in (quantized_graphs.random_net(0), given):
+        found = score(model, calib=data, criterion="taylor").to_json()["groups"]
+        parts = [np.array(group["scores"]) / np.sum(group["scores"]) for group in found]
+        shares.append(sorted(parts, key=np.max))  # groups of pairs have other names and another order
+    for float_, integers in zip(*shares, strict=True):
+        np.testing.assert_allclose(integers, float_, atol=0.02)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 from easy_training import DEEP, tensors, values
+from quantized_graphs import FORMATS, images, random_net
 
 from obs_onnx import finetune
 from obs_onnx.passes.errors import DataError, OptionError
@@ -96,3 +100,102 @@ def test_weights_in_half_precision_are_refused(make_proto, easy):
     model = make_proto(text, {"w": np.ones((6, 4), np.float16)})
     with pytest.raises(OptionError, match="FLOAT16"):
         finetune(model, {**easy, "x": easy["x"].astype(np.float16)}, steps=2)
+
+
+PAIRS = """g (float[N, 6] x) => (float[N, 4] z) {
+    qx = QuantizeLinear(x, sx, zx)  dx = DequantizeLinear(qx, sx, zx)
+    u = DequantizeLinear <axis = 1> (u_q, u_s, u_z)  a = MatMul(dx, u)  h = Relu(a)
+    qh = QuantizeLinear(h, sh, zh)  dh = DequantizeLinear(qh, sh, zh)
+    v = DequantizeLinear(v_q, v_s, v_z)  z = MatMul(dh, v)
+}"""
+
+
+def paired(make_proto, rng):
+    """A perceptron in pairs, a third of whose first weights are zero."""
+    q = rng.integers(0, 256, (6, 16))
+    zero = rng.integers(100, 156, 16)
+    q = np.where(rng.random(q.shape) < 1 / 3, zero, q)
+    held = {
+        "sx": np.float32(0.06),
+        "zx": np.asarray(128, np.uint8),
+        "sh": np.float32(0.04),
+        "zh": np.asarray(-128, np.int8),
+        "u_q": q.astype(np.uint8),
+        "u_s": rng.uniform(0.005, 0.01, 16).astype(np.float32),
+        "u_z": zero.astype(np.uint8),
+        "v_q": rng.integers(-100, 100, (16, 4)).astype(np.int8),
+        "v_s": np.float32(0.01),
+        "v_z": np.asarray(0, np.int8),
+    }
+    return make_proto(PAIRS, held, opset=13), held
+
+
+def in_integers(held, x):
+    """What the operators of the graph are defined to give."""
+
+    def rounded(x, s, z):
+        limits = np.iinfo(z.dtype)
+        return (np.clip(np.rint(x / s) + z, limits.min, limits.max) - z) * s
+
+    u = (held["u_q"].astype(np.float32) - held["u_z"]) * held["u_s"]
+    v = (held["v_q"].astype(np.float32) - held["v_z"]) * held["v_s"]
+    h = np.maximum(rounded(x, held["sx"], held["zx"]) @ u, 0)
+    return rounded(h, held["sh"], held["zh"]) @ v
+
+
+@pytest.mark.parametrize("optimizer", ["foof", "adam"])
+def test_integers_are_trained_in_place(make_proto, rng, easy, optimizer, tmp_path):
+    model, held = paired(make_proto, rng)
+    out = tmp_path / "out.onnx"
+    found = finetune(model, easy, steps=200, batch=32, optimizer=optimizer, lr=0.01, eval=easy, output=out)
+    report = found.report
+    assert report.after.loss < 0.5 * report.before.loss
+    assert report.after.accuracy > 0.9
+    assert report.masked == (held["u_q"] == held["u_z"]).sum()
+    written = onnx.load(out)
+    assert [node.op_type for node in written.graph.node] == [node.op_type for node in model.graph.node]
+    after = {t.name: onnx.numpy_helper.to_array(t) for t in written.graph.initializer}
+    assert {n: (a.dtype, a.shape) for n, a in after.items()} == {
+        n: (a.dtype, a.shape) for n, a in held.items()
+    }
+    assert all(np.array_equal(after[n], held[n]) for n in held if n not in ("u_q", "v_q"))
+    assert (after["v_q"] != held["v_q"]).mean() > 0.3
+    np.testing.assert_array_equal((after["u_q"] == after["u_z"])[held["u_q"] == held["u_z"]], True)
+    z = in_integers(after, easy["x"])
+    np.testing.assert_allclose(run_unoptimized(written, {"x": easy["x"]}), z, atol=0.05)
+    scores = z - z.max(1, keepdims=True)
+    likely = scores[np.arange(len(z)), easy["labels"]] - np.log(np.exp(scores).sum(1))
+    assert report.after.loss == pytest.approx(-likely.mean(), rel=1e-3)  # that of the integers
+
+
+def run_unoptimized(proto, feed):
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return session.run(None, feed)[0]
+
+
+@pytest.mark.parametrize("form", ["QOperator u8s8 per channel", "dynamic u8", "blocks of 4 bits"])
+def test_operators_on_integers_are_trained_and_stay(form, tmp_path):
+    seed = 2
+    given, x = FORMATS[form](random_net(seed), tmp_path, seed), images(seed, 96)
+    data = {"x": x}
+    found = finetune(given, data, teacher=random_net(seed), steps=40, batch=16, eval=data, lr=0.001)
+    assert found.report.after.loss < 0.95 * found.report.before.loss
+    written = ir.to_proto(found.model)
+    before, after = ({t.name: t.data_type for t in one.graph.initializer} for one in (given, written))
+    assert all(before[name] == kind for name, kind in after.items() if name in before)
+    kept = {"QLinearConv", "QLinearMatMul", "QLinearAdd", "ConvInteger", "MatMulInteger", "MatMulNBits"}
+    counts = [sorted(n.op_type for n in one.graph.node if n.op_type in kept) for one in (given, written)]
+    assert counts[0] == counts[1]
+    assert counts[0]
+    onnx.checker.check_model(written)
+
+
+def test_zeros_of_integers_may_move_where_that_is_asked_for(make_proto, rng, easy):
+    model, held = paired(make_proto, rng)
+    found = finetune(model, easy, steps=60, lr=0.01, eval=easy, keep_zeros=False)
+    after = {t.name: onnx.numpy_helper.to_array(t) for t in ir.to_proto(found.model).graph.initializer}
+    assert ((after["u_q"] == after["u_z"]) & (held["u_q"] == held["u_z"])).sum() < (
+        held["u_q"] == held["u_z"]
+    ).sum()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.data.feeds import Feed
 from obs_onnx.passes.autodiff.optimizers import Metric
+from obs_onnx.passes.autodiff.rounding import Rounding
 from obs_onnx.passes.autodiff.training_step import Term
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
 from obs_onnx.training.checkpoint import Arrays
@@ -35,6 +36,7 @@ class Task:
         shown: values of the model that are given out beside the loss.
         measured: whether :meth:`Engine.measure` will be called.
         metrics: weight -> what its steps are measured by, where the optimizer asks for it.
+        roundings: weight -> what it is rounded to before it is read.
     """
 
     model: ir.Model
@@ -45,6 +47,7 @@ class Task:
     shown: Sequence[str] = ()
     measured: bool = False
     metrics: Mapping[str, Metric] = field(default_factory=dict)
+    roundings: Mapping[str, Rounding] = field(default_factory=dict)
 
 
 class Engine(Protocol):

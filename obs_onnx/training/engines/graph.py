@@ -36,7 +36,14 @@ class GraphEngine:
         self._rule = task.settings.rule()
         self._names, self._steps = list(task.start), done
         self._graph = training_step(
-            task.model, task.terms, self._names, self._rule, task.masks, task.shown, task.metrics
+            task.model,
+            task.terms,
+            self._names,
+            self._rule,
+            task.masks,
+            task.shown,
+            task.metrics,
+            task.roundings,
         )
         self.loss = self._graph.loss
         if state is None:
@@ -48,7 +55,9 @@ class GraphEngine:
         self._session = Resident(runtime, serialize(self._graph.model), self._graph.carried, state)
         self._measured: Measured | None = None
         if task.measured:
-            graph, name = loss_graph(task.model, task.terms, self._names, task.shown)
+            graph, name = loss_graph(
+                task.model, task.terms, self._names, task.shown, roundings=task.roundings
+            )
             assert name == self.loss
             self._measured = Measured(runtime, serialize(graph))
 

@@ -92,6 +92,12 @@ def _check(runtime: OrtRuntime, task: Task) -> None:
                 f"weight {name!r} is of type {array.dtype}: onnxruntime-training trains float32 only, "
                 "use the trainer graph"
             )
+    if task.roundings:
+        name = next(iter(task.roundings))
+        raise OptionError(
+            f"weight {name!r} is stored as integers: onnxruntime-training does not round weights that it "
+            "trains, use the trainer graph"
+        )
     if runtime.custom_ops:
         raise OptionError("onnxruntime-training takes no custom operators: use the trainer graph")
     rule = task.settings.rule()

@@ -36,7 +36,7 @@ class Resident:
     """
 
     def __init__(self, runtime: OrtRuntime, model: bytes, carried: Mapping[str, str], start: Arrays) -> None:
-        self._session = runtime.session(model)
+        self._session = runtime.unpaired().session(model)
         self._raw = self._session.raw
         self._carried = dict(carried)
         self._names = [spec.name for spec in self._session.outputs if spec.name not in self._carried]
@@ -98,7 +98,7 @@ class Measured:
     """
 
     def __init__(self, runtime: OrtRuntime, model: bytes) -> None:
-        self._session = runtime.session(model)
+        self._session = runtime.unpaired().session(model)
         self._names = [spec.name for spec in self._session.outputs]
         self._inputs = {spec.name for spec in self._session.inputs}
 

@@ -257,7 +257,7 @@ _tanh_gelu = partial(_biased, slope=_tanh_gelu_slope)
 RULES: dict[Rule, str] = {
     nothing: """
         Not And Or Xor Equal Greater Less GreaterOrEqual LessOrEqual IsNaN IsInf Sign Floor Ceil Round
-        Bernoulli BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift DynamicQuantizeLinear
+        Bernoulli BitwiseAnd BitwiseOr BitwiseXor BitwiseNot BitShift
     """,
     _chain(lambda v: v.y()): "Exp",
     _chain(lambda v: v.op("Sign", v.x())): "Abs",

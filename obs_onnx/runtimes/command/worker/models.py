@@ -45,6 +45,8 @@ def session_options(ort: Any, threads: int, options: Mapping[str, str]) -> Any:
     found.use_deterministic_compute = True
     if options.get("spinning") == "off":
         found.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.get("pairs") == "off":
+        found.add_session_config_entry("session.disable_quant_qdq", "1")
     return found
 
 
