@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
-import onnx_ir as ir
 
 import obs_onnx
 from obs_onnx import report
@@ -21,7 +19,6 @@ from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import noted
 from obs_onnx.io.paths import pruned_path, quantized_path
-from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.printable import printable
 
 __all__ = ["join", "prune", "quantize", "replay", "split"]
@@ -96,7 +93,9 @@ def join(models: tuple[str, ...], output: str) -> None:
     The one model takes what no earlier file gives. split writes its files again.
     """
     found = obs_onnx.join(models, output)
-    inputs, outputs = (", ".join(str(value.name) for value in values) for values in _ports(found))
+    given = (str(value.name) for value in found.graph.inputs)
+    inputs = ", ".join(name for name in given if name not in found.graph.initializers)
+    outputs = ", ".join(str(value.name) for value in found.graph.outputs)
     click.echo(printable(f"{output} takes {inputs} and gives {outputs}"))
 
 
@@ -107,10 +106,6 @@ def split(model: str, output: str) -> None:
     """Write the files that MODEL was joined of, with the sizes that are left, into a folder."""
     for name in obs_onnx.split(model, output):
         click.echo(printable(str(Path(output) / f"{name}.onnx")))
-
-
-def _ports(model: ir.Model) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
-    return real_inputs(model), model.graph.outputs
 
 
 @click.command(cls=Command)

@@ -141,7 +141,7 @@ def test_a_new_option_is_one_field() -> None:
 def test_prune_shows_the_common_dozen_first() -> None:
     text = CliRunner().invoke(main, ["prune", "--help"]).stdout
     sections = [line.removesuffix(":") for line in text.splitlines() if line.endswith(":") and line[0] != " "]
-    titles = ["Choice", "Refit", "Data", "Measuring", "Runtime", "Training", "Output"]
+    titles = ["Choice", "Measuring", "Refit", "Data", "Runtime", "Training", "Output"]
     assert sections == ["Common options", *titles]
     first = text[text.index("Common options:") : text.index("Choice:")]
     flags = [line.split()[0].strip(",") for line in first.splitlines() if line.startswith("  -")]

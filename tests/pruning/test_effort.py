@@ -68,7 +68,7 @@ def test_more_effort_is_never_less() -> None:
 
 
 def test_steps_of_all_weights_are_as_many_as_the_budget_allows() -> None:
-    fewer = [EFFORT.refines(macs, 2000, 256) for macs in (10**3, 10**5, 10**6, 10**7)]
+    fewer = [EFFORT.refines(macs, 2000, 256) for macs in (10**3, 10**5, 10**6, 10**8)]
     amounts = [0 if steps is None else steps.steps * steps.products for steps in fewer]
     assert amounts == sorted(amounts, reverse=True)
     assert amounts[0] > amounts[1] > amounts[2] > 0 == amounts[3]

