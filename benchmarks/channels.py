@@ -1,6 +1,7 @@
 """One-shot channel pruning without retraining: top-1 at a half and a third of the multiply-accumulates.
 
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/channels.py [NET ...] [--effort normal]
+        [--results docs/results.json]
 
 Calibrates on 2,048 unlabelled training images, measures on labelled images the pruning never saw, and
 prints one row per net and target: top-1 of the dense and the smaller model, what is left of it, seconds,
@@ -10,6 +11,7 @@ peak memory.
 from __future__ import annotations
 
 from one_shot import parser, table
+from results_file import Results
 
 HALF, THIRD = "macs=0.5", "macs=0.3333"
 TARGETS: dict[str, list[tuple[str, float]]] = {
@@ -34,4 +36,5 @@ if __name__ == "__main__":
     options.add_argument("--no-compensate", action="store_true")
     args = options.parse_args()
     given = {"mode": "channels", "round_to": args.round_to, "compensate": not args.no_compensate}
-    table(args, TARGETS, given, COLUMNS)
+    results = Results.of(options, args, "channels", ("net", "target"), free=("nets", "target", "stages"))
+    table(args, TARGETS, given, COLUMNS, results)

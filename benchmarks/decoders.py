@@ -4,9 +4,11 @@
     python benchmarks/decoders.py [NAME-PART ...] [--target 0.6]
 
 prints one row per graph: channels of each group, whether the removal equals the silenced model, the share
-of the parameters that is left of a target, seconds. Graphs with caches come twice, the second time with
-caches that change with their heads. Exit code 1 if a removal is wrong. With ``--operators`` it prints instead
-which operators of the installed onnxruntime (com.microsoft) have no rule for shapes or none for channels.
+of the parameters that is left of a target, CPU seconds. Graphs with caches come twice, the second time with
+caches that change with their heads. Then come whole models: encoders, two towers, and encoders with both of
+their decoders in three files, which are joined. Exit code 1 if a removal is wrong. With ``--operators`` it
+prints instead which operators of the installed onnxruntime (com.microsoft) have no rule for shapes or none
+for channels.
 """
 
 from __future__ import annotations
@@ -28,17 +30,21 @@ from onnxruntime.capi.onnxruntime_pybind11_state import get_all_operator_schema
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 
 import obs_onnx
+from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ObsOnnxError, VerificationError
 from obs_onnx.passes.interface.caches import find_caches
+from obs_onnx.passes.interface.joined import join
 from obs_onnx.passes.ops import TABLE
 from obs_onnx.passes.shapes.contrib import ALIASES, SHAPES
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+from encoders import MODELS, feeds
 from nets import Net
+from whole_models import FILES, Size
 
 VOCABULARY, WIDTH, HEADS, SHARED, HEAD, HIDDEN, LAYERS = 96, 64, 6, 2, 16, 96, 2
-EXPERTS, CHOSEN, BLOCK = 4, 2, 32
+EXPERTS, CHOSEN, BLOCK, KERNEL = 4, 2, 32, 4
 MICROSOFT = "com.microsoft"
 
 
@@ -86,6 +92,7 @@ class Graph(Net):
 
 
 Attention = Callable[[Graph, str, int], str]
+Data = dict[str, NDArray[np.generic]]
 
 
 def _lengths(g: Graph) -> tuple[str, str]:
@@ -107,6 +114,29 @@ def _attended(g: Graph, layer: int, cached: bool) -> list[str]:
         shape = ["batch", SHARED, "total", HEAD]
         g.outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
     return [f"attended.{layer}", *presents]
+
+
+def linear(g: Graph, x: str, layer: int) -> str:
+    """A short convolution and LinearAttention, whose states are inputs and outputs."""
+    own, shared = HEADS * HEAD, SHARED * HEAD
+    pasts = [f"past_key_values.{layer}.{name}" for name in ("conv_state", "recurrent_state")]
+    presents = [f"present.{layer}.{name}" for name in ("conv_state", "recurrent_state")]
+    shapes: list[list[int | str]] = [["batch", WIDTH, KERNEL - 1], ["batch", SHARED, HEAD, HEAD]]
+    for past, present, shape in zip(pasts, presents, shapes, strict=True):
+        g.input(past, shape)
+        g.outputs.append(helper.make_tensor_value_info(present, TensorProto.FLOAT, shape))
+    h = g.op("Transpose", g.linear(x, WIDTH, WIDTH), perm=[0, 2, 1])
+    kernel, bias = g.random(WIDTH, 1, KERNEL), g.held(g.rng.standard_normal(WIDTH) / 9, np.float32)
+    given, name = (h, kernel, bias, pasts[0]), [f"convolved.{layer}", presents[0]]
+    h = g.op("CausalConvWithState", *given, name=name, domain=MICROSOFT, activation="silu")
+    h = g.op("Transpose", h, perm=[0, 2, 1])
+    parts = [g.linear(h, WIDTH, out) for out in (own, shared, shared)]
+    decay = g.op("Neg", g.op("Sigmoid", g.linear(x, WIDTH, SHARED)))
+    rate = g.op("Sigmoid", g.linear(x, WIDTH, SHARED))
+    counts = {"q_num_heads": HEADS, "kv_num_heads": SHARED, "scale": 0.1}
+    name = [f"attended.{layer}", presents[1]]
+    y = g.op("LinearAttention", *parts, pasts[1], decay, rate, name=name, domain=MICROSOFT, **counts)
+    return g.linear(y, own, WIDTH)
 
 
 def grouped(packed: bool, cached: bool) -> Attention:
@@ -239,6 +269,7 @@ GRAPHS = {
     "grouped, packed, cache, 4 bits": Form(grouped(True, True), after=in_blocks),
     "opset 23": Form(standard(False), 23),
     "opset 23, cache": Form(standard(True), 23),
+    "linear attention": Form(linear),
     "mixture of experts": Form(grouped(False, False), feed_forward=mixture),
     "encoder": Form(multi_head),
     "cross-attention": Form(crossed),
@@ -248,22 +279,52 @@ GRAPHS = {
 
 def rows(names: list[str], target: float) -> Iterator[tuple[str, ...]]:
     """Name, channels, removal, share left, seconds."""
+    random = np.random.default_rng(1)
     for name, form in GRAPHS.items():
-        if names and not any(part in name for part in names):
+        if not _asked(name, names):
             continue
         model = form.model()
-        yield row(name, model, target, False)
+        data: Data = {"input_ids": random.integers(0, VOCABULARY, (64, 12))}
+        if any(value.name == "encoder_hidden_states" for value in model.graph.inputs):
+            data["encoder_hidden_states"] = random.standard_normal((64, 7, WIDTH)).astype(np.float32)
+        yield row(name, model, data, target, False)
         if find_caches(model):
-            yield row(f"{name}, changed", model, target, True)
+            yield row(f"{name}, changed", model, data, target, True)
+    for name, build_whole in MODELS.items():
+        if _asked(f"whole {name}", names):
+            several = [feeds(name, seed) for seed in range(24)]  # two towers give one feed for each
+            yield row(f"whole {name}", ir.from_proto(build_whole()), several, target, False)
+    for name, files in FILES.items():
+        if _asked(f"three files {name}", names):
+            parts = files(Size(width=WIDTH, hidden=HIDDEN, words=VOCABULARY))
+            model = join({part: plain(ir.from_proto(proto)) for part, proto in parts.items()})
+            yield row(f"three files {name}", model, _tokens(model, random), target, False)
 
 
-def row(name: str, model: ir.Model, target: float, change_caches: bool) -> tuple[str, ...]:
+def _asked(name: str, names: list[str]) -> bool:
+    return not names or any(part in name for part in names)
+
+
+def _tokens(model: ir.Model, random: np.random.Generator) -> Data:
+    """Data for the inputs of files that are joined."""
+    found: Data = {}
+    for value in model.graph.inputs:
+        name = str(value.name)
+        if name == "input_features":
+            found[name] = random.standard_normal((64, Size().mels, 24)).astype(np.float32)
+        elif name.endswith("mask"):
+            found[name] = np.ones((64, 12), np.int64)
+        else:
+            length = 1 if "with_past" in name else 12 if "encoder" in name else 6
+            found[name] = random.integers(0, VOCABULARY, (64, length))
+    return found
+
+
+def row(
+    name: str, model: ir.Model, data: Data | list[Data], target: float, change_caches: bool
+) -> tuple[str, ...]:
     """The row of one graph."""
-    random = np.random.default_rng(1)
-    data: dict[str, NDArray[np.generic]] = {"input_ids": random.integers(0, VOCABULARY, (64, 12))}
-    if any(value.name == "encoder_hidden_states" for value in model.graph.inputs):
-        data["encoder_hidden_states"] = random.standard_normal((64, 7, WIDTH)).astype(np.float32)
-    start, sizes, left = time.perf_counter(), "-", "-"
+    start, sizes, left = time.process_time(), "-", "-"
     try:
         found = obs_onnx.prune(
             model,
@@ -279,7 +340,7 @@ def row(name: str, model: ir.Model, target: float, change_caches: bool) -> tuple
         removal = f"WRONG: {error}"
     except ObsOnnxError as error:
         removal = f"refused: {error}"
-    return name, sizes, removal, left, f"{time.perf_counter() - start:.1f}"
+    return name, sizes, removal, left, f"{time.process_time() - start:.1f}"
 
 
 def _parameters(model: ir.Model) -> int:
@@ -309,7 +370,9 @@ def main() -> int:
         return 0
     logging.disable(logging.INFO)  # the quantizer tells of every node
     wrong = False
-    print("| graph | channels of the groups | removal | parameters left | seconds |\n|---|---|---|---|---|")
+    print(
+        "| graph | channels of the groups | removal | parameters left | CPU seconds |\n|---|---|---|---|---|"
+    )
     for row in rows(options.names, options.target):
         wrong |= row[2].startswith("WRONG")
         print(f"| {' | '.join(row)} |", flush=True)

@@ -6,6 +6,7 @@
 Each net is quantized by ``onnxruntime.quantization`` and then pruned as it is. Beside it stands the float
 net, pruned to the same target and then quantized by ``obs_onnx.quantize``; it should be at most 0.3 points
 better. Top-1 on labelled images that nothing saw before; files as a share of the dense float one;
+"time" with a target latency: that of the pruned model as a share of the dense one's in integers.
 "difference" is that of the pruned model from the dense one in integers whose channels are silenced. "new
 operators": of the result, that the dense model in integers does not have.
 """
@@ -30,6 +31,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 import obs_onnx
+from obs_onnx.results.pruning import Report
 
 NETS = ("lenet5", "resnet32", "mobilenetv2")
 SEEN, BATCH = 256, 64  # images that onnxruntime takes ranges of activations from
@@ -76,6 +78,12 @@ def operators(path: Path) -> set[str]:
     return {f"{node.domain}::{node.op_type}" for node in onnx.load(path).graph.node}
 
 
+def _times(report: Report) -> str:
+    """Latency of the pruned model as a share of that of the dense one in integers, if they were timed."""
+    times = [one.latency_ms for one in (report.before, report.after)]
+    return "-" if None in times else f"{times[1].median / times[0].median:.2f}"
+
+
 def main() -> None:
     """Print a row for each net and format."""
     parser = argparse.ArgumentParser(
@@ -92,14 +100,14 @@ def main() -> None:
     logging.disable(logging.WARNING)
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
     headings = (
-        "net|format|float|integers|pruned|float pruned, then int8|file|difference|new operators|seconds"
+        "net|format|float|integers|pruned|float pruned, then int8|file|time|difference|new operators|seconds"
     )
     print(f"| {headings.replace('|', ' | ')} |\n{'|---' * len(headings.split('|'))}|", flush=True)
     for net in args.nets or NETS:
         x, _ = images(root, net, "train", args.samples)
         seen, labels = images(root, net, "val", None)
         judge = partial(obs_onnx.evaluate, data={"input": seen, "labels": labels}, batch_size=250)
-        given = {"calib": {"input": x}, "effort": args.effort, "latency": False}
+        given = {"calib": {"input": x}, "effort": args.effort, "latency": args.target.startswith("latency")}
         dense = root / "models" / f"{net}.onnx"
         small = obs_onnx.prune(dense, targets=[args.target], **given).model
         after = obs_onnx.quantize(small, **given).model
@@ -118,6 +126,7 @@ def main() -> None:
                     f"**{100 * judge(out).accuracy:.2f}**",
                     f"{100 * best:.2f}",
                     f"{out.stat().st_size / float_bytes:.2f}",
+                    _times(report),
                     "-" if proof is None or proof.largest is None else f"{proof.largest:.0e}",
                     ", ".join(sorted(operators(out) - operators(integers))) or "none",
                     f"{time.perf_counter() - start:.0f}",

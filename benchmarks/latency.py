@@ -2,6 +2,7 @@
 
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/latency.py [NET ...]
         [--table predicted|pruned] [--runtime onnxruntime|openvino] [--target latency=0.5]
+        [--results docs/results.json]
 
 The first table takes models of random widths, over the whole range, and compares the latency that is
 predicted from blocks with the one that is measured. The second prunes to a share of the dense latency. What
@@ -22,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 from one_shot import images
+from results_file import PACKAGES, Results, add_results
 from scipy.stats import spearmanr
 
 NETS = ("lenet5", "cifarnet", "resnet32", "mobilenetv2", "vgg16", "vit")
@@ -84,7 +86,7 @@ def ratio(dense: Run, other: Run, seconds: float) -> float:
     return float(np.median(found))
 
 
-def predicted(root: Path, net: str, args: argparse.Namespace) -> str:
+def predicted(root: Path, net: str, args: argparse.Namespace) -> dict[str, object]:
     """A row of the first table."""
     from obs_onnx.io.onnx_file import load_model, serialize
     from obs_onnx.latency import measure_table
@@ -115,15 +117,23 @@ def predicted(root: Path, net: str, args: argparse.Namespace) -> str:
         if args.plain:
             print(f"    {guesses[-1]:.3f} predicted, {truths[-1]:.3f} measured", flush=True)
     errors = np.abs(np.array(guesses) / truths - 1)
-    return (
-        f"| {net} | {args.runtime} | {table.dense_ms:.2f} | {min(truths):.2f} to {max(truths):.2f} "
-        f"| **{100 * np.median(errors):.1f} %** | {100 * errors.max():.1f} % "
-        f"| **{spearmanr(guesses, truths)[0]:.3f}** | {100 * table.error:.1f} % "
-        f"| {table.timed} of {table.asked} | {seconds:.0f} |"
-    )
+    return {
+        "net": net,
+        "runtime": args.runtime,
+        "dense_ms": table.dense_ms,
+        "least": min(truths),
+        "most": max(truths),
+        "median": float(100 * np.median(errors)),
+        "largest": float(100 * errors.max()),
+        "rank": float(spearmanr(guesses, truths)[0]),
+        "own": 100 * table.error,
+        "timed": table.timed,
+        "asked": table.asked,
+        "seconds": seconds,
+    }
 
 
-def pruned(root: Path, net: str, args: argparse.Namespace) -> str:
+def pruned(root: Path, net: str, args: argparse.Namespace) -> dict[str, object]:
     """A row of the second table."""
     from obs_onnx import evaluate, prune
 
@@ -140,39 +150,63 @@ def pruned(root: Path, net: str, args: argparse.Namespace) -> str:
         seconds = time.perf_counter() - start
         both = [opened(path.read_bytes(), test[:1], args.runtime) for path in (model, out)]
         share = ratio(*both, 4 * args.seconds)
-        accuracy = 100 * evaluate(out, {"input": test, "labels": labels}, batch_size=250).accuracy
+        labelled = {"input": test, "labels": labels}
+        dense, small = (100 * evaluate(path, labelled, batch_size=250).accuracy for path in (model, out))
     if args.plain:
         for note in report.notes:
             print(f"    {note}")
         print("   ", {stage: round(value, 1) for stage, value in report.seconds.items()}, flush=True)
-    return (
-        f"| {net} | {args.runtime} | {target} | {'yes' if report.met else 'no'} | **{share:.3f}** | {most} "
-        f"| **{accuracy:.2f}** | {floor} | {100 * report.after.macs / report.before.macs:.1f} % "
-        f"| {seconds:.0f} |"
-    )
+    return {
+        "net": net,
+        "runtime": args.runtime,
+        "target": target,
+        "met": "yes" if report.met else "no",
+        "latency": share,
+        "most": most,
+        "dense": dense,
+        "top1": small,
+        "floor": floor,
+        "macs": 100 * report.after.macs / report.before.macs,
+        "seconds": seconds,
+    }
 
 
 TABLES = {
     "predicted": (
         predicted,
         NETS,
-        (
-            "net",
-            "runtime",
-            "dense ms",
-            "measured shares",
-            "median error",
-            "largest",
-            "rank correlation",
-            "own estimate of the error",
-            "blocks timed",
-            "seconds",
-        ),
+        {
+            "net": "{net}",
+            "runtime": "{runtime}",
+            "dense ms": "{dense_ms:.2f}",
+            "measured shares": "{least:.2f} to {most:.2f}",
+            "median error": "**{median:.1f} %**",
+            "largest": "{largest:.1f} %",
+            "rank correlation": "**{rank:.3f}**",
+            "own estimate of the error": "{own:.1f} %",
+            "blocks timed": "{timed} of {asked}",
+            "seconds": "{seconds:.0f}",
+        },
+        "latency_predicted",
+        ("net", "runtime"),
     ),
     "pruned": (
         pruned,
         tuple(TARGETS),
-        ("net", "runtime", "target", "met", "timed", "at most", "top-1", "at least", "MACs left", "seconds"),
+        {
+            "net": "{net}",
+            "runtime": "{runtime}",
+            "target": "{target}",
+            "met": "{met}",
+            "timed": "**{latency:.3f}**",
+            "at most": "{most}",
+            "top-1": "**{top1:.2f}**",
+            "at least": "{floor}",
+            "MACs left": "{macs:.1f} %",
+            "seconds": "{seconds:.0f}",
+        },
+        "latency",
+        ("net", "runtime", "target"),
     ),
 }
 
@@ -190,6 +224,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plain", action="store_true", help="print every model, notes and stages, too")
+    add_results(parser)
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
@@ -202,7 +237,12 @@ if __name__ == "__main__":
         f"{machine['cpu']}, {machine['logical_cores']} cores, load {machine['load_average']}; {args.runtime}"
     )
     for name in args.table or TABLES:
-        row, nets, headings = TABLES[name]
-        print(f"\n| {' | '.join(headings)} |\n|{'---|' * len(headings)}", flush=True)
+        row, nets, columns, kept, key = TABLES[name]
+        free = ("nets", "table", "runtime", "target", "plain")
+        packages = dict.fromkeys((*PACKAGES, args.runtime))
+        results = Results.of(parser, args, kept, key, free=free, packages=packages)
+        print(f"\n| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
         for net in args.nets or nets:
-            print(row(Path(os.environ["OBS_ONNX_DATA"]).resolve(), net, args), flush=True)
+            found = row(Path(os.environ["OBS_ONNX_DATA"]).resolve(), net, args)
+            print(f"| {' | '.join(cell.format(**found) for cell in columns.values())} |", flush=True)
+            results.keep(found)

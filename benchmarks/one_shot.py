@@ -14,6 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from results_file import PACKAGES, Results, add_results
 
 Targets = Mapping[str, list[tuple[str, float]]]
 
@@ -72,11 +73,16 @@ def parser(description: str, targets: Targets) -> argparse.ArgumentParser:
     found.add_argument("--damping", type=float, default=None)
     found.add_argument("--rounds", type=int, default=1)
     found.add_argument("--stages", action="store_true", help="print the seconds of every stage")
+    add_results(found)
     return found
 
 
 def table(
-    args: argparse.Namespace, targets: Targets, options: dict[str, object], columns: Mapping[str, str]
+    args: argparse.Namespace,
+    targets: Targets,
+    options: dict[str, object],
+    columns: Mapping[str, str],
+    results: Results,
 ) -> None:
     """Run all nets and targets and print a row for each.
 
@@ -85,6 +91,7 @@ def table(
         targets: net -> (target, or pattern without "=", and the accuracy to reach).
         options: of prune().
         columns: heading -> format of its cell.
+        results: where the rows are kept.
     """
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
@@ -94,7 +101,7 @@ def table(
         options["damping"] = args.damping
     from obs_onnx.runtimes.machine import describe_machine
 
-    packages = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "numpy", "scipy", "onnx-ir"))
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
     print(f"{describe_machine()['cpu']}, {os.cpu_count()} cores; {packages}")
     print(f"effort {args.effort}, criterion {args.criterion}, 2,048 calibration images, no retraining")
     headings = ["net", "target", "dense", "pruned", "at least", *columns]
@@ -117,5 +124,7 @@ def table(
             cells = [net, target, f"{r['dense']:.2f}", f"**{r['pruned']:.2f}**", str(floor)]
             cells += [text.format(**r) for text in columns.values()]
             print(f"| {' | '.join(cells)} |", flush=True)
+            figures = {name: value for name, value in r.items() if name != "stages"}
+            results.keep({"net": net, "target": target, **figures})
             if args.stages:
                 print("   ", {k: round(v, 1) for k, v in r["stages"].items()}, flush=True)

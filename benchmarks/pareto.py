@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from one_shot import images
+from results_file import Results, add_results
 
 from obs_onnx import bench, evaluate, pareto
 from obs_onnx.allocation.targets import parse_targets
@@ -99,7 +100,9 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true")
     parser.add_argument("--folder", type=Path, help="where models stay; those that lie there are used again")
     parser.add_argument("--prepare", action="store_true", help="with --folder: stop before anything is timed")
+    add_results(parser)
     args = parser.parse_args()
+    results = Results.of(parser, args, "pareto", ("net", "model"), free=("net", "folder", "verbose"))
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
@@ -155,12 +158,14 @@ def main() -> None:
         print(f"- {note}")
     print(f"\n| model | ms | of dense | top-1 on {len(y):,} | output error | |\n|---|---|---|---|---|---|")
     frontier = {name: rows[name] for name in ("dense", *kept)}
+    results.drop("net", args.net)
     for name, row in rows.items():
         what = verdict(row, frontier) if name in others else ""
         print(
             f"| {name} | {row['ms']:.3f} | {100 * row['ratio']:.1f} % | {100 * row['accuracy']:.2f} "
             f"| {row['error']:.3f} | {what} |"
         )
+        results.keep({"net": args.net, "model": name, "uniform": name in others, **row})
 
 
 if __name__ == "__main__":

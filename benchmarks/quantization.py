@@ -2,6 +2,7 @@
 
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/quantization.py [NET ...]
         [--target macs=0.5] [--effort normal] [--folder FOLDER] [--no-latency]
+        [--results docs/results.json]
 
 Prunes channels on 2,048 unlabelled training images, quantizes both models with them, and measures top-1 on
 labelled images that nothing saw before. Latencies are of one image on one thread, all four models of a
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 from one_shot import images
+from results_file import Results, add_results
 
 NETS = ("lenet5", "resnet32", "mobilenetv2")
 MODELS = ("dense", "dense int8", "pruned", "pruned int8")
@@ -63,7 +65,9 @@ def main() -> None:
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--no-latency", action="store_true")
+    add_results(parser)
     args = parser.parse_args()
+    results = Results.of(parser, args, "quantization", ("net",), free=("nets", "folder"))
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     root = Path(os.environ["OBS_ONNX_DATA"]).resolve()
@@ -84,7 +88,15 @@ def main() -> None:
             accuracy = json.loads(known.read_text())
             paths = [path_of(folder, net, name) for name in MODELS]
             timed = None if args.no_latency else bench(paths, threads=1, seconds=3.0)
+            figures = dict[str, float]()
             for number, (name, path) in enumerate(zip(MODELS, paths, strict=True)):
+                short = name.replace(" ", "_")
+                figures |= {f"{short}_top1": accuracy[name], f"{short}_kb": path.stat().st_size / 1000}
+                if timed is not None:
+                    figures |= {
+                        f"{short}_ms": timed.latencies[number].median,
+                        f"{short}_latency": timed.ratios[number].value,
+                    }
                 cells = [net, name, f"{accuracy[name]:.2f}", f"{path.stat().st_size / 1000:.1f}"]
                 cells += (
                     ["-", "-"]
@@ -92,6 +104,7 @@ def main() -> None:
                     else [f"{timed.latencies[number].median:.3f}", f"{timed.ratios[number].value:.2f}"]
                 )
                 print(f"| {' | '.join(cells)} |", flush=True)
+            results.keep({"net": net, **figures})
             for reason in () if timed is None else timed.noise:
                 print(f"   noise: {reason}", flush=True)
 

@@ -1,7 +1,7 @@
 """Rounding by error feedback against other roundings, on pruned and dense networks.
 
     OBS_ONNX_DATA=<folder with data/, models/ and lm/> python benchmarks/quantized.py [PART ...]
-        [--effort quick] [--folder FOLDER]
+        [--effort quick] [--folder FOLDER] [--results docs/results.json]
 
 Parts: resnet32 and mobilenetv2 (macs=0.5, then int8), zeros (resnet32 with 80% zeros, then int8), vit and lm
 (int4 weights in blocks of 32), joint (lm with params=0.8 and int4 weights in one run). Images: 2,048
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import numpy as np
 from one_shot import images
+from results_file import Results, add_results
 
 PARTS = ("resnet32", "mobilenetv2", "zeros", "vit", "lm", "joint")
 INT8_LOSS, ZEROS_LOSS, SHARE = 0.1, 0.2, 1 / 3  # points of top-1, and of the loss of nearest rounding
@@ -67,6 +68,7 @@ class Bench:
     root: Path
     folder: Path
     effort: str
+    results: Results
 
     def of(self, net: str) -> Data:
         calib = self.folder / f"{net}.calib.npz"
@@ -159,16 +161,26 @@ class Bench:
 
         return self.once(f"{model.stem}.onnxruntime.int4.onnx", make)
 
-
-def row(part: str, name: str, path: Path, data: Data, base: tuple[float | None, float] | None) -> tuple:
-    accuracy, entropy = data.judge(path)
-    points = "-" if accuracy is None else f"{accuracy:.2f}"
-    lost = ["-", "-"]
-    if base is not None:
-        lost = ["-" if accuracy is None else f"{base[0] - accuracy:+.2f}", f"{entropy - base[1]:+.5f}"]
-    cells = [part, name, f"{path.stat().st_size / 1e6:.3f}", points, f"{entropy:.5f}", *lost]
-    print(f"| {' | '.join(cells)} |", flush=True)
-    return accuracy, entropy
+    def row(
+        self, part: str, name: str, path: Path, data: Data, base: tuple[float | None, float] | None
+    ) -> tuple[float | None, float]:
+        """Judge, print and keep one model; what is lost is against ``base``."""
+        accuracy, entropy = data.judge(path)
+        megabytes = path.stat().st_size / 1e6
+        points = None if base is None or accuracy is None else base[0] - accuracy
+        loss = None if base is None else entropy - base[1]
+        shown = ["-" if accuracy is None else f"{accuracy:.2f}", f"{entropy:.5f}"]
+        shown += ["-" if points is None else f"{points:+.2f}", "-" if loss is None else f"{loss:+.5f}"]
+        print(f"| {' | '.join([part, name, f'{megabytes:.3f}', *shown])} |", flush=True)
+        figures = {
+            "megabytes": megabytes,
+            "top1": accuracy,
+            "entropy": entropy,
+            "points": points,
+            "loss": loss,
+        }
+        self.results.keep({"part": part, "model": name, **figures})
+        return accuracy, entropy
 
 
 def verdict(text: str, found: float, most: float) -> None:
@@ -178,10 +190,10 @@ def verdict(text: str, found: float, most: float) -> None:
 def int8(bench: Bench, part: str, net: str, most: float, **options: object) -> None:
     data = bench.of(net)
     path = bench.pruned(bench.root / "models" / f"{net}.onnx", f"{part}.pruned.onnx", data.calib, **options)
-    base = row(part, "pruned, float", path, data, None)
-    row(part, "int8 by onnxruntime", bench.static(path, data.calib), data, base)
+    base = bench.row(part, "pruned, float", path, data, None)
+    bench.row(part, "int8 by onnxruntime", bench.static(path, data.calib), data, base)
     ours = bench.quantized(path, "int8", data.calib)
-    found = row(part, "int8", ours, data, base)
+    found = bench.row(part, "int8", ours, data, base)
     verdict(f"{part}: points lost", base[0] - found[0], most)
     if "mode" in options:
         zeros(path, ours)
@@ -200,10 +212,10 @@ def zeros(floats: Path, integers: Path) -> None:
 
 
 def int4(bench: Bench, part: str, model: Path, data: Data) -> None:
-    base = row(part, "float", model, data, None)
-    tool = row(part, "int4 by onnxruntime", bench.nbits(model), data, base)
-    near = row(part, "int4, nearest", bench.nearest(model), data, base)
-    ours = row(part, "int4", bench.quantized(model, "int4-weights", data.calib), data, base)
+    base = bench.row(part, "float", model, data, None)
+    tool = bench.row(part, "int4 by onnxruntime", bench.nbits(model), data, base)
+    near = bench.row(part, "int4, nearest", bench.nearest(model), data, base)
+    ours = bench.row(part, "int4", bench.quantized(model, "int4-weights", data.calib), data, base)
     lost = [one[1] - base[1] for one in (ours, near, tool)]
     verdict(f"{part}: share of the loss of nearest rounding", lost[0] / lost[1], SHARE)
     verdict(f"{part}: share of the loss of onnxruntime's tool", lost[0] / lost[2], SHARE)
@@ -212,14 +224,14 @@ def int4(bench: Bench, part: str, model: Path, data: Data) -> None:
 def joint(bench: Bench) -> None:
     data, model = bench.text, bench.root / "lm" / "lm.onnx"
     path = bench.pruned(model, "joint.onnx", data.calib, targets=["params=0.8"], quantize="int4-weights")
-    base = row("joint", "dense, float", model, data, None)
-    row("joint", "params=0.8, float", path, data, base)
+    base = bench.row("joint", "dense, float", model, data, None)
+    bench.row("joint", "params=0.8, float", path, data, base)
     both = path.with_suffix(".int4-weights.onnx")
-    found = row("joint", "params=0.8 and int4", both, data, base)
-    row("joint", "int4", bench.quantized(model, "int4-weights", data.calib), data, base)
+    found = bench.row("joint", "params=0.8 and int4", both, data, base)
+    bench.row("joint", "int4", bench.quantized(model, "int4-weights", data.calib), data, base)
     share = both.stat().st_size / model.stat().st_size
     small = bench.pruned(model, "joint.small.onnx", data.calib, targets=[f"params={share:.3f}"])
-    alone = row("joint", f"params={share:.2f}, float", small, data, base)
+    alone = bench.row("joint", f"params={share:.2f}, float", small, data, base)
     verdict("joint: cross-entropy against pruning alone of the same bytes", found[1], alone[1])
 
 
@@ -230,6 +242,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"by default {', '.join(PARTS)}")
     parser.add_argument("--effort", default="quick")
     parser.add_argument("--folder", type=Path)
+    add_results(parser)
     args = parser.parse_args()
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/, models/ and lm/")
@@ -238,7 +251,8 @@ def main() -> None:
     print("| part | model | MB | top-1 % | cross-entropy | points lost | loss |")
     print("|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(root, args.folder or Path(temporary), args.effort)
+        results = Results.of(parser, args, "quantized", ("part", "model"), free=("parts", "folder"))
+        bench = Bench(root, args.folder or Path(temporary), args.effort, results)
         bench.folder.mkdir(exist_ok=True)
         for part in args.parts or PARTS:
             if part == "joint":

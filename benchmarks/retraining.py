@@ -1,6 +1,7 @@
 """Light retraining of pruned models, next to what is to be reached; checks the zeros of every written file.
 
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/retraining.py [ROW ...] [--folder KEEP]
+        [--results docs/results.json]
 
 * labels: resnet32 at half of its multiply-accumulates, then some epochs on the labelled training images;
 * teacher: the same smaller model taught by the dense one on the 2,048 unlabelled images it was pruned with;
@@ -28,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from one_shot import images
+from results_file import Results, add_results
 
 Line = tuple[str, str, float, str, float, int, float]
 HEADINGS = ("row", "what", "before", "at least", "top-1", "updates", "zeros or channels back", "seconds")
@@ -248,7 +250,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of taylor and obs")
     parser.add_argument("--updates", type=int, default=60, help="of each of their rounds")
     parser.add_argument("--macs", type=float, default=0.3333, help="that they keep")
+    add_results(parser)
     args = parser.parse_args()
+    results = Results.of(parser, args, "retraining", ("row", "what"), free=("rows", "folder"))
     if "OBS_ONNX_DATA" not in os.environ:
         sys.exit("set OBS_ONNX_DATA to a folder with data/ and models/")
     if unknown := set(args.rows) - set(ROWS):
@@ -265,6 +269,8 @@ def main() -> None:
                 cells = [row, what, f"{before:.2f}", wanted, f"**{after:.2f}**", str(updates)]
                 cells += ["" if np.isnan(number) else f"{number:.0f}" for number in (back, seconds)]
                 print(f"| {' | '.join(cells)} |", flush=True)
+                figures = {"before": before, "after": after, "updates": updates, "back": back}
+                results.keep({"row": row, "what": what, **figures, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -43,9 +43,11 @@ def main() -> int:
         sys.exit("set OBS_ONNX_DATA to a folder with scale/, or give --root")
     print("| model | samples | outcome | parameters left | output error | seconds | CPU seconds | peak GB |")
     print("|---" * 8 + "|")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(options.keep or temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         for name in works:
-            print(row(name, Path(options.keep or folder), options), flush=True)
+            print(row(name, folder, options), flush=True)
     return 0
 
 

@@ -4,8 +4,9 @@
         [--effort normal] [--memory 2GB] [--samples N] [--list]
 
 Every work has a process of its own. Under its row stands each stage of the run without those inside of it:
-seconds, CPU seconds, GB at most, runs and sessions that it asked for. ``forward`` are the runs themselves,
-``sessions`` is loading them. A skeleton of the zoo is ``zoo/NAME`` (random weights and data).
+seconds, CPU seconds, GB at most, runs and sessions that it asked for; then what was forecast, of the time of
+all cores, beside what it took. ``forward`` are the runs themselves, ``sessions`` is loading them. A skeleton
+of the zoo is ``zoo/NAME`` (random weights and data).
 """
 
 from __future__ import annotations
@@ -49,11 +50,18 @@ CHANNELS, WEIGHTS = {"mode": "channels"}, {"mode": "weights"}
 _IMAGES, _LM, _CLIPS = "models/{}.onnx", "lm/lm.onnx", "field/real/basic_pitch/model.onnx"
 WORKS = {
     "basic_pitch": Work(_CLIPS, 64, CHANNELS | {"targets": {"macs": 0.7}}),
+    "lenet5-weights": Work(_IMAGES.format("lenet5"), 2048, WEIGHTS | {"targets": {"sparsity": 0.9}}),
     "lm": Work(_LM, 512, CHANNELS | {"targets": {"params": 0.8}}),
     "lm-weights": Work(_LM, 512, WEIGHTS | {"targets": {"sparsity": 0.7}}),
     **{
         net: Work(_IMAGES.format(net), 2048, CHANNELS | {"targets": {"macs": macs}})
-        for net, macs in {"resnet32": 0.5, "vgg16": 0.5, "mobilenetv2": 0.6, "vit": 0.6}.items()
+        for net, macs in {
+            "lenet5": 0.5,
+            "resnet32": 0.5,
+            "vgg16": 0.5,
+            "mobilenetv2": 0.6,
+            "vit": 0.6,
+        }.items()
     },
     **{
         f"{net}-weights": Work(_IMAGES.format(net), 2048, WEIGHTS | {"targets": {"sparsity": 0.9}})
@@ -91,6 +99,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--effort", default="normal")
     parser.add_argument("--memory", default=None, help="as of prune")
     parser.add_argument("--samples", type=int, default=None, help="of calibration data")
+    parser.add_argument("--threads", type=int, default=None, help="of the runtime")
     parser.add_argument("--list", action="store_true", help="names of works")
     parser.add_argument("--row", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -99,7 +108,9 @@ def parse() -> argparse.Namespace:
 def apart(name: str, options: argparse.Namespace) -> dict[str, Any] | str:
     """What a work took, in a process of its own; or why it took nothing."""
     given = [word for word in sys.argv[1:] if word not in options.works]
-    done = subprocess.run([sys.executable, __file__, name, "--row", *given], capture_output=True, text=True)
+    quiet = {"OPENBLAS_THREAD_TIMEOUT": "20", **os.environ}  # as on the command line, see docs/runtimes.md
+    command = [sys.executable, __file__, name, "--row", *given]
+    done = subprocess.run(command, capture_output=True, text=True, env=quiet)
     try:
         return json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
@@ -114,7 +125,7 @@ def measure(root: Path, name: str, options: argparse.Namespace) -> dict[str, Any
         start, cpu = time.perf_counter(), time.process_time()
         report = prune(
             model, Path(folder, "out.onnx"), calib=calib, memory=memory, latency=False,
-            effort=options.effort, **chosen,
+            effort=options.effort, threads=options.threads, **chosen,
         ).report  # fmt: skip
         stages = report.to_json()["stages"]
         peak = max((one["peak_bytes"] or 0 for one in stages), default=0)
@@ -127,6 +138,7 @@ def measure(root: Path, name: str, options: argparse.Namespace) -> dict[str, Any
             "error": report.output_error,
             "met": report.met,
             "stages": stages,
+            "forecast": report.to_json()["forecast"],
         }
 
 
@@ -163,7 +175,28 @@ def show(name: str, found: dict[str, Any] | str) -> None:
             f"{one['sessions']:8}",
             flush=True,
         )
+    show_forecast(found["stages"], found["forecast"])
     print(f"  output error {found['error']}, {'met' if found['met'] else 'missed'}", flush=True)
+
+
+def show_forecast(stages: list[dict[str, Any]], forecast: list[dict[str, Any]]) -> None:
+    """CPU seconds and memory as they were expected before the search, beside what it took, stage by stage."""
+    took, own = {one["name"]: one for one in stages}, {one["name"] for one in forecast}
+    rows = [(one["name"], one, took[one["name"]]) for one in forecast if one["name"] in took]
+    known = [one for one in stages if one["name"] in own]
+    rows.append(("all of them", summed(forecast), summed(known)))
+    print(f"  {'forecast':22} {'CPU':>8} {'took':>8} {'ratio':>6} {'GB':>6} {'took':>6}")
+    for name, expected, real in rows:
+        ratio = expected["cpu_seconds"] / max(real["cpu_seconds"], 1e-9)
+        peaks = " ".join(f"{(one['peak_bytes'] or 0) / 1e9:6.2f}" for one in (expected, real))
+        print(f"  {name:22} {expected['cpu_seconds']:8.1f} {real['cpu_seconds']:8.1f} {ratio:6.2f} {peaks}")
+
+
+def summed(stages: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "cpu_seconds": sum(one["cpu_seconds"] for one in stages),
+        "peak_bytes": max((one["peak_bytes"] or 0 for one in stages), default=0),
+    }
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """One-shot weight pruning without retraining: top-1 at fixed sparsities, next to what is to be reached.
 
     OBS_ONNX_DATA=<folder with data/ and models/> python benchmarks/weights.py [NET ...] [--effort normal]
+        [--results docs/results.json]
 
 Calibrates on 2,048 unlabelled training images, measures on labelled images the pruning never saw, and
 prints one row per net and target: top-1 of the dense and the pruned model, seconds, peak memory.
@@ -9,6 +10,7 @@ prints one row per net and target: top-1 of the dense and the pruned model, seco
 from __future__ import annotations
 
 from one_shot import parser, table
+from results_file import Results
 
 TARGETS: dict[str, list[tuple[str, float]]] = {
     "lenet300": [("sparsity=0.93", 98.0), ("sparsity=0.985", 95.0)],
@@ -32,4 +34,5 @@ if __name__ == "__main__":
     options.add_argument("--no-sequential", action="store_true")
     args = options.parse_args()
     given = {"mode": "weights", "loss": args.loss, "sequential": not args.no_sequential}
-    table(args, TARGETS, given, COLUMNS)
+    results = Results.of(options, args, "weights", ("net", "target"), free=("nets", "target", "stages"))
+    table(args, TARGETS, given, COLUMNS, results)

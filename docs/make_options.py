@@ -41,9 +41,9 @@ Written by `python docs/make_options.py` from the dataclasses that make the keyw
 flags of the command line; they have the same name in Python, on the command line (with dashes, and in the
 singular where a flag may be repeated) and in the `options` of the JSON. On the command line
 `obs-onnx prune IN OUT` is the same as `-o OUT`, and further flags say what is shown and written:
-`--json PATH`, `--report PATH.html` (of `prune`), `--plot PATH` (of `score`), `--summary` (of `prune`) for one
-line, `-q` for nothing but errors, and `-v` for warnings, what every kind of work took, and the traceback of
-an error.
+`--json PATH`, `--report PATH.html` (of `prune`), `--plot PATH` (of `score`), `--summary` (of `prune`,
+`pareto`, `finetune`) for one line, `-q` for nothing but errors, and `-v` for warnings, what every kind of
+work took, and the traceback of an error.
 
 Python writes nothing unless `output` is given; the command line has a default.
 """

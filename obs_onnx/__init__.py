@@ -19,13 +19,14 @@ if TYPE_CHECKING:
     from obs_onnx.entrypoints.finetune import Finetuned, finetune
     from obs_onnx.entrypoints.gradient import gradient
     from obs_onnx.entrypoints.inspect import inspect
+    from obs_onnx.entrypoints.joined.several_files import join, split
     from obs_onnx.entrypoints.pareto import Pareto, pareto
     from obs_onnx.entrypoints.prune import ObsPrune, Pruned, prune
     from obs_onnx.entrypoints.quantize import QuantizeResult, quantize
     from obs_onnx.entrypoints.replay import Replayed, replay
     from obs_onnx.entrypoints.score import Scores, score
 
-__version__ = "0.1.0"
+    __version__: str
 
 if find_spec(f"{__name__}.passes") is None:  # which the folder passes/ becomes by installation
     raise ImportError("obs_onnx is not installed: run pip install '.[cpu]' in the folder it came in")
@@ -46,11 +47,13 @@ __all__ = [
     "finetune",
     "gradient",
     "inspect",
+    "join",
     "pareto",
     "prune",
     "quantize",
     "replay",
     "score",
+    "split",
 ]
 
 _HOMES = {
@@ -68,15 +71,19 @@ _HOMES = {
     "finetune": "entrypoints.finetune",
     "gradient": "entrypoints.gradient",
     "inspect": "entrypoints.inspect",
+    "join": "entrypoints.joined.several_files",
     "pareto": "entrypoints.pareto",
     "prune": "entrypoints.prune",
     "quantize": "entrypoints.quantize",
     "replay": "entrypoints.replay",
     "score": "entrypoints.score",
+    "split": "entrypoints.joined.several_files",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return import_module("importlib.metadata").version("obs-onnx")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

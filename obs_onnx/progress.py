@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
 
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.printable import printable
@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.text import Text
 
-__all__ = ["Advance", "Progress", "ProgressLike", "chosen", "quiet", "terminal_progress"]
+__all__ = ["Advance", "Expecting", "Progress", "ProgressLike", "chosen", "quiet", "terminal_progress"]
 
 _WARNING = "warning: "  # what messages begin with that must not be overlooked
 _BAR, _NAME = 16, 12  # columns of a bar, and of a name at least
 _REFRESH = 8.0  # per second
+_TRUSTED = 0.1  # share of a forecast that counts as much as what was seen
 _LONG, _MINUTE = 1.0, 60.0  # seconds of a stage that leaves a line
 
 Advance = Callable[[int], None]
@@ -46,6 +47,14 @@ class Progress(Protocol):
 
     def say(self, message: str) -> None:
         """Show one line that stays."""
+
+
+@runtime_checkable
+class Expecting(Protocol):
+    """Something that shows how long stages to come will take."""
+
+    def expect(self, stages: Mapping[str, tuple[float, float]]) -> None:
+        """Seconds of a stage each time that it comes, and how often it does, by its name."""
 
 
 class _Quiet:
@@ -67,6 +76,36 @@ class _Stage:
     start: float = field(default_factory=time.monotonic)
 
 
+class _Outlook:
+    """How long stages to come will take, as they were expected to and as fast as they go.
+
+    Args:
+        stages: see :meth:`Expecting.expect`.
+    """
+
+    def __init__(self, stages: Mapping[str, tuple[float, float]]) -> None:
+        self._stages, self._ended = dict(stages), dict[str, float]()
+        self._whole = sum(seconds * times for seconds, times in stages.values())
+        self._start = time.monotonic()
+
+    def end(self, name: str) -> None:
+        """A stage ended."""
+        if name in self._stages:
+            self._ended[name] = min(self._ended.get(name, 0.0) + 1.0, self._stages[name][1])
+
+    def left(self, stage: _Stage) -> float | None:
+        """Seconds until all are over, where ``stage`` is at work; None where nothing is known of it."""
+        if stage.name not in self._stages or not self._whole:
+            return None
+        done = sum(self._stages[name][0] * times for name, times in self._ended.items())
+        seconds, times = self._stages[stage.name]
+        if stage.total and self._ended.get(stage.name, 0.0) < times:
+            done += seconds * min(stage.done / stage.total, 1.0)
+        passed = time.monotonic() - self._start
+        trusted = _TRUSTED * self._whole  # of the forecast, before the pace of the run counts for more
+        return (self._whole - done) * (passed + trusted) / (done + trusted)
+
+
 class _Shown:
     """Lines on a console, of which the last one moves if it is a terminal."""
 
@@ -74,6 +113,10 @@ class _Shown:
         self._console = console
         self._stages: list[_Stage] = []
         self._live: Live | None = None
+        self._outlook: _Outlook | None = None
+
+    def expect(self, stages: Mapping[str, tuple[float, float]]) -> None:
+        self._outlook = _Outlook(stages)
 
     def say(self, message: str) -> None:
         style = "bold red" if message.startswith(_WARNING) else None
@@ -90,6 +133,8 @@ class _Shown:
             yield lambda units: self._advance(stage, units)
         finally:
             self._stages.remove(stage)
+            if self._outlook is not None:
+                self._outlook.end(stage.name)
             if outermost:
                 self._close(stage)
 
@@ -126,21 +171,27 @@ class _Shown:
             return Text("")
         stage = self._stages[-1]
         fancy = (self._console.encoding or "ascii").lower().startswith("utf")
-        return Text(_told(stage, self._console.width - 1, fancy), no_wrap=True, overflow="ellipsis")
+        left = None if self._outlook is None else self._outlook.left(stage)
+        return Text(_told(stage, self._console.width - 1, fancy, left), no_wrap=True, overflow="ellipsis")
 
 
-def _told(stage: _Stage, width: int, fancy: bool) -> str:
-    """A stage in ``width`` columns: how far it is, how long it took and, once that is known, will take."""
+def _told(stage: _Stage, width: int, fancy: bool, left: float | None = None) -> str:
+    """A stage in ``width`` columns: how far it is, how long it took and, once that is known, will take.
+
+    Where it is known how long everything will take (``left`` seconds), that is told instead.
+    """
     passed = time.monotonic() - stage.start
     parts = [_clock(passed)]
     if stage.total is not None:
         done = min(stage.done, stage.total)
         parts.insert(0, f"{done}/{stage.total}")
-        if 0 < done < stage.total:
+        if 0 < done < stage.total and left is None:
             parts.append(f"about {_clock(passed / done * (stage.total - done))} left")
         cells = round(_BAR * done / stage.total)
         full, empty = ("━", "─") if fancy else ("#", ".")
         parts.insert(0, full * cells + empty * (_BAR - cells))
+    if left is not None:
+        parts.append(f"about {_clock(left)} left of all")
     tail = "  ".join(parts)
     room = max(width - len(tail) - 2, _NAME)
     name = stage.name if len(stage.name) <= room else f"{stage.name[: room - 1]}{'…' if fancy else '.'}"

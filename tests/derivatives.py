@@ -5,15 +5,17 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from float64 import double, evaluator
+from nets import run_proto
 from onnx import helper, numpy_helper
 
-from obs_onnx.passes.autodiff.gradient import HessianVectorProduct
+from obs_onnx.passes.autodiff.gradient import Gradient, HessianVectorProduct
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.canonical.plainer.decompose import Decompose
 from obs_onnx.passes.shapes.infer_shapes import InferShapes
 
-__all__ = ["check", "check_model", "operator"]
+__all__ = ["against_differences", "check", "check_model", "first_of", "operator"]
 
 
 def operator(
@@ -165,3 +167,34 @@ def _dot(a, b):
 def _close(a, b, tolerance):
     scale = max(1.0, float(np.abs(b).max(initial=0.0)))
     assert np.abs(np.asarray(a) - b).max(initial=0.0) <= tolerance * scale, (a, b)
+
+
+def against_differences(proto, inputs, wrt):
+    """Central differences, extrapolated to a step of zero, of onnxruntime's own kernel in float32."""
+    model, rng = canonicalize(ir.from_proto(proto)), np.random.default_rng(5)
+    Gradient("loss", [f"x{i}" for i in wrt]).call(model)
+    feeds = {f"x{i}": inputs[i].astype(np.float32) for i in wrt}
+    found = run_proto(ir.to_proto(model), feeds)
+    for i in wrt:
+        v = rng.standard_normal(inputs[i].shape).astype(np.float32)
+        slopes = []
+        for step in (1e-2, 2e-2):
+            moved = [run_proto(proto, {**feeds, f"x{i}": feeds[f"x{i}"] + s * v}) for s in (step, -step)]
+            slopes.append((float(moved[0]["loss"]) - float(moved[1]["loss"])) / (2 * step))
+        difference = (4 * slopes[0] - slopes[1]) / 3
+        assert float(np.vdot(found[f"x{i}.grad"], v)) == pytest.approx(difference, rel=5e-3, abs=1e-2)
+
+
+def first_of(op_type, inputs, wrt, shape, outputs=("y0",), **attributes):
+    """A model whose loss is about the first output of a node of onnxruntime alone, of this shape."""
+    rng = np.random.default_rng(7)
+    weights = {name: rng.uniform(0.5, 1.5, shape if name == "y0" else ()) for name in outputs}
+    given = {"domain": "com.microsoft", "kind": np.float32, **attributes}
+    proto = operator(op_type, inputs, wrt, weights=weights, outputs=list(outputs), **given)
+    total = next(node for node in proto.graph.node if node.op_type == "Sum")
+    total.input[:] = ["y0_sum"]
+    others = tuple(f"{name}_" for name in outputs[1:])
+    kept = [n for n in proto.graph.node if not (others and n.output[0].startswith(others))]
+    del proto.graph.node[:], proto.graph.value_info[1:]
+    proto.graph.node.extend(kept)
+    return proto

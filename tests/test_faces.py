@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -41,3 +42,9 @@ def test_names_that_are_imported_on_first_use_are_those_that_are_declared(packag
 def test_a_name_that_is_not_there_is_an_attribute_error(package: ModuleType) -> None:
     with pytest.raises(AttributeError, match="nowhere"):
         _ = package.nowhere
+
+
+@pytest.mark.skipif(find_spec("torch") is not None, reason="is about a place without the package torch")
+def test_a_room_whose_package_is_missing_says_what_to_install() -> None:
+    with pytest.raises(ImportError, match=r"pip install 'obs-onnx\[torch\]'"):
+        importlib.import_module("obs_onnx.torch")

@@ -9,7 +9,7 @@ import pytest
 from repository import ROOT
 
 OPTIONAL = {"PIL", "dask", "distributed", "matplotlib", "onnxruntime", "openvino", "tokenizers"}
-HEAVY = {"jinja2", "psutil", "rich"}  # only for what is shown, or what a killed run left
+HEAVY = {"jinja2", "markupsafe", "psutil", "rich"}  # only for what is shown, or what a killed run left
 ELSEWHERE = {"msvcrt"}  # on Windows alone
 BEHIND = {  # modules of this package that are reached through a registry
     "obs_onnx.passes.ops",  # the tables of operators know the layers

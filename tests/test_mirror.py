@@ -14,6 +14,7 @@ TESTED_ELSEWHERE = {
         "a line for each operator, tested for all families at once: linear in passes/layers, relate in "
         "passes/channels/test_remove_channels.py, macs in passes/costs, lipschitz in passes/traits"
     ),
+    "passes/channels/rotation/scan.py": "records of rotatable.py, and tests there",
     "obs_onnx/results/inspection.py": "records without behaviour",
     "obs_onnx/runtimes/base.py": "a protocol",
     "obs_onnx/training/engines/base.py": "a protocol",
@@ -24,6 +25,7 @@ TESTED_ELSEWHERE = {
     "obs_onnx/*/options.py": "lists of options, tested as one in entrypoints/options/test_prune.py",
     "obs_onnx/*/*/options.py": "likewise",
     "obs_onnx/entrypoints/options/*.py": "likewise",
+    "obs_onnx/torch/*.py": "whole modules in exporters/test_slices.py, where torch is",
     "obs_onnx/pruning/*": (
         "parts of a run that make sense together only: whole runs in pruning/channels/test_plan.py and "
         "test_round.py, entrypoints/test_prune.py and test_pareto.py"
@@ -33,6 +35,8 @@ TESTED_ELSEWHERE = {
 
 WITHOUT_MODULE = {
     "test_docs.py": "documents",
+    "test_docs_run.py": "code in the documents",
+    "test_examples.py": "the scripts of examples/",
     "test_faces.py": "the faces of the packages",
     "test_lazy_imports.py": "imports that hide in functions",
     "test_mirror.py": "this one",

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from obs_onnx.passes.errors import OptionError
-from obs_onnx.progress import Progress, _Stage, _told, chosen, quiet
+from obs_onnx.progress import Expecting, Progress, _Outlook, _Stage, _told, chosen, quiet
 from obs_onnx.report import terminal_progress
 
 
@@ -104,3 +104,35 @@ def test_what_may_be_asked_for() -> None:
         OptionError, match="progress 'loud': use True, False, 'auto' or an object of your own"
     ):
         chosen("loud")
+
+
+def test_time_left_follows_from_what_was_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    outlook = _Outlook({"curves": (60.0, 1.0), "refit": (20.0, 2.0)})
+    stage = _Stage("curves", 4)
+    assert outlook.left(stage) == pytest.approx(100)
+    now[0] = 160.0  # twice as slow as expected: half of the first stage took as long as all of it should
+    stage.done = 2
+    assert outlook.left(stage) == pytest.approx(70 * (60 + 10) / (30 + 10))
+    outlook.end("curves")
+    assert outlook.left(_Stage("curves", 4)) == pytest.approx(40 * (60 + 10) / (60 + 10))
+    outlook.end("refit")
+    assert outlook.left(_Stage("refit", 2, done=1)) == pytest.approx(10 * (60 + 10) / (90 + 10))
+    outlook.end("refit")
+    outlook.end("refit")
+    assert outlook.left(_Stage("refit", 2)) == 0
+    assert outlook.left(_Stage("another", 2)) is None
+    assert "about 1:40 left of all" in _told(_Stage("curves", 4, start=now[0]), 80, False, 100.0)
+
+
+def test_a_terminal_shows_what_was_expected() -> None:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True)
+    progress = terminal_progress(console=console)
+    assert isinstance(progress, Expecting)
+    progress.expect({"outer": (10.0, 1.0)})
+    with progress.stage("outer", 2) as advance:
+        advance(1)
+    assert isinstance(console.file, io.StringIO)
+    assert "left of all" in console.file.getvalue()
+    assert not isinstance(quiet, Expecting)

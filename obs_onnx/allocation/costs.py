@@ -71,6 +71,7 @@ class Measured:
         file_bytes: size of its file; None for a model that is in none yet.
         clock: times models, where latency is wanted.
         timed: as much of the model as can be run; None for all of it.
+        ram_bytes: that a run needs, where something else than the program tells.
     """
 
     model: ir.Model
@@ -78,6 +79,7 @@ class Measured:
     file_bytes: int | None = None
     clock: Clock | None = None
     timed: ir.Model | None = None
+    ram_bytes: float | None = None
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,10 @@ def _file_bytes(measured: Measured) -> float:
     return float(file_size(measured.model) if measured.file_bytes is None else measured.file_bytes)
 
 
+def _ram(measured: Measured) -> float:
+    return measured.run.peak.bytes if measured.ram_bytes is None else measured.ram_bytes
+
+
 def _dense_ms(measured: Measured) -> float:
     """Milliseconds of the dense model, the only one that is timed for itself."""
     assert measured.clock is not None
@@ -162,5 +168,5 @@ def _latency(predicted: Predicted) -> Cost:
 MACS = ModelCost(lambda one: one.run.macs, lambda one: one.costs.macs)
 PARAMS = ModelCost(_parameters, lambda one: one.costs.params)
 SIZE = ModelCost(_file_bytes, lambda one: one.costs.bytes)
-RAM = ModelCost(lambda one: one.run.peak.bytes, lambda one: one.memory)
+RAM = ModelCost(_ram, lambda one: one.memory)
 LATENCY = ModelCost(_dense_ms, _latency, _timed)

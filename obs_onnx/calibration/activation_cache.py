@@ -11,9 +11,12 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from obs_onnx.runtimes.on_device import OnDevice
 
 __all__ = ["ActivationCache"]
 
@@ -33,7 +36,7 @@ class ActivationCache:
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
-        self._batches: list[Values] = []
+        self._batches: list[Mapping[str, NDArray[Any]]] = []
         self._held = 0
         self._mapped: dict[int, mmap.mmap] = {}  # of arrays in files, by their identity
         self._last: int | None = None
@@ -43,8 +46,22 @@ class ActivationCache:
         self._batches.append({name: self._keep(array) for name, array in values.items()})
 
     def replace(self, index: int, values: Mapping[str, NDArray[np.generic]]) -> None:
-        """Put other values in the place of a batch; arrays that it already held stay where they are."""
+        """Put other values in the place of a batch; arrays that it already held stay where they are.
+
+        So do values on a device, as far as the budget goes.
+        """
         old = self._batches[index]
+        if isinstance(old, OnDevice):
+            self._held -= old.nbytes
+            old = {}
+        if isinstance(values, OnDevice):
+            for array in old.values():
+                self._forget(array)
+            old = {}
+            if self._held + values.nbytes <= self._budget:
+                self._held += values.nbytes
+                self._batches[index] = values
+                return
         new: Values = {}
         for name, array in old.items():
             if values.get(name) is not array:
@@ -56,13 +73,13 @@ class ActivationCache:
     def __len__(self) -> int:
         return len(self._batches)
 
-    def __getitem__(self, index: int) -> Values:
+    def __getitem__(self, index: int) -> Mapping[str, NDArray[Any]]:
         if self._last not in (None, index):
             self._give_back(self._batches[self._last])
         self._last = index
         return self._batches[index]
 
-    def __iter__(self) -> Iterator[Values]:
+    def __iter__(self) -> Iterator[Mapping[str, NDArray[Any]]]:
         return map(self.__getitem__, range(len(self._batches)))
 
     def _keep(self, array: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -82,8 +99,10 @@ class ActivationCache:
         if self._mapped.pop(id(array), None) is None:
             self._held -= array.nbytes
 
-    def _give_back(self, values: Values) -> None:
+    def _give_back(self, values: Mapping[str, NDArray[Any]]) -> None:
         """Let go of the memory of pages; what is written in them stays in the file."""
+        if isinstance(values, OnDevice):
+            return
         for array in values.values():
             if _GIVES_BACK and (pages := self._mapped.get(id(array))) is not None:
                 pages.madvise(mmap.MADV_DONTNEED)

@@ -35,7 +35,7 @@ from obs_onnx.runtimes.base import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 
-__all__ = ["Cut", "SequentialMoments"]
+__all__ = ["Cut", "Halved", "SequentialMoments", "halved", "one_in", "posed_of"]
 
 _POSITIONS = 500  # for each column, that are enough for the moments of a convolution
 _SAMPLES = 256  # that they are of at least
@@ -65,9 +65,43 @@ def _damping(layer: Layer, halves: tuple[Moments, Moments], model: ir.Model, lea
         return cross_validated((posed[0], posed[1]), weight_of(model, layer), least)
 
 
-def _halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:
+def posed_of(
+    layer: Layer, halves: tuple[Moments, Moments], model: ir.Model, least: float, chosen: float | None = None
+) -> tuple[Moments, float]:
+    """Moments of all samples, in the first of two halves, and the damping that cross-validation chooses.
+
+    Args:
+        layer: which one.
+        halves: its moments.
+        model: holds its present weights.
+        least: damping.
+        chosen: damping, where it was chosen before.
+    """
+    best = _damping(layer, halves, model, least) if chosen is None else chosen
+    halves[0].merge(halves[1])
+    return halves[0], best
+
+
+class Halved:
+    """Some feeds of a data set that are told apart already.
+
+    Args:
+        feeds: each with the half that it belongs to.
+        of: feeds of the whole data set.
+    """
+
+    def __init__(self, feeds: Sequence[tuple[int, Values]], of: int) -> None:
+        self.feeds, self.of = feeds, of
+
+    def __iter__(self) -> Iterator[Values]:
+        return (feed for _, feed in self.feeds)
+
+
+def halved(fit: Iterable[Values]) -> Iterator[tuple[int, Values]]:
     """Feeds, and the half that each belongs to: samples of a source are told apart, other feeds alternate."""
-    if isinstance(fit, Source):
+    if isinstance(fit, Halved):
+        yield from fit.feeds
+    elif isinstance(fit, Source):
         for half, feeds in enumerate(fit.halves()):
             yield from ((half, feed) for feed in feeds)
     else:
@@ -90,8 +124,18 @@ def _step(layer: Layer, x: NDArray[Any], batches: int) -> int:
         return 1
     samples = batches * len(x)
     positions = samples * math.prod(axis.out for axis in axes_of(geometry, x.shape[2:]))
-    enough = positions / (_POSITIONS * layer.layout.goi[2])
-    return max(1, int(min(enough, samples / _SAMPLES)))
+    return one_in(samples, positions, layer.layout.goi[2])
+
+
+def one_in(samples: float, positions: float, columns: int) -> int:
+    """One in how many samples is enough for a convolution, see above.
+
+    Args:
+        samples: that there are.
+        positions: of them all.
+        columns: of the layer.
+    """
+    return max(1, int(min(positions / (_POSITIONS * columns), samples / _SAMPLES)))
 
 
 def _with_same_inputs(layers: Iterable[Layer], alone: Collection[str]) -> list[list[Layer]]:
@@ -170,6 +214,7 @@ class SequentialMoments:
         self.alone: set[str] = set()
         self._dense, self._cut = dense, cut
         self._halves: list[int] | None = [] if halves else None
+        self._of = fit.of if isinstance(fit, Halved) else None
         self._walk = StagedRun(runtime, plan, self._feeds(fit), budget // 2 if paired else budget)
         self._walk.step(dense)
         self._pruned: StagedRun | None = None
@@ -185,7 +230,7 @@ class SequentialMoments:
             yield from fit
             return
         self._halves.clear()
-        for half, feed in _halved(fit):
+        for half, feed in halved(fit):
             self._halves.append(half)
             yield feed
 
@@ -197,6 +242,10 @@ class SequentialMoments:
             layers: the stage's layers as they are in the pruned model, where sizes differ.
         """
         return self._gather(stage, list(stage.layers if layers is None else layers))[0]
+
+    def observe_halves(self, stage: Stage, layers: Iterable[Layer]) -> list[dict[str, Moments]]:
+        """The same, of each half of the samples."""
+        return self._gather(stage, list(layers), halved=True)
 
     def pass_by(self, stage: Stage, layers: Iterable[Layer] | None = None) -> None:
         """Let the dense walk move on as :meth:`observe` and :meth:`pose` do, to the same bits, unobserved."""
@@ -226,11 +275,7 @@ class SequentialMoments:
         found = {}
         for layer in layers:
             halves = first[layer.name], second.pop(layer.name)
-            best = chosen.get(layer.name)
-            if best is None:
-                best = _damping(layer, halves, model, damping)
-            halves[0].merge(halves[1])
-            found[layer.name] = halves[0], best
+            found[layer.name] = posed_of(layer, halves, model, damping, chosen.get(layer.name))
         return found
 
     def _gather(self, stage: Stage, layers: list[Layer], halved: bool = False) -> list[dict[str, Moments]]:
@@ -253,7 +298,7 @@ class SequentialMoments:
                 first, use = some[0], some[0].uses[0]
                 if first.name not in steps:
                     x = tapped[use.x] if len(first.uses) > 1 else before[use.x]
-                    steps[first.name] = _step(first, x, len(halves))
+                    steps[first.name] = _step(first, x, self._of or len(halves))
                 into, step = gathered[halves[number]][first.name], steps[first.name]
                 with threads_for(first.layout.goi[2]):
                     self._observe(stage, some, into, before, tapped, pruned, slice(None, None, step))

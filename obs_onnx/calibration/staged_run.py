@@ -10,23 +10,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.meter import running
 from obs_onnx.passes.graph.extract import extract
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.runtimes.base import Runtime, Session
-from obs_onnx.runtimes.onnxruntime import abreast
+from obs_onnx.runtimes.on_device import OnDevice
+from obs_onnx.runtimes.onnxruntime import OrtSession, abreast
 from obs_onnx.runtimes.sessions.block_session import is_large
 from obs_onnx.runtimes.sessions.partial_run import Values, open_part, run_feed
 
 __all__ = ["Part", "StagedRun"]
-
-Named = dict[str, NDArray[Any]]
 
 
 class Part:
@@ -45,17 +42,21 @@ class Part:
         self._session, self._outputs, self._computed = session, list(outputs), list(computed)
         self._at_once = at_once
 
-    def __call__(self, batch: Values) -> Named:
-        """What it gives for a batch."""
-        computed = run_feed(self._session, batch, self._computed) if self._session else {}
-        return {name: computed[name] if name in computed else batch[name] for name in self._outputs}
+    def __call__(self, batch: Values) -> Values:
+        """What it gives for a batch; it stays on the device of the runtime, if that has one of its own."""
+        if isinstance(self._session, OrtSession) and self._session.device is not None:
+            held = batch.held if isinstance(batch, OnDevice) else batch
+            computed = self._session.run_bound(batch, self._computed)
+            return OnDevice({**held, **computed.held}).only(self._outputs)
+        known = run_feed(self._session, batch, self._computed) if self._session else {}
+        return {name: known[name] if name in known else batch[name] for name in self._outputs}
 
-    def each(self, batches: Iterable[Values]) -> Iterator[Named]:
+    def each(self, batches: Iterable[Values]) -> Iterator[Values]:
         """What it gives for each batch, in order; the next ones run while one is looked at."""
         if self._session is None or self._at_once == 1:
             yield from map(self, batches)
             return
-        ahead: deque[Future[Named]] = deque()
+        ahead: deque[Future[Values]] = deque()
         with ThreadPoolExecutor(self._at_once) as pool:
             for batch in batches:
                 ahead.append(pool.submit(self, batch))
@@ -65,7 +66,12 @@ class Part:
                 yield _awaited(ahead.popleft())
 
 
-def _awaited(run: Future[Named]) -> Named:
+def _some(values: Values, names: Sequence[str]) -> Values:
+    """Some values, where they are."""
+    return values.only(names) if isinstance(values, OnDevice) else {name: values[name] for name in names}
+
+
+def _awaited(run: Future[Values]) -> Values:
     """What a run in another thread gives; this one is charged with the time until then."""
     with running():
         return run.result()
@@ -150,6 +156,6 @@ class StagedRun:
         run = self.part(model, [*target, *taps])
         for number, values in enumerate(run.each(self._batches)):
             if visit is not None:
-                visit(number, self._batches[number], {name: values[name] for name in taps})
-            self._batches.replace(number, {name: values[name] for name in target})
+                visit(number, self._batches[number], _some(values, taps))
+            self._batches.replace(number, _some(values, target))
         self._index = to

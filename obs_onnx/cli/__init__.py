@@ -10,7 +10,6 @@ import os
 
 import click
 
-from obs_onnx import __version__
 from obs_onnx.cli.errors import Lazy, Program
 from obs_onnx.cli.saved.completion import SHELLS, install_completion
 
@@ -30,12 +29,19 @@ _COMMANDS = {
     "inspect": Lazy(
         "inspect:inspect", "Show the layers and channels of MODEL, and what is left alone and why."
     ),
+    "join": Lazy(
+        "prune:join",
+        "Write MODELS, an encoder and its decoders in the order in which they run, as one model.",
+    ),
     "pareto": Lazy("pareto:pareto", "Write the frontier of smaller models of MODEL."),
     "prune": Lazy("prune:prune", "Prune MODEL and write a smaller one."),
     "quantize": Lazy("prune:quantize", "Write MODEL in integers, and compare both."),
     "replay": Lazy("prune:replay", "Remove the channels that KEEP, a keep.json, leaves out from MODEL."),
-    "report": Lazy("saved.show:report", "Show RESULT, the JSON of a prune, and write it as a page."),
+    "report": Lazy(
+        "saved.show:report", "Show RESULT, the JSON of a prune or a pareto, and write it as a page."
+    ),
     "score": Lazy("score:score", "Score the channels of MODEL."),
+    "split": Lazy("prune:split", "Write the files that MODEL was joined of, with the sizes that are left."),
 }
 
 
@@ -44,7 +50,7 @@ _COMMANDS = {
     lazy=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(__version__, prog_name="obs-onnx")
+@click.version_option(package_name="obs-onnx", prog_name="obs-onnx")
 @click.option(
     "--install-completion",
     type=click.Choice(("auto", *SHELLS)),

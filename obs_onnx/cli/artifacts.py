@@ -9,7 +9,7 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import Behind
-from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.artifacts import ArtifactsOptions
 
@@ -20,7 +20,8 @@ __all__ = ["artifacts"]
 @click.argument("model")
 @options_from(ArtifactsOptions)
 @JSON
-def artifacts(model: str, output: str, json_path: str | None, **options: Any) -> None:
+@QUIET
+def artifacts(model: str, output: str, json_path: str | None, silent: bool, **options: Any) -> None:
     """Write what onnxruntime needs to train MODEL on a device.
 
     DIR gets training_model.onnx, eval_model.onnx, optimizer_model.onnx and checkpoint. Needs
@@ -40,5 +41,6 @@ def artifacts(model: str, output: str, json_path: str | None, **options: Any) ->
         "zeros": result.masked,
         "gradient_error": result.gradient_error,
     }
-    behind.run("the result was not shown", lambda: report.print_evaluation(shown))
+    if not silent:
+        behind.run("the result was not shown", lambda: report.print_evaluation(shown))
     behind.end()

@@ -9,11 +9,12 @@ import click
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import Behind, tell
-from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, Command, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, options_from
 from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.finetune import FinetuneOptions
 from obs_onnx.io.paths import finetuned_path
+from obs_onnx.passes.printable import printable
 
 __all__ = ["finetune"]
 
@@ -23,9 +24,10 @@ __all__ = ["finetune"]
 @OUT
 @options_from(FinetuneOptions)
 @JSON
+@SUMMARY
 @CONFIG
 @QUIET
-def finetune(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
+def finetune(model: str, json_path: str | None, brief: bool, silent: bool, **options: Any) -> None:
     """Train MODEL a little; zeros of a pruned model stay zeros.
 
     OUT is the same as --output.
@@ -46,8 +48,10 @@ def finetune(model: str, json_path: str | None, silent: bool, **options: Any) ->
         "steps": result.steps,
         "ms_per_step": result.ms_per_step,
     }
-    if not silent:
+    if brief:
+        behind.run("the result was not shown", lambda: click.echo(printable(result.summary())))
+    elif not silent:
         behind.run("the result was not shown", lambda: report.print_evaluation(shown))
-    for note in () if silent else result.notes:
+    for note in () if silent or brief else result.notes:
         tell(f"note: {note}")
     behind.end()

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 import obs_onnx
-from obs_onnx.cli.options import OUT, Command, options_from
+from obs_onnx.cli.options import OUT, QUIET, Command, options_from
 from obs_onnx.entrypoints.options.gradient import GradientOptions
 
 __all__ = ["gradient"]
@@ -17,7 +17,8 @@ __all__ = ["gradient"]
 @click.argument("model")
 @OUT
 @options_from(GradientOptions)
-def gradient(model: str, **options: Any) -> None:
+@QUIET
+def gradient(model: str, silent: bool, **options: Any) -> None:
     """Write MODEL with a loss and its gradients as further outputs, made of standard operators.
 
     OUT is the same as --output.

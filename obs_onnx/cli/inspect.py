@@ -8,7 +8,7 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.options import JSON, Command, options_from
+from obs_onnx.cli.options import JSON, QUIET, Command, options_from
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.inspect import InspectOptions
 
@@ -19,19 +19,21 @@ __all__ = ["inspect"]
 @click.argument("model")
 @JSON
 @options_from(InspectOptions)
-def inspect(model: str, json_path: str | None, **options: Any) -> None:
+@QUIET
+def inspect(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
     """Show the layers and channels of MODEL, and what is left alone and why."""
     check_files(model, InspectOptions(**options), json_path=json_path)
     result = obs_onnx.inspect(model, **options)
-    report.print_inspection(
-        model,
-        result.layers,
-        result.frozen,
-        result.totals,
-        groups=result.groups,
-        frozen_channels=result.frozen_channels,
-        shapes=result.shapes,
-        free=result.free,
-    )
+    if not silent:
+        report.print_inspection(
+            model,
+            result.layers,
+            result.frozen,
+            result.totals,
+            groups=result.groups,
+            frozen_channels=result.frozen_channels,
+            shapes=result.shapes,
+            free=result.free,
+        )
     if json_path:
         report.write_json(json_path, result.to_json())

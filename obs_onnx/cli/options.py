@@ -204,6 +204,15 @@ JSON = click.option(
     type=WrittenFile(),
     help="Write the result as JSON.",
 )
+PAGE = click.option(
+    "--report",
+    "html_path",
+    cls=TitledOption,
+    metavar="PATH.html",
+    form="file",
+    type=WrittenFile(),
+    help="Write the result as a page.",
+)
 QUIET = click.option(
     "-q", "--quiet", "silent", cls=TitledOption, is_flag=True, help="Show nothing but errors."
 )

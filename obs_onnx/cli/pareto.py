@@ -8,12 +8,13 @@ import click
 
 import obs_onnx
 from obs_onnx import report
-from obs_onnx.cli.errors import EXIT_TARGET, Behind, tell
-from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, Command, options_from
+from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell
+from obs_onnx.cli.options import CONFIG, JSON, OUT, PAGE, QUIET, SUMMARY, Command, options_from
 from obs_onnx.cli.values import beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.pareto import ParetoOptions
 from obs_onnx.io.paths import frontier_folder
+from obs_onnx.passes.printable import printable
 
 __all__ = ["pareto"]
 
@@ -23,9 +24,13 @@ __all__ = ["pareto"]
 @OUT
 @options_from(ParetoOptions)
 @JSON
+@PAGE
+@SUMMARY
 @CONFIG
 @QUIET
-def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> None:
+def pareto(
+    model: str, json_path: str | None, html_path: str | None, brief: bool, silent: bool, **options: Any
+) -> None:
     """Write the frontier of smaller models of MODEL: latency against output error or accuracy.
 
     One calibration serves all. FOLDER, or OUT, gets the models that no other one dominates, pareto.json and
@@ -33,13 +38,21 @@ def pareto(model: str, json_path: str | None, silent: bool, **options: Any) -> N
     written is right, yet something behind it failed.
     """
     options["output"] = options["output"] or beside(model, frontier_folder)
-    check_files(model, ParetoOptions(**options), json_path=json_path)
+    check_files(model, ParetoOptions(**options), json_path=json_path, html_path=html_path)
     progress = report.terminal_progress(silent=silent)
-    frontier = obs_onnx.pareto(model, progress=progress, **options).frontier
+    found = obs_onnx.pareto(model, progress=progress, **options)
+    frontier = found.frontier
     behind = Behind(frontier.output, frontier.failures)
     if json_path:
         behind.run(f"{json_path} was not written", lambda: report.write_json(json_path, frontier.to_json()))
-    if not silent:
+    if html_path:
+        behind.run(
+            f"{html_path} was not written",
+            lambda: report.write_frontier_page(html_path, frontier, command_line()),
+        )
+    if brief:
+        behind.run("the frontier was not shown", lambda: click.echo(printable(found.summary())))
+    elif not silent:
         behind.run("the frontier was not shown", lambda: report.print_frontier(frontier))
     if not frontier.kept:
         tell("nothing was found that costs less and is not dominated")

@@ -1,16 +1,19 @@
-"""``obs-onnx prune``; ``replay``, which removes what a prune has removed; ``quantize``."""
+"""``obs-onnx prune``; ``replay``, which removes what a prune has; ``quantize``; ``join``, ``split``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
+import onnx_ir as ir
 
 import obs_onnx
 from obs_onnx import report
 from obs_onnx.cli.errors import EXIT_TARGET, Behind, command_line, tell, verbose
-from obs_onnx.cli.options import CONFIG, JSON, OUT, QUIET, SUMMARY, Command, TitledOption, options_from
+from obs_onnx.cli.options import CONFIG, JSON, OUT, PAGE, QUIET, SUMMARY, Command, options_from
 from obs_onnx.cli.values import WrittenFile, beside
 from obs_onnx.entrypoints.files import check_files
 from obs_onnx.entrypoints.options.prune import PruneOptions
@@ -18,9 +21,10 @@ from obs_onnx.entrypoints.options.quantize import QuantizeOptions
 from obs_onnx.entrypoints.options.replay import ReplayOptions
 from obs_onnx.io.atomic_files import noted
 from obs_onnx.io.paths import pruned_path, quantized_path
+from obs_onnx.passes.graph.inputs import real_inputs
 from obs_onnx.passes.printable import printable
 
-__all__ = ["prune", "quantize", "replay"]
+__all__ = ["join", "prune", "quantize", "replay", "split"]
 
 
 @click.command(cls=Command)
@@ -28,15 +32,7 @@ __all__ = ["prune", "quantize", "replay"]
 @OUT
 @options_from(PruneOptions)
 @JSON
-@click.option(
-    "--report",
-    "html_path",
-    cls=TitledOption,
-    metavar="PATH.html",
-    form="file",
-    type=WrittenFile(),
-    help="Write the result as a page.",
-)
+@PAGE
 @SUMMARY
 @CONFIG
 @QUIET
@@ -77,16 +73,44 @@ def prune(
 @click.argument("model")
 @OUT
 @options_from(ReplayOptions)
-def replay(keep: str, model: str, **options: Any) -> None:
+@QUIET
+def replay(keep: str, model: str, silent: bool, **options: Any) -> None:
     """Remove the channels that KEEP, a keep.json, leaves out from MODEL; nothing is refitted.
 
     OUT is the same as --output.
     """
     options["output"] = options["output"] or beside(model, pruned_path)
     result = obs_onnx.replay(model, keep, **options)
-    report.print_evaluation({"model": model, "output": str(result.output)})
-    for note in result.notes:
+    if not silent:
+        report.print_evaluation({"model": model, "output": str(result.output)})
+    for note in () if silent else result.notes:
         tell(note)
+
+
+@click.command(cls=Command)
+@click.argument("models", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=WrittenFile(), metavar="PATH", help="The one model.")
+def join(models: tuple[str, ...], output: str) -> None:
+    """Write MODELS, an encoder and its decoders in the order in which they run, as one model to prune.
+
+    The one model takes what no earlier file gives. split writes its files again.
+    """
+    found = obs_onnx.join(models, output)
+    inputs, outputs = (", ".join(str(value.name) for value in values) for values in _ports(found))
+    click.echo(printable(f"{output} takes {inputs} and gives {outputs}"))
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@click.option("-o", "--output", required=True, metavar="FOLDER", help="A new folder for the files.")
+def split(model: str, output: str) -> None:
+    """Write the files that MODEL was joined of, with the sizes that are left, into a folder."""
+    for name in obs_onnx.split(model, output):
+        click.echo(printable(str(Path(output) / f"{name}.onnx")))
+
+
+def _ports(model: ir.Model) -> tuple[Sequence[ir.Value], Sequence[ir.Value]]:
+    return real_inputs(model), model.graph.outputs
 
 
 @click.command(cls=Command)

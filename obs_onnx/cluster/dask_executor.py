@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
-from obs_onnx.cluster.remote import Outcome, worker_function
+from obs_onnx.cluster.executor import merged_in_pairs
+from obs_onnx.cluster.remote import Outcome, merging_function, worker_function
 from obs_onnx.cluster.versions import differences, refused
 from obs_onnx.passes.errors import OptionError, boundary, named
 
@@ -47,12 +49,12 @@ class DaskExecutor:
             OptionError: the cluster is gone, or cannot do a task.
         """
         work, wanted, rest = worker_function(), dict(self.wanted), iter(tasks)
-        most = _AHEAD * max(1, sum(self.client.nthreads().values()))
+        most = _AHEAD * self.width
         begun: deque[Any] = deque()
         try:
             while True:
                 for task in islice(rest, most - len(begun)):
-                    content = pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
+                    content = _pickled(task)
                     del task
                     with self._trouble():
                         begun.append(self.client.submit(work, content, wanted, pure=False, retries=_RETRIES))
@@ -64,6 +66,36 @@ class DaskExecutor:
         finally:
             if begun:
                 self.client.cancel(list(begun), force=True)
+
+    @property
+    def width(self) -> int:
+        """See :class:`~obs_onnx.cluster.executor.Executor`."""
+        return max(1, sum(map(int, self.client.nthreads().values())))
+
+    def reduce(self, tasks: Sequence[Callable[[], T]], merge: Callable[[T, T], T]) -> T:
+        """See :class:`~obs_onnx.cluster.executor.Executor`; what is merged goes from worker to worker.
+
+        Raises:
+            OptionError: the cluster is gone, or cannot do a task.
+        """
+        work, both, content = worker_function(), merging_function(), _pickled(merge)
+        submit = partial(self.client.submit, pure=False, retries=_RETRIES)
+        begun = list[Any]()
+        try:
+            with self._trouble():
+                for task in tasks:
+                    begun.append(submit(work, _pickled(task), dict(self.wanted)))
+
+            def merged(first: Any, second: Any) -> Any:
+                begun.append(submit(both, content, first, second))
+                return begun[-1]
+
+            with self._trouble():
+                last = merged_in_pairs(list(begun), merged)
+            found: T = self._result(last)
+            return found
+        finally:
+            self.client.cancel(begun, force=True)
 
     def _result(self, future: Any) -> Any:
         with self._trouble():
@@ -78,3 +110,7 @@ class DaskExecutor:
 
     def _trouble(self) -> AbstractContextManager[None]:
         return boundary(f"{named('cluster', self.cluster)} failed", OptionError)
+
+
+def _pickled(value: object) -> bytes:
+    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal
 
-__all__ = ["Outcome", "worker_function"]
+__all__ = ["Outcome", "merging_function", "worker_function"]
 
 Outcome = tuple[Literal["gave", "raised", "refused"], Any]
 """What a task gave, the exception that it raised, or the host that has other versions, with those."""
@@ -37,6 +37,23 @@ def worker_function() -> Callable[[bytes, Mapping[str, str]], Outcome]:
             return "refused", (socket.gethostname(), found)
         try:
             return "gave", pickle.loads(content)()
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            return "raised", error
+
+    return work
+
+
+def merging_function() -> Callable[[bytes, Outcome, Outcome], Outcome]:
+    """A function of a pickled merge, and of what two tasks gave, which stays on workers meanwhile."""
+
+    def work(content: bytes, first: Outcome, second: Outcome) -> Outcome:
+        for how, value in (first, second):
+            if how != "gave":
+                return how, value
+        try:
+            return "gave", pickle.loads(content)(first[1], second[1])
         except (MemoryError, OSError):
             raise
         except Exception as error:

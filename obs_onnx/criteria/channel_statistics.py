@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,10 @@ from scipy.sparse import csr_array
 from obs_onnx.calibration.layer_problem import LayerProblem
 from obs_onnx.calibration.layer_weights import LayerWeights, stored
 from obs_onnx.calibration.second_moments import Moments
-from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.calibration.sequential_moments import SequentialMoments, posed_of
+from obs_onnx.calibration.sharded_moments import sharded_moments
 from obs_onnx.calibration.shelf import Shelf
+from obs_onnx.cluster.executor import IN_TURN, Executor
 from obs_onnx.criteria.gate_derivatives import GateDerivatives
 from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives
@@ -111,6 +113,8 @@ class ChannelStatistics:
         budget: bytes of activations in memory.
         damping: of the second moments, relative.
         seed: of what is random.
+        executor: who gathers moments, where several processes can.
+        memory: bytes that these may take then in all.
     """
 
     def __init__(
@@ -126,6 +130,8 @@ class ChannelStatistics:
         damping: float,
         seed: int = 0,
         task: str = AUTO,
+        executor: Executor = IN_TURN,
+        memory: int = 0,
     ) -> None:
         planned = {layer.name for stage in plan.stages for layer in stage.layers}
         self.model, self.coupling = model, coupling
@@ -133,6 +139,7 @@ class ChannelStatistics:
         self.seed = seed
         self._runtime, self._plan, self._fit = runtime, plan, fit
         self._budget, self._damping = budget, damping
+        self._executor, self._memory = executor, memory
         self._posed: dict[str, LayerProblem] = {}
         self._columns: dict[int, list[Consumption]] = {}
         self._lessons = LabelledBatches(runtime, model, fit, seed, task)
@@ -171,10 +178,16 @@ class ChannelStatistics:
     def moments(self) -> Mapping[str, tuple[Moments, float]]:
         """Second moments of the inputs of all layers that read channels, and damping; one pass of data."""
         reading = {c.layer.name for group in self.coupling.groups for c in self.consumers(group)}
+        found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _apart, _together)
+        if (shared := self._shared(reading)) is not None:
+            for layer in self.layers:
+                if layer.name in shared:
+                    first, second = shared.pop(layer.name)
+                    found[layer.name] = posed_of(layer, (first, second), self.model, self._damping)
+            return found
         prefixes = SequentialMoments(
             self._runtime, self.model, self._plan, self._fit, self._budget, paired=False, halves=True
         )
-        found = Shelf[tuple[Moments, float]](self._budget // _MOMENTS, _apart, _together)
         mapped = is_weighty(self.model)
         for stage in self._plan.stages:
             layers = [layer for layer in stage.layers if layer.name in reading]
@@ -184,6 +197,14 @@ class ChannelStatistics:
             if mapped:
                 let_go(self.model)
         return found
+
+    def _shared(self, names: Collection[str]) -> dict[str, list[Moments]] | None:
+        """Moments of two halves of the data that other processes gathered, where there are some."""
+        layers = [layer for layer in self.layers if layer.name in names]
+        return sharded_moments(
+            self._runtime, self.model, self._plan, self._fit, layers,
+            told_apart=True, executor=self._executor, memory=self._memory,
+        )  # fmt: skip
 
     def signal(self, group: Group) -> list[tuple[Signal, csr_array]]:
         """Inputs of the group's consumers, each with the elements (channels, C) that go with each channel."""

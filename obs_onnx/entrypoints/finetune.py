@@ -36,6 +36,7 @@ from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.canonicalize import canonicalize, plain
 from obs_onnx.passes.errors import DataError, VerificationError, boundary
 from obs_onnx.passes.graph.set_weights import SetWeights
+from obs_onnx.report import format as fmt
 from obs_onnx.runtimes import Session
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
@@ -87,6 +88,15 @@ class FinetuneReport:
     options: Mapping[str, object] = field(default_factory=dict)
     schema: int = 1
 
+    def summary(self) -> str:
+        """The run in one line."""
+        before, after = self.before, self.after
+        parts = [f"loss {fmt.error(before.loss)} -> {fmt.error(after.loss)}"]
+        if before.accuracy is not None and after.accuracy is not None:
+            parts.append(f"accuracy {fmt.percent(before.accuracy, 2)} -> {fmt.percent(after.accuracy, 2)}")
+        parts.append(f"{self.steps:,} steps of {fmt.milliseconds(self.ms_per_step)}")
+        return f"{self.model} -> {self.output or 'memory'}: {', '.join(parts)}"
+
     def to_json(self) -> object:
         """All fields, ready for JSON."""
         return jsonable(self)
@@ -94,7 +104,12 @@ class FinetuneReport:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """What :func:`finetune` returns."""
+    """What :func:`finetune` returns.
+
+    Attributes:
+        model: the trained one.
+        report: how it went.
+    """
 
     model: ir.Model
     report: FinetuneReport

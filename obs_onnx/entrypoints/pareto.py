@@ -38,6 +38,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless
 from obs_onnx.pruning.channels.plan import ChannelPlan, ChannelStrategy
 from obs_onnx.pruning.channels.round import Round
+from obs_onnx.pruning.forecast.forecast import UNKNOWN
 from obs_onnx.pruning.frontier.points import (
     Candidate,
     checked,
@@ -53,6 +54,7 @@ from obs_onnx.pruning.language.cache_config import new_configs
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.report.frontier_plot import check_matplotlib, write_frontier
+from obs_onnx.report.frontier_table import frontier_line
 from obs_onnx.results.benchmark import Benchmark
 from obs_onnx.results.frontier import Frontier, Point, undominated
 from obs_onnx.runtimes.sessions.partial_run import timable
@@ -74,6 +76,10 @@ class Pareto:
 
     frontier: Frontier
     models: tuple[ir.Model, ...]
+
+    def summary(self) -> str:
+        """The frontier in one line."""
+        return frontier_line(self.frontier)
 
 
 @takes(ParetoOptions)
@@ -116,8 +122,12 @@ def _found(
     calibrated = continued(inputs, calibrated, options, "pareto")
     calibrated = replace(calibrated, work=calibrated.work.by(executor))
     recorder.reached("open")
-    if note := plan.cost_note(calibrated):
-        options.shown.say(note)
+    expected = tried(
+        "nothing is forecast",
+        lambda: plan.forecast(calibrated, targets, 1, recorder, options.points),
+        UNKNOWN,
+    )
+    options.shown.say(expected.value.note)
 
     search = _search(plan, calibrated, by, options, recorder)
     timed = tried(

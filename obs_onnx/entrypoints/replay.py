@@ -80,6 +80,12 @@ def replay(model: ModelLike, options: ReplayOptions) -> Replayed:
     check_files(model, options)
     original, name, path = open_model(model, None)
     file, source = _read(options.keep)
+    if file.get("rotated"):
+        raise DataError(
+            f"{source} names channels that {name} does not have: {', '.join(file['rotated'])} "
+            f"were rotated to other axes before they were cut; prune with --no-rotate "
+            "for a plan that can be replayed"
+        )
     runtime = calibration_runtime(options.runtime, options.threads, options.custom_ops)
     fewer = _fewer(file)
     tokens = None if fewer is None else fewer.tokens

@@ -36,10 +36,11 @@ def figures(
         demand: what one run takes.
         compressed: also the size of the files as a zip would hold them.
     """
-    count = nonzero = 0
+    count = nonzero = size = 0
     for one in parameters(opened(model)):
         count += one.size
         nonzero += one.nonzero
+        size += one.nbytes
         let_go_of(one.tensor)
     files = [] if path is None else files_of(path)
     return Figures(
@@ -48,6 +49,8 @@ def figures(
         macs=None if demand is None else demand.macs,
         peak_activation_bytes=None if demand is None else demand.peak.bytes,
         file_bytes=sum(file.stat().st_size for file in files) if files else None,
+        weight_bits=8 * size / count if count else None,
+        integer_macs=demand.integer_macs / demand.macs if demand is not None and demand.macs else None,
         compressed_bytes=compressed_bytes(files) if files and compressed else None,
         accuracy=accuracy,
         metric=metric,

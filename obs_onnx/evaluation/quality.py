@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from obs_onnx.data.feeds import Array, Feed, is_float
+from obs_onnx.data.feeds import Array, Feed, TensorSpec, is_float
 from obs_onnx.data.open_source import Source
+from obs_onnx.evaluation.changed_samples import Changed, ChangedClasses
 from obs_onnx.evaluation.data_checks import guesses
 from obs_onnx.evaluation.measures.class_counts import ClassCounts
 from obs_onnx.evaluation.measures.class_scores import classes_of
@@ -27,7 +28,7 @@ from obs_onnx.evaluation.measures.metric import MIOU, Collected, Metric
 from obs_onnx.evaluation.measures.options import AUTO, EMBEDDING
 from obs_onnx.evaluation.measures.parts import ErrorSums
 from obs_onnx.evaluation.measures.yardstick import Yardstick, read_outputs
-from obs_onnx.passes.errors import DataError
+from obs_onnx.passes.errors import DataError, named
 from obs_onnx.results.pruning import PartError
 from obs_onnx.runtimes import Session
 
@@ -51,6 +52,7 @@ class Evaluation:
         metric: what the user's own function says.
         alerts: what makes all this doubtful, of a model that is measured by itself.
         notes: what else the reader should know of the data.
+        changed: some of the samples that the reference puts into another class, those it was surest of first.
     """
 
     samples: int
@@ -65,6 +67,7 @@ class Evaluation:
     metric: float | None = None
     alerts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    changed: tuple[Changed, ...] = ()
 
     def figure(self, metric: Metric) -> float | None:
         """What was measured of a metric."""
@@ -74,7 +77,7 @@ class Evaluation:
 
     def to_json(self) -> dict[str, Any]:
         """The fields that apply, ready for JSON; those about parts only for several of them."""
-        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "changed"}
         if self.task == AUTO:
             del fields["task"]
         for name in ("alerts", "notes"):
@@ -100,6 +103,7 @@ class Tally:
         self._classes = ClassCounts(yardstick)
         self._errors = ErrorSums(yardstick.parts)
         self._cosines: list[float] = []
+        self._changed = ChangedClasses(yardstick.scores)
 
     def add(
         self,
@@ -135,6 +139,7 @@ class Tally:
             _check(name, outputs[name], y, name in free)
         self._errors.add(reference, outputs)
         self._classes.add_reference(outputs, reference)
+        self._changed.add(outputs, reference)
         if self._yardstick.task == EMBEDDING:
             for part_output in dict.fromkeys(part.output for part in self._yardstick.parts):
                 self._cosines += _cosines(reference[part_output], outputs[part_output])
@@ -177,6 +182,7 @@ class Tally:
             agreement=self._classes.agreement,
             measures=measures,
             metric=metric,
+            changed=self._changed.found,
         )
 
 
@@ -271,15 +277,31 @@ def paired(session: Session, reference: Session) -> dict[str, str]:
             f"the models take different inputs ({', '.join(spec.name for spec in session.inputs)} and "
             f"{', '.join(spec.name for spec in reference.inputs)}): only models with the same can be compared"
         )
-    mine, theirs = ([spec.name for spec in one.outputs] for one in (session, reference))
+    mine, theirs = ({spec.name: spec for spec in one.outputs} for one in (session, reference))
     if set(mine) <= set(theirs):
-        return {name: name for name in mine}
-    if len(mine) == len(theirs):
-        return dict(zip(mine, theirs, strict=True))
-    raise DataError(
-        f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
-        "only models with the same can be compared"
-    )
+        pairs = {name: name for name in mine}
+    elif len(mine) == len(theirs):
+        pairs = dict(zip(mine, theirs, strict=True))
+    else:
+        raise DataError(
+            f"the models have different outputs ({', '.join(mine)} and {', '.join(theirs)}): "
+            "only models with the same can be compared"
+        )
+    if any(np.issubdtype(spec.dtype, np.integer) for spec in reference.inputs):
+        for name, other in pairs.items():
+            _check_tokens(mine[name], theirs[other])
+    return pairs
+
+
+def _check_tokens(output: TensorSpec, reference: TensorSpec) -> None:
+    """Refuse scores of other tokens before anything runs: a smaller vocabulary lacks ids of a larger one."""
+    ours, theirs = ((spec.shape or (None,))[-1] for spec in (output, reference))
+    if isinstance(ours, int) and isinstance(theirs, int) and ours != theirs and is_float(reference.dtype):
+        raise DataError(
+            f"output {output.name!r} scores {ours} tokens or classes, the other model's {theirs}: only "
+            f"models with the same ones can be compared (how far {named('vocabulary')} leads away from the "
+            "larger model stands in its report)"
+        )
 
 
 def _free(session: Session, reference: Session) -> set[str]:

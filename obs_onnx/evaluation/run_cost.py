@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from obs_onnx.passes.costs.macs import count_macs
+from obs_onnx.passes.costs.macs import in_integers, macs_per_node
 from obs_onnx.passes.costs.memory import Peak, lifetimes, peak_memory
 from obs_onnx.runtimes import Runtime
 from obs_onnx.runtimes.sessions.partial_run import Values, every_value
@@ -26,15 +26,21 @@ class RunCost:
 
     Attributes:
         macs: multiply-accumulates.
+        integer_macs: of them, those that may be computed in integers.
         peak: memory of activations.
         sizes: bytes of every value, by name.
         activations: of them, bytes of those that follow from the inputs and take memory of their own.
+        shapes: of every value, by name.
+        nodes: multiply-accumulates of each node that has any, by name.
     """
 
     macs: int
     peak: Peak
     sizes: Mapping[str, int]
     activations: tuple[int, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    nodes: Mapping[str, int] = field(default_factory=dict)
+    integer_macs: int = 0
 
     def samples(self, memory: int) -> int:
         """How many samples to run at once, if this is what one of them takes.
@@ -55,6 +61,8 @@ def measured(runtime: Runtime, model: ir.Model, sample: Values) -> RunCost:
     """What a run of a canonical model on ``sample`` takes, from the shapes that every value really has."""
     found = every_value(runtime, model, sample)
     sizes = {name: array.nbytes for name, array in found.items()}
-    macs = count_macs(model, {name: array.shape for name, array in found.items()})
+    shapes = {name: array.shape for name, array in found.items()}
+    nodes = macs_per_node(model, shapes)
+    integers = sum(nodes.get(str(node.name), 0) for node in model.graph if in_integers(node))
     own = tuple(sizes.get(str(value.name), 0) for value in lifetimes(model.graph))
-    return RunCost(macs, peak_memory(model, sizes), sizes, own)
+    return RunCost(sum(nodes.values()), peak_memory(model, sizes), sizes, own, shapes, nodes, integers)

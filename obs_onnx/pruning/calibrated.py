@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -40,6 +39,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, Session
 from obs_onnx.runtimes.machine import activation_budget, working_memory
 from obs_onnx.runtimes.sessions.partial_run import Values, open_whole
+from obs_onnx.runtimes.tool import Tool
 from obs_onnx.verification.checker import complaints
 from obs_onnx.verification.front import Front
 from obs_onnx.work.same_run import work_of
@@ -159,6 +159,7 @@ class Calibrated:
         stopwatch: times models where latency is a target.
         rounding: relative difference that rounding may make of the outputs.
         work: where finished pieces of the run are kept.
+        tool: tells costs, if one does.
     """
 
     dense: DenseModel
@@ -169,6 +170,7 @@ class Calibrated:
     stopwatch: Stopwatch | None = None
     rounding: float = 1e-5
     work: Work = NOWHERE
+    tool: Tool | None = None
 
     @property
     def yardstick(self) -> Yardstick:
@@ -180,25 +182,6 @@ class Calibrated:
         """The same, as many samples as the model takes as it came in, and as its files take."""
         batch, feed = self.dense.batch, self.timing
         return feed if batch is None or feed is None else fitted(feed, batch.inputs, batch.size)
-
-    def cost_note(self, what: str, parts: int) -> str:
-        """What measuring so many parts of the model will cost, from one timed batch."""
-        dense, data, effort = self.dense, self.data, self.budget.effort
-        feed = data.first
-        start = time.perf_counter()
-        dense.session.run(feed)
-        rows = max((array.shape[0] for array in feed.values() if array.ndim), default=1)
-        per_sample = (time.perf_counter() - start) / max(rows, 1)
-        samples = effort.samples
-        if data.fit.count is not None:
-            samples = min(samples, int(data.fit.count * _DAMAGE_SHARE))
-        nodes = len(dense.model.graph)
-        levels, samples = effort.bounded(parts, dense.cost.macs, nodes, samples, dense.rows)
-        runs = parts * levels * samples / 2 + 4 * (data.fit.count or samples)
-        return (
-            f"measuring {parts} {what} at {levels} levels or more on {samples} samples: "
-            f"about {runs * per_sample:.0f} s of inference"
-        )
 
 
 def calibrate(
@@ -263,6 +246,7 @@ def calibrate(
         timing,
         stopwatch,
         _ROUNDING if all(array.dtype.itemsize > 2 for array in answer.values()) else _COARSE,
+        tool=inputs.tool,
     )
 
 

@@ -18,7 +18,7 @@ from obs_onnx.data.open_source import open_source
 from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.free_batch import find_free_batch
 from obs_onnx.evaluation.run_cost import MOST_SAMPLES
-from obs_onnx.io.onnx_file import ModelLike, open_model
+from obs_onnx.io.onnx_file import ModelLike, open_model, serialize
 from obs_onnx.io.paths import calibration_of, configs_beside, tokenizer_beside
 from obs_onnx.passes.batch.free_batch import FreeBatch
 from obs_onnx.passes.canonical.fixed_numbers import random_nodes
@@ -38,6 +38,7 @@ from obs_onnx.pruning.options import SearchOptions
 from obs_onnx.runtimes import Runtime, calibration_runtime, open_runtime
 from obs_onnx.runtimes.observed_shapes import declare_shapes
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.runtimes.tool import Tool, ToolRuntime
 from obs_onnx.verification.front import Front, find_front
 
 __all__ = ["Inputs", "check_fixed_batch", "load", "open_calibration"]
@@ -57,6 +58,7 @@ class Inputs:
         path: its file, or None.
         runtime: where models are calibrated and judged, with the same random numbers in every run.
         target: where latency counts.
+        tool: tells costs, if one does.
         sizes: values of named free sizes of inputs that the model implies.
         fewer: tokens that stay, where the vocabulary was cut; :attr:`original` is the model with these.
     """
@@ -70,6 +72,7 @@ class Inputs:
     target: Runtime
     sizes: Mapping[str, int] = field(default_factory=dict)
     fewer: FewerTokens | None = None
+    tool: Tool | None = None
 
     @property
     def model(self) -> ir.Model:
@@ -114,7 +117,9 @@ class Inputs:
         return model if self.batch is None else self.batch.put_back(model)
 
 
-def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None) -> Inputs:
+def load(
+    model: ModelLike, options: SearchOptions, vocabulary: str | None = None, cost: str | None = None
+) -> Inputs:
     """Open a model and the runtimes that ``options`` name.
 
     Args:
@@ -122,6 +127,7 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
         options: of the run.
         vocabulary: which tokens stay, see :func:`obs_onnx.pruning.language.fewer_tokens.reduced`; None for
             all.
+        cost: a command that tells costs.
 
     Raises:
         ModelError, DataError, OptionError, MissingRuntimeError: bad input.
@@ -129,6 +135,9 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
     original, name, path = open_model(model, None)
     given = options.runtime, options.threads, options.custom_ops
     target, here = open_runtime(*given), calibration_runtime(*given)
+    tool = None if cost is None else Tool(cost)
+    if tool is not None and tool.costs(serialize(original)).latency_ms is not None:
+        target = ToolRuntime(target, tool)
     fixed = with_fixed(original, options.fix)
     if isinstance(here, OrtRuntime) and any(random_nodes(fixed)):
         here = here.steadied()
@@ -148,7 +157,9 @@ def load(model: ModelLike, options: SearchOptions, vocabulary: str | None = None
     front = find_front(here, fixed if caches is None else caches.inner(fixed), options.cut)
     front = replace(front, caches=caches)
     shaped = declare_shapes(lambda: here, front.model, sample if again else None)
-    return Inputs(front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes, fewer)
+    return Inputs(
+        front, shaped, find_free_batch(here, shaped, read), name, path, here, target, sizes, fewer, tool
+    )
 
 
 def _with_tokens(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.evaluation.quality import Evaluation, evaluate_sessions
@@ -15,7 +18,7 @@ from obs_onnx.results.pruning import Missed
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.training.loop import Trained
 
-__all__ = ["Attempt", "Judged", "judge", "missed_losses"]
+__all__ = ["Attempt", "Judged", "Refinement", "judge", "missed_losses", "refinement_notes"]
 
 
 @dataclass(frozen=True)
@@ -38,16 +41,36 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Refinement:
+    """What steps of all weights together did.
+
+    Attributes:
+        weights: initializers that changed.
+        note: for the reader.
+    """
+
+    weights: Mapping[str, NDArray[Any]]
+    note: str
+
+
+@dataclass(frozen=True)
 class Attempt(Judged):
     """A pruned model and how it does.
 
     Attributes:
         model: in the form that is calibrated.
         training: what retraining did, if there was any.
+        refined: what steps of all weights together did.
     """
 
     model: ir.Model
     training: Trained | None = field(default=None, kw_only=True)
+    refined: Refinement | None = field(default=None, kw_only=True)
+
+
+def refinement_notes(attempt: Attempt) -> list[str]:
+    """What the reader is told of steps of all weights together."""
+    return [attempt.refined.note] if attempt.refined is not None and attempt.refined.note else []
 
 
 def missed_losses(targets: Targets, judged: Judged) -> tuple[Missed, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from obs_onnx.cluster.options import ClusterOptions
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.data.options import DataOptions, Seeded
+from obs_onnx.devices.options import DeviceOptions
 from obs_onnx.evaluation.measures.options import MeasureOptions
-from obs_onnx.latency.options import LatencyOptions
+from obs_onnx.latency.options import CostOptions, LatencyOptions
 from obs_onnx.option import Options, option
 from obs_onnx.passes.errors import named
 from obs_onnx.progress import Progress, ProgressLike, chosen
@@ -149,6 +150,11 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         metavar="PATTERN",
         mode="weights",
     )
+    rotate: bool = option(
+        True,
+        help="Turn streams that only linear operators and norms touch to their principal axes first.",
+        more="In mode channels, where that loses less; keep.json cannot be replayed then.",
+    )
     normalize: bool = option(
         False,
         help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "
@@ -161,6 +167,12 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         otherwise=f"only without {named('sequential')}, which leaves next to nothing to correct",
         title="Refit",
         mode="weights",
+    )
+    refine: bool = option(
+        True,
+        help="Correct all weights together towards the dense model's outputs at last.",
+        more="Damped Gauss-Newton steps, kept where the error on held-out data falls; quick takes none.",
+        title="Refit",
     )
     layer_sparsity: Mapping[str, float] | None = option(
         None,
@@ -250,5 +262,5 @@ class SearchOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(SearchOptions, ModeOptions, RetrainingOptions, title="Choice"):
+class RunOptions(SearchOptions, DeviceOptions, CostOptions, ModeOptions, RetrainingOptions, title="Choice"):
     """What a search for one smaller model can be told, whatever its mode."""

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 
 from obs_onnx.meter import Meter, StageCost
-from obs_onnx.progress import Advance, Progress
+from obs_onnx.progress import Advance, Expecting, Progress
 
 __all__ = ["Recorder"]
 
 _KINDS = {
     "find redundant channels": "search",
+    "rotate": "search",
+    "compare axes": "curves",
     "measure damage": "curves",
     "measure damage behind the refit": "curves",
     "score channels": "curves",
@@ -50,6 +52,15 @@ class Recorder:
     def part(self, name: str) -> AbstractContextManager[None]:
         """A part of the run that is not shown, but whose costs are kept."""
         return self._meter.span(name)
+
+    def expect(self, stages: Mapping[str, tuple[float, float]]) -> None:
+        """Show how long it will take until the last of these stages ends, where progress can show that.
+
+        Args:
+            stages: seconds of a stage each time that it comes, and how often it does, by its name.
+        """
+        if isinstance(self._progress, Expecting):
+            self._progress.expect(stages)
 
     def reached(self, name: str) -> None:
         """Take the time since the start as that of a stage which was not shown."""

@@ -1,4 +1,4 @@
-"""What follows a round of pruning: retraining, kept unless it breaks a limit that held."""
+"""What follows pruning: retraining, or steps of all weights together, kept where they break no limit."""
 
 from __future__ import annotations
 
@@ -12,20 +12,26 @@ from obs_onnx.allocation.targets import Targets
 from obs_onnx.data.fixed import fixed_names
 from obs_onnx.data.open_source import open_source, split
 from obs_onnx.evaluation.free_batch import freed_source
-from obs_onnx.evaluation.run_cost import MOST_SAMPLES
-from obs_onnx.passes.errors import OptionError, named
+from obs_onnx.evaluation.run_cost import MOST_SAMPLES, measured
+from obs_onnx.passes.canonical.plainer.written_form import written_form
+from obs_onnx.passes.errors import GradientError, ModelError, OptionError, named
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.pruning.calibrated import HELD_OUT, Calibrated
-from obs_onnx.pruning.judgement import Attempt, Judged, judge
+from obs_onnx.pruning.effort import LEAST_HELD_OUT
+from obs_onnx.pruning.judgement import Attempt, Judged, Refinement, judge
 from obs_onnx.pruning.options import RunOptions
 from obs_onnx.pruning.recorder import Recorder
+from obs_onnx.reconstruction.outputs import Corrected, correct_outputs
 from obs_onnx.runtimes.onnxruntime import OrtRuntime
+from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.training.loop import Settings, Trained
 from obs_onnx.training.retraining import Retraining
 from obs_onnx.training.settings import choose_optimizer
 
-__all__ = ["Retrained", "open_retraining", "parameters_of", "retrained"]
+__all__ = ["Refined", "Retrained", "open_retraining", "parameters_of", "refined", "retrained"]
+
+_LEFT_OUT = "all weights together were not corrected"
 
 
 @dataclass(frozen=True)
@@ -137,3 +143,108 @@ def parameters_of(layers: Sequence[Layer]) -> set[str]:
     """Names of the weights and biases of layers."""
     biases = {use.bias for layer in layers for use in layer.uses if use.bias is not None}
     return {layer.name for layer in layers} | biases
+
+
+@dataclass(frozen=True)
+class Refined:
+    """A copy of a pruned model, all of whose weights were corrected together.
+
+    Attributes:
+        model: the copy.
+        judged: how it does.
+        refinement: what was done.
+    """
+
+    model: ir.Model
+    judged: Judged
+    refinement: Refinement
+
+
+def refined(
+    attempt: Attempt,
+    frozen: Collection[str],
+    *,
+    targets: Targets,
+    calibrated: Calibrated,
+    recorder: Recorder,
+) -> Refined:
+    """Correct all weights of an attempt together; as it was where that is not possible or not better.
+
+    Args:
+        attempt: not changed.
+        frozen: initializers that stay.
+        targets: whose limits count.
+        calibrated: the dense model and the data.
+        recorder: of the stages.
+    """
+    as_it_was = Judged(attempt.quality, attempt.drop, labelled=attempt.labelled)
+    before = attempt.quality.output_error
+    if calibrated.budget.effort.refining == 0 or before is None or before <= calibrated.rounding:
+        return Refined(attempt.model, as_it_was, Refinement({}, ""))
+    try:
+        found = _corrected(attempt.model, frozen, calibrated, recorder)
+    except (GradientError, ModelError, OptionError) as error:
+        return Refined(attempt.model, as_it_was, Refinement({}, f"{_LEFT_OUT}: {error}"))
+    if not found.weights:
+        told = "no step of all weights together made the error on held-out data smaller: none was taken"
+        return Refined(attempt.model, as_it_was, Refinement({}, told))
+    model = SetWeights(found.weights)(attempt.model.clone()).model
+    judged = judge(model, calibrated, recorder)
+    after = judged.quality.output_error
+    broken = judged.strain(targets) > 1 >= attempt.strain(targets)
+    if after is None or after >= before or broken:
+        told = "steps of all weights together made the held-out loss smaller, but not the output error or a "
+        told += "target that held: they were not kept"
+        return Refined(attempt.model, as_it_was, Refinement({}, told))
+    told = (
+        f"all weights together were corrected in {found.steps} steps: output error on held-out data "
+        f"{before:.4g} -> {after:.4g}, loss {found.before:.4g} -> {found.after:.4g}"
+    )
+    return Refined(model, judged, Refinement(found.weights, told))
+
+
+def _corrected(
+    model: ir.Model, frozen: Collection[str], calibrated: Calibrated, recorder: Recorder
+) -> Corrected:
+    """Weights corrected together.
+
+    Raises:
+        GradientError, ModelError, OptionError: they cannot be.
+    """
+    dense, data, budget = calibrated.dense, calibrated.data, calibrated.budget
+    runtime = dense.runtime
+    if not isinstance(runtime, OrtRuntime):
+        raise OptionError(f"derivatives are computed with onnxruntime, not with {runtime.spec}")
+    fit, held_out = data.fit, data.held_out
+    if fit.count is None or held_out.count is None or "feeds" in (fit.unit, held_out.unit):
+        raise OptionError("the data does not tell how many samples it has")
+    if held_out.count < LEAST_HELD_OUT:
+        raise OptionError(
+            f"{held_out.count} samples are held out to judge it, and {LEAST_HELD_OUT} are needed"
+        )
+    if is_weighty(model):
+        raise OptionError("its weights lie in files")
+    macs = measured(runtime, written_form(model), data.sample).macs
+    steps = budget.effort.refines(macs, fit.count, held_out.count)
+    if steps is None:
+        raise OptionError("it takes more than this effort allows")
+    batch = max(1, data.batch // 2)
+    work = calibrated.work.stage("refine", model, steps, set(frozen))
+    with recorder.stage("refine", steps.steps) as advance:
+        return work.one(
+            Corrected,
+            "weights",
+            lambda: correct_outputs(
+                runtime,
+                model,
+                dense.session,
+                fit.rebatch(batch),
+                held_out.rebatch(batch),
+                dense.yardstick,
+                steps,
+                frozen=frozen,
+                most=budget.memory // steps.bytes_per_weight,
+                seed=data.seed,
+                advance=advance,
+            ),
+        )

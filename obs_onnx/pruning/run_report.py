@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -10,19 +10,22 @@ import onnx_ir as ir
 
 from obs_onnx.allocation.amounts import Amount, Unit
 from obs_onnx.allocation.targets import LATENCY, MACS, PARAMS, SPARSITY, Target, Targets
+from obs_onnx.data.language.text import decoder
+from obs_onnx.evaluation.changed_samples import shown_samples
 from obs_onnx.evaluation.data_checks import contradiction
 from obs_onnx.evaluation.measures.metric import ACCURACY, Metric
 from obs_onnx.evaluation.measures.options import AUTO
 from obs_onnx.evaluation.model_figures import figures
 from obs_onnx.evaluation.quality import Evaluation
 from obs_onnx.evaluation.run_cost import measured
-from obs_onnx.io.paths import quantized_path
+from obs_onnx.io.paths import quantized_path, tokenizer_beside
 from obs_onnx.io.streams import is_stream
 from obs_onnx.latency.benchmark import bench
 from obs_onnx.option import asked
 from obs_onnx.passes.canonical.plainer.written_form import written_form
 from obs_onnx.passes.errors import Tried, tried
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.forecast.forecast import Forecast
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import RunOptions
@@ -34,11 +37,12 @@ from obs_onnx.quantization.quantizer import Quantized
 from obs_onnx.report.readable import ReadableReport
 from obs_onnx.results.benchmark import Ratio
 from obs_onnx.results.pruning import Combination, Figures, Latency, Missed
+from obs_onnx.results.samples import ChangedSample
 from obs_onnx.runtimes.sessions.partial_run import timable
 from obs_onnx.training.loop import Trained
 from obs_onnx.verification.front import Front
 
-__all__ = ["Run", "dry_report", "report"]
+__all__ = ["Run", "beside_dense", "dry_report", "report"]
 
 _ROUNDING = 1e-9  # of a share
 _SLOWER = 1.01  # of the dense model's time, that is more than noise
@@ -118,21 +122,21 @@ class Run:
         )
 
 
-def dry_report(run: Run, cost_note: str | None, recorder: Recorder) -> ReadableReport:
+def dry_report(run: Run, expected: Forecast, recorder: Recorder) -> ReadableReport:
     """The report of a run that stops before anything is pruned.
 
     Args:
         run: what was asked for.
-        cost_note: what it would have cost.
+        expected: what it would have taken.
         recorder: of the stages so far.
     """
     size = run.dense_figures()
-    noted = [] if cost_note is None else [cost_note]
     return replace(
         run.report(size, size),
         seconds=recorder.seconds,
         stages=recorder.costs,
-        notes=("dry run: nothing was pruned or written", *noted, *run.calibrated.data.notes),
+        forecast=expected.kinds,
+        notes=("dry run: nothing was pruned or written", expected.note, *run.calibrated.data.notes),
         alerts=run.calibrated.data.alerts,
     )
 
@@ -159,6 +163,7 @@ def report(
         missed = (*missed, *_late(run.targets, result, timing.value.ratio))
         slower = _slower(run, timing.value.ratio)
     quality = result.attempt.quality
+    changed = _changed(run, quality)
     return replace(
         run.report(before, after),
         output=None if path is None else str(path),
@@ -179,7 +184,7 @@ def report(
         finetune=_trained(result.attempt.training, result.runs) if run.options.finetune else None,
         quantized=None if quantized is None or file is None else str(quantized_path(file, quantized.kind)),
         combinations=combined.value,
-        environment=provenance(run.inputs),
+        environment=provenance(run.inputs, run.options),
         proof=result.proof,
         caches=_cache_shapes(run, result),
         notes=(
@@ -191,8 +196,21 @@ def report(
             *run.plan.advice(before.compressed_bytes, after.compressed_bytes),
         ),
         alerts=(*run.calibrated.data.alerts, *_contradictions(run, result), *result.alerts),
-        failures=(*sizes.failures, *timing.failures, *combined.failures),
+        failures=(*sizes.failures, *timing.failures, *combined.failures, *changed.failures),
+        changed=changed.value,
     )
+
+
+def _changed(run: Run, quality: Evaluation) -> Tried[tuple[ChangedSample, ...]]:
+    """Held-out samples that are put into another class, as they look."""
+    options, inputs = run.options, run.inputs
+
+    def work() -> tuple[ChangedSample, ...]:
+        tokenizer = tokenizer_beside(options.tokenizer, options.calib, inputs.path)
+        decode = None if inputs.fewer is not None else decoder(tokenizer)
+        return shown_samples(run.calibrated.data.held_out, quality.changed, decode)
+
+    return tried("samples that changed are not shown", work, ()) if quality.changed else Tried(())
 
 
 def _cache_shapes(run: Run, result: Finished[Attempt]) -> dict[str, tuple[int | str | None, ...]]:
@@ -340,13 +358,22 @@ def _slower(run: Run, ratio: Ratio) -> list[str]:
 def _combinations(run: Run, pruned: ir.Model, quantized: Quantized) -> tuple[Combination, ...]:
     """Dense and pruned model, in float and in integers."""
     models = {
-        "dense": run.inputs.model,
         f"dense {quantized.kind}": quantized.dense,
         "pruned": pruned,
         f"pruned {quantized.kind}": quantized.model,
     }
+    return beside_dense(run, models)
+
+
+def beside_dense(run: Run, others: Mapping[str, ir.Model]) -> tuple[Combination, ...]:
+    """The dense float model and others, measured on the same data and timed in turn."""
+    models = {"dense": run.inputs.model, **others}
     dense, data, timing = run.calibrated.dense, run.calibrated.data, run.calibrated.timing
-    timed = None if timing is None or not run.options.latency else (run.inputs.target, timing)
+    timed = (
+        None
+        if timing is None or not (run.options.latency or run.targets.timed)
+        else (run.inputs.target, timing)
+    )
     measured_by = (dense.yardstick, dense.metric)
     front = run.inputs.front if run.inputs.batch is None else Front(run.inputs.model)
     return combine(models, front, run.inputs.runtime, data.held_out, data.labelled, timed, *measured_by)

@@ -19,6 +19,7 @@ from obs_onnx.passes.interface.caches import Kept
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.forecast.forecast import Forecast
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.judgement import Attempt
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
@@ -32,6 +33,7 @@ __all__ = [
     "Plan",
     "Strategy",
     "allocation_notes",
+    "besides",
     "check_allocation",
     "refitted_alone",
     "with_default",
@@ -106,8 +108,12 @@ class Plan(Protocol[A_co]):
     def leaves_zeros(self) -> bool:
         """Whether what is removed still lies in the file, as zeros."""
 
-    def cost_note(self, calibrated: Calibrated) -> str | None:
-        """What measuring will cost."""
+    def forecast(self, calibrated: Calibrated, targets: Targets, rounds: int, recorder: Recorder) -> Forecast:
+        """What a search will take.
+
+        Args:
+            calibrated, targets, rounds, recorder: see :meth:`search`.
+        """
 
     def search(
         self,
@@ -191,3 +197,13 @@ def refitted_alone(layers: Iterable[str]) -> list[str]:
         f"what layers {first_of(names, _LISTED)} read has lengths that follow from the data, and "
         "others than in the dense model for some of it: they were refitted on what the dense model gives"
     ]
+
+
+def besides(calibrated: Calibrated, options: ModeOptions, targets: Targets) -> list[str]:
+    """What a search takes that is not forecast."""
+    found = []
+    if options.allocation != DAMAGE:
+        found.append("scores")
+    if targets.timed or calibrated.timing is not None:
+        found.append("latencies")
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -27,13 +27,14 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
 from obs_onnx.reconstruction.channels import emptied
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.on_device import also
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
 from obs_onnx.work.work_folder import NOWHERE, Work
 
-__all__ = ["Reference", "compensated", "group_curves"]
+__all__ = ["Reference", "compensated", "group_curves", "is_clean", "starts"]
 
 
 _NOTHING = 1e-12  # damage that rounding makes, and share of the largest score that says nothing
@@ -143,7 +144,7 @@ class _Probe:
 
     def _damage(self, run: Part, values: Values) -> float:
         damage = Damage(self._reference.yardstick, self._plan.outputs)
-        found = run.each({**batch, **values} for batch in self._testing)
+        found = run.each(also(batch, values) for batch in self._testing)
         for expected, changed in zip(self._reference.outputs, found, strict=True):
             damage.update(expected, changed)
         return damage.value if damage.value < _RUINED else _RUINED  # whatever is no number, too
@@ -155,7 +156,7 @@ def is_clean(coupling: Coupling, group: Group, reading: Sequence[Consumption]) -
     return all(mix.kind == "sum" and mix.node.name in nodes for mix in combining(coupling, group))
 
 
-def _starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:
+def starts(plan: Plan, coupling: Coupling, group: Group, reading: Sequence[Consumption]) -> int:
     """The last boundary of the plan from which all that the group's channels do can be computed again.
 
     Layers that read them take their weights from outside; anything else has to lie behind the boundary.
@@ -180,6 +181,7 @@ class _Measuring:
     compensate: bool
     branches: Mapping[int, Branch]
     free: Mapping[int, NDArray[np.int64]]
+    normed: Mapping[int, Collection[str]]
 
     def ranked(self, group: Group, probe: _Probe, base: float) -> Ranked:
         """Order and curve of a group; ``base`` is the damage with all its channels."""
@@ -196,6 +198,7 @@ class _Measuring:
             step = max(1, _OUTSIDE_BYTES // max(_weight_bytes(self.evidence, reading), 1))
             for some in (keeps[first : first + step] for first in range(0, len(keeps), step)):
                 tensors = compensated(self.evidence, reading, some, self.compensate)
+                self._lengthened(group, reading, some, tensors)
                 found += [max(probe(*one) - base, 0.0) for one in zip(some, tensors, strict=True)]
             return [
                 y if y > _NOTHING and count > len(free) else 0.0
@@ -219,6 +222,24 @@ class _Measuring:
             gone = max(probe(last, emptied(self.evidence.model, self.evidence.layers, layers)) - base, 0.0)
         shares = tuple(count / group.n for count in points)
         return Ranked(order, Curve(group.n, shares, tuple(points.values()), (0.0,) * len(points), gone=gone))
+
+    def _lengthened(
+        self, group: Group, reading: Sequence[Consumption], keeps: Sequence[Mask], found: Sequence[Tensors]
+    ) -> None:
+        """Make up, in layers behind a norm, for the other length of the vector that it divides by.
+
+        It becomes that of what stays, over fewer channels: ``sqrt(share of the squares * n / k)`` times what
+        it was.
+        """
+        for one in reading:
+            if not self.compensate or one.layer.name not in self.normed.get(group.id, ()):
+                continue
+            moments = self.evidence.moments[one.layer.name][0].raw().h
+            energy = np.asarray(one.columns @ np.diagonal(moments, axis1=1, axis2=2).reshape(-1))
+            for keep, tensors in zip(keeps, found, strict=True):
+                share = float(energy[keep].sum() / (energy.sum() or 1.0))
+                factor = np.sqrt(share * group.n / keep.sum())
+                tensors[one.layer.name] = tensors[one.layer.name] * tensors[one.layer.name].dtype.type(factor)
 
 
 def _to_the_edge(points: dict[int, float], damage: Callable[[int], float], most: int) -> dict[int, float]:
@@ -246,6 +267,8 @@ def group_curves(
     damaged: bool = False,
     branches: Mapping[int, Branch] | None = None,
     free: Mapping[int, NDArray[np.int64]] | None = None,
+    normed: Mapping[int, Collection[str]] | None = None,
+    only: Collection[int] | None = None,
     work: Work = NOWHERE,
 ) -> dict[int, Ranked]:
     """Order and damage curve of every group.
@@ -263,20 +286,26 @@ def group_curves(
         damaged: the model around differs from the dense one, what it is off by itself is subtracted.
         branches: groups that may go altogether.
         free: channels that change nothing, by group; they go first.
+        normed: layers behind a norm over the channels of a group, without a scale per channel, by group.
+        only: groups that are wanted; None for all.
         work: where measured curves are kept.
     """
     model, coupling = evidence.model, evidence.coupling
     at: dict[int, list[Group]] = {}
     for group in coupling.groups:
-        at.setdefault(_starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
+        if only is not None and group.id not in only:
+            continue
+        at.setdefault(starts(plan, coupling, group, evidence.consumers(group)), []).append(group)
     ordered = [group for index in range(-1, len(plan.stages)) for group in at.get(index, ())]
     scope = {one: branch.layers for one, branch in (branches or {}).items()}
-    work = work.stage("damage of channels", model, list(levels), compensate, damaged, scope, free or {})
+    work = work.stage(
+        "damage of channels", model, list(levels), compensate, damaged, scope, free or {}, normed or {}
+    )
     known = work.known(Ranked, [str(group.id) for group in ordered])
     if len(known) == len(ordered):
         advance(len(ordered))
         return {group.id: known[str(group.id)] for group in ordered}
-    measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {})
+    measuring = _Measuring(evidence, rank, levels, compensate, branches or {}, free or {}, normed or {})
     testing = StagedRun(runtime, plan, reference.feeds, budget)
     base: float | None = None if damaged else 0.0
 

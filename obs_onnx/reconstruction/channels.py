@@ -40,7 +40,7 @@ from obs_onnx.solvers.blas_threads import threads_for
 from obs_onnx.solvers.structured_obs import refit_columns
 from obs_onnx.work.work_folder import NOWHERE, Work
 
-__all__ = ["Refitted", "emptied", "solve_alone", "solve_channels", "spread"]
+__all__ = ["Refitted", "emptied", "is_depthwise", "solve_alone", "solve_channels", "spread"]
 
 
 class Refitted(NamedTuple):
@@ -169,7 +169,7 @@ class _Refitting:
             return _RefittedLayer(posed.tensors(posed.problem.optimum), self.alone, damping)
 
 
-def _is_depthwise(layer: Layer) -> bool:
+def is_depthwise(layer: Layer) -> bool:
     """Whether every output sees a single input channel."""
     geometry = layer.uses[0].geometry
     return isinstance(geometry, ConvGeometry) and layer.layout.goi[2] == int(np.prod(geometry.kernel))
@@ -226,7 +226,7 @@ def solve_channels(
         for layer in stage.layers
         if layer.name in layers
         and layer.name not in spared
-        and not _is_depthwise(layers[layer.name])
+        and not is_depthwise(layers[layer.name])
         and cut.fits(layers[layer.name])
     }
     names = list(free)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,15 +16,17 @@ from obs_onnx.calibration.activation_cache import ActivationCache
 from obs_onnx.calibration.layer_weights import LayerWeights, is_feedable, names_of, stored
 from obs_onnx.calibration.second_moments import Moments
 from obs_onnx.calibration.sequential_moments import SequentialMoments
+from obs_onnx.calibration.sharded_moments import sharded_moments
 from obs_onnx.calibration.staged_run import StagedRun
-from obs_onnx.cluster.executor import Held
+from obs_onnx.cluster.executor import Executor, Held
 from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.measures.yardstick import Yardstick
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.passes.layers.stages import Plan, Stage
 from obs_onnx.reconstruction.layers import LayerSolver, Solved, SolveOptions, is_wide
 from obs_onnx.runtimes.base import Runtime
+from obs_onnx.runtimes.on_device import also
 from obs_onnx.runtimes.sessions.partial_run import Values
 from obs_onnx.work.work_folder import NOWHERE, Work
 
@@ -95,10 +97,64 @@ class _Probe:
             model = SetWeights(solved.tensors)(self._around.clone()).model
             values, run = {}, self._testing.part(model, self._outputs)
         damage = Damage(self._yardstick, self._outputs)
-        found = run.each({**batch, **values} for batch in self._testing)
+        found = run.each(also(batch, values) for batch in self._testing)
         for expected, changed in zip(self._reference, found, strict=True):
             damage.update(expected, changed)
         return damage.value
+
+
+@dataclass(frozen=True)
+class _Fitting:
+    """Moments of layers, stage by stage.
+
+    Attributes:
+        around: the model that is measured around.
+        walk: what gathers them here; None where other processes did.
+        shared: what these gathered, by layer.
+    """
+
+    around: ir.Model
+    walk: SequentialMoments | None
+    shared: dict[str, list[Moments]]
+
+    @classmethod
+    def of(
+        cls,
+        runtime: Runtime,
+        model: ir.Model,
+        plan: Plan,
+        fit: Iterable[Values],
+        budget: int,
+        around: ir.Model,
+        layers: Sequence[Layer],
+        executor: Executor,
+        memory: int,
+    ) -> _Fitting:
+        """Of ``layers`` of a model, by the executor where the model is measured around itself."""
+        shared = None
+        if around is model:
+            shared = sharded_moments(
+                runtime, model, plan, fit, layers, told_apart=False, executor=executor, memory=memory
+            )
+        if shared is not None:
+            return cls(around, None, shared)
+        return cls(
+            around, SequentialMoments(runtime, model, plan, fit, budget, paired=around is not model), {}
+        )
+
+    def gathered(self, stage: Stage, layers: Sequence[Layer]) -> dict[str, Moments]:
+        """Moments of layers of the next stage, if any."""
+        if self.walk is None:
+            return {layer.name: self.shared.pop(layer.name)[0] for layer in layers}
+        if not layers:
+            self.walk.pass_by(stage)
+            return {}
+        return self.walk.observe(stage)
+
+    def follow(self) -> None:
+        """Go on to the stage after it."""
+        if self.walk is not None:
+            self.walk.follow(self.around)
 
 
 def damage_curves(
@@ -117,6 +173,7 @@ def damage_curves(
     context: ir.Model | None = None,
     chosen: Collection[str] | None = None,
     work: Work = NOWHERE,
+    memory: int = 0,
 ) -> dict[str, Curve]:
     """Damage of every layer at several sparsities, measured with all other layers as in ``context``.
 
@@ -138,6 +195,7 @@ def damage_curves(
         context: a model pruned before; by default the dense one.
         chosen: names of the layers to measure; by default all.
         work: where measured curves are kept.
+        memory: bytes that moments of all layers may take, where other processes gather them.
     """
     around = model if context is None else context
     layers = [layer for stage in plan.stages for layer in stage.layers]
@@ -147,7 +205,8 @@ def damage_curves(
     if len(curves) == len(names):
         advance(len(layers))
         return curves
-    fitting = SequentialMoments(runtime, model, plan, fit, budget // 2, paired=context is not None)
+    missing = [layer for layer in layers if layer.name in names and layer.name not in curves]
+    fitting = _Fitting.of(runtime, model, plan, fit, budget // 2, around, missing, work.executor, memory)
     testing, reference = StagedRun(runtime, plan, held_out, budget // 4), ActivationCache(budget // 4)
     whole = testing.part(model, plan.outputs)
     for outputs in whole.each(testing):
@@ -163,16 +222,14 @@ def damage_curves(
     def tasks() -> Iterator[Callable[[], _First]]:
         plain = replace(options, scores=None)
         for stage, todo in zip(plan.stages, ahead, strict=True):
-            if not todo:
-                fitting.pass_by(stage)
-            moments = fitting.observe(stage) if todo else {}
+            moments = fitting.gathered(stage, todo)
             for layer in todo:
                 weights = LayerWeights.of(model, layer)
                 posed = _Posed(weights, moments.pop(layer.name), plain, options.scored(layer))
                 if refinements and not is_wide(layer):
                     refined[layer.name] = posed
                 yield partial(posed.first, levels, context is not None)
-            fitting.follow(around)
+            fitting.follow()
 
     def curve(layer: Layer) -> Curve:
         _, based, first = next(one for one in solved if one.name == layer.name)

@@ -29,6 +29,7 @@ __all__ = ["criterion_text", "print_frozen", "print_remarks", "print_report", "t
 
 _CHANNELS = "channels"
 _LEFT = {_CHANNELS: "channels", "weights": "weights"}  # what of a node, by mode
+_FLOAT_BITS = 16  # of the smallest floating-point type of models without integers
 _SHOWN, _STAGES = 0.05, 5  # seconds of a stage that is shown, and how many of them
 
 
@@ -198,6 +199,14 @@ def total_rows(report: Report) -> list[tuple[str, str, str, str]]:
         old, new = getattr(before, key), getattr(after, key)
         if old is not None or new is not None:
             rows.append((label_of(key), figure_text(key, old), figure_text(key, new), fmt.times(old, new)))
+    bits = [one.weight_bits for one in (before, after) if one.weight_bits is not None]
+    if bits and min(bits) < _FLOAT_BITS:
+        old, new = before.weight_bits, after.weight_bits
+        rows.append(("bits per weight", fmt.error(old), fmt.error(new), fmt.times(old, new)))
+    if before.integer_macs or after.integer_macs:
+        rows.append(
+            ("computed in integers", fmt.percent(before.integer_macs), fmt.percent(after.integer_macs), "")
+        )
     old_ms, new_ms = before.latency_ms, after.latency_ms
     if old_ms or new_ms:
         where = before.runtime or after.runtime

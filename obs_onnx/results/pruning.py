@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from obs_onnx.meter import StageCost
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.results import benchmark
+from obs_onnx.results.samples import ChangedSample
 
 __all__ = [
     "SCHEMA",
@@ -82,6 +83,8 @@ class Figures:
         latency_ms, runtime: latency of one run, and where it was measured.
         accuracy: top-1 share on labelled evaluation data.
         metric: what :attr:`Report.metric` names, on the same data, where it is not the accuracy.
+        weight_bits: mean bits of a parameter.
+        integer_macs: share of the multiply-accumulates whose factors are both made of integers.
     """
 
     parameters: int
@@ -94,6 +97,8 @@ class Figures:
     accuracy: float | None = None
     metric: float | None = None
     peak_activation_bytes: int | None = None
+    weight_bits: float | None = None
+    integer_macs: float | None = None
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,7 @@ class GroupResult:
         tensors: how many initializer axes it stands in.
         expected_damage: what removing its channels alone did to the outputs, in the measure of allocation.
         curve: that damage with other numbers of channels kept, as it was measured.
+        stays: which channels stay, counted from 0.
     """
 
     name: str
@@ -208,6 +214,7 @@ class GroupResult:
     tensors: int
     expected_damage: float | None = None
     curve: tuple[CurvePoint, ...] = ()
+    stays: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -292,6 +299,7 @@ class Report:
         combinations: dense and pruned model, in float and in integers.
         seconds: wall-clock time of every stage that is shown.
         stages: what each kind of work took in all, without what others took inside of it.
+        forecast: what the search was expected to take, before it began, likewise; runs are not told.
         options: what was asked for, where it is not the default.
         environment: the runtime, its machine, versions, date and the model's check sum.
         command: the command line of the run, if it had one.
@@ -300,6 +308,7 @@ class Report:
         notes: advice for the reader.
         alerts: what a reader must not overlook.
         failures: what failed once the result was found and written, each with its reason; the file is right.
+        changed: some held-out samples that are put into another class.
     """
 
     model: str
@@ -322,6 +331,7 @@ class Report:
     frozen: tuple[Frozen, ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     stages: tuple[StageCost, ...] = ()
+    forecast: tuple[StageCost, ...] = ()
     method: str | None = None
     pattern: str | None = None
     damping: float | None = None
@@ -339,6 +349,7 @@ class Report:
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
     failures: tuple[str, ...] = ()
+    changed: tuple[ChangedSample, ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -360,6 +371,7 @@ class Report:
         fields["bound"] = bound
         fields["proof"] = None if self.proof is None else dataclasses.asdict(self.proof)
         fields["layers"] = [dataclasses.asdict(layer) | {"sparsity": layer.sparsity} for layer in self.layers]
+        fields["changed"] = [one.to_json() for one in self.changed]
         plain = jsonable({"schema": fields.pop("schema"), **fields})
         assert isinstance(plain, dict)
         return plain

@@ -14,9 +14,10 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from obs_onnx.meter import StageCost
 from obs_onnx.passes.errors import DataError, boundary
+from obs_onnx.results.frontier import Frontier
 from obs_onnx.results.pruning import SCHEMA, Report
 
-__all__ = ["SavedBound", "read_report"]
+__all__ = ["SavedBound", "read_frontier", "read_report"]
 
 R = TypeVar("R", bound=Report)
 
@@ -42,17 +43,39 @@ def read_report(path: str | os.PathLike[str], kind: type[R]) -> R:
     Raises:
         DataError: it cannot be read, is of another kind or of a later release.
     """
+    wrong = f"{path} is no report of a run: give the file that prune --json wrote"
+    data = _read(path, {"schema", "mode", "before", "after"})
+    if data is None:
+        raise DataError(wrong)
+    with boundary(wrong, DataError):
+        return _report(data, kind)
+
+
+def read_frontier(path: str | os.PathLike[str]) -> Frontier | None:
+    """The frontier that ``pareto`` wrote; None where the file holds something else.
+
+    Raises:
+        DataError: it cannot be read, or is of a later release.
+    """
+    data = _read(path, {"schema", "points", "dense", "cost", "by"})
+    if data is None:
+        return None
+    with boundary(f"{path} is no frontier that pareto wrote", DataError):
+        found: Frontier = _record(Frontier, data)
+        return found
+
+
+def _read(path: str | os.PathLike[str], names: set[str]) -> Mapping[str, Any] | None:
+    """What a file of JSON holds, if it has these names and they are those of this release."""
     with boundary(f"{path} cannot be read", DataError):
         data = json.loads(Path(path).read_text(encoding="utf-8"))
-    wrong = f"{path} is no report of a run: give the file that prune --json wrote"
-    if not isinstance(data, Mapping) or not {"schema", "mode", "before", "after"} <= data.keys():
-        raise DataError(wrong)
+    if not isinstance(data, Mapping) or not names <= data.keys():
+        return None
     if data["schema"] != SCHEMA:
         raise DataError(
             f"{path} has schema {data['schema']}, this release reads {SCHEMA}: install a later one"
         )
-    with boundary(wrong, DataError):
-        return _report(data, kind)
+    return data
 
 
 def _report(data: Mapping[str, Any], kind: type[R]) -> R:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from os import PathLike
 from pathlib import Path
@@ -31,6 +32,7 @@ from obs_onnx.runtimes.command.worker.models import (
     timed_plainly,
 )
 from obs_onnx.runtimes.machine import describe_machine, usable_cores
+from obs_onnx.runtimes.on_device import OnDevice
 from obs_onnx.runtimes.registry import to_install
 from obs_onnx.runtimes.spec import ORT_OPTIONS, Options, check_options, format_spec
 
@@ -58,6 +60,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     **{f"{sign}int{bits}": np.dtype(f"{sign}int{bits}") for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
 _CPU = "CPUExecutionProvider"
+_DEVICES = {"CUDAExecutionProvider": "cuda"}  # whose memory values may stay in, as onnxruntime calls them
 _ABREAST = 2  # batches that are run at once
 _FATAL_ONLY = 4  # errors are raised, and need no second text on stderr
 
@@ -69,11 +72,13 @@ class OrtSession:
         inputs, outputs: see :class:`obs_onnx.runtimes.base.Session`.
         raw: onnxruntime's own session, for those who bind values themselves.
         ort: the package.
+        device: where outputs may stay, as onnxruntime calls it; None where that is this process' memory.
     """
 
-    def __init__(self, session: Any, ort: Any) -> None:
+    def __init__(self, session: Any, ort: Any, device: str | None = None) -> None:
         self.raw = session
         self.ort = ort
+        self.device = device
         self.inputs = tuple(tensor_spec(value, "input") for value in session.get_inputs())
         self.outputs = tuple(tensor_spec(value, "output") for value in session.get_outputs())
 
@@ -98,6 +103,39 @@ class OrtSession:
         except Exception as error:
             raise _run_error(error) from error
         return dict(zip(names, map(plain, arrays), strict=True))
+
+    @running()
+    def run_bound(self, feed: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> OnDevice:
+        """The same as :meth:`run`; outputs stay on the device, and inputs may lie there already.
+
+        Args:
+            feed: holds all inputs; those of :class:`OnDevice` are not copied.
+            outputs: names of those that are wanted.
+
+        Raises:
+            DataError, ModelError: see :meth:`run`.
+        """
+        held = feed.held if isinstance(feed, OnDevice) else feed
+        given = {spec.name: held[spec.name] for spec in self.inputs}
+        wanted = {spec.name: spec for spec in self.outputs}
+        kinds = [one.dtype for one in given.values() if isinstance(one, np.ndarray)]
+        kinds += [wanted[name].dtype for name in outputs]
+        if not any(kind == ml_dtypes.bfloat16 or kind.kind in "OUS" for kind in kinds):
+            with suppress(Exception):  # a run from here says better what does not fit
+                return self._bound(given, outputs)
+        return OnDevice(self.run({name: feed[name] for name in given}, outputs))
+
+    def _bound(self, given: Mapping[str, Any], outputs: Sequence[str]) -> OnDevice:
+        binding = self.raw.io_binding()
+        for name, value in given.items():
+            if isinstance(value, np.ndarray):
+                array = np.asarray(value, order="C")
+                value = self.ort.OrtValue.ortvalue_from_numpy(array, self.device, 0)
+            binding.bind_ortvalue_input(name, value)
+        for name in outputs:
+            binding.bind_output(name, self.device, 0)
+        self.raw.run_with_iobinding(binding)
+        return OnDevice(dict(zip(outputs, binding.get_outputs(), strict=True)))
 
     def time(self, feed: Mapping[str, NDArray[Any]], runs: int) -> list[float]:
         """Seconds of each of ``runs`` runs; the feed is bound once, and outputs stay in the runtime."""
@@ -158,11 +196,25 @@ class OrtRuntime:
         self.spec = format_spec("onnxruntime", provider and self.provider, self.options)
         self.threads = usable_cores() if threads is None else threads
         self.custom_ops = tuple(custom_ops)
+        self.device = _DEVICES.get(self.provider)
         self._steady = False
         self._session_options = self.options if spinning else {"spinning": "off", **self.options}
         for library in self.custom_ops:
             if not Path(library).is_file():
                 raise OptionError(f"library of custom operators {library!r} does not exist")
+
+    def holding(self, device: str) -> OrtRuntime:
+        """The same, where what a part of a model gives stays on a device until it is looked at."""
+        other = copy(self)
+        other.device = device
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the package, which another process has itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_ort"}
+
+    def __setstate__(self, state: Mapping[str, Any]) -> None:
+        self.__dict__.update(state, _ort=import_onnxruntime())
 
     def steadied(self) -> OrtRuntime:
         """The same, where models that are given as bytes draw the same numbers in every run.
@@ -204,7 +256,7 @@ class OrtRuntime:
             raise OptionError(
                 f"{self.provider} did not start on this machine: check its driver and libraries"
             )
-        return OrtSession(session, self._ort)
+        return OrtSession(session, self._ort, self.device)
 
     def environment(self) -> dict[str, Any]:
         """Name, version, provider, threads, and the options that were given."""

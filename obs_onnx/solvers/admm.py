@@ -34,6 +34,7 @@ EFFORTS: dict[str, tuple[tuple[float, ...], int]] = {
     "thorough": ((0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28), 48),
 }
 _STABLE = 3
+_WIDE = 2048  # columns from which a matrix of them is not kept for what may come
 
 
 def admm_levels(
@@ -58,6 +59,8 @@ def admm_levels(
     scale = np.sqrt(np.einsum("gii->gi", problem.a))
     b = ((problem.start @ problem.a) / scale[:, None, :]).astype(np.float32)
     best = (problem.start * scale[:, None, :]).astype(np.float32)
+    if problem.w.shape[2] >= _WIDE:
+        problem.factors.clear()  # the optimum is known, and the inverse hardly asked for
     steps = list(zip(np.asarray(penalties, np.float32), _inverses(problem, scale, penalties), strict=True))
     for sparsity in sparsities:
         mask = project(best * best, sparsity, pattern)

@@ -24,6 +24,7 @@ __all__ = [
     "Choice",
     "Method",
     "choose_method",
+    "methods_for",
     "solve_levels",
 ]
 
@@ -114,12 +115,23 @@ def _effort(columns: int, effort: str | None) -> str:
     return effort
 
 
+def methods_for(
+    method: str, shape: tuple[int, int, int], levels: int, pattern: Pattern = UNSTRUCTURED
+) -> tuple[str, ...]:
+    """Names of the methods that are tried for a weight (G, O, I) at so many levels.
+
+    Of several levels "auto" is the cheaper of obs and admm; of one level admm, and obs where it costs little.
+    """
+    if method != AUTO:
+        return (method,)
+    if levels > 1:
+        return (choose_method(shape, levels, pattern),)
+    affordable = _surgeon_seconds(shape) < _BOTH_SECONDS
+    return ("admm", "obs") if pattern.kind != "block" and affordable else ("admm",)
+
+
 def _by_cost(asked: Asked) -> tuple[str, ...]:
-    """Of several levels the cheaper of obs and admm; of one level admm, and obs where it costs little."""
-    if len(asked.sparsities) > 1:
-        return (choose_method(asked.shape, len(asked.sparsities), asked.pattern),)
-    affordable = _surgeon_seconds(asked.shape) < _BOTH_SECONDS
-    return ("admm", "obs") if asked.pattern.kind != "block" and affordable else ("admm",)
+    return methods_for(AUTO, asked.shape, len(asked.sparsities), asked.pattern)
 
 
 def _surgeon(asked: Asked) -> Iterator[tuple[Mask, None]]:

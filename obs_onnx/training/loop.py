@@ -46,6 +46,7 @@ __all__ = [
     "Trained",
     "check_trainable",
     "train",
+    "trainable_arrays",
     "zero_masks",
 ]
 
@@ -127,7 +128,7 @@ def check_trainable(runtime: OrtRuntime, model: ir.Model, objective: Objective, 
     Raises:
         GradientError, OptionError, MissingRuntimeError: see :func:`train`.
     """
-    start = _start(model, trained_weights(model, objective.terms))
+    start = trainable_arrays(model, trained_weights(model, objective.terms))
     open_engine(runtime, Task(model, objective.terms, start, settings))
 
 
@@ -172,7 +173,7 @@ def train(
         DataError: labels are missing, or there are no images to augment.
     """
     names = [name for name in trained_weights(model, objective.terms) if name not in frozen]
-    start = _start(model, names)
+    start = trainable_arrays(model, names)
     masks = zero_masks(model, names) if keep_zeros else {}
     course = course or Course(0, settings.steps)
     loop = _Loop(runtime, model, objective, data, settings, held_out, teacher, start, masks, course)
@@ -356,7 +357,12 @@ def _whole(source: Source) -> Iterator[TrainingBatch]:
         yield TrainingBatch(feed, labels, None)
 
 
-def _start(model: ir.Model, names: Sequence[str]) -> Arrays:
+def trainable_arrays(model: ir.Model, names: Sequence[str]) -> Arrays:
+    """Weights of a model, all of a type that is trained.
+
+    Raises:
+        OptionError: there are none, or one is of another type.
+    """
     if not names:
         raise OptionError("the model has no weights to train")
     start: Arrays = {}

@@ -23,7 +23,7 @@ from obs_onnx.training.loop import Course, Settings, Trained, check_trainable, t
 from obs_onnx.training.objective import Objective, choose_objective
 from obs_onnx.work.work_folder import NOWHERE, Work
 
-__all__ = ["Retraining", "retrain", "unfolded"]
+__all__ = ["Retraining", "modern", "retrain", "unfolded"]
 
 _GLANCE = 1024  # samples on which a round is measured after which nothing is chosen
 
@@ -128,7 +128,7 @@ class Retraining:
             DataError: there are no images to augment.
         """
         augmented(next(iter(self.held_out)), parse_augment(self.settings.augment), (0,))
-        check_trainable(self.runtime, _modern(model), self.objective(model), self.settings)
+        check_trainable(self.runtime, modern(model), self.objective(model), self.settings)
 
     def objective(self, model: ir.Model) -> Objective:
         """What is minimised for a model."""
@@ -168,7 +168,7 @@ def retrain(
     """
     found = train(
         runtime,
-        _modern(model),
+        modern(model),
         objective,
         data,
         settings,
@@ -190,7 +190,7 @@ def retrain(
     return found
 
 
-def _modern(model: ir.Model) -> ir.Model:
+def modern(model: ir.Model) -> ir.Model:
     """A copy that can be differentiated; BatchNormalization that is left stays as it is."""
     folded = all(node.op_type != "BatchNormalization" for node in model.graph)
     return modernize(model, canonicalize if folded else unfolded)

@@ -83,7 +83,7 @@ def trained_weights(model: ir.Model, terms: Sequence[Term]) -> list[str]:
     """
     copy = model.clone()
     CompleteShapes().call(copy)
-    _, loss = _with_loss(copy, terms)
+    _, loss = with_loss(copy, terms)
     wanted = set(influential(copy, str(loss.name)))
     return [name for name in trainable(model) if name in wanted]
 
@@ -109,11 +109,11 @@ def loss_graph(
     """
     copy = model.clone()
     CompleteShapes().call(copy)
-    e, loss = _with_loss(copy, terms)
+    e, loss = with_loss(copy, terms)
     for name, mask in (masks or {}).items():
         _mask(e, find(copy, [name])[0], mask)
-    _become_inputs(copy, weights)
-    _outputs(copy, [*find(copy, shown), loss])
+    become_inputs(copy, weights)
+    make_outputs(copy, [*find(copy, shown), loss])
     return copy, str(loss.name)
 
 
@@ -143,10 +143,10 @@ def training_step(
     copy = model.clone()
     CompleteShapes().call(copy)
     LowerConvolutions().call(copy)
-    e, loss = _with_loss(copy, terms)
+    e, loss = with_loss(copy, terms)
     values = find(copy, weights)
     grads = backpropagate(e, {loss: e.filled(1.0, loss)}, values)
-    _become_inputs(copy, weights)
+    become_inputs(copy, weights)
     like = values[0]
     scalars = {name: _input(e, f"optimizer.{name}", ir.Shape([]), like) for name in optimizer.scalars}
     carried: dict[str, str] = {}
@@ -174,12 +174,12 @@ def training_step(
             carried[after.name] = str(before.name)
             published.append(after)
         slots.update({str(value.name): str(w.name) for value in old.values()})
-    _outputs(copy, published)
+    make_outputs(copy, published)
     names = {name: str(value.name) for name, value in scalars.items()}
     return StepGraph(copy, str(loss.name), carried, slots, names, held)
 
 
-def _with_loss(model: ir.Model, terms: Sequence[Term]) -> tuple[Emitter, ir.Value]:
+def with_loss(model: ir.Model, terms: Sequence[Term]) -> tuple[Emitter, ir.Value]:
     """Append the terms and their weighted sum."""
     names = Names(model)
     parts = []
@@ -221,7 +221,7 @@ def _mask(e: Emitter, weight: ir.Value, mask: NDArray[np.bool_]) -> None:
         reader.replace_input_with(index, product)
 
 
-def _become_inputs(model: ir.Model, weights: Sequence[str]) -> None:
+def become_inputs(model: ir.Model, weights: Sequence[str]) -> None:
     for name in weights:
         value = model.graph.initializers.pop(name)
         tensor = value.const_value
@@ -232,7 +232,7 @@ def _become_inputs(model: ir.Model, weights: Sequence[str]) -> None:
             model.graph.inputs.append(value)
 
 
-def _outputs(model: ir.Model, values: Sequence[ir.Value]) -> None:
+def make_outputs(model: ir.Model, values: Sequence[ir.Value]) -> None:
     model.graph.outputs.clear()
     model.graph.outputs.extend(dict.fromkeys(values))
 

@@ -75,6 +75,8 @@ class KeepFile(TypedDict, total=False):
         caches: ``{input: {axis: kept indices}}`` of caches that are smaller, as the outputs that give them.
         vocabulary: tokens that stay, where some went before anything else: all else is about the model
             without these.
+        rotated: groups whose channels are no channels of the model as it came in: they were rotated to other
+            axes first.
     """
 
     schema: int
@@ -83,9 +85,16 @@ class KeepFile(TypedDict, total=False):
     removed: Sequence[str]
     caches: Mapping[str, Kept]
     vocabulary: KeptTokens
+    rotated: Sequence[str]
 
 
-def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Sequence[str] = ()) -> KeepFile:
+def keep_file(
+    original: ir.Model,
+    coupling: Coupling,
+    keep: Keep,
+    removed: Sequence[str] = (),
+    rotated: Sequence[str] = (),
+) -> KeepFile:
     """What stays of the initializers of ``original``.
 
     Args:
@@ -93,11 +102,14 @@ def keep_file(original: ir.Model, coupling: Coupling, keep: Keep, removed: Seque
         coupling: of its prepared form.
         keep: for the groups of ``coupling``.
         removed: names of initializers of that form that the smaller model lacks.
+        rotated: names of groups of that form that were rotated first.
     """
     raw = couple(prepare(original, canonical=False), caches=coupling.caches)
     masks = coupling.same_in(raw, keep)
     kept = raw.keep_indices(masks)
     file: KeepFile = {"schema": 1, "tensors": {}}
+    if rotated:
+        file["rotated"] = list(rotated)
     tensors, uses, gone = {}, {}, []
     scales = _scales(raw.model)
     for name, copies in raw.copies.items():

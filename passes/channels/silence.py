@@ -21,6 +21,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from obs_onnx.passes.canonical.plainer.norms import SKIPS, apart
 from obs_onnx.passes.channels.coupling import Coupling, Keep, couple
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.bodies import remove_unused_nodes
@@ -31,13 +32,6 @@ from obs_onnx.passes.ops.quantized.numbers import spread
 from obs_onnx.passes.traits.relation import Mix, Operand
 
 __all__ = ["silence"]
-
-_SKIPS = {
-    "SkipLayerNormalization": "LayerNormalization",
-    "SkipSimplifiedLayerNormalization": "SimplifiedLayerNormalization",
-}
-
-_SKIP_EPSILON = 1e-12  # where the node says none
 
 _ZERO = ("sum", "range")  # kinds of mixes that zeros leave as they are
 
@@ -68,10 +62,11 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
     copy = model.clone()
     names = Names(copy)
     twins = dict(zip(model.graph, copy.graph, strict=True))
-    if skips := [node for node in copy.graph if node.op_type in _SKIPS and node.domain == "com.microsoft"]:
+    if skips := [node for node in copy.graph if node.op_type in SKIPS and node.domain == "com.microsoft"]:
         removed = coupling.keep_indices(keep)
         for node in skips:
-            _unfuse(names, node)
+            take_over(names, node.outputs[0], apart(Writer(names, node), node))
+            copy.graph.remove(node, safe=True)
         coupling = coupling.of(copy)
         keep, twins = coupling.keep_from(removed), {node: node for node in copy.graph}
     alive = coupling.alive(keep)
@@ -91,23 +86,6 @@ def silence(model: ir.Model, keep: Keep, coupling: Coupling | None = None) -> ir
             if name not in copy.graph.initializers and masked.is_initializer():
                 masked.name = name
     return copy
-
-
-def _unfuse(names: Names, node: ir.Node) -> None:
-    """Skip normalisation as an addition and a normalisation."""
-    x, skip, scale, *rest = node.inputs
-    shift = [] if node.op_type == "SkipSimplifiedLayerNormalization" else rest[:1]
-    bias = rest[len(shift) : len(shift) + 1]
-    write = Writer(names, node)
-    total = write.op("Add", [x, skip])
-    if bias and bias[0] is not None:
-        total = write.op("Add", [total, bias[0]])
-    epsilon = node_facts.float_attribute(node, "epsilon", _SKIP_EPSILON)
-    attributes = [ir.AttrInt64("axis", -1), ir.AttrFloat32("epsilon", epsilon)]
-    take_over(names, node.outputs[0], write.op(_SKIPS[node.op_type], [total, scale, *shift], *attributes))
-    if len(node.outputs) > 3:
-        take_over(names, node.outputs[3], total)
-    write.graph.remove(node, safe=True)
 
 
 def _is_dequantized(value: ir.Value) -> bool:

@@ -8,10 +8,13 @@ from typing import cast
 
 import onnx_ir as ir
 
+from obs_onnx.passes.canonical.plainer.integer_forms import FORMS
 from obs_onnx.passes.graph.node_facts import INFERRED, inside
-from obs_onnx.passes.ops import lookup
+from obs_onnx.passes.ops import key, lookup
 
-__all__ = ["MacCounter", "count_macs", "macs_per_node"]
+__all__ = ["MacCounter", "count_macs", "in_integers", "macs_per_node"]
+
+_LAYERS = {form.op_type for form in FORMS.values()}
 
 
 def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> dict[str, int]:
@@ -44,6 +47,14 @@ def macs_per_node(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = 
 def count_macs(model: ir.Model, shapes: Mapping[str, Sequence[int]] | None = None) -> int:
     """Multiply-accumulates of one run of the main graph of a canonical model; see :func:`macs_per_node`."""
     return sum(macs_per_node(model, shapes).values())
+
+
+def in_integers(node: ir.Node) -> bool:
+    """Whether a product may be computed in integers: both of its factors are made of integers."""
+    if key(node) in FORMS:
+        return True
+    made = [None if value is None else value.producer() for value in node.inputs[:2]]
+    return key(node) in _LAYERS and all(one is not None and one.op_type == "DequantizeLinear" for one in made)
 
 
 class MacCounter:

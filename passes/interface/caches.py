@@ -1,4 +1,5 @@
-"""Caches of keys and values: inputs of a model that an output gives again, with further tokens behind.
+"""Caches: inputs of a model that an output gives again, keys and values with further tokens behind, or states
+of linear attention and causal convolutions after these tokens.
 
 Where caches may change, a model is worked on without the outputs, and with inputs as they were: whoever
 feeds it need not know what is gone, which a Gather behind the input drops. At the end inputs and outputs have
@@ -52,7 +53,7 @@ class Cache:
 
 
 def find_caches(model: ir.Model) -> tuple[Cache, ...]:
-    """Caches of ``model``: attention, or a node that joins or writes, takes the one and gives the other.
+    """Caches of ``model``: a node of attention, a recurrence, a Concat or TensorScatter takes and gives them.
 
     Both are of a floating-point type and equally many axes. Identity nodes in between do not count.
     """
@@ -85,8 +86,8 @@ def changing(model: ir.Model, name: str) -> Caches:
     pairs = find_caches(model)
     if not pairs:
         raise OptionError(
-            f"{named('change_caches')}: {name} has no cache, an input that an output gives again with "
-            "more tokens: leave it out"
+            f"{named('change_caches')}: {name} has no cache, an input that an output gives again "
+            "for the next tokens: leave it out"
         )
     return Caches(model, pairs)
 
@@ -94,7 +95,7 @@ def changing(model: ir.Model, name: str) -> Caches:
 def _pasts(node: ir.Node, index: int) -> Iterator[ir.Value]:
     """What output ``index`` of a node holds in front."""
     op = lookup(node)
-    slots = [past for past, present in op.caches if present == index]
+    slots = [past for past, present in (*op.caches, *op.states) if present == index]
     for slot in range(len(node.inputs)) if op.joins else slots:
         value = node_facts.input_of(node, slot)
         while value is not None and (above := value.producer()) is not None and key(above) == "Identity":

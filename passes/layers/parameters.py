@@ -37,6 +37,14 @@ class Parameters:
         return self.tensor.size if self.form is None else math.prod(self.form.shape)
 
     @property
+    def nbytes(self) -> int:
+        """What it takes, without the scales of integers, which are parameters of their own."""
+        zero = None if self.form is None or self.form.zero is None else self.form.zero
+        points = None if zero is None else self.model.graph.initializers[zero].const_value
+        own = points is not None and not points.dtype.is_floating_point()
+        return self.tensor.nbytes + (points.nbytes if points is not None and own else 0)
+
+    @property
     def nonzero(self) -> int:
         """How many of them are not zero."""
         if self.form is None:

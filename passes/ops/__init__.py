@@ -24,7 +24,7 @@ from obs_onnx.passes.ops import (
     select,
     shape,
 )
-from obs_onnx.passes.ops.fused import experts, gated, states
+from obs_onnx.passes.ops.fused import experts, forms, gated, shared, states
 from obs_onnx.passes.ops.quantized import blocks
 from obs_onnx.passes.traits.known_versions import known
 from obs_onnx.passes.traits.linear import Linear
@@ -40,6 +40,7 @@ _RECORDS: dict[str, Op] = {
     **elementwise.TABLE,
     **experts.TABLE,
     **extend.TABLE,
+    **forms.TABLE,
     **gated.TABLE,
     **matmul.TABLE,
     **normalization.TABLE,
@@ -48,6 +49,7 @@ _RECORDS: dict[str, Op] = {
     **reduce.TABLE,
     **select.TABLE,
     **shape.TABLE,
+    **shared.TABLE,
     **states.TABLE,
 }
 

@@ -17,26 +17,40 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.quantized.counterpart import counterpart
 from obs_onnx.passes.ops.vjp.attention import RULES
+from obs_onnx.passes.ops.vjp.fused.gates import ROTATION_RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed, joined, product
 from obs_onnx.passes.traits.lipschitz import pointwise
 from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Operand, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
-__all__ = ["TABLE", "keep_scale"]
+__all__ = [
+    "BUFFERED",
+    "COUNTED",
+    "ROTATED",
+    "TABLE",
+    "WEIGHED",
+    "keep_scale",
+    "macs_products",
+    "relate_fused",
+    "relate_heads",
+    "tie_heads",
+    "tie_mask",
+    "with_weights",
+]
 
 
-def _linear(node: ir.Node) -> str | None:
+def with_weights(node: ir.Node) -> str | None:
+    """Why weights of the operator itself are left alone, where it holds some."""
     held = node_facts.constant(node, 1)
     return f"{node.op_type} is not pruned; export without runtime fusions" if held is not None else None
 
 
-_WEIGHED = "a softmax over its keys weighs every element against the others"
+WEIGHED = "a softmax over its keys weighs every element against the others"
 _MASKED = "a mask has a row for each of its elements"
-_COUNTED = "it counts tokens from the first one on"
-_ROTATED = "it rotates pairs of widths"
-_LAID_OUT = "it is the layout of the cache"
-_BUFFERED = "it writes into a buffer, or gives its scores"
+COUNTED = "it counts tokens from the first one on"
+ROTATED = "it rotates pairs of widths"
+BUFFERED = "it writes into a buffer"
 
 
 def _dims(node: ir.Node, index: int) -> list[int]:
@@ -50,7 +64,7 @@ def _macs_packed(node: ir.Node) -> int:
     return x[0] * x[1] * (x[2] * weight[1] + x[1] * (sizes[0] + sizes[2]))
 
 
-def _macs_products(node: ir.Node) -> int:
+def macs_products(node: ir.Node) -> int:
     """Every query meets every key, and every weight every value."""
     query, key = _dims(node, 0), _dims(node, 1)
     if len(query) != len(key) or not key:
@@ -62,17 +76,15 @@ def _macs_products(node: ir.Node) -> int:
     return math.prod(query) * tokens + query[0] * heads * query[-2] * tokens * width
 
 
-def _relate_fused(r: Relation) -> None:
+def relate_fused(r: Relation) -> None:
     """com.microsoft Attention: weights (input, queries + keys + values) and their bias are inputs.
 
     Past keys and values are one array (2, batch, heads, tokens, width), and so are the present ones.
     """
-    if r.has(6):
-        raise Freeze(_BUFFERED)
     x, weight, heads = r.axes(0), r.axes(1), r.integer("num_heads", 1)
     sizes = r.integers("qkv_hidden_sizes") or (len(weight[1]) // 3,) * 3
     r.tie(x[2], weight[0])
-    r.fix(x[1], _WEIGHED)
+    r.fix(x[1], WEIGHED)
     pieces = np.split(weight[1], np.cumsum(sizes)[:-1])
     parts = [r.atoms.split(piece, [heads, len(piece) // heads]) for piece in pieces]
     for part in parts[1:]:
@@ -80,7 +92,9 @@ def _relate_fused(r: Relation) -> None:
     for part in parts[1:2] if r.integers("qkv_hidden_sizes") and not r.has(4) else parts[1:]:
         r.tie(parts[0][1], part[1])
     if r.integer("do_rotary"):
-        r.fix(parts[0][1], _ROTATED)
+        r.fix(parts[0][1], ROTATED)
+    if r.has(6):
+        r.fix([part[1] for part in parts], BUFFERED)
     if r.has(2):
         r.tie(r.axes(2)[0], weight[1])
         r.mix(2, 0)
@@ -88,11 +102,11 @@ def _relate_fused(r: Relation) -> None:
         r.fix([x[0], *r.axes(3)], _MASKED)
     if r.has(4):
         both, *past = r.axes(4)
-        r.fix([both, past[2]], _WEIGHED)
+        r.fix([both, past[2]], WEIGHED)
         for ours, theirs in zip((x[0], *parts[1]), (past[0], past[1], past[3]), strict=True):
             r.tie(ours, theirs)
     if r.has(5):
-        _tie_mask(r, 5, x[0], parts[0][0], x[1])
+        tie_mask(r, 5, x[0], parts[0][0], x[1])
     r.mix(1, 0)
     r.mix(1, 1)
     r.give([x[0], x[1], r.atoms.resolve(pieces[2])])
@@ -110,7 +124,7 @@ def _relate_fused(r: Relation) -> None:
 
 
 _relate_quantized = counterpart(
-    _relate_fused, Operand(0, 3, 6), Operand(1, 4, 7, axes=(1,)), Operand(2), Operand(5), Operand(8)
+    relate_fused, Operand(0, 3, 6), Operand(1, 4, 7, axes=(1,)), Operand(2), Operand(5), Operand(8)
 )
 
 
@@ -120,34 +134,36 @@ def keep_scale(s: Shrink, width: Labels) -> None:
         s.attribute("scale", 1 / math.sqrt(len(width)))
 
 
-def _tie_mask(r: Relation, slot: int, batch: Labels, head: Labels, tokens: Labels) -> None:
+def tie_mask(r: Relation, slot: int, batch: Labels, head: Labels, tokens: Labels) -> None:
     """What is added to the scores: (batch, heads, queries, keys), any of the first two of one element."""
     mask = r.axes(slot)
-    r.fix(mask[-1], _WEIGHED)
+    r.fix(mask[-1], WEIGHED)
     r.broadcast([[batch, head, tokens], mask[:-1]])
 
 
-def _relate_heads(r: Relation) -> None:
+def relate_heads(r: Relation) -> None:
     """com.microsoft MultiHeadAttention, whose inputs have one of several forms.
 
     Queries, keys and values are (batch, tokens, heads * width) each; keys and values may be (batch, heads,
     tokens, width), or one array (batch, tokens, heads, 2, width); or all are one of (batch, tokens, heads, 3,
-    width).
+    width), or (batch, tokens, queries + keys + values).
     """
-    if any(r.has(slot) for slot in range(8, len(r.node.inputs))) or r.used(3):
-        raise Freeze(_BUFFERED)
+    if r.used(3):
+        raise Freeze("its scores are an output")
     places, parts = _many(r)
     batch, tokens, _ = _tie_batch(r, *places)
     if r.integer("unidirectional"):
-        r.fix(tokens, _COUNTED)
-    _tie_heads(r, parts)
+        r.fix(tokens, COUNTED)
+    tie_heads(r, parts)
+    if r.has(8) or r.has(9):
+        r.fix([batch, *(part[1] for part in parts)], BUFFERED)
     if r.has(3):
         r.tie(r.axes(3)[0], joined([r.atoms.resolve(product(part)) for part in parts]))
         r.mix(3, 0)
     if r.has(4):
         r.fix([batch, *r.axes(4)], _MASKED)
     if r.has(5):
-        _tie_mask(r, 5, batch, parts[0][0], tokens)
+        tie_mask(r, 5, batch, parts[0][0], tokens)
     _tie_past(r, (6, 7), batch, parts)
     if r.has(7):
         r.tie(parts[0][1], parts[2][1])
@@ -173,6 +189,9 @@ def _many(r: Relation) -> tuple[list[list[Labels]], list[list[Labels]]]:
             again = 3 if slot == 0 else 2
             places += [x[:2]] * again
             parts += [[x[2], x[4]]] * again
+        elif slot == 0 and not r.has(1):
+            places += [x[:2]] * 3
+            parts += [r.atoms.split(piece, [heads, len(piece) // heads]) for piece in np.split(x[2], 3)]
         elif len(x) == 4:
             places.append([x[0], x[2]])
             parts.append([x[1], x[3]])
@@ -189,7 +208,7 @@ def _tie_past(r: Relation, slots: Sequence[int], batch: Labels, parts: Sequence[
     for slot, (head, width) in zip(slots, parts[1:], strict=True):
         if r.has(slot):
             past = r.axes(slot)
-            r.fix(past[2], _WEIGHED)
+            r.fix(past[2], WEIGHED)
             for ours, theirs in ((batch, past[0]), (head, past[1]), (width, past[3])):
                 r.tie(ours, theirs)
 
@@ -202,7 +221,7 @@ def _give_present(r: Relation, batch: Labels, parts: Sequence[Sequence[Labels]])
             r.give([batch, head, fixed(r.shape(index)[2]), width], index)
 
 
-def _tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
+def tie_heads(r: Relation, parts: list[list[Labels]]) -> None:
     """Query heads are (key head, repetition); queries and keys are equally wide."""
     (query, query_width), (key, key_width), (value, _) = parts
     r.tie(key, value)
@@ -219,7 +238,7 @@ def _tie_batch(
     """From (batch, tokens) of each: batch, tokens of queries, and those of keys and values, which stay."""
     r.tie(query[0], key[0])
     r.tie(query[0], value[0])
-    r.fix([key[1], value[1]], _WEIGHED)
+    r.fix([key[1], value[1]], WEIGHED)
     return query[0], query[1], key[1]
 
 
@@ -235,15 +254,15 @@ def _relate_standard(r: Relation) -> None:
         parts = [r.atoms.split(x[2], [n, len(x[2]) // n]) for x, n in zip(axes, heads, strict=True)]
     else:
         parts = [[x[1], x[3]] for x in axes]
-    _tie_heads(r, parts)
+    tie_heads(r, parts)
     batch, tokens, _ = _tie_batch(r, *([x[0], x[-2]] for x in axes))
     _tie_past(r, (4, 5), batch, parts)
     if r.has(6):
         r.tie(batch, r.axes(6)[0])
     if r.has(6) or r.has(4) or r.integer("is_causal") or _is_windowed(r):
-        r.fix(tokens, _COUNTED)
+        r.fix(tokens, COUNTED)
     if r.has(3):
-        _tie_mask(r, 3, batch, parts[0][0], tokens)
+        tie_mask(r, 3, batch, parts[0][0], tokens)
     r.mix(0, 2 if flat else 3)
     batch, tokens, head, width = map(r.atoms.resolve, (batch, tokens, parts[0][0], parts[2][1]))
     r.give([batch, tokens, product([head, width])] if flat else [batch, head, tokens, width])
@@ -264,57 +283,15 @@ def _is_windowed(r: Relation) -> bool:
     return any("window" in name for name in r.node.attributes)
 
 
-def _relate_grouped(r: Relation) -> None:
-    """com.microsoft GroupQueryAttention: widths stay.
-
-    Queries, keys and values are (batch, tokens, heads * width), or one array of all heads in a row. Sinks
-    have a number for each query head. Past and present are (batch, key heads, tokens, width).
-    """
-    if r.used(3):
-        raise Freeze("its scores are an output")
-    if any(r.has(slot) and math.prod(map(len, r.axes(slot))) > 1 for slot in (12, 13)):
-        raise Freeze("each width of its cache has a scale")
-    heads, shared = r.integer("num_heads", 1), r.integer("kv_num_heads", 1)
-    query, counts = r.axes(0), (heads, shared, shared)
-    if r.has(1) and r.has(2):
-        pieces = [query[2], *(r.axes(slot)[2] for slot in (1, 2))]
-        r.fix([*r.axes(1)[:2], *r.axes(2)[:2]], _COUNTED)
-    else:
-        pieces = np.split(query[2], np.cumsum(counts)[:-1] * (len(query[2]) // sum(counts)))
-    parts = [r.atoms.split(piece, [n, len(piece) // n]) for piece, n in zip(pieces, counts, strict=True)]
-    _tie_heads(r, parts)
-    r.fix([part[1] for part in parts], _ROTATED if r.integer("do_rotary") else _LAID_OUT)
-    r.fix(query[:2], _COUNTED)
-    for slot in (3, 4):
-        if r.has(slot):
-            r.fix([r.axes(slot)[axis] for axis in (0, 2, 3)])
-            r.tie(r.axes(slot)[1], parts[1][0])
-    if r.has(10):
-        _tie_mask(r, 10, query[0], parts[0][0], query[1])
-    if r.has(11):
-        r.tie(r.axes(11)[0], parts[0][0])
-    r.give([query[0], query[1], r.atoms.resolve(pieces[0])])
-    for index in (1, 2):
-        if r.is_shaped(index):
-            _, _, tokens, width = r.shape(index)
-            r.give([query[0], r.atoms.resolve(parts[1][0]), fixed(tokens), fixed(width)], index)
-
-    def shrink(s: Shrink) -> None:
-        s.attribute("num_heads", s.count(parts[0][0]))
-        s.attribute("kv_num_heads", s.count(parts[1][0]))
-
-    r.shrink(shrink)
-
-
 def _relate_rotary(r: Relation) -> None:
     """RotaryEmbedding, MRotaryEmbedding: heads pass, widths are rotated in pairs and stay."""
     x, heads = r.axes(0), r.integer("num_heads")
     r.fix([x[0], x[-2]], "its tokens have positions")
     if len(x) == 4:
-        r.fix(x[3], _ROTATED)
+        r.fix(x[3], ROTATED)
     elif heads:
         head, width = r.atoms.split(x[2], [heads, len(x[2]) // heads])
-        r.fix(width, _ROTATED)
+        r.fix(width, ROTATED)
         r.shrink(lambda s: s.attribute("num_heads", s.count(head)))
     else:
         raise Freeze("the width of its heads is not given")
@@ -322,33 +299,31 @@ def _relate_rotary(r: Relation) -> None:
 
 
 _PLAIN = Op(lipschitz=pointwise(None))
-_PRODUCTS = Op(macs=_macs_products, lipschitz=pointwise(None))
-_WITH_WEIGHTS = Op(linear=_linear, lipschitz=pointwise(None))
+_PRODUCTS = Op(macs=macs_products, lipschitz=pointwise(None))
+_WITH_WEIGHTS = Op(linear=with_weights, lipschitz=pointwise(None))
 
 _KNOWN = related(
     {
         "Attention": replace(_PRODUCTS, caches=((4, 1), (5, 2))),
         "RotaryEmbedding": _PLAIN,
         "com.microsoft::Attention": Op(
-            linear=_linear, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
+            linear=with_weights, macs=_macs_packed, lipschitz=pointwise(None), caches=((4, 1),)
         ),
         "com.microsoft::QAttention": replace(
             _WITH_WEIGHTS, macs=_macs_packed, caches=((8, 1),), quantizes=True
         ),
         "com.microsoft::LongformerAttention": _WITH_WEIGHTS,
         "com.microsoft::MultiHeadAttention": replace(_PRODUCTS, caches=((6, 1), (7, 2))),
-        "com.microsoft::GroupQueryAttention": replace(_PRODUCTS, caches=((3, 1), (4, 2))),
         "com.microsoft::RotaryEmbedding": _PLAIN,
         "com.microsoft::MRotaryEmbedding": _PLAIN,
     },
     {
         _relate_standard: "Attention",
         _relate_rotary: "RotaryEmbedding com.microsoft::RotaryEmbedding com.microsoft::MRotaryEmbedding",
-        _relate_fused: "com.microsoft::Attention",
+        relate_fused: "com.microsoft::Attention",
         _relate_quantized: "com.microsoft::QAttention",
-        _relate_heads: "com.microsoft::MultiHeadAttention",
-        _relate_grouped: "com.microsoft::GroupQueryAttention",
+        relate_heads: "com.microsoft::MultiHeadAttention",
     },
 )
 
-TABLE = differentiable(_KNOWN, RULES)
+TABLE = differentiable(_KNOWN, {**RULES, **ROTATION_RULES})

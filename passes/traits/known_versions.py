@@ -129,6 +129,12 @@ CONTRIB: Mapping[str, Known] = {
         4,
         3,
     ),
+    "com.microsoft::DecoderMaskedMultiHeadAttention": _contrib(
+        "mask_filter_value num_heads output_qk past_present_share_buffer scale", 11, 4
+    ),
+    "com.microsoft::DecoderMaskedSelfAttention": _contrib(
+        "do_rotary mask_filter_value num_heads past_present_share_buffer scale", 9, 2
+    ),
     "com.microsoft::DequantizeLinear": _contrib("axis", 3),
     "com.microsoft::DynamicQuantizeLSTM": _contrib(
         "activation_alpha activation_beta activations clip direction hidden_size input_forget", 12, 3
@@ -175,9 +181,22 @@ CONTRIB: Mapping[str, Known] = {
     "com.microsoft::MatMulFpQ4": _contrib("blk_quant_type", 3),
     "com.microsoft::MatMulIntegerToFloat": _contrib("", 7),
     "com.microsoft::MatMulNBits": _contrib("K N accuracy_level bits block_size weight_prepacked", 6),
+    "com.microsoft::MatMulNBitsMlp": _contrib("K N accuracy_level activation bits block_size epsilon", 9, 2),
+    "com.microsoft::MatMulNBitsQkv": _contrib("K Nkv Nq accuracy_level bits block_size epsilon", 12, 4),
     "com.microsoft::MoE": _contrib(_EXPERTS, 8),
     "com.microsoft::MultiHeadAttention": _contrib("mask_filter_value num_heads scale unidirectional", 10, 4),
     "com.microsoft::NhwcFusedConv": _contrib(f"activation activation_params {_WINDOWS}", 4),
+    "com.microsoft::PackedAttention": _contrib("num_heads qkv_hidden_sizes scale", 6),
+    "com.microsoft::PackedMultiHeadAttention": _contrib("mask_filter_value num_heads scale", 7),
+    "com.microsoft::PagedAttention": _contrib(
+        """
+        do_rotary is_causal k_cache_dtype k_quant_type kv_cache_layout kv_num_heads local_window_size
+        num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale softcap v_cache_dtype v_head_size
+        v_quant_type
+        """,
+        17,
+        3,
+    ),
     "com.microsoft::QAttention": _contrib(
         "do_rotary mask_filter_value num_heads past_present_share_buffer scale unidirectional", 9, 2
     ),
@@ -209,6 +228,18 @@ CONTRIB: Mapping[str, Known] = {
     ),
     "com.microsoft::SkipLayerNormalization": _contrib("epsilon", 5, 4),
     "com.microsoft::SkipSimplifiedLayerNormalization": _contrib("epsilon", 4, 4),
+    "com.microsoft::SparseAttention": _contrib(
+        "do_rotary kv_num_heads num_heads rotary_interleaved scale sparse_block_size", 11, 3
+    ),
+    "com.microsoft::SparsePagedAttention": _contrib(
+        """
+        attention_mode auxiliary_cache_layout auxiliary_kv_shared do_rotary is_causal k_quant_type
+        kv_num_heads local_window_size num_heads qk_norm_epsilon rotary_interleaved rotary_offset scale
+        selected_kv_source softcap v_quant_type
+        """,
+        22,
+        3,
+    ),
     "com.microsoft::SwiGLU": _contrib("activation_alpha activation_beta limit round_activation", 2),
     "com.microsoft::Unique": _contrib("", 1, 3),
 }

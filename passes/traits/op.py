@@ -49,6 +49,8 @@ class Op:
         additive: the output is linear in all inputs together, in the same way for all elements (a sum, a mean
             over places).
         caches: positions of an input of past keys or values and of the output that gives them with new ones.
+        states: positions of an input that holds a state, of a size of its own, and of the output that gives
+            the next one.
         joins: the output is the inputs in a row, which do not meet.
         view: the output is the first input in another shape, so that it needs no memory of its own.
         shape_only: the outputs depend on the shapes of the inputs alone.
@@ -73,6 +75,7 @@ class Op:
     annihilates: tuple[int, ...] = ()
     additive: bool = False
     caches: tuple[tuple[int, int], ...] = ()
+    states: tuple[tuple[int, int], ...] = ()
     joins: bool = False
     view: bool = False
     shape_only: bool = False

@@ -22,6 +22,11 @@ def test_command(deep, easy, tmp_path):
     assert report["schema"] == 1
     assert report["after"]["loss"] < report["before"]["loss"]
     onnx.checker.check_model(onnx.load(tmp_path / "m.finetuned.onnx"), full_check=True)
+    result = CliRunner().invoke(main, [*arguments, "--summary"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("\n") == 1
+    assert "m.finetuned.onnx: loss " in result.stdout
+    assert "30 steps of " in result.stdout
     result = CliRunner().invoke(main, [*arguments, "--teacher", str(tmp_path / "nothing.onnx")])
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
-from command_line import commands
+from command_line import commands, run
 
 from obs_onnx.cli import main
 from obs_onnx.cli.errors import Program
@@ -162,3 +164,21 @@ def test_prune_shows_the_common_dozen_first() -> None:
 def test_commands_have_every_flag_of_their_list() -> None:
     flags = {flag for one in commands()["prune"].params for flag in one.opts}
     assert {flag for one in options_of(PruneOptions) for flag in one.flags} <= flags
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("inspect", "digits_mlp.onnx"),
+        ("bench", "digits_mlp.onnx", "--seconds", "0.01"),
+        ("eval", "digits_mlp.onnx", "--data", "digits_mlp.test.npz"),
+        ("gradient", "digits_mlp.onnx", "-o", "gradient.onnx"),
+        ("replay", "keep.json", "digits_mlp.onnx"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_quiet_is_quiet(folder: Path, arguments: tuple[str, ...]) -> None:
+    kept = {"fc1.weight": {"0": [0, 2]}, "fc1.bias": {"0": [0, 2]}, "fc2.weight": {"1": [0, 2]}}
+    (folder / "keep.json").write_text(json.dumps({"schema": 1, "tensors": kept}))
+    result = run(*arguments, "-q")
+    assert (result.exit_code, result.output) == (0, "")

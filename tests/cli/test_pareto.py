@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,18 @@ class TestCommand:
 
     def test_run(self, tmp_path: Path) -> None:
         given = [str(LENET), "-o", str(tmp_path / "out"), "--json", str(tmp_path / "r.json"), *self.OPTIONS]
+        given += ["--report", str(tmp_path / "r.html")]
         result = CliRunner().invoke(main, ["pareto", *given])
         assert result.exit_code == 0, result.output
+        page = (tmp_path / "r.html").read_text(encoding="utf-8")
+        assert f"<code>obs-onnx pareto {LENET} -o" in page
+        again = CliRunner().invoke(
+            main, ["report", str(tmp_path / "out" / "pareto.json"), str(tmp_path / "s.html")]
+        )
+        assert again.exit_code == 0, again.output
+        assert "dense" in again.stdout
+        made = (tmp_path / "s.html").read_text(encoding="utf-8")
+        assert made == re.sub(r"<p><code>.*?</code></p>\n", "", page)  # pareto.json does not know the command
         assert "dense" in result.stdout
         assert "02" in result.output
         read = json.loads((tmp_path / "r.json").read_text())
@@ -30,6 +41,14 @@ class TestCommand:
         assert again.exit_code == 2
         assert again.output.count("\n") == 1
         assert "exists" in again.output
+
+    def test_one_line(self, tmp_path: Path) -> None:
+        given = [str(LENET), "-o", str(tmp_path / "out"), "--summary", "--no-latency", *self.OPTIONS]
+        result = CliRunner().invoke(main, ["pareto", *given])
+        assert result.exit_code == 0, result.output
+        assert result.stdout.count("\n") == 1
+        assert result.stdout.startswith(f"{LENET} -> {tmp_path / 'out'}: ")
+        assert "models, MACs" in result.stdout
 
     def test_nothing_found(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(FrontierSearch, "run", lambda *args: None)

@@ -4,12 +4,13 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cluster_tasks import end_always, end_once, fail, lack_once, square
+from cluster_tasks import end_always, end_once, fail, lack_once, len_of_mark, square
 
 from obs_onnx.cluster.dask_executor import DaskExecutor
 from obs_onnx.cluster.opening import opened
@@ -68,3 +69,23 @@ def test_a_worker_that_comes_later_with_other_versions_is_refused(executor) -> N
     other = replace(executor, wanted={**executor.wanted, "numpy": "0.1"})
     with pytest.raises(OptionError, match=r"worker on .* has numpy [\d.]+ instead of 0\.1: start workers in"):
         list(other.run([partial(square, 1)]))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_what_tasks_give_is_merged_on_workers(executor, count: int) -> None:
+    tasks = [partial(square, number) for number in range(count)]
+    assert executor.reduce(tasks, add) == sum(number**2 for number in range(count))
+    assert 1 <= executor.width <= 2
+
+
+def test_an_error_of_a_task_goes_through_all_merges(executor) -> None:
+    tasks = [partial(square, 1), partial(square, 2), partial(fail, "no luck")]
+    with pytest.raises(ValueError, match="no luck"):
+        executor.reduce(tasks, add)
+    with pytest.raises(TypeError):
+        executor.reduce([partial(square, 1), list], add)
+
+
+def test_a_worker_that_is_lost_costs_no_merged_result(executor, tmp_path: Path) -> None:
+    tasks: list[Any] = [partial(len, "abc"), partial(len_of_mark, tmp_path / "mark"), partial(len, "de")]
+    assert executor.reduce(tasks, add) == 3 + 4 + 2

@@ -31,3 +31,12 @@ def test_what_is_held_is_taken_once() -> None:
     assert held.take() == 7
     with pytest.raises(IndexError):
         held.take()
+
+
+@pytest.mark.parametrize("count", range(1, 8))
+def test_neighbours_are_merged_first(count: int) -> None:
+    tasks = [partial(str, number) for number in range(count)]
+    found = IN_TURN.reduce(tasks, lambda first, second: f"({first} {second})")
+    assert found.replace("(", "").replace(")", "").split() == [str(number) for number in range(count)]
+    if count == 5:
+        assert found == "(((0 1) (2 3)) 4)"

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from click.testing import CliRunner
@@ -77,6 +78,28 @@ def test_workers_give_the_same_bytes_though_one_is_killed(
 def test_workers_give_the_same_bytes(model: Path, scheduler: Any, options: dict[str, Any]) -> None:
     expected = pruned(model, **options)
     assert pruned(model, cluster=scheduler.scheduler_address, **options) == expected
+
+
+@pytest.mark.parametrize("options", [CHANNELS, WEIGHTS], ids=["channels", "weights"])
+def test_moments_of_parts_of_the_data_choose_the_same(
+    model: Path, scheduler: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small: dict[str, Any] = {**FAST, **options, "memory": 3_000_000}  # several batches, and room for moments
+    alone = prune(model, **small)
+    shards, reduce = list[int](), DaskExecutor.reduce
+
+    def counting(self: DaskExecutor, tasks: Any, merge: Any) -> Any:
+        shards.append(len(tasks))
+        return reduce(self, tasks, merge)
+
+    monkeypatch.setattr(DaskExecutor, "reduce", counting)
+    shared = prune(model, cluster=scheduler.scheduler_address, **small)
+    assert shards == [2]
+    assert shared.keep == alone.keep
+    for name, value in alone.model.graph.initializers.items():
+        here, there = (one.const_value.numpy() for one in (value, shared.model.graph.initializers[name]))
+        np.testing.assert_array_equal(here == 0, there == 0)
+        np.testing.assert_allclose(there, here, rtol=1e-4, atol=1e-6)
 
 
 def test_workers_of_this_machine_share_its_threads_and_end_with_the_run(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from obs_onnx.cluster.remote import worker_function
+from obs_onnx.cluster.remote import merging_function, worker_function
 from obs_onnx.cluster.versions import here
 
 
@@ -43,3 +43,15 @@ def test_a_worker_without_this_package_can_read_the_function(tmp_path: Path) -> 
         [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.stdout.strip() == "refused", done.stderr
+
+
+def test_a_merge_passes_on_what_was_not_given() -> None:
+    merge = merging_function()
+    content = pickle.dumps(max)
+    assert merge(content, ("gave", 1), ("gave", 2)) == ("gave", 2)
+    error = ValueError("no")
+    assert merge(content, ("gave", 1), ("raised", error)) == ("raised", error)
+    assert merge(content, ("refused", "host"), ("gave", 1)) == ("refused", "host")
+    how, found = merge(content, ("gave", 1), ("gave", "x"))
+    assert how == "raised"
+    assert isinstance(found, TypeError)

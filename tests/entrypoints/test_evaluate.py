@@ -96,6 +96,22 @@ def test_outputs_are_paired_by_name_or_position():
         evaluate(linear(np.eye(4)[:, :3]), x, against=linear(np.eye(4)))
 
 
+def test_models_of_other_tokens_are_told_apart_before_they_run(make_proto):
+    """The smaller one has no row for id 7."""
+    large, small = (
+        make_proto(
+            f"g (int64[N,S] ids) => (float[N,S,{n}] logits)"
+            " { h = Gather(table, ids) logits = MatMul(h, w) }",
+            {"table": scores(n, 4).astype("f4"), "w": scores(4, n).astype("f4")},
+        )
+        for n in (8, 5)
+    )
+    ids = {"ids": np.full((3, 2), 7)}
+    for model, against, sizes in ((small, large, "5.* 8"), (large, small, "8.* 5")):
+        with pytest.raises(DataError, match=f"output 'logits' scores {sizes}: only models with the same"):
+            evaluate(model, ids, against=against)
+
+
 def test_labels_that_do_not_fit():
     x = scores(10, 4)
     with pytest.raises(DataError, match="labels go up to 4, the model has 4 classes"):

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from nets import mlp, run_proto
+from repository import MODELS
 
 import obs_onnx
 from obs_onnx.passes.errors import ModelError, OptionError
@@ -39,6 +40,24 @@ def test_a_file_and_its_report(tmp_path: Path, to: str) -> None:
     assert written["to"] == to
 
 
+def test_operators_on_integers(tmp_path: Path) -> None:
+    """The same accuracy and no operator on numbers; it is a model that can be pruned in its form."""
+    given = {"calib": MODELS / "digits_lenet.calib.npz", "eval": MODELS / "digits_lenet.test.npz"}
+    given |= {"latency": False, "threads": 1}
+    net = MODELS / "digits_lenet.onnx"
+    found = {
+        form: obs_onnx.quantize(net, tmp_path / f"{form}.onnx", quantize_format=form, **given).report
+        for form in ("qdq", "qoperator")
+    }
+    pairs, operators = ({one.model: one for one in found[form].combinations}["int8"] for form in found)
+    assert operators.accuracy == pytest.approx(pairs.accuracy, abs=0.002)
+    assert operators.output_error == pytest.approx(pairs.output_error, rel=0.02)
+    assert "operators on integers give" in " ".join(found["qoperator"].notes)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "qoperator.onnx").graph.node}
+    assert "QLinearConv" in kinds
+    assert not {"Conv", "Gemm", "MatMul"} & kinds
+
+
 def test_a_fixed_batch_comes_back(tmp_path: Path) -> None:
     proto = mlp()
     for value in (*proto.graph.input, *proto.graph.output):
@@ -55,6 +74,7 @@ def test_a_fixed_batch_comes_back(tmp_path: Path) -> None:
     [
         ({"to": "int4"}, OptionError, "use one of int8"),
         ({"block_size": 20, "to": "int4-weights"}, OptionError, "no power of two"),
+        ({"to": "int4-weights", "quantize_format": "qoperator"}, OptionError, "leave it out"),
         ({"custom_ops": ["x.so"]}, OptionError, "libraries of custom operators"),
     ],
 )

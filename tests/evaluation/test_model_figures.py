@@ -6,8 +6,13 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
+import pytest
+from integer_operators import CASES, Case, graph
 
-from obs_onnx.evaluation.model_figures import compressed_bytes
+from obs_onnx.evaluation.model_figures import compressed_bytes, figures
+from obs_onnx.evaluation.run_cost import RunCost
+from obs_onnx.passes.costs.memory import Peak
 
 
 def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:
@@ -18,3 +23,14 @@ def test_compressed_bytes_are_those_of_a_zip_file(tmp_path: Path) -> None:
         expected = archive.getinfo("a").compress_size
     assert compressed_bytes([tmp_path / "a"], chunk=4096) == expected
     assert compressed_bytes([tmp_path / "a", tmp_path / "a"]) == 2 * expected
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_integers_count_as_parameters_of_few_bits(case: Case) -> None:
+    model = ir.from_proto(graph(case))
+    found = figures(model, None, None, RunCost(100, Peak(96, "s"), {}, (), 25))
+    held = {name: value.const_value for name, value in model.graph.initializers.items()}
+    floats = [one for one in held.values() if one.dtype == ir.DataType.FLOAT]
+    assert found.parameters >= held["w"].size + sum(one.size for one in floats)
+    assert 8 < found.weight_bits < 32
+    assert found.integer_macs == 0.25

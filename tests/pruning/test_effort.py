@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from obs_onnx.pruning.effort import EFFORTS, LEAST_SAMPLES, Effort
 
-EFFORT = Effort(levels=4, refinements=0, samples=100, macs=1e9, refitting=3e9, widths=5, trials=4)
+EFFORT = Effort(
+    levels=4, refinements=0, samples=100, macs=1e9, refitting=3e9, refining=1e11, widths=5, trials=4
+)
 
 
 def test_cheap_models_get_more_levels_and_dear_ones_those_of_the_effort() -> None:
@@ -49,6 +52,16 @@ def test_whole_refits_are_done_where_all_of_them_are_cheap() -> None:
     assert not EFFORT.refits(times + 1, 1000, 50, [layer])
 
 
+def test_plans_are_compared_where_enough_of_them_are_cheap() -> None:
+    layer = SimpleNamespace(layout=SimpleNamespace(goi=(2, 8, 10)))
+    effort = replace(EFFORT, plans=5)
+    once = 3 * 1024 * (1000 + 40 * 50) + 2 * 10**3
+    assert effort.affordable_plans(1000, 50, [layer]) == 5
+    assert replace(effort, macs=4.5 * once).affordable_plans(1000, 50, [layer]) == 4
+    assert replace(effort, macs=2.5 * once).affordable_plans(1000, 50, [layer]) == 0
+    assert EFFORT.affordable_plans(1000, 50, [layer]) == 0
+
+
 def test_wide_layers_are_solved_at_few_levels_and_once() -> None:
     narrow, wide = (SimpleNamespace(layout=SimpleNamespace(goi=goi)) for goi in ((4, 8, 100), (1, 512, 8192)))
     assert EFFORT.solved_levels(8, [narrow, narrow]) == 8
@@ -63,3 +76,14 @@ def test_more_effort_is_never_less() -> None:
     quick, normal, thorough = (EFFORTS[name] for name in ("quick", "normal", "thorough"))
     for less, more in ((quick, normal), (normal, thorough)):
         assert all(getattr(less, name) <= getattr(more, name) for name in less.__dataclass_fields__)
+
+
+def test_steps_of_all_weights_are_as_many_as_the_budget_allows() -> None:
+    fewer = [EFFORT.refines(macs, 2000, 256) for macs in (10**3, 10**5, 10**6, 10**7)]
+    amounts = [0 if steps is None else steps.steps * steps.products for steps in fewer]
+    assert amounts == sorted(amounts, reverse=True)
+    assert amounts[0] > amounts[1] > amounts[2] > 0 == amounts[3]
+    for macs, steps in zip((10**3, 10**5, 10**6), fewer, strict=False):
+        assert steps is not None
+        assert steps.macs(macs, 2000, 256) <= EFFORT.refining
+    assert EFFORTS["quick"].refines(1, 100, 32) is None

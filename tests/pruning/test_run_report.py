@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -225,3 +226,42 @@ def test_an_operator_that_only_the_runtime_knows(make_proto, mode: str, targets:
     ).report
     assert report.met
     assert report.output_error < 1
+
+
+def test_samples_whose_class_changed_are_those_of_both_models() -> None:
+    proto, x = nets.mlp(), nets.data(0, 256, 12)
+    found = prune(proto, calib={"x": x}, task="classification", targets={"macs": 0.1}, latency=False, **FAST)
+    report = found.report
+    assert report.agreement is not None
+    assert 1 <= len(report.changed) <= 8
+    assert len(report.changed) <= round((1 - report.agreement) * len(x) / 8)
+    sure = [one.sure_before for one in report.changed]
+    assert sure == sorted(sure, reverse=True)
+    for one in report.changed:
+        row = np.array([float(part) for part in one.texts["x"].split(", ")])
+        (sample,) = np.flatnonzero(np.abs(x - row).max(axis=1) < 1e-3)
+        for model, own in ((proto, one.before), (ir.to_proto(found.model), one.after)):
+            (scores,) = nets.run_proto(model, {"x": x[sample : sample + 1]}).values()
+            assert scores.argmax() == own
+    assert "texts" not in json.dumps(report.to_json()["changed"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_data_has_a_check_sum() -> None:
+    x = np.load("c.npz")["x"]
+    np.savez("e.npz", x=x, labels=np.zeros(len(x), np.int64))
+    Path("many").mkdir()
+    for number, part in enumerate(np.array_split(x, 4)):
+        np.savez(f"many/{number}.npz", x=part)
+    made = prune(
+        "m.onnx", calib="c.npz", eval="e.npz", targets=HALF, latency=False, **FAST
+    ).report.environment
+    for what, file in (("calibration data", "c.npz"), ("evaluation data", "e.npz")):
+        assert made[what] == file
+        assert made[f"{what} sha256"] == hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    first = prune("m.onnx", calib="many", targets=HALF, latency=False, **FAST).report.environment
+    Path("many/0.npz").rename("many/00.npz")
+    second = prune("m.onnx", calib="many", targets=HALF, latency=False, **FAST).report.environment
+    assert first["calibration data sha256"] != second["calibration data sha256"]
+    bare = prune("m.onnx", calib={"x": x}, targets=HALF, latency=False, **FAST).report.environment
+    assert "calibration data" not in bare

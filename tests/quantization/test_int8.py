@@ -21,7 +21,7 @@ from obs_onnx.data.open_source import open_source
 from obs_onnx.io.onnx_file import serialize
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import ModelError, OptionError, VerificationError
-from obs_onnx.quantization.int8 import check_quantized_zeros, quantize
+from obs_onnx.quantization.int8 import check_quantizable, check_quantized_zeros, quantize
 from obs_onnx.runtimes import open_runtime
 
 NET, TEST = MODELS / "digits_lenet.onnx", MODELS / "digits_lenet.test.npz"
@@ -217,3 +217,30 @@ def test_broken_zeros_are_found() -> None:
     del found.graph.initializers["fc1.weight_quantized"]
     with pytest.raises(VerificationError, match=r"fc1.weight is missing"):
         check_quantized_zeros(model, found)
+
+
+def test_targets_that_hold_in_integers(tmp_path: Path) -> None:
+    """The file of integers, in operators on integers, is what the target is about."""
+    output = tmp_path / "small.onnx"
+    given = {**FAST, "quantize_format": "qoperator", "targets_on": "quantized"}
+    report = prune(NET, output, targets={"size": 0.15}, eval=TEST, **given).report
+    share = (tmp_path / "small.int8.onnx").stat().st_size / NET.stat().st_size
+    assert report.met
+    assert share <= 0.15
+    assert report.reached["size"] == pytest.approx(share, abs=2e-3)
+    assert report.targets == {"size": 0.15}
+    assert "size: measured on the model in integers" in " ".join(report.notes)
+    kinds = {node.op_type for node in onnx.load(tmp_path / "small.int8.onnx").graph.node}
+    assert "QLinearConv" in kinds
+    assert "Conv" not in kinds
+
+
+def test_what_is_quantized_is_told_by_the_tables(make_model: Callable[..., ir.Model]) -> None:
+    """Whatever the operator is called."""
+    model = make_model(
+        "g (float[N,16] x) => (float[N,8] y) { h = MatMul(x, w)"
+        "y = com.microsoft.MatMulBnb4 <K = 16, N = 8, block_size = 16, quant_type = 1> (h, b, absmax) }",
+        {"w": np.eye(16, dtype=np.float32), "b": np.zeros(64, np.uint8), "absmax": np.ones(8, np.float32)},
+    )
+    with pytest.raises(OptionError, match=r"MatMulBnb4\) is quantized already: give the float model"):
+        check_quantizable(canonicalize(model))

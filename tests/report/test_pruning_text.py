@@ -12,7 +12,7 @@ from rich.console import Console
 
 from obs_onnx.meter import StageCost
 from obs_onnx.report import print_report
-from obs_onnx.report.pruning_text import criterion_text, widths_text
+from obs_onnx.report.pruning_text import criterion_text, total_rows, widths_text
 from obs_onnx.results.pruning import LayerResult, Report
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/weight"
@@ -93,3 +93,13 @@ def test_more_is_told_when_asked(make_report: Callable[..., Report]) -> None:
     assert ["forward", "1.00", "s", "2.00", "s", "3.0", "MB", "7", "1"] in rows
     assert ["rounds", "2"] in rows
     assert ["cpu", "fast"] in rows
+
+
+def test_integers_are_shown_where_there_are_some(make_report: Callable[..., Report]) -> None:
+    report = make_report()
+    before = replace(report.before, weight_bits=9.5, integer_macs=0.98)
+    after = replace(report.after, weight_bits=9.25, integer_macs=0.975)
+    rows = {row[0]: row[1:] for row in total_rows(replace(report, before=before, after=after))}
+    assert rows["bits per weight"] == ("9.5", "9.25", "x 0.974")
+    assert rows["computed in integers"] == ("98.0 %", "97.5 %", "")
+    assert not {"bits per weight", "computed in integers"} & {row[0] for row in total_rows(report)}

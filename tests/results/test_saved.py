@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from frontiers import a_frontier
 
 from obs_onnx.io.json_file import write_json
 from obs_onnx.meter import StageCost
@@ -24,7 +25,8 @@ from obs_onnx.results.pruning import (
     PartError,
     Report,
 )
-from obs_onnx.results.saved import SavedBound, read_report
+from obs_onnx.results.samples import ChangedSample
+from obs_onnx.results.saved import SavedBound, read_frontier, read_report
 
 
 def full(make_report: Callable[..., Report]) -> Report:
@@ -37,7 +39,8 @@ def full(make_report: Callable[..., Report]) -> Report:
                 "a", "Conv", (4, 3, 3, 3), 108, 0.5, 0.1, 0.2, "obs", 1e-3, (3, 4), (3, 2), None, "g", curve
             ),
         ),
-        groups=(GroupResult("g", 4, 2, 3, 1e-3, curve),),
+        groups=(GroupResult("g", 4, 2, 3, 1e-3, curve, (0, 2)),),
+        changed=(ChangedSample(3, 1, 2, 0.9, 0.5, None),),
         parts=(PartError("y", "y", "n", "level", 1.0, 1.0, 0.1, 2.0),),
         combinations=(Combination("dense", 100, 0.9, 0.1, 0.2, Latency(1.0, 0.9, 1.1, 9)),),
         stages=(StageCost("forward", 1.0, 2.0, None, 3, 1),),
@@ -107,3 +110,16 @@ def test_what_is_no_report(
     assert str(tmp_path / "r.json") in str(caught.value)
     with pytest.raises(DataError, match=r"none\.json cannot be read"):
         read_report(tmp_path / "none.json", Report)
+
+
+def test_a_frontier_comes_back(tmp_path: Path) -> None:
+    found = a_frontier(options={"points": 2}, environment={"cpu": "a"}, notes=("n",))
+    write_json(tmp_path / "pareto.json", found.to_json())
+    assert read_frontier(tmp_path / "pareto.json") == found
+    (tmp_path / "other.json").write_text('{"schema": 1}')
+    assert read_frontier(tmp_path / "other.json") is None
+    (tmp_path / "broken.json").write_text(
+        '{"schema": 1, "points": 3, "dense": 1, "cost": "macs", "by": "error"}'
+    )
+    with pytest.raises(DataError, match="no frontier that pareto wrote"):
+        read_frontier(tmp_path / "broken.json")

@@ -174,3 +174,14 @@ def test_a_packed_decoder_with_an_unknown_operator_keeps_what_lies_behind(make_m
     found = declare_shapes(OrtRuntime, model, sample)
     assert shape_of(found, "m") == ["B", "S", 16]
     assert ("up[1]", 24) in {(one.name, one.n) for one in couple(prepare(found)).groups}
+
+
+def test_an_operator_that_nobody_knows_in_a_decoder_freezes_what_touches_it(make_model) -> None:
+    """Nothing runs it, yet the file says its shape: what lies behind is found all the same."""
+    model = decoder(make_model, " m = acme.kernels.Mystery(b)")
+    model.opset_imports["acme.kernels"] = 1
+    value = ir.convenience.create_value_mapping(model.graph)["m"]
+    value.shape, value.type = ir.Shape(["B", "S", 16]), ir.TensorType(ir.DataType.FLOAT)
+    coupling = couple(prepare(declare_shapes(OrtRuntime, model)))
+    assert {(one.name, one.n) for one in coupling.groups} == {("up[1]", 24), ("qkv[1]", 2)}
+    assert any("nothing is known" in one.reason for one in coupling.frozen)

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from obs_onnx.solvers import Problem, follows, parse_pattern, refit
+from obs_onnx.solvers import Problem, admm, follows, parse_pattern, refit
 from obs_onnx.solvers.admm import admm_levels
 from obs_onnx.solvers.baselines import magnitude_mask
 from obs_onnx.solvers.obs import obs_path
@@ -44,3 +44,14 @@ def test_levels_do_not_depend_on_each_other(random_problem: Maker) -> None:
     assert not together[3].any()
     ((alone, _),) = admm_levels(problem, [0.9])
     np.testing.assert_array_equal(together[2], alone)
+
+
+def test_a_wide_layer_keeps_no_factor(random_problem: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept, let_go = random_problem(4, (1, 6, 80)), random_problem(4, (1, 6, 80))
+    ((mask, close),) = admm_levels(kept, [0.7])
+    monkeypatch.setattr(admm, "_WIDE", 80)
+    ((other, near),) = admm_levels(let_go, [0.7])
+    assert (len(kept.factors), len(let_go.factors)) == (1, 0)
+    np.testing.assert_array_equal(mask, other)
+    np.testing.assert_array_equal(close, near)
+    np.testing.assert_allclose(let_go.inverse, kept.inverse, rtol=1e-9, atol=1e-12)

@@ -33,13 +33,21 @@ __all__ = ["compare", "report"]
 @SUMMARY
 @QUIET
 def report(result: str, output: str | None, brief: bool, silent: bool) -> None:
-    """Show RESULT, the JSON of a prune, and write it as a page.
+    """Show RESULT, the JSON of a prune or a pareto, and write it as a page.
 
     OUT is the same as --output. The page needs nothing else: no network, no script.
     """
     place = str(Path(result).with_suffix(".html")) if output is None else output
     if same_file(place, result):
         raise OptionError(f"{place} is the result itself: choose another {named('output')}")
+    frontier = shown.read_frontier(result)
+    if frontier is not None:
+        shown.write_frontier_page(place, frontier)
+        if brief:
+            click.echo(printable(shown.frontier_line(frontier)))
+        elif not silent:
+            shown.print_frontier(frontier)
+        return
     found = shown.read_report(result, shown.ReadableReport)
     found.to_html(place)
     if brief:

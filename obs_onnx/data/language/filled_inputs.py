@@ -330,7 +330,9 @@ def _fixed_length(spec: TensorSpec) -> int:
     """Tokens in a cache of keys or values of a fixed length; 0 for any other."""
     shape = spec.shape or ()
     free = [size for size in shape[1:] if not isinstance(size, int)]
-    held = re.search(r"key|value|(^|[_.])[kv]([_.]|$)", _plain(spec.name)) is not None
+    name = _plain(spec.name)
+    own = re.sub(r"^past_key_values?", "", name)  # of all caches, those of states too
+    held = re.search(r"key|value|(^|[_.])[kv]([_.]|$)", own if re.search("[a-z]", own) else name) is not None
     length = shape[-2] if len(shape) == 4 and not free else 0
     return length if held and isinstance(length, int) else 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from obs_onnx.data.feeds import TensorSpec
 from obs_onnx.data.options import WINDOW, TextReading
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, OptionError, boundary, named
 
-__all__ = ["is_text", "text_files", "windows"]
+__all__ = ["decoder", "is_text", "text_files", "windows"]
 
 SUFFIXES = (".txt", ".text", ".md")
 _BESIDE = "tokenizer.json"
@@ -65,6 +66,13 @@ def windows(files: Sequence[Path], spec: TensorSpec, reading: TextReading) -> ND
     return np.concatenate([np.tile(before, (count, 1)), rows, np.tile(behind, (count, 1))], axis=1)
 
 
+def decoder(path: Path | None) -> Callable[[NDArray[np.int64]], str] | None:
+    """What makes text of token ids; None without a tokenizer, or without the package for it."""
+    if path is None or find_spec("tokenizers") is None:
+        return None
+    return _Tokenizer(path).text
+
+
 def _length(spec: TensorSpec, asked: int | None) -> int:
     fixed = spec.shape[1] if spec.shape is not None and len(spec.shape) == 2 else None
     if not isinstance(fixed, int):
@@ -112,6 +120,11 @@ class _Tokenizer:
     def ids(self, text: str, special: bool = False) -> NDArray[np.int64]:
         """(tokens,) ids of a text."""
         return np.array(self._inner.encode(text, add_special_tokens=special).ids, np.int64)
+
+    def text(self, ids: NDArray[np.int64]) -> str:
+        """Text of (tokens,) ids, without what the tokenizer puts around it."""
+        decoded: str = self._inner.decode(ids.tolist())
+        return decoded
 
     @property
     def around(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -11,7 +11,7 @@ from obs_onnx.latency.options import LatencyOptions
 from obs_onnx.option import Options, option, output_file
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.pruning.options import Damped, EffortOptions, Evaluated, MeasuredAt, SearchOptions, Shown
-from obs_onnx.quantization.options import INT8, KINDS, BlockOptions, QuantizationOptions
+from obs_onnx.quantization.options import INT8, KINDS, BlockOptions, QuantizationOptions, check_format
 from obs_onnx.runtimes.options import RuntimeOptions
 
 __all__ = ["QuantizeOptions"]
@@ -60,10 +60,13 @@ class QuantizeOptions(
     @property
     def quantization(self) -> QuantizationOptions:
         """What the model is quantized to."""
-        return QuantizationOptions(quantize=self.to, block_size=self.block_size)
+        return QuantizationOptions(
+            quantize=self.to, block_size=self.block_size, quantize_format=self.quantize_format
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_format(self.quantize_format, self.to)
         if self.to == INT8 and self.custom_ops:
             raise OptionError(
                 f"{named('to', INT8)} knows no libraries of custom operators: leave out {named('custom_ops')}"

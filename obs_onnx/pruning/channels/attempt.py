@@ -67,6 +67,13 @@ class ChannelAttempt(Attempt):
             return 0
         return int(self.keep[group.id].sum()) if group.id in self.keep else group.n
 
+    def stays(self, group: Group) -> tuple[int, ...]:
+        """Which channels of a group of the dense model are left."""
+        if group.id in self.left_out:
+            return ()
+        mask = self.keep.get(group.id)
+        return tuple(range(group.n)) if mask is None else tuple(np.flatnonzero(mask).tolist())
+
     def lost(self, dense: ir.Model) -> list[str]:
         """Weights and biases that went with whole branches."""
         held = self.model.graph.initializers

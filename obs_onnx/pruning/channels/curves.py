@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.allocation.channels import Quantum
@@ -13,6 +14,7 @@ from obs_onnx.allocation.curves import Ranked
 from obs_onnx.allocation.refit_correction import SHARES, mended
 from obs_onnx.allocation.regularizers import penalties, regularizers
 from obs_onnx.calibration.activation_cache import ActivationCache
+from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import ranking
 from obs_onnx.criteria.score_curves import criterion_curves
@@ -21,7 +23,10 @@ from obs_onnx.evaluation.measures.output_damage import Damage
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.branches import Branch
+from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
+from obs_onnx.pruning.channels.attempt import Keeps
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
@@ -29,9 +34,75 @@ from obs_onnx.reconstruction.channels import solve_channels
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
-__all__ = ["measured_curves", "mended_curves", "scored_curves"]
+__all__ = [
+    "RefitProbe",
+    "compared_curves",
+    "measured_curves",
+    "mended_curves",
+    "scored_curves",
+    "statistics_of",
+]
 
 _LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
+
+
+def statistics_of(
+    task: ChannelTask,
+    model: ir.Model,
+    coupling: Coupling,
+    layers: Sequence[Layer],
+    stages: Plan,
+    fit: Source,
+) -> ChannelStatistics:
+    """What criteria see of a model; nothing is computed before it is asked for."""
+    return ChannelStatistics(
+        task.calibrated.dense.runtime,
+        model,
+        coupling,
+        layers,
+        stages,
+        fit,
+        budget=task.calibrated.budget.activations // 2,
+        damping=task.options.damping,
+        seed=task.calibrated.data.seed,
+        task=task.calibrated.yardstick.task,
+        executor=task.calibrated.work.executor,
+        memory=task.calibrated.budget.memory,
+    )
+
+
+def compared_curves(
+    task: ChannelTask,
+    evidence: ChannelStatistics,
+    stages: Plan,
+    test: Source,
+    levels: Sequence[float],
+    only: Collection[int],
+) -> dict[int, Ranked]:
+    """Some groups with curves of measured damage, to be compared with those of another form of the model.
+
+    Args:
+        task: how channels are chosen, and the model.
+        evidence, stages: of the model.
+        test: data to measure on.
+        levels: shares of the channels removed.
+        only: the groups.
+    """
+    with task.recorder.stage("compare axes", len(only)) as advance:
+        return group_curves(
+            task.calibrated.dense.runtime,
+            evidence,
+            stages,
+            Reference(test, _answers(task, test), task.calibrated.yardstick),
+            rank=ranking(task.options.criterion, evidence),
+            levels=levels,
+            compensate=True,
+            budget=task.calibrated.budget.activations // 4,
+            advance=advance,
+            normed=task.rotation.normed,
+            only=only,
+            work=task.calibrated.work.stage("axes", levels),
+        )
 
 
 def measured_curves(
@@ -75,6 +146,7 @@ def measured_curves(
             damaged=damaged,
             branches=branches,
             free=free,
+            normed={} if damaged else task.rotation.normed,
             work=task.calibrated.work.stage("samples", samples),
         )
 
@@ -88,14 +160,15 @@ def _answers(task: ChannelTask, feeds: Source) -> ActivationCache:
 
 
 @dataclass(frozen=True)
-class _RefitProbe:
-    """Damage once all layers behind the removed channels of one group are refitted.
+class RefitProbe:
+    """Damage once all layers behind removed channels are refitted.
 
     Attributes:
         task: the dense model, and how it is refitted.
         evidence: of the dense model.
         few: data to refit on.
         feeds, outputs: data to measure on, and what the dense model gives for it.
+        start: initializers that refits start from in place of the dense ones.
     """
 
     task: ChannelTask
@@ -103,13 +176,30 @@ class _RefitProbe:
     few: Source
     feeds: Source
     outputs: ActivationCache
+    start: Tensors = field(default_factory=dict)
 
-    def __call__(self, group: int, mask: NDArray[np.bool_]) -> float:
-        """Damage with the channels of ``mask`` kept."""
+    @classmethod
+    def of(
+        cls,
+        task: ChannelTask,
+        evidence: ChannelStatistics,
+        fit: Source,
+        test: Source,
+        *,
+        samples: int = REFIT_SAMPLES,
+        start: Tensors | None = None,
+    ) -> RefitProbe:
+        """Refits on so many samples, and measures on as many as the effort has."""
+        feeds = test.limit(task.calibrated.budget.effort.samples)
+        return cls(task, evidence, fit.limit(samples), feeds, _answers(task, feeds), start or {})
+
+    def __call__(self, keep: Keeps) -> float:
+        """Damage with the channels of ``keep`` alone; layers in front of the first that loses some stay."""
         task, dense = self.task, self.task.calibrated.dense
-        selection = task.channels.select({group: mask})
+        selection = task.channels.select(keep)
         layers = [layer for stage in dense.stages.stages for layer in stage.layers]
-        reading = {one.layer.name for one in self.evidence.consumers(task.channels.coupling.groups[group])}
+        groups = [task.channels.coupling.groups[group] for group, mask in keep.items() if not mask.all()]
+        reading = {one.layer.name for group in groups for one in self.evidence.consumers(group)}
         first = [layer.name in (reading or selection.empty) for layer in layers]
         before = layers[: first.index(True)] if any(first) else []
         small = solve_channels(
@@ -122,6 +212,7 @@ class _RefitProbe:
             damping=task.options.damping,
             budget=task.calibrated.budget.activations // 2,
             advance=lambda _: None,
+            start=self.start,
             empty=selection.empty,
         ).model
         session = open_whole(dense.runtime, small)
@@ -155,12 +246,11 @@ def mended_curves(
     moved = sum(dense.cost.sizes.values())
     if not whole or not layers or not effort.refits(probes, dense.cost.macs, moved, layers):
         return dict(ranked)
-    feeds = test.limit(effort.samples)
-    probe = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds))
+    probe = RefitProbe.of(task, evidence, fit, test)
     work = task.calibrated.work.stage("damage behind the refit", dense.model)
 
     def damage(group: int, mask: NDArray[np.bool_]) -> float:
-        return work.one(float, digest_of(group, mask), lambda: probe(group, mask))
+        return work.one(float, digest_of(group, mask), lambda: probe({group: mask}))
 
     with task.recorder.stage("measure damage behind the refit", len(ranked)) as advance:
         return mended(ranked, damage, branches, advance)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from obs_onnx.allocation.amounts import Unit
 from obs_onnx.allocation.regularizers import check_regularizers
-from obs_onnx.allocation.targets import Targets
+from obs_onnx.allocation.targets import MACS, PARAMS, Targets
 from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io import files_of
 from obs_onnx.io.onnx_file import file_size
@@ -21,20 +22,29 @@ from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
+from obs_onnx.pruning.channels.curves import statistics_of
+from obs_onnx.pruning.channels.measured import plan_count
 from obs_onnx.pruning.channels.result import finish_channels
+from obs_onnx.pruning.channels.rotation import rotated
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
+from obs_onnx.pruning.forecast.channels import channel_stages, idle_groups, refined
+from obs_onnx.pruning.forecast.counted import Counted
+from obs_onnx.pruning.forecast.forecast import Expected, Forecast, forecast
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.pruning.strategy import Finished, allocation_notes, check_allocation, with_default
+from obs_onnx.pruning.strategy import Finished, allocation_notes, besides, check_allocation, with_default
 from obs_onnx.pruning.weights.layer_choice import matching
 from obs_onnx.runtimes.bfloat16 import runnable
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
 __all__ = ["ChannelPlan", "ChannelStrategy"]
+
+_TRIALS = 4.0  # of a search for the smallest model, usually
+_KEPT = 0.6  # share of the multiply-accumulates that stays, where nothing says how many
 
 
 @dataclass(frozen=True)
@@ -72,16 +82,62 @@ class ChannelPlan:
         """Name of the one that chooses."""
         return self.options.criterion
 
-    def cost_note(self, calibrated: Calibrated) -> str | None:
-        """What measuring will cost."""
-        if self.options.allocation != DAMAGE:
-            return None
-        return calibrated.cost_note("groups of channels", len(self.channels.coupling.groups))
+    def forecast(
+        self,
+        calibrated: Calibrated,
+        targets: Targets,
+        rounds: int,
+        recorder: Recorder,
+        tries: int | None = None,
+    ) -> Forecast:
+        """What a search will take.
+
+        Args:
+            calibrated, targets, rounds, recorder: see :meth:`search`.
+            tries: models that are refitted in a round, where that is known.
+        """
+        dense, effort = calibrated.dense, calibrated.budget.effort
+        task, groups = self._task(calibrated, recorder), len(self.channels.coupling.groups)
+        measured, levels, samples = "", 0, 0
+        fit, test = calibrated.data.for_damage()
+        if self.options.allocation == DAMAGE:
+            there = test.count or effort.samples
+            levels, samples = effort.bounded(
+                groups, dense.cost.macs, len(self.model.graph), there, dense.rows
+            )
+            samples = min(samples, there)
+            measured = (
+                f"measuring {groups} groups of channels at {levels} levels or more on {samples} samples"
+            )
+        evidence = statistics_of(task, dense.model, self.channels.coupling, dense.layers, dense.stages, fit)
+        limits = [one.name for one, amount in targets if one.cost and amount.unit is not Unit.LEAST]
+        usual = 1.0 if limits else min(_TRIALS, effort.trials)
+        plans = plan_count(calibrated, self.options, limits) if tries is None else 0
+        times = rounds * float(tries or usual) + bool(plans)
+        idle = idle_groups(calibrated, evidence) if levels else set()
+
+        def stages(counted: Counted) -> Mapping[str, Expected]:
+            found = channel_stages(counted, evidence, idle, levels, samples, times, plans)
+            return found | (refined(counted, counted.small) if self.options.refine else {})
+
+        kept = targets.share(MACS) or targets.share(PARAMS) or _KEPT
+        return forecast(
+            calibrated, min(kept, 1.0), stages, measured, besides(calibrated, self.options, targets)
+        )
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
-        """What rounds of removing channels start from."""
+        """What rounds of removing channels start from: streams may stand on other axes."""
+        return rotated(self._task(calibrated, recorder), copied=self.stored is not None)
+
+    def _task(self, calibrated: Calibrated, recorder: Recorder) -> ChannelTask:
+        """The same on the axes of the model as it came in."""
         costs = DenseCosts(
-            calibrated.dense, calibrated.front, calibrated.data.sample, self.file_bytes, calibrated.stopwatch
+            calibrated.dense,
+            calibrated.front,
+            calibrated.data.sample,
+            self.file_bytes,
+            calibrated.stopwatch,
+            calibrated.tool,
         )
         return ChannelTask(self.channels, self.options, calibrated, costs, recorder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import onnx_ir as ir
 
 from obs_onnx.allocation.targets import ERROR, LATENCY, Targets
@@ -17,7 +18,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.printable import first_of
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.task import ChannelTask
-from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.judgement import missed_losses, refinement_notes
 from obs_onnx.pruning.shown_layers import points_of, widths_of
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.results.pruning import Agreement, GroupResult, LayerResult, Missed, plain
@@ -83,16 +84,19 @@ def finish_channels(
                 tensors=len(group.sites),
                 expected_damage=best.expected.get(group.id),
                 curve=points_of(best.curves.get(group.id), group.n),
+                stays=best.stays(group),
             )
             for group in coupling.groups
         ),
         damping=task.options.damping,
-        keep=keep_file(original, coupling, best.keep, best.lost(coupling.model)),
+        keep=keep_file(original, coupling, best.keep, best.lost(coupling.model), _rotated(task, best)),
         runs=runs,
         proof=agreement,
         notes=(
             *notes,
-            *_proof(agreement, silenced),
+            *((task.rotation.note,) if task.rotation.note else ()),
+            *_proof(agreement, silenced, rotated=bool(task.rotation.names)),
+            *refinement_notes(best),
             *refitted_alone(sorted(best.alone)),
             *_notes(task, best, limits, copied=stored is not None),
         ),
@@ -108,11 +112,19 @@ def _in_bfloat16(task: ChannelTask, best: ChannelAttempt, stored: ir.Model) -> i
     return final
 
 
-def _proof(found: Agreement, silenced: int) -> list[str]:
+def _rotated(task: ChannelTask, best: ChannelAttempt) -> list[str]:
+    """Groups that were cut along other axes than those of the model as it came in."""
+    groups = task.channels.coupling.groups
+    cut = {group.name for group in groups if not best.keep.get(group.id, np.ones(1, bool)).all()}
+    return [name for name in task.rotation.names if name in cut]
+
+
+def _proof(found: Agreement, silenced: int, *, rotated: bool) -> list[str]:
     """What was compared, and how near it is."""
     if found.largest is None:
         return []
-    dense = f"of the dense model with the same weights and {silenced} channels silenced"
+    form = "rotated" if rotated else "dense"
+    dense = f"of the {form} model with the same weights and {silenced} channels silenced"
     parts = [
         f"{_outputs(found.differences)} equal those {dense}: relative difference {found.largest:.1e}, "
         f"allowed {found.tolerance:.0e}"

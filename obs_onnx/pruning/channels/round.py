@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import onnx_ir as ir
 
 from obs_onnx.allocation.aligned import allocate_aligned
 from obs_onnx.allocation.channels import Allocation, Quantum, allocate_channels
@@ -17,7 +16,6 @@ from obs_onnx.allocation.targets import TARGETS, Target
 from obs_onnx.allocation.thresholds import threshold_channels
 from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
-from obs_onnx.data.sources import Source
 from obs_onnx.evaluation.run_cost import measured
 from obs_onnx.latency import LatencyTable
 from obs_onnx.passes.channels.coupling import Coupling
@@ -25,33 +23,45 @@ from obs_onnx.passes.costs.memory import Memory
 from obs_onnx.passes.costs.model_costs import Cost
 from obs_onnx.passes.costs.widths import Widths, widths_of
 from obs_onnx.passes.layers.find_layers import find_layers
-from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.passes.layers.stages import Plan, plan_stages
+from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps, Least
-from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves
+from obs_onnx.pruning.channels.curves import measured_curves, mended_curves, scored_curves, statistics_of
 from obs_onnx.pruning.channels.lossless import redundant_in
 from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
-__all__ = ["Round"]
+__all__ = ["Round", "Tried"]
 
 _CORRECTIONS = 6
+_TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
 _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another correction
 
 
 @dataclass(frozen=True)
-class _Tried:
-    """Kept counts that were tried: real costs, and their ratios to the limits."""
+class Tried:
+    """Kept counts that were tried.
+
+    Attributes:
+        allocation: the counts, of the model of the round.
+        keep: channels of the dense model that stay.
+        real: what they really cost, by target.
+        strains: ratios of that to the limits.
+    """
 
     allocation: Allocation
     keep: Keeps
     real: Mapping[str, float]
     strains: Mapping[str, float]
 
+    @property
+    def holds(self) -> bool:
+        """Whether all limits do."""
+        return all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items())
+
     def rank(self) -> tuple[bool, float]:
         """Sorts what holds by its damage, then the others by how far they are off."""
-        if all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items()):
+        if self.holds:
             return False, self.allocation.damage
         return True, max(self.strains.values(), default=0.0)
 
@@ -105,9 +115,9 @@ class Round:
         stages = dense.stages if before is None else plan_stages(model, layers)
         damage = task.options.allocation == DAMAGE
         fit, test = data.for_damage() if damage else (data.fit, data.fit)
-        evidence = _statistics(task, model, coupling, layers, stages, fit)
+        evidence = statistics_of(task, model, coupling, layers, stages, fit)
         if dense_evidence is None and before is not None:
-            dense_evidence = _statistics(
+            dense_evidence = statistics_of(
                 task, dense.model, channels.coupling, dense.layers, dense.stages, fit
             )
         table, wanted = _latencies(task, coupling), task.options.round_to
@@ -170,33 +180,52 @@ class Round:
         return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
     def reach(self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
-        """The attempt whose real costs stay within the limits, as far as that is possible.
+        """The attempt with what :meth:`choose` finds.
+
+        Damping by layer is ``chosen`` where an attempt before has chosen it.
+        """
+        return self.attempt(self.choose(limits), chosen)
+
+    def weighted(self, weights: Mapping[int, float]) -> Round:
+        """The same with the damage of each group multiplied."""
+        return replace(self, ranked={group: one.times(weights[group]) for group, one in self.ranked.items()})
+
+    def choose(self, limits: Mapping[str, float]) -> Tried:
+        """Kept counts whose real costs stay within the limits, as far as that is possible.
 
         Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
         they are not, for what removal adds to a graph, and for what a file holds beside its initializers, the
         limits are tightened until the real ones hold, and those on estimated costs are loosened while there
-        is much room. Damping by layer is ``chosen`` where an attempt before has chosen it.
+        is much room.
         """
         tight = {name: self.task.costs.in_front(TARGETS[name], limit) for name, limit in limits.items()}
-        tried = list[_Tried]()
+        tried = list[Tried]()
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
-        for _ in range(_CORRECTIONS):
+        for _ in range(_CORRECTIONS if self.task.costs.tool is None else _TOLD_CORRECTIONS):
             tried.append(self._tried(tight, limits))
             corrected = _corrected(tight, limits, tried)
             if corrected is None:
                 break
             tight = corrected
-        best = min(tried, key=_Tried.rank)
+        best = min(tried, key=Tried.rank)
         slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
         if slower and all(TARGETS[name].timed for name in limits):  # than the dense model: then rather that
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
+        return best
+
+    def expected(self, best: Tried) -> dict[int, float]:
+        """Damage by group, as the curves have it."""
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
-        expected = {
+        return {
             group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
             for group, one in self.ranked.items()
         }
+
+    def attempt(self, best: Tried, chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
+        """The smaller model with kept counts, refitted and measured."""
+        expected = self.expected(best)
         found = attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start, chosen)
         return replace(found, curves={group: one.curve for group, one in self.ranked.items()})
 
@@ -211,13 +240,13 @@ class Round:
         wholes = {name: 1.0 if TARGETS[name].additive else self.whole(TARGETS[name]) for name in names}
         return {name: Least(real[name], costs[name] / (wholes[name] or 1.0)) for name in names}
 
-    def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> _Tried:
+    def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> Tried:
         """Kept counts under ``tight`` limits, and what they really cost."""
         allocation = self.allocate(tight)
         keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
         whole = self._in_dense_terms(keep)
         real = self.task.costs.of(self.task.channels.smaller(whole))
-        return _Tried(allocation, whole, real, {name: real[name] / limits[name] for name in limits})
+        return Tried(allocation, whole, real, {name: real[name] / limits[name] for name in limits})
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""
@@ -238,29 +267,6 @@ class Round:
         return dense.keep_from(together)
 
 
-def _statistics(
-    task: ChannelTask,
-    model: ir.Model,
-    coupling: Coupling,
-    layers: Sequence[Layer],
-    stages: Plan,
-    fit: Source,
-) -> ChannelStatistics:
-    """What criteria see of a model; nothing is computed before it is asked for."""
-    return ChannelStatistics(
-        task.calibrated.dense.runtime,
-        model,
-        coupling,
-        layers,
-        stages,
-        fit,
-        budget=task.calibrated.budget.activations // 2,
-        damping=task.options.damping,
-        seed=task.calibrated.data.seed,
-        task=task.calibrated.yardstick.task,
-    )
-
-
 def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:
     """Latency as a function of widths, where it is wanted."""
     if task.calibrated.stopwatch is None:
@@ -270,7 +276,7 @@ def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:
 
 
 def _corrected(
-    tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[_Tried]
+    tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[Tried]
 ) -> dict[str, float] | None:
     """Other limits to allocate under after what was tried; None where they would lead nowhere.
 

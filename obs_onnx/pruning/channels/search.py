@@ -12,8 +12,9 @@ from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
 from obs_onnx.io.scratch import let_go
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless, unchanged
+from obs_onnx.pruning.channels.measured import searched
 from obs_onnx.pruning.channels.round import Round
-from obs_onnx.pruning.channels.task import ChannelTask, retrain_attempt
+from obs_onnx.pruning.channels.task import ChannelTask, refine_attempt, retrain_attempt
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -38,7 +39,7 @@ def search_channels(
     limits = task.costs.limits(targets)
     first = lossless(task)
     let_go(task.calibrated.dense.model)
-    notes = (first.note,) if first.note else ()
+    notes: tuple[str, ...] = (first.note,) if first.note else ()
     best = first.attempt
     if targets.lossless:
         return best or unchanged(task), (), notes
@@ -53,7 +54,12 @@ def search_channels(
         if limits:
             whole = {name: task.costs.whole(TARGETS[name]) for name in limits}
             share = number / rounds
-            found = part.reach({name: whole[name] * (limits[name] / whole[name]) ** share for name in limits})
+            now = {name: whole[name] * (limits[name] / whole[name]) ** share for name in limits}
+            plan = part.choose(now)
+            found = part.attempt(plan)
+            if last:
+                found, note = searched(part, now, plan, found)
+                notes += (note,) if note else ()
         else:
             found = _cheapest(part, targets, best)
         if retraining is not None:
@@ -62,6 +68,8 @@ def search_channels(
         best = found if limits or best is None else min(best, found, key=partial(_rank, targets=targets))
     assert best is not None
     assert part is not None
+    if retraining is None:
+        best = refine_attempt(task, best, targets)
     return replace(best, least=part.least(best.over(limits))), tuple(runs), notes
 
 

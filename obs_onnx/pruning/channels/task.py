@@ -19,13 +19,28 @@ from obs_onnx.pruning.channels.selection import Channels, Selection
 from obs_onnx.pruning.judgement import judge
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.pruning.retrained import parameters_of, retrained
+from obs_onnx.pruning.retrained import parameters_of, refined, retrained
 from obs_onnx.reconstruction.channels import Refitted, emptied, solve_alone, solve_channels, spread
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
-__all__ = ["ChannelTask", "attempt_removal", "retrain_attempt"]
+__all__ = ["ChannelTask", "Rotation", "attempt_removal", "refine_attempt", "retrain_attempt"]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What was turned to other axes before anything was removed.
+
+    Attributes:
+        names: of the groups.
+        normed: layers behind a norm over the channels of a group, by group.
+        note: for the reader.
+    """
+
+    names: tuple[str, ...] = ()
+    normed: Mapping[int, Sequence[str]] = field(default_factory=dict)
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,7 @@ class ChannelTask:
         costs: that limits and smaller models are measured by.
         recorder: of the stages.
         start: initializers that every attempt starts from in place of the dense ones.
+        rotation: how the dense model was brought to the form that is pruned.
     """
 
     channels: Channels
@@ -47,6 +63,7 @@ class ChannelTask:
     costs: DenseCosts
     recorder: Recorder
     start: Tensors = field(default_factory=dict)
+    rotation: Rotation = Rotation()
 
     @property
     def by_threshold(self) -> bool:
@@ -179,3 +196,31 @@ def retrain_attempt(
         training=found.training,
     )
     return after, found.training
+
+
+def refine_attempt(task: ChannelTask, attempt: ChannelAttempt, targets: Targets) -> ChannelAttempt:
+    """The attempt with all weights corrected together, or as it was where that is not better.
+
+    Args:
+        task: the model and its data.
+        attempt: not changed.
+        targets: whose limits count.
+    """
+    options = task.options
+    if not (options.refine and options.compensate and options.sequential):
+        return attempt
+    spared = {*task.channels.protected, *task.channels.select(dict(attempt.keep)).empty}
+    fixed = [layer for layer in task.calibrated.dense.layers if layer.name in spared]
+    found = refined(
+        attempt, parameters_of(fixed), targets=targets, calibrated=task.calibrated, recorder=task.recorder
+    )
+    weights = spread(task.channels.coupling, attempt.keep, dict(found.refinement.weights))
+    return replace(
+        attempt,
+        quality=found.judged.quality,
+        drop=found.judged.drop,
+        labelled=found.judged.labelled,
+        model=found.model,
+        tensors={**attempt.tensors, **weights},
+        refined=found.refinement,
+    )

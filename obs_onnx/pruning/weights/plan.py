@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -15,10 +15,13 @@ from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.layers.find_layers import check_any, find_layers
 from obs_onnx.passes.layers.layer import Frozen, Layer
 from obs_onnx.pruning.calibrated import Calibrated
+from obs_onnx.pruning.forecast.counted import Counted
+from obs_onnx.pruning.forecast.forecast import Expected, Forecast, forecast
+from obs_onnx.pruning.forecast.weights import weight_stages
 from obs_onnx.pruning.inputs import Inputs
 from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.pruning.strategy import Finished, allocation_notes, check_allocation, with_default
+from obs_onnx.pruning.strategy import Finished, allocation_notes, besides, check_allocation, with_default
 from obs_onnx.pruning.weights.advice import advice
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.layer_choice import Choice, choose_layers, layer_sparsities
@@ -32,6 +35,9 @@ from obs_onnx.solvers.solve import Method
 from obs_onnx.training.retraining import Retraining
 
 __all__ = ["WeightPlan", "WeightStrategy"]
+
+_TRIALS = 4  # of a search for the most zeros, usually
+_SPARSITY = 0.7  # that it ends at, about
 
 
 @dataclass(frozen=True)
@@ -66,11 +72,17 @@ class WeightPlan:
         """Name of the one that chooses, as it was asked for: auto takes the best for each layer."""
         return self.options.criterion
 
-    def cost_note(self, calibrated: Calibrated) -> str | None:
-        """What measuring will cost."""
-        if self.pattern.kind == "nm" or self.options.allocation != DAMAGE:
-            return None
-        return calibrated.cost_note("layers", len(self.layers))
+    def forecast(self, calibrated: Calibrated, targets: Targets, rounds: int, recorder: Recorder) -> Forecast:
+        """What a search will take."""
+        task, wanted = self.task(calibrated, recorder), targets.share(SPARSITY)
+        tries = min(_TRIALS, calibrated.budget.effort.trials) if self.pattern.kind != "nm" else 1
+        measured = f"measuring {len(self.layers)} layers" if task.measures else ""
+
+        def stages(counted: Counted) -> Mapping[str, Expected]:
+            found = weight_stages(counted, task, wanted or _SPARSITY, tries, wanted is not None)
+            return {name: replace(one, times=rounds * one.times) for name, one in found.items()}
+
+        return forecast(calibrated, 1.0, stages, measured, besides(calibrated, self.options, targets))
 
     def task(self, calibrated: Calibrated, recorder: Recorder) -> WeightTask:
         """What rounds of pruning weights start from."""
@@ -91,6 +103,7 @@ class WeightPlan:
             ),
             self.fixed,
             options.compensate and correct,
+            options.refine,
             self._allocation(calibrated, scores) if options.allocation != DAMAGE else None,
             calibrated,
             recorder,

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from obs_onnx.allocation.targets import SPARSITY, Targets
 from obs_onnx.passes.graph.set_weights import SetWeights
 from obs_onnx.passes.layers.layer import Layer
-from obs_onnx.pruning.judgement import missed_losses
+from obs_onnx.pruning.judgement import missed_losses, refinement_notes
 from obs_onnx.pruning.shown_layers import points_of, widths_of
 from obs_onnx.pruning.strategy import Finished, refitted_alone
 from obs_onnx.pruning.weights.attempt import WeightAttempt
@@ -70,6 +70,7 @@ def finish_weights(
         runs=runs,
         notes=(
             *notes,
+            *refinement_notes(best),
             *refitted_alone(name for name, solved in best.solved.items() if solved.alone),
             *_copied(dense.runtime.spec, stored),
         ),
@@ -86,6 +87,7 @@ def _in_bfloat16(best: WeightAttempt, stored: ir.Model) -> ir.Model:
     """The model as it is stored, with the weights of its copy."""
     changed = {name: array for one in best.solved.values() for name, array in one.tensors.items()}
     changed.update({} if best.training is None else best.training.weights)
+    changed.update({} if best.refined is None else best.refined.weights)
     return SetWeights(changed)(stored.clone()).model
 
 

@@ -12,7 +12,7 @@ from obs_onnx.allocation.curves import Curve
 from obs_onnx.allocation.search import largest
 from obs_onnx.allocation.targets import ERROR, SPARSITY, Targets
 from obs_onnx.pruning.weights.attempt import WeightAttempt
-from obs_onnx.pruning.weights.task import WeightTask, attempt_pruning, retrain_attempt
+from obs_onnx.pruning.weights.task import WeightTask, attempt_pruning, refine_attempt, retrain_attempt
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
@@ -59,6 +59,8 @@ def search_weights(
         better = best is None or wanted is not None
         best = found if best is None or better else _better(found, best, targets)
     assert best is not None
+    if retraining is None:
+        best = refine_attempt(task, best, targets)
     return best, tuple(runs)
 
 

@@ -20,7 +20,7 @@ from obs_onnx.criteria.weight_scores import WeightAllocation
 from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.judgement import judge
 from obs_onnx.pruning.recorder import Recorder
-from obs_onnx.pruning.retrained import parameters_of, retrained
+from obs_onnx.pruning.retrained import parameters_of, refined, retrained
 from obs_onnx.pruning.weights.attempt import WeightAttempt
 from obs_onnx.pruning.weights.layer_choice import Choice
 from obs_onnx.reconstruction.layer_curves import damage_curves
@@ -29,7 +29,7 @@ from obs_onnx.reconstruction.statistics_correction import correct_statistics, re
 from obs_onnx.training.loop import Trained
 from obs_onnx.training.retraining import Retraining
 
-__all__ = ["WeightTask", "attempt_pruning", "retrain_attempt", "weight_scores"]
+__all__ = ["WeightTask", "attempt_pruning", "refine_attempt", "retrain_attempt", "weight_scores"]
 
 _SECOND_LOOK = 400
 
@@ -44,6 +44,7 @@ class WeightTask:
         options: of the solver.
         fixed: sparsities that the user set, by layer name.
         correct: try statistics correction.
+        refine: correct all weights together at last.
         allocation: scores that say how many weights of each layer go; None: damage is measured.
         calibrated: the dense model and the data.
         recorder: of the stages.
@@ -54,6 +55,7 @@ class WeightTask:
     options: SolveOptions
     fixed: Mapping[str, float]
     correct: bool
+    refine: bool
     allocation: WeightAllocation | None
     calibrated: Calibrated
     recorder: Recorder
@@ -75,6 +77,11 @@ class WeightTask:
         affordable = effort.affordable(len(dense.layers), dense.cost.macs)
         cheap = affordable >= _SECOND_LOOK and effort.solves_again(dense.layers)
         return self.allocation is None and cheap
+
+    @property
+    def measures(self) -> bool:
+        """Whether damage is measured, rather than given by a pattern or by scores."""
+        return self.options.pattern.kind != "nm" and self.allocation is None
 
     def around(self, model: ir.Model) -> WeightTask:
         """The same task for a retrained model, whose weights are worth something else."""
@@ -123,6 +130,7 @@ class WeightTask:
                 context=context,
                 chosen={layer.name for layer in free},
                 work=self.calibrated.work,
+                memory=budget.memory,
             )
 
     def shares(self, curves: Mapping[str, Curve], sparsity: float) -> dict[str, int]:
@@ -232,3 +240,25 @@ def retrain_attempt(
         training=found.training,
     )
     return after, found.training
+
+
+def refine_attempt(task: WeightTask, attempt: WeightAttempt, targets: Targets) -> WeightAttempt:
+    """The attempt with all weights corrected together, or as it was where that is not better.
+
+    Args:
+        task: the model and its data.
+        attempt: not changed.
+        targets: whose limits count.
+    """
+    if not (task.refine and task.options.compensate and task.options.sequential):
+        return attempt
+    frozen = parameters_of(task.choice.kept)
+    found = refined(attempt, frozen, targets=targets, calibrated=task.calibrated, recorder=task.recorder)
+    return replace(
+        attempt,
+        quality=found.judged.quality,
+        drop=found.judged.drop,
+        labelled=found.judged.labelled,
+        model=found.model,
+        refined=found.refinement,
+    )

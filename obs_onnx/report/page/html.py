@@ -5,58 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib import resources
 
-from obs_onnx.allocation.targets import DROP, LATENCY, MACS, RAM
+from obs_onnx.allocation.targets import DROP, LATENCY, MACS, RAM, SIZE
 from obs_onnx.io.atomic_files import Together, write_text
-from obs_onnx.passes.printable import printable
 from obs_onnx.report import format as fmt
 from obs_onnx.report.comparison_table import COMBINED, combined_rows
 from obs_onnx.report.next_steps import next_steps
 from obs_onnx.report.page.curves import draw_curves
+from obs_onnx.report.page.kept import draw_kept
 from obs_onnx.report.page.network import draw_network
+from obs_onnx.report.page.template import filled, render
 from obs_onnx.report.page.verdict import verdict
 from obs_onnx.report.pruning_text import criterion_text, total_rows, widths_text
 from obs_onnx.report.quality_text import PARTS, measured_as, part_rows, quality_lines
 from obs_onnx.report.text_writer import label_of, shape_text
-from obs_onnx.results.pruning import LayerResult, Report, plain
+from obs_onnx.results.pruning import LayerResult, Report
 
 __all__ = ["render_html", "write_html"]
 
 
 def render_html(report: Report) -> str:
     """The page as text; the same report gives the same page."""
-    from jinja2 import Environment, StrictUndefined
-
-    source = resources.files("obs_onnx.report.page").joinpath("page.html").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        finalize=lambda value: printable(value) if type(value) is str else value,
-    )
-    environment.filters.update(percent=fmt.percent, error=fmt.error, count=fmt.count, plain=plain)
     curves, found = draw_curves(report)
-    return environment.from_string(source).render(
-        report=report,
-        verdict=verdict(report),
-        criterion=criterion_text(report),
-        bars=_bars(report),
-        totals=total_rows(report),
-        measured=measured_as(report.task),
-        part_headings=PARTS,
-        parts=part_rows(report.parts),
-        quality=quality_lines(report),
-        headings=COMBINED,
-        combinations=combined_rows(report.combinations),
-        network=draw_network(report.layers),
-        curves=curves,
-        left_out=found - len(curves),
-        columns=[name for name, _ in _columns(report)],
-        layers=_layer_rows(report),
-        steps=next_steps(report),
+    kept, groups_left_out = draw_kept(report.groups)
+    headings, combinations = filled(COMBINED, combined_rows(report.combinations))
+    part_headings, parts = filled(PARTS, part_rows(report.parts))
+    return render(
+        "page.html",
+        {
+            "report": report,
+            "verdict": verdict(report),
+            "criterion": criterion_text(report),
+            "bars": _bars(report),
+            "totals": total_rows(report),
+            "measured": measured_as(report.task),
+            "part_headings": part_headings,
+            "parts": parts,
+            "quality": quality_lines(report),
+            "headings": headings,
+            "combinations": combinations,
+            "combined_lanes": _combined_lanes(report),
+            "network": draw_network(report.layers),
+            "kept": kept,
+            "groups_left_out": groups_left_out,
+            "curves": curves,
+            "left_out": found - len(curves),
+            "columns": [name for name, _ in _columns(report)],
+            "layers": _layer_rows(report),
+            "steps": next_steps(report),
+        },
     )
 
 
@@ -102,6 +99,27 @@ def _bar(name: str, old: float | None, new: float | None, before: str, after: st
     if old is None or new is None or max(old, new) <= 0:
         return None
     return _Bar(name, before, after, 100 * old / max(old, new), 100 * new / max(old, new))
+
+
+def _combined_lanes(report: Report) -> list[tuple[str, list[_Bar]]]:
+    """Size and latency of the dense and the pruned model in float and in integers, beside each other."""
+    sizes = [(one.model, one.file_bytes, fmt.size(one.file_bytes)) for one in report.combinations]
+    times = [
+        (one.model, one.latency_ms.median, fmt.milliseconds(one.latency_ms.median))
+        for one in report.combinations
+        if one.latency_ms is not None
+    ]
+    return [
+        (
+            title,
+            [
+                _Bar(model, "", text, 0.0, 100 * value / max(one[1] for one in lanes))
+                for model, value, text in lanes
+            ],
+        )
+        for title, lanes in ((SIZE.label, sizes), (LATENCY.label, times))
+        if any(value for _, value, _ in lanes)
+    ]
 
 
 def _columns(report: Report) -> list[tuple[str, Callable[[LayerResult], str]]]:

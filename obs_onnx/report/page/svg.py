@@ -44,6 +44,7 @@ class Picture:
     def __init__(self, width: float, height: float, label: str) -> None:
         size = f"0 0 {number(width)} {number(height)}"
         self._root = Element("svg", {"viewBox": size, "role": "img", "aria-label": printable(label)})
+        SubElement(self._root, "title").text = printable(label)
 
     def rectangle(self, x: float, y: float, width: float, height: float, kind: str, tip: str = "") -> None:
         """A box; ``tip`` shows where the pointer rests."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from obs_onnx.passes.canonical.plainer.norms import gated_product, products_of_heads, skipped
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names
 from obs_onnx.passes.graph.usage import is_used
@@ -49,6 +50,8 @@ class Unfuse(ir.passes.InPlacePass):
     3. GemmFastGelu is MatMul and FastGelu; the bias of BiasGelu, FastGelu is an Add.
     4. NhwcConv is Conv between two Transposes.
     5. EmbedLayerNormalization is the sum of rows of two or three tables, and LayerNormalization.
+    6. SkipLayerNormalization and SkipSimplifiedLayerNormalization are Add and what is left of their names.
+    7. MatMulNBitsMlp and MatMulNBitsQkv are such a norm, MatMulNBits of each weight, and a gate.
 
     A node with an activation, an attribute or an input that is not known stays as it is.
     """
@@ -209,6 +212,10 @@ _RULES: Mapping[str, Callable[[Writer, ir.Node], ir.Value | None]] = {
     "com.microsoft::FusedGemm": _fused_gemm,
     "com.microsoft::FusedMatMul": _fused_matmul,
     "com.microsoft::GemmFastGelu": _gemm_gelu,
+    "com.microsoft::MatMulNBitsMlp": gated_product,
+    "com.microsoft::MatMulNBitsQkv": products_of_heads,
     "com.microsoft::NhwcConv": _nhwc_conv,
+    "com.microsoft::SkipLayerNormalization": skipped,
+    "com.microsoft::SkipSimplifiedLayerNormalization": skipped,
     "com.microsoft::TransposeMatMul": _fused_matmul,
 }

@@ -26,7 +26,7 @@ from obs_onnx.passes.graph.usage import is_used
 from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.ops.quantized.weights import BLOCKS
 
-__all__ = ["CloseIntegers", "WriteForms", "in_integers", "written_form"]
+__all__ = ["CloseIntegers", "WriteForms", "in_integers", "remove_unread", "written_form"]
 
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1  # of a bias
 _FOR_IT = ("DequantizeLinear", "DynamicQuantizeLinear")
@@ -137,20 +137,9 @@ class _Closing:
         y.type, y.shape = old.type, old.shape
         take_over(self.names, old, y)
         for node in dict.fromkeys((self.last, self.node)):
-            self._remove(node)
+            remove_unread(self.model, node)
         assert layer is not None
         layer.name = self.node.name
-
-    def _remove(self, node: ir.Node) -> None:
-        """A node, and what computed nothing but its inputs from integers."""
-        inputs = list(node.inputs)
-        self.model.graph.remove(node, safe=True)
-        for value in inputs:
-            made = None if value is None else value.producer()
-            if made is None:
-                remove_if_unused(self.model, value)
-            elif made.graph is not None and made.op_type in _FOR_IT and not any(map(is_used, made.outputs)):
-                self._remove(made)
 
     def _inputs(self) -> dict[int, ir.Value | None]:
         form, found = self.form, dict[int, ir.Value | None]()
@@ -234,6 +223,18 @@ class _Closing:
             return value
         rank = max(rank, -place)
         return shaped(self.names, value, tuple(tensor.size if k == rank + place else 1 for k in range(rank)))
+
+
+def remove_unread(model: ir.Model, node: ir.Node) -> None:
+    """Remove a node whose results nothing reads, and what made nothing but its inputs from integers."""
+    inputs = list(node.inputs)
+    model.graph.remove(node, safe=True)
+    for value in inputs:
+        made = None if value is None else value.producer()
+        if made is None:
+            remove_if_unused(model, value)
+        elif made.graph is not None and made.op_type in _FOR_IT and not any(map(is_used, made.outputs)):
+            remove_unread(model, made)
 
 
 def _dequantize(value: ir.Value | None) -> ir.Node | None:

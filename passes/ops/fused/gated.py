@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from obs_onnx.passes.ops.vjp.fused.gates import RULES
 from obs_onnx.passes.traits.atoms import Labels, fixed
 from obs_onnx.passes.traits.lipschitz import data_only, pointwise
-from obs_onnx.passes.traits.op import Op, related
+from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Relation
 
 __all__ = ["TABLE"]
@@ -67,7 +68,7 @@ def _relate_gated_norm(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in x])
 
 
-TABLE = related(
+_KNOWN = related(
     {
         "com.microsoft::SwiGLU": Op(lipschitz=pointwise(None)),
         "com.microsoft::BiasSplitGelu": Op(lipschitz=pointwise(None)),
@@ -81,3 +82,5 @@ TABLE = related(
         _relate_gated_norm: "com.microsoft::GatedRMSNorm",
     },
 )
+
+TABLE = differentiable(_KNOWN, RULES)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.attention import keep_scale
-from obs_onnx.passes.traits.atoms import fixed, product
+from obs_onnx.passes.ops.vjp.fused.gates import STATE_RULES
+from obs_onnx.passes.traits.atoms import Labels, fixed, product
 from obs_onnx.passes.traits.lipschitz import pointwise
-from obs_onnx.passes.traits.op import Op, related
+from obs_onnx.passes.traits.op import Op, differentiable, related
 from obs_onnx.passes.traits.relation import Freeze, Relation
 from obs_onnx.passes.traits.shrink import Shrink
 
 __all__ = ["TABLE"]
+
+_BEFORE = "each element follows from the ones before"
 
 
 def _macs_linear(node: ir.Node) -> int:
@@ -53,7 +57,7 @@ def _relate_linear(r: Relation) -> None:
     r.tie(r.atoms.split(query, [shared, heads // shared])[0], key)
     for axes in x[1:]:
         r.tie(x[0][0], axes[0])
-    r.fix([axes[1] for axes in x], "each token follows from the ones before")
+    r.fix([axes[1] for axes in x], _BEFORE)
     if r.has(3):
         for ours, theirs in zip((x[0][0], key, width, own), r.axes(3), strict=True):
             r.tie(ours, theirs)
@@ -99,7 +103,7 @@ def _relate_delta(r: Relation) -> None:
     r.tie(query[-2], head)
     r.tie(query[-1], width)
     r.tie(r.atoms.split(value, [len(head), len(value) // len(head)])[0], head)
-    r.fix([*query[:-2], *keys[:-2], *values[:-2]], "each token follows from the ones before")
+    r.fix([*query[:-2], *keys[:-2], *values[:-2]], _BEFORE)
     if r.integer("qk_l2_norm"):
         r.fix(width, "its statistics mix the elements of a head")
     for slot in (4, 5):
@@ -131,23 +135,28 @@ def _relate_delta(r: Relation) -> None:
 
 def _relate_convolution(r: Relation) -> None:
     """CausalConvWithState: every channel has a kernel, a bias and a state of its own."""
-    if any(r.integer(name) for name in ("channels_last", "state_window", "state_length", "input_channels")):
-        raise Freeze("its channels do not come second, or its state is another")
-    x, kernel = r.axes(0), r.axes(1)
-    r.fix([*x[2:], *kernel[1:]], "each element follows from the ones before")
-    r.tie(x[1], kernel[0])
+    own = "state_window state_length input_channels state_channels_last state_update_capacity"
+    x, kernel, last = r.axes(0), r.axes(1), bool(r.integer("channels_last"))
+    if any(r.integer(name) > 0 for name in own.split()) or (last and len(x) != 3):
+        raise Freeze("its channels have several axes, or its state is another")
+    place = 2 if last else 1
+    r.fix([*(labels for axis, labels in enumerate(x) if axis not in (0, place)), *kernel[1:]], _BEFORE)
+    r.tie(x[place], kernel[0])
     if r.has(2):
-        r.tie(r.axes(2)[0], x[1])
+        r.tie(r.axes(2)[0], x[place])
     if r.has(3):
         past = r.axes(3)
         r.tie(past[0], x[0])
-        r.tie(past[1], x[1])
-        r.fix(past[2:])
-    batch, channels = r.atoms.resolve(x[0]), r.atoms.resolve(x[1])
-    r.give([batch, channels, *x[2:]])
-    for index in range(1, len(r.node.outputs)):
-        if r.used(index):
-            r.give([batch, channels, *(fixed(n) for n in r.shape(index)[2:])], index)
+        r.tie(past[place], x[place])
+        r.fix([labels for axis, labels in enumerate(past) if axis not in (0, place)])
+    batch, channels = r.atoms.resolve(x[0]), r.atoms.resolve(x[place])
+
+    def shaped(sizes: Sequence[Labels]) -> list[Labels]:
+        return [batch if axis == 0 else channels if axis == place else n for axis, n in enumerate(sizes)]
+
+    r.give(shaped(x))
+    if r.is_shaped(1):
+        r.give(shaped([fixed(n) for n in r.shape(1)]), 1)
 
 
 def _relate_scatter(r: Relation) -> None:
@@ -164,15 +173,16 @@ def _relate_scatter(r: Relation) -> None:
     r.give([r.atoms.resolve(labels) for labels in cache])
 
 
-_LINEAR = Op(macs=_macs_linear, lipschitz=pointwise(None))
-_CONVOLUTION = Op(macs=_macs_convolution, lipschitz=pointwise(None))
+_STATE = ((3, 1),)
+_LINEAR = Op(macs=_macs_linear, lipschitz=pointwise(None), states=_STATE)
+_CONVOLUTION = Op(macs=_macs_convolution, lipschitz=pointwise(None), states=_STATE)
 
-TABLE = related(
+_KNOWN = related(
     {
         "TensorScatter": Op(lipschitz=pointwise(None), caches=((0, 0),)),
         "LinearAttention": _LINEAR,
         "com.microsoft::LinearAttention": _LINEAR,
-        "com.microsoft::GatedDeltaNet": Op(macs=_macs_delta, lipschitz=pointwise(None)),
+        "com.microsoft::GatedDeltaNet": Op(macs=_macs_delta, lipschitz=pointwise(None), states=((6, 1),)),
         "CausalConvWithState": _CONVOLUTION,
         "com.microsoft::CausalConvWithState": _CONVOLUTION,
     },
@@ -183,3 +193,5 @@ TABLE = related(
         _relate_convolution: "CausalConvWithState com.microsoft::CausalConvWithState",
     },
 )
+
+TABLE = differentiable(_KNOWN, STATE_RULES)

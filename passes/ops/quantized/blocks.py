@@ -192,6 +192,8 @@ def _macs(node: ir.Node) -> int:
 TABLE = related(
     {
         "com.microsoft::MatMulNBits": Op(linear=_linear_nbits, macs=_macs, quantizes=True),
+        "com.microsoft::MatMulNBitsMlp": Op(quantizes=True),  # written out before
+        "com.microsoft::MatMulNBitsQkv": Op(quantizes=True),
         "com.microsoft::MatMulBnb4": Op(linear=_linear_bnb4, macs=_macs, quantizes=True),
     },
     {

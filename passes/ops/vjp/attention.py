@@ -17,12 +17,25 @@ from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = [
+    "RULES",
+    "Inputs",
+    "apart_heads",
+    "attend",
+    "band_of",
+    "behind",
+    "given_inputs",
+    "joined_heads",
+    "pieces_of",
+    "places_of",
+    "repeated_heads",
+    "rotated_pairs",
+]
 
 Inputs = Sequence[ir.Value | None]
 
 
-def _heads(v: Vjp, value: ir.Value, count: int) -> ir.Value:
+def apart_heads(v: Vjp, value: ir.Value, count: int) -> ir.Value:
     """(B, T, H * W) as (B, H, T, W)."""
     width = v.dims(value)[2]
     if width is None:
@@ -30,7 +43,7 @@ def _heads(v: Vjp, value: ir.Value, count: int) -> ir.Value:
     return v.transpose(v.reshape(value, [0, 0, count, width // count]), [0, 2, 1, 3])
 
 
-def _joined(v: Vjp, value: ir.Value) -> ir.Value:
+def joined_heads(v: Vjp, value: ir.Value) -> ir.Value:
     """(B, H, T, W) as (B, T, H * W)."""
     _, heads, _, width = v.dims(value)
     if heads is None or width is None:
@@ -38,7 +51,7 @@ def _joined(v: Vjp, value: ir.Value) -> ir.Value:
     return v.reshape(v.transpose(value, [0, 2, 1, 3]), [0, 0, heads * width])
 
 
-def _repeated(v: Vjp, value: ir.Value, times: int) -> ir.Value:
+def repeated_heads(v: Vjp, value: ir.Value, times: int) -> ir.Value:
     """Each head ``times`` over."""
     if times == 1:
         return value
@@ -49,7 +62,7 @@ def _repeated(v: Vjp, value: ir.Value, times: int) -> ir.Value:
     return v.reshape(copies, [0, heads * times, -1, width])
 
 
-def _attend(
+def attend(
     v: Vjp,
     q: ir.Value,
     k: ir.Value,
@@ -58,27 +71,50 @@ def _attend(
     masks: Sequence[ir.Value] = (),
     softcap: float = 0.0,
     seen: Sequence[ir.Value] = (),
+    sinks: ir.Value | None = None,
 ) -> ir.Value:
-    """``masks`` are added; each of ``seen`` says what exists. A query that sees nothing yields zeros."""
+    """``masks`` are added; each of ``seen`` says what exists. A query that sees nothing yields zeros.
+
+    ``sinks`` (B or 1, H or 1, 1 or T, 1) are scores of what takes a part of the softmax, and is nothing.
+    """
     scores = v.mul(v.op("MatMul", q, v.transpose(k, [0, 1, 3, 2])), scale)
     if softcap:
         scores = v.mul(v.op("Tanh", v.div(scores, softcap)), softcap)
     for mask in masks:
         scores = v.add(scores, mask)
     if not seen:
-        return v.op("MatMul", v.op("Softmax", scores, axis=-1), values)
+        return v.op("MatMul", _softmax(v, scores, sinks), values)
     all_seen = seen[0]
     for other in seen[1:]:
         all_seen = v.op("And", all_seen, other)
     lowest = -1e4 if scores.dtype == ir.DataType.FLOAT16 else -1e30
-    share = v.op("Softmax", v.where(all_seen, scores, lowest), axis=-1)
+    share = _softmax(v, v.where(all_seen, scores, lowest), sinks)
     return v.op("MatMul", v.where(all_seen, share, 0.0), values)
 
 
-def _band(v: Vjp, q: ir.Value, k: ir.Value, left: int, right: int, causal: bool) -> list[ir.Value]:
-    """Which keys (axis 1) a query (axis 0) may see; -1 leaves a side open, ``causal`` hides what is ahead."""
+def _softmax(v: Vjp, scores: ir.Value, sinks: ir.Value | None) -> ir.Value:
+    if sinks is None:
+        return v.op("Softmax", scores, axis=-1)
+    none = v.mul(v.slice(scores, [0], [1], [3]), 0.0)
+    share = v.op("Softmax", v.op("Concat", scores, v.add(none, sinks), axis=3), axis=-1)
+    return v.shaped(v.slice(share, [0], [-1], [3]), scores)
+
+
+def band_of(
+    v: Vjp,
+    q: ir.Value,
+    k: ir.Value,
+    left: int,
+    right: int,
+    causal: bool,
+    past: ir.Value | None = None,
+) -> list[ir.Value]:
+    """Which keys (axis 1) a query (axis 0) may see; -1 leaves a side open, ``causal`` hides what is ahead.
+
+    ``past`` are the keys that stand before the first query.
+    """
     right = 0 if causal else right
-    ahead = v.sub(v.unsqueeze(_places(v, k), [0]), v.unsqueeze(_places(v, q), [1]))
+    ahead = v.sub(v.unsqueeze(places_of(v, k), [0]), v.unsqueeze(places_of(v, q, past), [1]))
     found = [v.op("Not", v.op("Greater", ahead, right))] if right >= 0 else []
     return found + ([v.op("Not", v.op("Less", ahead, -left))] if left >= 0 else [])
 
@@ -107,13 +143,13 @@ def _padding(v: Vjp, mask: ir.Value, like: ir.Value) -> ir.Value:
     return v.unsqueeze(v.mul(v.sub(1.0, v.cast(mask, like)), value), [1, 2])
 
 
-def _split(v: Vjp, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
+def pieces_of(v: Vjp, value: ir.Value, sizes: Sequence[int]) -> list[ir.Value]:
     """Pieces of the last axis."""
     ends, axis = [sum(sizes[: i + 1]) for i in range(len(sizes))], v.rank(value) - 1
     return [v.slice(value, [end - n], [end], [axis]) for end, n in zip(ends, sizes, strict=True)]
 
 
-def _given(v: Vjp, inputs: Inputs, used: int) -> list[ir.Value | None]:
+def given_inputs(v: Vjp, inputs: Inputs, used: int) -> list[ir.Value | None]:
     """The first ``used`` inputs, None where absent; there must be no other."""
     if any(x is not None for x in inputs[used:]):
         v.refuse("it keeps a state, or has an input that is not known here")
@@ -122,7 +158,7 @@ def _given(v: Vjp, inputs: Inputs, used: int) -> list[ir.Value | None]:
 
 def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     """Attention of the default domain."""
-    q, k, values, mask = _given(v, inputs, 4)
+    q, k, values, mask, past_key, past_value = given_inputs(v, inputs, 6)
     assert q is not None
     assert k is not None
     assert values is not None
@@ -132,18 +168,19 @@ def _standard(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     flat = v.rank(q) == 3
     if flat:
         shared = node_facts.int_attribute(v.node, "kv_num_heads", 1)
-        q = _heads(v, q, node_facts.int_attribute(v.node, "q_num_heads", 1))
-        k, values = _heads(v, k, shared), _heads(v, values, shared)
+        q = apart_heads(v, q, node_facts.int_attribute(v.node, "q_num_heads", 1))
+        k, values = apart_heads(v, k, shared), apart_heads(v, values, shared)
     heads, shared_heads, width = v.dims(q)[1], v.dims(k)[1], v.dims(q)[3]
     if heads is None or shared_heads is None or width is None:
         v.refuse("the number or width of its heads is unknown")
-    k, values = (_repeated(v, x, heads // shared_heads) for x in (k, values))
+    k, values = behind(v, past_key, k), behind(v, past_value, values)
+    k, values = (repeated_heads(v, x, heads // shared_heads) for x in (k, values))
     scale = node_facts.float_attribute(v.node, "scale", 1 / math.sqrt(width))
     left, right = (node_facts.int_attribute(v.node, f"{side}_window_size", -1) for side in ("left", "right"))
-    band = _band(v, q, k, left, right, bool(node_facts.int_attribute(v.node, "is_causal")))
+    band = band_of(v, q, k, left, right, bool(node_facts.int_attribute(v.node, "is_causal")), past_key)
     masks, seen = ([], []) if mask is None else _mask(v, mask, k)
-    y = _attend(v, q, k, values, scale, masks, softcap, [*band, *seen])
-    return [_joined(v, y) if flat else y]
+    y = attend(v, q, k, values, scale, masks, softcap, [*band, *seen])
+    return [joined_heads(v, y) if flat else y]
 
 
 _ORDER_IS_FIXED = 25  # opset from which every runtime applies the soft cap before it adds the mask
@@ -151,19 +188,19 @@ _ORDER_IS_FIXED = 25  # opset from which every runtime applies the soft cap befo
 
 def _multi_head(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     """com.microsoft MultiHeadAttention: queries, keys and values of shape (batch, tokens, heads * width)."""
-    q, k, values, bias, padding, mask = _given(v, inputs, 6)
+    q, k, values, bias, padding, mask, *pasts = given_inputs(v, inputs, 8)
     if q is None or k is None or values is None or {v.rank(q), v.rank(k), v.rank(values)} != {3}:
         v.refuse("its inputs are packed")
     if bias is not None:
         sizes = [v.dims(x)[2] or 0 for x in (q, k, values)]
-        b_q, b_k, b_v = _split(v, bias, sizes)
+        b_q, b_k, b_v = pieces_of(v, bias, sizes)
         q, k, values = v.add(q, b_q), v.add(k, b_k), v.add(values, b_v)
-    return [_fused(v, q, k, values, padding, mask)]
+    return [_fused(v, q, k, values, padding, mask, pasts)]
 
 
 def _packed(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     """com.microsoft Attention: the projections to queries, keys and values are part of it."""
-    x, weight, bias, padding, past, mask = _given(v, inputs, 6)
+    x, weight, bias, padding, past, mask = given_inputs(v, inputs, 6)
     if past is not None or node_facts.int_attribute(v.node, "do_rotary"):
         v.refuse("it keeps a state or rotates")
     assert x is not None
@@ -173,65 +210,51 @@ def _packed(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     projected = v.op("MatMul", x, weight)
     if bias is not None:
         projected = v.add(projected, bias)
-    q, k, values = _split(v, projected, sizes)
+    q, k, values = pieces_of(v, projected, sizes)
     return [_fused(v, q, k, values, padding, mask)]
 
 
 def _fused(
-    v: Vjp, q: ir.Value, k: ir.Value, values: ir.Value, padding: ir.Value | None, mask: ir.Value | None
+    v: Vjp,
+    q: ir.Value,
+    k: ir.Value,
+    values: ir.Value,
+    padding: ir.Value | None,
+    mask: ir.Value | None,
+    pasts: Inputs = (None, None),
 ) -> ir.Value:
     count = node_facts.int_attribute(v.node, "num_heads", 1)
-    q, k, values = (_heads(v, x, count) for x in (q, k, values))
+    q, k, values = (apart_heads(v, x, count) for x in (q, k, values))
+    k, values = behind(v, pasts[0], k), behind(v, pasts[1], values)
     width = v.dims(q)[3]
     assert width is not None
     scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
     masks = [] if mask is None else [mask]
     if padding is not None:
         masks.append(_padding(v, padding, q))
-    band = _band(v, q, k, -1, -1, bool(node_facts.int_attribute(v.node, "unidirectional")))
-    return _joined(v, _attend(v, q, k, values, scale, masks, seen=band))
+    band = band_of(v, q, k, -1, -1, bool(node_facts.int_attribute(v.node, "unidirectional")), pasts[0])
+    return joined_heads(v, attend(v, q, k, values, scale, masks, seen=band))
 
 
-def _grouped(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
-    """com.microsoft GroupQueryAttention of a whole text, without a cache of earlier tokens.
-
-    The lengths of the texts, less one, say how many keys there are.
-    """
-    q, k, values, past_key, past_value, lengths, _, cos, sin = _given(v, inputs, 9)
-    if past_key is not None or past_value is not None:
-        v.refuse("it keeps a state")
-    if node_facts.int_attribute(v.node, "local_window_size", -1) > 0:
-        v.refuse("its window is limited")
-    if node_facts.int_attribute(v.node, "smooth_softmax") > 0:
-        v.refuse("its softmax is smooth")
-    assert q is not None
-    count = node_facts.int_attribute(v.node, "num_heads", 1)
-    shared = node_facts.int_attribute(v.node, "kv_num_heads", 1)
-    if k is None or values is None:
-        width = (v.dims(q)[2] or 0) // (count + 2 * shared)
-        q, k, values = _split(v, q, [count * width, shared * width, shared * width])
-    q, k, values = _heads(v, q, count), _heads(v, k, shared), _heads(v, values, shared)
-    if node_facts.int_attribute(v.node, "do_rotary"):
-        angles = [None if x is None else v.op("Gather", x, _places(v, q), axis=0) for x in (cos, sin)]
-        turn = bool(node_facts.int_attribute(v.node, "rotary_interleaved"))
-        q, k = (_rotated(v, x, angles[0], angles[1], turn) for x in (q, k))
-    width = v.dims(q)[3] or 0
-    k, values = (_repeated(v, x, count // shared) for x in (k, values))
-    scale = node_facts.float_attribute(v.node, "scale", 0.0) or 1 / math.sqrt(width)
-    softcap = node_facts.float_attribute(v.node, "softcap", 0.0)
-    assert lengths is not None
-    last = v.reshape(v.op("Cast", lengths, to=int(ir.DataType.INT64)), [-1, 1, 1, 1])
-    seen = v.op("Not", v.op("Greater", _places(v, k), last))
-    band = _band(v, q, k, -1, -1, bool(node_facts.int_attribute(v.node, "causal", 1)))
-    return [_joined(v, _attend(v, q, k, values, scale, softcap=softcap, seen=[*band, seen]))]
+def places_of(v: Vjp, x: ir.Value, past: ir.Value | None = None) -> ir.Value:
+    """0, 1, 2, ... for the tokens of ``x`` (B, H, T, W), or on from those of ``past``."""
+    places = v.op("Range", v.constant(np.array(0)), v.squeeze(v.size_of(x, 2), [0]), v.constant(np.array(1)))
+    return places if past is None else v.add(places, v.size_of(past, 2))
 
 
-def _places(v: Vjp, x: ir.Value) -> ir.Value:
-    """0, 1, 2, ... for the tokens of (B, H, T, W)."""
-    return v.op("Range", v.constant(np.array(0)), v.squeeze(v.size_of(x, 2), [0]), v.constant(np.array(1)))
+def behind(v: Vjp, past: ir.Value | None, x: ir.Value) -> ir.Value:
+    """New keys or values (B, H, T, W) behind earlier ones."""
+    if past is None:
+        return x
+    found = v.op("Concat", past, x, axis=2)
+    batch, heads, _, width = v.dims(x)
+    found.shape = ir.Shape([batch, heads, None, width])
+    return found
 
 
-def _rotated(v: Vjp, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None, alternating: bool) -> ir.Value:
+def rotated_pairs(
+    v: Vjp, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None, alternating: bool
+) -> ir.Value:
     """Pairs of the first widths of ``x`` (B, H, T, W), turned by angles of shape (T, R) or (B, T, R).
 
     A pair is (i, R + i), or (2i, 2i + 1) where ``alternating``; widths from 2R on stay.
@@ -256,7 +279,7 @@ def _rotated(v: Vjp, x: ir.Value, cos: ir.Value | None, sin: ir.Value | None, al
 
 def _rotary(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     """RotaryEmbedding of the default domain."""
-    x, cos, sin, places = _given(v, inputs, 4)
+    x, cos, sin, places = given_inputs(v, inputs, 4)
     if places is not None:
         cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
     return [_turned(v, x, cos, sin, node_facts.int_attribute(v.node, "num_heads"))]
@@ -264,7 +287,7 @@ def _rotary(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
 
 def _rotary_microsoft(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     """com.microsoft RotaryEmbedding: one place in the text for each token, or that of the first token."""
-    x, places, cos, sin = _given(v, inputs, 4)
+    x, places, cos, sin = given_inputs(v, inputs, 4)
     assert x is not None
     assert places is not None
     if (
@@ -288,17 +311,16 @@ def _turned(v: Vjp, x: ir.Value | None, cos: ir.Value | None, sin: ir.Value | No
     assert x is not None
     alternating = bool(node_facts.int_attribute(v.node, "interleaved"))
     if v.rank(x) == 4:
-        return _rotated(v, x, cos, sin, alternating)
+        return rotated_pairs(v, x, cos, sin, alternating)
     if not heads:
         v.refuse("the number of its heads is not given")
-    return _joined(v, _rotated(v, _heads(v, x, heads), cos, sin, alternating))
+    return joined_heads(v, rotated_pairs(v, apart_heads(v, x, heads), cos, sin, alternating))
 
 
 RULES: Mapping[Callable[[Vjp], None], str] = {
     composite(_standard): "Attention",
     composite(_multi_head): "com.microsoft::MultiHeadAttention",
     composite(_packed): "com.microsoft::Attention",
-    composite(_grouped): "com.microsoft::GroupQueryAttention",
     composite(_rotary): "RotaryEmbedding",
     composite(_rotary_microsoft): "com.microsoft::RotaryEmbedding",
 }

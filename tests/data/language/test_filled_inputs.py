@@ -101,6 +101,14 @@ def test_a_cache_of_a_fixed_length_is_masked() -> None:
     assert not alone.kinds
 
 
+@pytest.mark.parametrize("name", ["recurrent_state", "conv_state", "ssm_state"])
+def test_a_state_has_no_length_and_begins_at_zero(name: str) -> None:
+    state = _spec(f"past_key_values.0.{name}", "batch", 2, 6, 8, dtype=np.float32)
+    feed = _filled(state, _spec("attention_mask", "batch", "total"))
+    assert_array_equal(feed[state.name], np.zeros((2, 2, 6, 8)))
+    assert_array_equal(feed["attention_mask"], np.ones((2, 4)))
+
+
 def test_a_mask_of_four_axes_is_causal_with_a_cache_alone() -> None:
     mask = _spec("attention_mask", "batch", 1, "seq", "total", dtype=bool)
     past = _spec("past_key_values.0.key", "batch", 3, "past", 8, dtype=np.float32)

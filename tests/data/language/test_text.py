@@ -11,7 +11,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from obs_onnx.data.feeds import TensorSpec
-from obs_onnx.data.language.text import windows
+from obs_onnx.data.language.text import decoder, windows
 from obs_onnx.data.open_source import open_source
 from obs_onnx.data.options import TextReading
 from obs_onnx.passes.errors import DataError, MissingRuntimeError, OptionError
@@ -117,3 +117,17 @@ def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     _tokenizer(tmp_path)
     with pytest.raises(MissingRuntimeError, match=r"pip install 'obs-onnx\[text\]'"):
         open_source(_text(tmp_path, "abcd"), (IDS,))
+
+
+def test_ids_become_text_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tokenizers", reason="needs obs-onnx[text]")
+    decode = decoder(_tokenizer(tmp_path, special=True))
+    assert decode is not None
+    assert decode(np.array([WORDS.index("[CLS]"), *(WORDS.index(one) for one in "abc")])).split() == [
+        "a",
+        "b",
+        "c",
+    ]
+    assert decoder(None) is None
+    monkeypatch.setattr("obs_onnx.data.language.text.find_spec", lambda name: None)
+    assert decoder(tmp_path / "tokenizer.json") is None

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 from channel_graphs import found, model, node, normal
+from integer_operators import CASES, Case, graph
 
 from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.channels.remove_channels import RemoveChannels
-from obs_onnx.passes.costs.macs import MacCounter, count_macs, macs_per_node
+from obs_onnx.passes.costs.macs import MacCounter, count_macs, in_integers, macs_per_node
 
 
 @pytest.mark.parametrize(
@@ -75,3 +77,19 @@ def test_macs_of_a_selection_are_those_of_the_smaller_model() -> None:
     RemoveChannels(keep).call(small)
     assert counter(coupling.shapes(keep, counter.values)) == count_macs(small)
     assert counter(coupling.shapes({})) == count_macs(coupling.model)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_what_runs_in_integers(case: Case) -> None:
+    """Opened or not: both factors are made of integers."""
+    plain = ir.from_proto(graph(case))
+    for form in (plain, canonicalize(plain)):
+        (layer,) = [node for node in form.graph if node.name == "layer"]
+        assert in_integers(layer)
+        assert [in_integers(node) for node in form.graph].count(True) == 1
+
+
+def test_integer_weights_alone_are_no_integer_products() -> None:
+    nodes = [node("DequantizeLinear", "q s", "w"), node("Conv", "x w", "y")]
+    weights = {"q": np.ones((2, 3, 1, 1), np.int8), "s": np.float32(0.1)}
+    assert not any(map(in_integers, canonicalize(ir.from_proto(model(nodes, weights))).graph))

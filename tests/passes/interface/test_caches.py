@@ -8,6 +8,7 @@ import pytest
 from channel_helpers import random_keep
 from decoders import FORMS, HEAD, decoder, feed, generated, session
 from onnx import helper
+from states import STATES, keeping_states
 
 from obs_onnx.passes.canonical.own_constants import prepare
 from obs_onnx.passes.channels.coupling import couple
@@ -91,3 +92,42 @@ def test_a_cache_that_plain_operators_keep_is_found():
     graph = helper.make_graph(nodes, "g", inputs, outputs)
     model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
     assert find_caches(model) == (Cache("past", "present", "all", 0),)
+
+
+GONE = {  # groups of channels when the state may change, and when it may not
+    "linear": ([2, 2, 4, 6], [2]),
+    "delta": ([2, 2, 4, 6], []),
+    "convolution": ([10], []),
+    "convolution, channels last": ([10], []),
+}
+
+
+@pytest.mark.parametrize("form", STATES)
+def test_a_state_is_a_cache_which_stays_unless_it_may_change(form):
+    """Cut with heads and widths, it still leads from the first tokens to the next ones."""
+    whole = ir.from_proto(keeping_states(form))
+    caches = Caches(whole, find_caches(whole))
+    assert [(one.past, one.present) for one in caches.pairs] == [("state", "next")]
+    assert sorted(group.n for group in couple(prepare(whole)).groups) == GONE[form][1]
+
+    dense = prepare(caches.inner(whole))
+    coupling = couple(dense, caches=caches.names)
+    assert sorted(group.n for group in coupling.groups) == GONE[form][0]
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 4)).astype(np.float32)
+    shape = [2 if size == "batch" else size for size in STATES[form]]
+    for seed in range(3):
+        keep, small = random_keep(coupling, seed), dense.clone()
+        RemoveChannels(keep, coupling.of(small)).call(small)
+        for state in (np.zeros(shape, np.float32), rng.standard_normal(shape).astype(np.float32)):
+            given = {"x": x, "state": state}
+            found, y = (session(one).run(["y"], given)[0] for one in (small, silence(dense, keep, coupling)))
+            np.testing.assert_allclose(found, y, rtol=1e-3, atol=1e-4)
+        final = session(caches.closed(small))
+        sizes = [2 if size == "batch" else size for size in final.get_inputs()[1].shape]
+        before = np.zeros(sizes, np.float32)
+        whole_text, last = final.run(None, {"x": x, "state": before})
+        first, between = final.run(None, {"x": x[:, :4], "state": before})
+        second, end = final.run(None, {"x": x[:, 4:], "state": between})
+        np.testing.assert_allclose(np.concatenate([first, second], axis=1), whole_text, rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(end, last, rtol=1e-3, atol=1e-5)

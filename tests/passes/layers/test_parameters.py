@@ -26,3 +26,4 @@ def test_zero_points_are_zeros(make_model) -> None:
         {"q": np.array([[7, 1, 7]] * 4, np.uint8), "s": np.float32(0.1), "z": np.uint8(7)},
     )
     assert sorted((one.size, one.nonzero) for one in parameters(model)) == [(1, 1), (12, 4)]
+    assert sorted(one.nbytes for one in parameters(model)) == [4, 12 + 1]

@@ -23,7 +23,7 @@ from obs_onnx.criteria.channels import CRITERIA
 from obs_onnx.passes.channels.keep_file import replay
 from obs_onnx.passes.errors import DataError, OptionError
 
-FAST = {"effort": "quick", "threads": 1, "latency": False}
+FAST = {"rotate": False, "effort": "quick", "threads": 1, "latency": False}
 CLASSES = {"task": "classification"}
 BARE = {**FAST, "compensate": False, "criterion": "magnitude"}
 EXAMPLES = int(os.environ.get("OBS_ONNX_EXAMPLES", "10"))  # random graphs; hundreds find rare cases

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
 from collections.abc import Callable
@@ -11,10 +12,20 @@ import pytest
 
 from obs_onnx.passes.layers.layer import Frozen
 from obs_onnx.report.page.html import render_html
-from obs_onnx.results.pruning import CurvePoint, Figures, GroupResult, LayerResult, Missed, Report
+from obs_onnx.results.pruning import (
+    Combination,
+    CurvePoint,
+    Figures,
+    GroupResult,
+    LayerResult,
+    Missed,
+    PartError,
+    Report,
+)
+from obs_onnx.results.samples import ChangedSample
 
 TRAP = "/net/[bold]conv$_1$/<script>alert(1)</script>/\"'&weight"
-VOID = {"meta"}
+VOID = {"meta", "img", "wbr"}
 
 
 class Tags(HTMLParser):
@@ -64,7 +75,7 @@ def channels(make_report: Callable[..., Report]) -> Report:
                 writes=TRAP,
             ),
         ),
-        groups=(GroupResult(TRAP, 8, 4, 3, 2e-4, curve),),
+        groups=(GroupResult(TRAP, 8, 4, 3, 2e-4, curve, stays=(0, 2, 4, 6)),),
         targets={"macs": 0.5},
         reached={"macs": 0.45},
         frozen=(Frozen(TRAP, "LSTM", TRAP),),
@@ -73,6 +84,11 @@ def channels(make_report: Callable[..., Report]) -> Report:
         failures=(TRAP,),
         options={"protect": [TRAP]},
         environment={"runtime": TRAP},
+        parts=(PartError(TRAP, "y", "n", "spread", 1.0, 1.0, 0.05, 2.0),),
+        combinations=(Combination("dense", 400, 0.9), Combination("dense int8", 100, 0.8)),
+        changed=(
+            ChangedSample(3, 1, 2, 0.9, 0.5, 1, {TRAP: base64.b64encode(b"png").decode()}, {TRAP: TRAP}),
+        ),
     )
 
 
@@ -80,8 +96,11 @@ def test_the_page_is_one_file_and_escapes_what_comes_from_the_model(channels: Re
     page = render_html(channels)
     assert "<script" not in page
     assert "&lt;script&gt;" in page
-    for outside in ("http:", "https:", "//cdn", "url(", "@import", "<link", "<img"):
+    for outside in ("http:", "https:", "//cdn", "url(", "@import", "<link"):
         assert outside not in page
+    assert all(
+        str(one["src"]).startswith("data:image/png;base64,") for tag, one in parsed(page) if tag == "img"
+    )
     assert page == render_html(channels)
     parsed(page)
 
@@ -95,8 +114,10 @@ def test_it_is_for_phones_and_the_dark_and_paper_and_for_those_who_cannot_see(ch
     assert heads
     assert all(one.get("scope") in ("col", "row") for one in heads)
     pictures = [attributes for tag, attributes in seen if tag == "svg"]
-    assert len(pictures) == 2
+    assert len(pictures) == 3
     assert all(one["role"] == "img" and one["aria-label"] for one in pictures)
+    assert len(re.findall(r"<svg [^>]*><title>[^<]+</title>", page)) == 3
+    assert all(one["alt"] for tag, one in seen if tag == "img")
     assert "nowrap" in re.search(r"th, td \{[^}]*\}", page)[0]  # type: ignore[index]
 
 
@@ -110,6 +131,48 @@ def test_there_are_no_empty_columns(channels: Report, make_report: Callable[...,
     assert "channels in, out" not in heads
     assert "<svg" not in weights  # nothing says how wide its layers are
     parsed(weights)
+
+
+def tables(page: str) -> list[tuple[list[str], list[list[str]]]]:
+    """Headings and rows of all tables, as text."""
+    found = []
+    for table in re.findall(r"<table[^>]*>(.*?)</table>", page, re.DOTALL):
+        head, _, body = table.partition("<tbody>")
+        rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in body.split("</tr>")[:-1]]
+        found.append((re.findall(r"<th[^>]*>(.*?)</th>", head, re.DOTALL), rows))
+    return found
+
+
+def test_every_table_has_headers_and_no_column_is_empty(
+    channels: Report, make_report: Callable[..., Report]
+) -> None:
+    for page in (render_html(channels), render_html(make_report())):
+        assert page.count("<table") == page.count('role="region" tabindex="0" aria-label="')
+        for heads, rows in tables(page):
+            assert rows
+            assert all(len(row) == (len(heads) or 2) for row in rows)
+            for column in range(1, len(heads)):
+                assert any(row[column] not in ("", "-") for row in rows), heads[column]
+
+
+def test_samples_that_changed(channels: Report, make_report: Callable[..., Report]) -> None:
+    page = render_html(channels)
+    assert "Sample 3: class 1 (90&nbsp;%) &rarr; class 2\n(50&nbsp;%), labelled 1" in page
+    assert "Samples that changed" not in render_html(make_report())
+
+
+def test_integers_beside_floats(channels: Report) -> None:
+    page = render_html(channels)
+    (lanes,) = re.findall(r'<div class="bars lanes".*?\n</div>\n', page, re.DOTALL)
+    assert re.findall(r"width:([\d.]+)%", lanes) == ["100.0", "25.0"]
+    assert "dense int8" in lanes
+
+
+def test_paper_has_the_last_word(channels: Report) -> None:
+    """What is for print stands behind what is for the screen, which it replaces."""
+    style = render_html(channels).partition("<style>")[2].partition("</style>")[0]
+    assert style.rindex("@media") == style.index("@media print")
+    assert style.index("@media print") > style.index("svg text")
 
 
 def test_what_was_asked_and_reached(channels: Report, make_report: Callable[..., Report]) -> None:

@@ -16,7 +16,8 @@ def test_text_is_escaped_and_what_does_not_show_is_written_out() -> None:
     picture.line([(0, 1), (2.04, 3)], "curve")
     root = ElementTree.fromstring(picture.markup())
     assert (root.get("viewBox"), root.get("aria-label")) == ("0 0 10 20", 'a < "b" & \\x07')
-    text, box, line = root
+    title, text, box, line = root
+    assert title.text == root.get("aria-label")
     assert text.text == r"<script>\x00\u202e"
     assert text[0].text == "tip & <more>"
     assert box.get("width") == "0"

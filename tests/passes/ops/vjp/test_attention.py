@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 import pytest
-from derivatives import check, operator
-from nets import run_proto
+from derivatives import against_differences, check, operator
 
-from obs_onnx.passes.autodiff.gradient import Gradient
-from obs_onnx.passes.canonical.canonicalize import canonicalize
 from obs_onnx.passes.errors import GradientError
 
 rng = np.random.default_rng(11)
@@ -17,6 +13,13 @@ rng = np.random.default_rng(11)
 
 def normal(*shape):
     return rng.standard_normal(shape)
+
+
+@pytest.mark.parametrize("causal", [0, 1])
+def test_behind_a_cache(causal):
+    q, k, values = normal(2, 4, 3, 2), normal(2, 2, 3, 2), normal(2, 2, 3, 5)
+    past = [normal(2, 2, 4, 2), normal(2, 2, 4, 5)]
+    check("Attention", [q, k, values, None, *past], (0, 1, 2, 4, 5), opset=23, is_causal=causal)
 
 
 @pytest.mark.parametrize("causal", [0, 1])
@@ -127,42 +130,6 @@ MORE = {
         {"num_heads": 2, "rotary_embedding_dim": 4},
         (2, 3, 16),
     ),
-    "grouped": (
-        "GroupQueryAttention",
-        [normal(2, 3, 32), normal(2, 3, 16), normal(2, 3, 16), *lengths(3)],
-        (0, 1, 2),
-        {"num_heads": 4, "kv_num_heads": 2, "softcap": 2.0},
-        (2, 3, 32),
-    ),
-    "grouped, of different lengths": (
-        "GroupQueryAttention",
-        [
-            normal(2, 3, 32),
-            normal(2, 3, 16),
-            normal(2, 3, 16),
-            None,
-            None,
-            np.array([0, 2], np.int32),
-            *lengths(3)[3:],
-        ],
-        (0, 1, 2),
-        {"num_heads": 4, "kv_num_heads": 2},
-        (2, 3, 32),
-    ),
-    "grouped, packed and rotated": (
-        "GroupQueryAttention",
-        [normal(2, 3, 128), None, None, *lengths(3), normal(9, 8), normal(9, 8)],
-        (0,),
-        {"num_heads": 4, "kv_num_heads": 2, "do_rotary": 1, "rotary_interleaved": 1, "scale": 0.5},
-        (2, 3, 64),
-    ),
-    "grouped, both ways": (
-        "GroupQueryAttention",
-        [normal(2, 3, 32), normal(2, 3, 16), normal(2, 3, 16), *lengths(3)],
-        (0, 1, 2),
-        {"num_heads": 4, "kv_num_heads": 2, "causal": 0},
-        (2, 3, 32),
-    ),
 }
 
 
@@ -184,16 +151,6 @@ def test_text_on_onnxruntime(name):
     against_differences(proto, inputs, wrt)
 
 
-def test_a_cache_is_an_error():
-    inputs = [*MORE["grouped"][1][:3], normal(2, 2, 1, 8), normal(2, 2, 1, 8), *lengths(4)[2:]]
-    proto = operator(
-        "GroupQueryAttention", inputs, (0,), weights={"y0": np.ones((2, 3, 32))}, domain="com.microsoft",
-        kind=np.float32, num_heads=4, kv_num_heads=2,
-    )  # fmt: skip
-    with pytest.raises(GradientError, match="keeps a state"):
-        Gradient("loss", ["x0"]).call(canonicalize(ir.from_proto(proto)))
-
-
 @pytest.mark.parametrize("op_type", MICROSOFT)
 @pytest.mark.parametrize("unidirectional", [0, 1])
 def test_gradient_on_onnxruntime(op_type, unidirectional):
@@ -207,19 +164,3 @@ def test_gradient_on_onnxruntime(op_type, unidirectional):
     }
     proto = operator(op_type, inputs, wrt, weights={"y0": rng.uniform(0.5, 1.5, (2, 3, 4))}, **options)
     against_differences(proto, inputs, wrt)
-
-
-def against_differences(proto, inputs, wrt):
-    """Central differences, extrapolated to a step of zero, of onnxruntime's own kernel in float32."""
-    model = canonicalize(ir.from_proto(proto))
-    Gradient("loss", [f"x{i}" for i in wrt]).call(model)
-    feeds = {f"x{i}": inputs[i].astype(np.float32) for i in wrt}
-    found = run_proto(ir.to_proto(model), feeds)
-    for i in wrt:
-        v = rng.standard_normal(inputs[i].shape).astype(np.float32)
-        slopes = []
-        for step in (1e-2, 2e-2):
-            moved = [run_proto(proto, {**feeds, f"x{i}": feeds[f"x{i}"] + s * v}) for s in (step, -step)]
-            slopes.append((float(moved[0]["loss"]) - float(moved[1]["loss"])) / (2 * step))
-        difference = (4 * slopes[0] - slopes[1]) / 3
-        assert float(np.vdot(found[f"x{i}.grad"], v)) == pytest.approx(difference, rel=5e-3, abs=1e-2)

@@ -1,0 +1,3 @@
+from layer_runs import mlp
+
+__all__ = ["mlp"]
