@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -148,10 +148,3 @@ class Ranked:
         mask = np.zeros(len(self.order), bool)
         mask[self.order[len(self.order) - count :]] = True
         return mask
-
-    def times(self, factor: float) -> Ranked:
-        """The same with all damages multiplied."""
-        curve = self.curve
-        damages = tuple(factor * damage for damage in curve.damages)
-        gone = None if curve.gone is None else factor * curve.gone
-        return replace(self, curve=replace(curve, damages=damages, gone=gone))

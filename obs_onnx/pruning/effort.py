@@ -12,7 +12,6 @@ __all__ = [
     "EFFORTS",
     "LEAST_HELD_OUT",
     "LEAST_SAMPLES",
-    "PLAN_SAMPLES",
     "REFIT_SAMPLES",
     "Budget",
     "Effort",
@@ -21,7 +20,6 @@ __all__ = [
 LEAST_SAMPLES = 8
 LEAST_HELD_OUT = 32  # samples that decide whether steps of all weights together are taken
 REFIT_SAMPLES = 256  # on which a whole model is refitted to see what that mends
-PLAN_SAMPLES = 1024  # the same, to compare plans: on fewer, those win that need the fewest weights
 _FEWEST_LEVELS, _MOST_LEVELS = 2, 8
 _ROWS = 16  # of scores that a sample may have and count once: words of a sentence are not alike as pixels are
 _FEWER = 4  # times fewer samples of many rows, at most
@@ -31,7 +29,6 @@ _FEWEST_SOLVED = 3  # sparsities at which layers are solved to measure damage
 _PRODUCTS = 30  # of a layer's weights with its moments that a sparsity takes
 _SECOND_SHARE = 8  # of its multiply-accumulates that an effort spends on a second look, one in so many
 _HEADROOM = 5  # times its multiply-accumulates that an effort takes at most for all its levels and samples
-_FEWEST_PLANS = 3  # fewer teach nothing
 _STEPS = (  # of all weights together, from the best to the cheapest
     Steps(steps=12, gradient=4096, curvature=2048, products=12),
     Steps(steps=4, gradient=2048, curvature=2048, products=8),
@@ -59,7 +56,6 @@ class Effort:
         refining: multiply-accumulates that steps of all weights together may take, behind the refit.
         widths: of each group at which latency is measured, a prime.
         trials: models that are pruned and measured in the search for the largest sparsity.
-        plans: of equal cost that are refitted and measured after the allocation, at most.
     """
 
     levels: int
@@ -70,7 +66,6 @@ class Effort:
     refining: float
     widths: int
     trials: int
-    plans: int = 0
 
     def affordable(self, parts: int, macs: int) -> float:
         """How often ``macs`` allows to measure every one of so many parts of a model with so many MACs."""
@@ -85,19 +80,9 @@ class Effort:
             moved: bytes of all its values per sample.
             layers: that are refitted; their factorisations count.
         """
-        return times * _refitting(macs, moved, layers, REFIT_SAMPLES) <= self.refitting
-
-    def affordable_plans(self, macs: int, moved: int, layers: Sequence[Layer]) -> int:
-        """How many plans of what goes may be refitted on :data:`PLAN_SAMPLES` samples and measured.
-
-        They may take as much as measuring the damage of single layers or groups; where that is too few to
-        learn from, there are none.
-
-        Args:
-            macs, moved, layers: as for :meth:`refits`.
-        """
-        count = min(int(self.macs / _refitting(macs, moved, layers, PLAN_SAMPLES)), self.plans)
-        return count if count >= _FEWEST_PLANS else 0
+        solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
+        once = _PASSES * REFIT_SAMPLES * (macs + _MACS_PER_BYTE * moved) + solving
+        return times * once <= self.refitting
 
     def refines(self, macs: int, fit: int, held_out: int) -> Steps | None:
         """Steps of all weights together that are within the budget; None if there are none.
@@ -143,12 +128,6 @@ class Effort:
         return max(min(levels, int(most / once)), _FEWEST_LEVELS), samples
 
 
-def _refitting(macs: int, moved: int, layers: Sequence[Layer], samples: int) -> float:
-    """Multiply-accumulates that a refit of a whole model on so many samples takes about."""
-    solving = sum(float(groups) * columns**3 for groups, _, columns in (a.layout.goi for a in layers))
-    return max(_PASSES * samples * (macs + _MACS_PER_BYTE * moved) + solving, 1.0)
-
-
 def _solving(layers: Sequence[Layer]) -> float:
     """Multiply-accumulates that it takes about to choose and refit the weights of layers at one sparsity."""
     shapes = (layer.layout.goi for layer in layers)
@@ -183,7 +162,6 @@ EFFORTS = {
         refining=8e11,
         widths=7,
         trials=6,
-        plans=12,
     ),
     "thorough": Effort(
         levels=10,
@@ -194,6 +172,5 @@ EFFORTS = {
         refining=2e13,
         widths=7,
         trials=8,
-        plans=48,
     ),
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -50,16 +49,6 @@ def test_whole_refits_are_done_where_all_of_them_are_cheap() -> None:
     times = int(EFFORT.refitting // once)
     assert EFFORT.refits(times, 1000, 50, [layer])
     assert not EFFORT.refits(times + 1, 1000, 50, [layer])
-
-
-def test_plans_are_compared_where_enough_of_them_are_cheap() -> None:
-    layer = SimpleNamespace(layout=SimpleNamespace(goi=(2, 8, 10)))
-    effort = replace(EFFORT, plans=5)
-    once = 3 * 1024 * (1000 + 40 * 50) + 2 * 10**3
-    assert effort.affordable_plans(1000, 50, [layer]) == 5
-    assert replace(effort, macs=4.5 * once).affordable_plans(1000, 50, [layer]) == 4
-    assert replace(effort, macs=2.5 * once).affordable_plans(1000, 50, [layer]) == 0
-    assert EFFORT.affordable_plans(1000, 50, [layer]) == 0
 
 
 def test_wide_layers_are_solved_at_few_levels_and_once() -> None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from obs_onnx.io.atomic_files import together
 from obs_onnx.io.onnx_file import ModelLike, open_model, save_model
-from obs_onnx.io.paths import check_new_folder
+from obs_onnx.io.paths import check_new_folder, same_file
 from obs_onnx.passes.canonical.canonicalize import plain
 from obs_onnx.passes.errors import ModelError, OptionError, boundary
 from obs_onnx.passes.interface.joined import PARTS
@@ -36,14 +36,14 @@ def join(models: Sequence[ModelLike], output: Where | None = None) -> ir.Model:
         OptionError: the file is one of those that are read, or cannot be written.
     """
     opened = [open_model(model, None) for model in models]
+    if output is not None and any(path is not None and same_file(path, Path(output)) for *_, path in opened):
+        raise OptionError(f"{os.fspath(output)} is one of the files to join: choose another output")
     names = [name if path is None else path.stem for _, name, path in opened]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise ModelError(f"two of the models are called {twice}: give them other names")
     with boundary("the files cannot be joined"):
         joined = join_models({name: plain(model) for name, (model, *_) in zip(names, opened, strict=True)})
     if output is not None:
-        if any(path is not None and path.resolve() == Path(output).resolve() for *_, path in opened):
-            raise OptionError(f"{os.fspath(output)} is one of the files to join: choose another output")
         save_model(joined, output)
     return joined
 
@@ -62,6 +62,8 @@ def split(model: ModelLike, output: Where | None = None) -> dict[str, ir.Model]:
         ModelError: the model was not joined, or lacks what a file has to give; nothing is written.
         OptionError: the folder cannot be written, or is not empty.
     """
+    if output is not None:
+        check_new_folder(output)
     opened, name, _ = open_model(model, None)
     if PARTS not in opened.metadata_props:
         raise ModelError(
@@ -70,10 +72,8 @@ def split(model: ModelLike, output: Where | None = None) -> dict[str, ir.Model]:
     with boundary(f"{name} cannot be split"):
         found = split_model(opened)
     if output is not None:
-        folder = Path(output)
-        check_new_folder(folder)
         with together() as files:
-            new = files.new(folder)
+            new = files.new(output)
             new.mkdir()
             for part, one in found.items():
                 save_model(one, new / f"{part}.onnx")

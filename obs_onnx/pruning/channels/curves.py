@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,6 @@ from obs_onnx.allocation.curves import Ranked
 from obs_onnx.allocation.refit_correction import SHARES, mended
 from obs_onnx.allocation.regularizers import penalties, regularizers
 from obs_onnx.calibration.activation_cache import ActivationCache
-from obs_onnx.calibration.layer_weights import Tensors
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.criteria.ranking import ranking
 from obs_onnx.criteria.score_curves import criterion_curves
@@ -26,7 +25,6 @@ from obs_onnx.passes.channels.branches import Branch
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.layers.stages import Plan
-from obs_onnx.pruning.channels.attempt import Keeps
 from obs_onnx.pruning.channels.task import ChannelTask
 from obs_onnx.pruning.effort import REFIT_SAMPLES
 from obs_onnx.reconstruction.channel_curves import Reference, group_curves
@@ -34,14 +32,7 @@ from obs_onnx.reconstruction.channels import solve_channels
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.work.digest import digest_of
 
-__all__ = [
-    "RefitProbe",
-    "compared_curves",
-    "measured_curves",
-    "mended_curves",
-    "scored_curves",
-    "statistics_of",
-]
+__all__ = ["compared_curves", "measured_curves", "mended_curves", "scored_curves", "statistics_of"]
 
 _LEAST_REMOVED, _MOST_REMOVED = 0.08, 0.92
 
@@ -160,15 +151,14 @@ def _answers(task: ChannelTask, feeds: Source) -> ActivationCache:
 
 
 @dataclass(frozen=True)
-class RefitProbe:
-    """Damage once all layers behind removed channels are refitted.
+class _RefitProbe:
+    """Damage once all layers behind the removed channels of one group are refitted.
 
     Attributes:
         task: the dense model, and how it is refitted.
         evidence: of the dense model.
         few: data to refit on.
         feeds, outputs: data to measure on, and what the dense model gives for it.
-        start: initializers that refits start from in place of the dense ones.
     """
 
     task: ChannelTask
@@ -176,30 +166,13 @@ class RefitProbe:
     few: Source
     feeds: Source
     outputs: ActivationCache
-    start: Tensors = field(default_factory=dict)
 
-    @classmethod
-    def of(
-        cls,
-        task: ChannelTask,
-        evidence: ChannelStatistics,
-        fit: Source,
-        test: Source,
-        *,
-        samples: int = REFIT_SAMPLES,
-        start: Tensors | None = None,
-    ) -> RefitProbe:
-        """Refits on so many samples, and measures on as many as the effort has."""
-        feeds = test.limit(task.calibrated.budget.effort.samples)
-        return cls(task, evidence, fit.limit(samples), feeds, _answers(task, feeds), start or {})
-
-    def __call__(self, keep: Keeps) -> float:
-        """Damage with the channels of ``keep`` alone; layers in front of the first that loses some stay."""
+    def __call__(self, group: int, mask: NDArray[np.bool_]) -> float:
+        """Damage with the channels of ``mask`` kept."""
         task, dense = self.task, self.task.calibrated.dense
-        selection = task.channels.select(keep)
+        selection = task.channels.select({group: mask})
         layers = [layer for stage in dense.stages.stages for layer in stage.layers]
-        groups = [task.channels.coupling.groups[group] for group, mask in keep.items() if not mask.all()]
-        reading = {one.layer.name for group in groups for one in self.evidence.consumers(group)}
+        reading = {one.layer.name for one in self.evidence.consumers(task.channels.coupling.groups[group])}
         first = [layer.name in (reading or selection.empty) for layer in layers]
         before = layers[: first.index(True)] if any(first) else []
         small = solve_channels(
@@ -212,7 +185,6 @@ class RefitProbe:
             damping=task.options.damping,
             budget=task.calibrated.budget.activations // 2,
             advance=lambda _: None,
-            start=self.start,
             empty=selection.empty,
         ).model
         session = open_whole(dense.runtime, small)
@@ -246,11 +218,12 @@ def mended_curves(
     moved = sum(dense.cost.sizes.values())
     if not whole or not layers or not effort.refits(probes, dense.cost.macs, moved, layers):
         return dict(ranked)
-    probe = RefitProbe.of(task, evidence, fit, test)
+    feeds = test.limit(effort.samples)
+    probe = _RefitProbe(task, evidence, fit.limit(REFIT_SAMPLES), feeds, _answers(task, feeds))
     work = task.calibrated.work.stage("damage behind the refit", dense.model)
 
     def damage(group: int, mask: NDArray[np.bool_]) -> float:
-        return work.one(float, digest_of(group, mask), lambda: probe({group: mask}))
+        return work.one(float, digest_of(group, mask), lambda: probe(group, mask))
 
     with task.recorder.stage("measure damage behind the refit", len(ranked)) as advance:
         return mended(ranked, damage, branches, advance)

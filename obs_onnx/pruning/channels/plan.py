@@ -23,7 +23,6 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
 from obs_onnx.pruning.channels.curves import statistics_of
-from obs_onnx.pruning.channels.measured import plan_count
 from obs_onnx.pruning.channels.result import finish_channels
 from obs_onnx.pruning.channels.rotation import rotated
 from obs_onnx.pruning.channels.search import search_channels
@@ -110,14 +109,13 @@ class ChannelPlan:
                 f"measuring {groups} groups of channels at {levels} levels or more on {samples} samples"
             )
         evidence = statistics_of(task, dense.model, self.channels.coupling, dense.layers, dense.stages, fit)
-        limits = [one.name for one, amount in targets if one.cost and amount.unit is not Unit.LEAST]
-        usual = 1.0 if limits else min(_TRIALS, effort.trials)
-        plans = plan_count(calibrated, self.options, limits) if tries is None else 0
-        times = rounds * float(tries or usual) + bool(plans)
+        limited = any(one.cost and amount.unit is not Unit.LEAST for one, amount in targets)
+        usual = 1.0 if limited else min(_TRIALS, effort.trials)
+        times = rounds * float(tries or usual)
         idle = idle_groups(calibrated, evidence) if levels else set()
 
         def stages(counted: Counted) -> Mapping[str, Expected]:
-            found = channel_stages(counted, evidence, idle, levels, samples, times, plans)
+            found = channel_stages(counted, evidence, idle, levels, samples, times)
             return found | (refined(counted, counted.small) if self.options.refine else {})
 
         kept = targets.share(MACS) or targets.share(PARAMS) or _KEPT

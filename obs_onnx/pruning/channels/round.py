@@ -31,7 +31,7 @@ from obs_onnx.pruning.channels.selection import quanta
 from obs_onnx.pruning.channels.task import ChannelTask, attempt_removal
 from obs_onnx.pruning.options import DAMAGE
 
-__all__ = ["Round", "Tried"]
+__all__ = ["Round"]
 
 _CORRECTIONS = 6
 _TOLD_CORRECTIONS = 2 * _CORRECTIONS  # where a tool tells costs, with constant parts of its own
@@ -39,29 +39,17 @@ _ROOM = 1.04  # of a limit on an estimated cost, that is not worth another corre
 
 
 @dataclass(frozen=True)
-class Tried:
-    """Kept counts that were tried.
-
-    Attributes:
-        allocation: the counts, of the model of the round.
-        keep: channels of the dense model that stay.
-        real: what they really cost, by target.
-        strains: ratios of that to the limits.
-    """
+class _Tried:
+    """Kept counts that were tried: real costs, and their ratios to the limits."""
 
     allocation: Allocation
     keep: Keeps
     real: Mapping[str, float]
     strains: Mapping[str, float]
 
-    @property
-    def holds(self) -> bool:
-        """Whether all limits do."""
-        return all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items())
-
     def rank(self) -> tuple[bool, float]:
         """Sorts what holds by its damage, then the others by how far they are off."""
-        if self.holds:
+        if all(ratio <= TARGETS[name].trusted for name, ratio in self.strains.items()):
             return False, self.allocation.damage
         return True, max(self.strains.values(), default=0.0)
 
@@ -180,26 +168,15 @@ class Round:
         return allocate_aligned(share, curves, [*sums, *peaks], self.quantum, self.widths)
 
     def reach(self, limits: Mapping[str, float], chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
-        """The attempt with what :meth:`choose` finds.
-
-        Damping by layer is ``chosen`` where an attempt before has chosen it.
-        """
-        return self.attempt(self.choose(limits), chosen)
-
-    def weighted(self, weights: Mapping[int, float]) -> Round:
-        """The same with the damage of each group multiplied."""
-        return replace(self, ranked={group: one.times(weights[group]) for group, one in self.ranked.items()})
-
-    def choose(self, limits: Mapping[str, float]) -> Tried:
-        """Kept counts whose real costs stay within the limits, as far as that is possible.
+        """The attempt whose real costs stay within the limits, as far as that is possible.
 
         Predicted costs are exact for nearly all models, but estimated ones such as latency are not; where
         they are not, for what removal adds to a graph, and for what a file holds beside its initializers, the
         limits are tightened until the real ones hold, and those on estimated costs are loosened while there
-        is much room.
+        is much room. Damping by layer is ``chosen`` where an attempt before has chosen it.
         """
         tight = {name: self.task.costs.in_front(TARGETS[name], limit) for name, limit in limits.items()}
-        tried = list[Tried]()
+        tried = list[_Tried]()
         for target in map(TARGETS.__getitem__, limits):
             if target.additive:
                 tight[target.name] -= max(self.task.costs.whole(target) - self.whole(target), 0.0)
@@ -209,23 +186,15 @@ class Round:
             if corrected is None:
                 break
             tight = corrected
-        best = min(tried, key=Tried.rank)
+        best = min(tried, key=_Tried.rank)
         slower = any(TARGETS[name].timed and ratio > 1 for name, ratio in best.real.items())
         if slower and all(TARGETS[name].timed for name in limits):  # than the dense model: then rather that
             best = replace(best, keep={group: np.ones_like(mask) for group, mask in best.keep.items()})
-        return best
-
-    def expected(self, best: Tried) -> dict[int, float]:
-        """Damage by group, as the curves have it."""
         kept = {group: best.allocation.kept[group] / one.curve.size for group, one in self.ranked.items()}
-        return {
+        expected = {
             group: float(one.curve.damage(np.array([1 - kept[group]]))[0])
             for group, one in self.ranked.items()
         }
-
-    def attempt(self, best: Tried, chosen: Mapping[str, float] | None = None) -> ChannelAttempt:
-        """The smaller model with kept counts, refitted and measured."""
-        expected = self.expected(best)
         found = attempt_removal(self.task, best.keep, expected, self.dense_evidence, self.start, chosen)
         return replace(found, curves={group: one.curve for group, one in self.ranked.items()})
 
@@ -240,13 +209,13 @@ class Round:
         wholes = {name: 1.0 if TARGETS[name].additive else self.whole(TARGETS[name]) for name in names}
         return {name: Least(real[name], costs[name] / (wholes[name] or 1.0)) for name in names}
 
-    def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> Tried:
+    def _tried(self, tight: Mapping[str, float], limits: Mapping[str, float]) -> _Tried:
         """Kept counts under ``tight`` limits, and what they really cost."""
         allocation = self.allocate(tight)
         keep = {group: one.keep(allocation.kept[group]) for group, one in self.ranked.items()}
         whole = self._in_dense_terms(keep)
         real = self.task.costs.of(self.task.channels.smaller(whole))
-        return Tried(allocation, whole, real, {name: real[name] / limits[name] for name in limits})
+        return _Tried(allocation, whole, real, {name: real[name] / limits[name] for name in limits})
 
     def _in_dense_terms(self, keep: Keeps) -> Keeps:
         """Channels of the dense model that stay when ``keep`` is applied on top of the rounds before."""
@@ -276,7 +245,7 @@ def _latencies(task: ChannelTask, coupling: Coupling) -> LatencyTable | None:
 
 
 def _corrected(
-    tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[Tried]
+    tight: Mapping[str, float], limits: Mapping[str, float], tried: Sequence[_Tried]
 ) -> dict[str, float] | None:
     """Other limits to allocate under after what was tried; None where they would lead nowhere.
 

@@ -12,7 +12,6 @@ from obs_onnx.allocation.targets import ERROR, MACS, PARAMS, TARGETS, Targets
 from obs_onnx.io.scratch import let_go
 from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.lossless import lossless, unchanged
-from obs_onnx.pruning.channels.measured import searched
 from obs_onnx.pruning.channels.round import Round
 from obs_onnx.pruning.channels.task import ChannelTask, refine_attempt, retrain_attempt
 from obs_onnx.training.loop import Trained
@@ -39,7 +38,7 @@ def search_channels(
     limits = task.costs.limits(targets)
     first = lossless(task)
     let_go(task.calibrated.dense.model)
-    notes: tuple[str, ...] = (first.note,) if first.note else ()
+    notes = (first.note,) if first.note else ()
     best = first.attempt
     if targets.lossless:
         return best or unchanged(task), (), notes
@@ -54,12 +53,7 @@ def search_channels(
         if limits:
             whole = {name: task.costs.whole(TARGETS[name]) for name in limits}
             share = number / rounds
-            now = {name: whole[name] * (limits[name] / whole[name]) ** share for name in limits}
-            plan = part.choose(now)
-            found = part.attempt(plan)
-            if last:
-                found, note = searched(part, now, plan, found)
-                notes += (note,) if note else ()
+            found = part.reach({name: whole[name] * (limits[name] / whole[name]) ** share for name in limits})
         else:
             found = _cheapest(part, targets, best)
         if retraining is not None:

@@ -10,7 +10,7 @@ import numpy as np
 from obs_onnx.criteria.channel_statistics import ChannelStatistics
 from obs_onnx.passes.channels.places import standing
 from obs_onnx.pruning.calibrated import Calibrated
-from obs_onnx.pruning.effort import LEAST_HELD_OUT, PLAN_SAMPLES
+from obs_onnx.pruning.effort import LEAST_HELD_OUT
 from obs_onnx.pruning.forecast.counted import Counted, Sums
 from obs_onnx.pruning.forecast.forecast import Expected
 from obs_onnx.reconstruction.channel_curves import is_clean, starts
@@ -144,13 +144,7 @@ def idle_groups(calibrated: Calibrated, evidence: ChannelStatistics) -> set[int]
 
 
 def channel_stages(
-    counted: Counted,
-    evidence: ChannelStatistics,
-    idle: Collection[int],
-    levels: int,
-    test: int,
-    tries: float,
-    plans: int = 0,
+    counted: Counted, evidence: ChannelStatistics, idle: Collection[int], levels: int, test: int, tries: float
 ) -> dict[str, Expected]:
     """All stages of a search for channels.
 
@@ -161,7 +155,6 @@ def channel_stages(
         levels: at which each group is measured; 0 where none is.
         test: samples on which that is done.
         tries: whole models that are refitted.
-        plans: of equal cost that are compared.
     """
     data, dense = counted.calibrated.data, counted.calibrated.dense
     fit = float(data.fit.count or counted.batch)
@@ -171,9 +164,6 @@ def channel_stages(
     if levels:
         seen = float(data.for_damage()[0].count or fit)
         found["measure damage"] = Expected(curves(counted, evidence, seen, test, levels, idle))
-    if plans:
-        few = min(fit, float(PLAN_SAMPLES))
-        found["measured search"] = Expected(refit(counted, few, depthwise, False), plans + 1)
     found["remove and refit"] = Expected(refit(counted, fit, depthwise, tries > 1), tries)
     found["evaluate"] = Expected(judged(counted, held_out), tries)
     found["verify"] = Expected(checked(counted))
