@@ -46,7 +46,7 @@ class SplitLayers(ir.passes.InPlacePass):
         for layer in find_layers(model)[0]:
             node = nodes.get(layer.uses[0].node)
             found = None if node is None or not _fits(layer) else linear(node)  # 1.
-            if node is not None and found is not None and _split(names, node, found):
+            if node is not None and found is not None and _split(names, layer, node, found):
                 count += 1
         return ir.passes.PassResult(model, modified=bool(count))
 
@@ -68,25 +68,24 @@ def _fits(layer: Layer) -> bool:
     )
 
 
-def _split(names: Names, node: ir.Node, found: Linear) -> bool:
+def _split(names: Names, layer: Layer, node: ir.Node, found: Linear) -> bool:
     held = node.inputs[found.weight_input]
     tensor, y = None if held is None else held.const_value, node.outputs[0]
-    if tensor is None or len(node.outputs) != 1 or node.graph is None:
+    if tensor is None or len(node.outputs) != 1 or node.op_type not in ("Conv", "MatMul"):
         return False
     identity = np.eye(found.layout.goi[1], dtype=tensor.numpy().dtype)
-    write = Writer(names, node)
+    write, kernel = Writer(names, node), tuple[int, ...]()
     if isinstance(found.geometry, ConvGeometry):
-        kernel = [1] * len(found.geometry.kernel)
-        weight = write.constant(identity.reshape(*identity.shape, *kernel))
-        inputs = [y, weight]
+        kernel = (1,) * len(found.geometry.kernel)
+    array = identity.reshape(*identity.shape, *kernel)
+    inputs = [y, names.initializer(f"{layer.name}.factor", ir.Tensor(array))]
+    if kernel:
         if found.bias_input is not None and found.bias_input < len(node.inputs):  # 2.
             inputs.append(node.inputs[found.bias_input])  # type: ignore[arg-type]
             node.resize_inputs(found.bias_input)
         z = write.op("Conv", inputs, ir.AttrInt64s("kernel_shape", kernel), behind=True)
-    elif node.op_type == "MatMul":
-        z = write.op("MatMul", [y, write.constant(identity)], behind=True)
     else:
-        return False
+        z = write.op("MatMul", inputs, behind=True)
     z.type, z.shape = y.type, y.shape
     second = z.producer()
     assert second is not None
