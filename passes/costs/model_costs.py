@@ -22,7 +22,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
-from obs_onnx.passes.canonical.plainer.factors import pairs
+from obs_onnx.passes.canonical.plainer.factors import output_axis, pairs
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.costs.factors import MergedPolynomial, surplus
 from obs_onnx.passes.costs.interpolate import interpolate
@@ -99,18 +99,18 @@ class Costs:
         """What pairs of factors cost more than the layers they stand for: elements, multiply-accumulates."""
         weights, runs = [], []
         for first, second in pairs(self._coupling.model):
-            axes = [
-                self._coupling.axes(one) for one in (first.inputs[1], second.inputs[1]) if one is not None
-            ]
-            axis = 0 if first.op_type == "Conv" else 1
-            if len(axes) != 2 or axes[0] is None or axes[1] is None:
+            a, b = first.inputs[1], second.inputs[1]
+            if a is None or b is None:
                 continue
-            rank, outputs = self._sizes.axis(axes[0][axis]), self._sizes.axis(axes[1][axis])
-            elements = [self._elements(one) for one in (first.inputs[1], second.inputs[1]) if one is not None]
-            more = surplus(*elements, rank, outputs), surplus(macs[first], macs[second], rank, outputs)
-            if more[0] is not None and more[1] is not None and first.inputs[1] is not None:
-                weights.append((more[0], first.inputs[1]))
-                runs.append(more[1])
+            axis, mine, theirs = output_axis(first), self._coupling.axes(a), self._coupling.axes(b)
+            if mine is None or theirs is None:
+                continue
+            rank, outputs = self._sizes.axis(mine[axis]), self._sizes.axis(theirs[axis])
+            size = surplus(self._elements(a), self._elements(b), rank, outputs)
+            run = surplus(macs[first], macs[second], rank, outputs)
+            if size is not None and run is not None:
+                weights.append((size, a))
+                runs.append(run)
         return weights, runs
 
     def _elements(self, value: ir.Value) -> Terms:

@@ -2,7 +2,7 @@
 
 Behind a layer of many inputs for each output stands a second one that gives what comes in, the identity. What
 flows between the two is a group of channels like any other, and to keep ``r`` of them is to give the product
-the rank ``r`` (Jaderberg et al. 2014, arXiv 1405.3866; Zhang et al. 2015, arXiv 1505.06798: a convolution of
+the rank ``r`` (Jaderberg et al. 2014, arXiv 1405.3866; Zhang et al. 2016, arXiv 1505.06798: a convolution of
 ``r`` outputs, one of 1 x 1 behind it). A pair that costs as much as one layer is multiplied out again
 where the model is written.
 """
@@ -10,6 +10,7 @@ where the model is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,7 +23,7 @@ from obs_onnx.passes.layers.layer import Layer
 from obs_onnx.passes.ops import linear
 from obs_onnx.passes.traits.linear import ConvGeometry, Linear
 
-__all__ = ["FACTOR", "MergeFactors", "SplitLayers", "pairs"]
+__all__ = ["FACTOR", "MergeFactors", "SplitLayers", "output_axis", "pairs"]
 
 FACTOR = "obs_onnx.factor"
 """Key in ``Node.meta`` of a second factor."""
@@ -36,7 +37,7 @@ class SplitLayers(ir.passes.InPlacePass):
 
     1. The layer serves one node, has one group, and at least four inputs for each output (kernel offsets
        count).
-    2. The bias moves to the second factor.
+    2. The second factor has the name and the bias of the layer; the first is called ``<name>.rank``.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -71,17 +72,18 @@ def _fits(layer: Layer) -> bool:
 def _split(names: Names, layer: Layer, node: ir.Node, found: Linear) -> bool:
     held = node.inputs[found.weight_input]
     tensor, y = None if held is None else held.const_value, node.outputs[0]
-    if tensor is None or len(node.outputs) != 1 or node.op_type not in ("Conv", "MatMul"):
+    if held is None or tensor is None or len(node.outputs) != 1 or node.op_type not in ("Conv", "MatMul"):
         return False
     identity = np.eye(found.layout.goi[1], dtype=tensor.numpy().dtype)
     write, kernel = Writer(names, node), tuple[int, ...]()
     if isinstance(found.geometry, ConvGeometry):
         kernel = (1,) * len(found.geometry.kernel)
-    array = identity.reshape(*identity.shape, *kernel)
-    inputs = [y, names.initializer(f"{layer.name}.factor", ir.Tensor(array))]
+    node.replace_input_with(found.weight_input, names.initializer(f"{layer.name}.rank", tensor))  # 2.
+    _hold(held, identity.reshape(*identity.shape, *kernel))
+    inputs: list[ir.Value | None] = [y, held]
     if kernel:
-        if found.bias_input is not None and found.bias_input < len(node.inputs):  # 2.
-            inputs.append(node.inputs[found.bias_input])  # type: ignore[arg-type]
+        if found.bias_input is not None and found.bias_input < len(node.inputs):
+            inputs.append(node.inputs[found.bias_input])
             node.resize_inputs(found.bias_input)
         z = write.op("Conv", inputs, ir.AttrInt64s("kernel_shape", kernel), behind=True)
     else:
@@ -105,6 +107,11 @@ def pairs(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Node]]:
             yield first, second
 
 
+def output_axis(node: ir.Node) -> int:
+    """Axis of the weight of a factor that its outputs lie along."""
+    return 0 if node.op_type == "Conv" else 1
+
+
 class MergeFactors(ir.passes.InPlacePass):
     """Multiply out the pairs of :class:`SplitLayers` that together are no smaller than one layer."""
 
@@ -124,9 +131,8 @@ def _merge(model: ir.Model, first: ir.Node, second: ir.Node) -> bool:
         product = a @ b
     if rank * (inputs + outputs) < outputs * inputs:
         return False
-    array = product.astype(_array(a_value).dtype)
-    a_value.const_value = ir.Tensor(array, name=a_value.name)
-    a_value.shape = ir.Shape(array.shape)
+    _hold(b_value, product.astype(_array(a_value).dtype))
+    first.replace_input_with(1, b_value)
     names, inner = Names(model), first.outputs[0]
     bias = second.inputs[2:]
     if bias:
@@ -135,7 +141,7 @@ def _merge(model: ir.Model, first: ir.Node, second: ir.Node) -> bool:
     inner.shape, inner.type = second.outputs[0].shape, second.outputs[0].type
     take_over(names, second.outputs[0], inner)
     model.graph.remove(second, safe=True)
-    remove_if_unused(model, b_value)
+    remove_if_unused(model, a_value)
     return True
 
 
@@ -143,6 +149,10 @@ def _weight(node: ir.Node) -> tuple[ir.Value, NDArray[np.float64]]:
     value = node.inputs[1]
     assert value is not None
     return value, _array(value).astype(np.float64)
+
+
+def _hold(value: ir.Value, array: NDArray[Any]) -> None:
+    value.const_value, value.shape = ir.Tensor(array, name=value.name), ir.Shape(array.shape)
 
 
 def _array(value: ir.Value) -> NDArray[np.generic]:
