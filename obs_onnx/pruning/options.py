@@ -155,6 +155,12 @@ class ModeOptions(Seeded, ChoiceOptions, Regularized, SolverOptions, title="Choi
         help="Turn streams that only linear operators and norms touch to their principal axes first.",
         more="In mode channels, where that loses less; keep.json then holds their matrices.",
     )
+    low_rank: bool = option(
+        False,
+        help="Let layers become products of two layers, of lower rank, where that costs less.",
+        more="Takes about twice as long; keep.json cannot be replayed where it did.",
+        mode="channels",
+    )
     normalize: bool = option(
         False,
         help=f"Divide the scores of {named('allocation')} by their norm in each layer or group, and cut at "

@@ -22,10 +22,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
+from obs_onnx.passes.canonical.plainer.factors import output_axis, pairs
 from obs_onnx.passes.channels.coupling import Coupling
+from obs_onnx.passes.costs.factors import MergedPolynomial, surplus
 from obs_onnx.passes.costs.interpolate import interpolate
 from obs_onnx.passes.costs.macs import MacCounter
-from obs_onnx.passes.costs.polynomials import Polynomial, Terms, add, multiply, power
+from obs_onnx.passes.costs.polynomials import Terms, add, multiply, power
 from obs_onnx.passes.costs.sizes import Sizes
 from obs_onnx.passes.layers.parameters import integer_forms, parameters
 from obs_onnx.passes.traits.linear import Integers
@@ -78,13 +80,38 @@ class Costs:
             elif (form := forms.get(str(value.name))) is not None and tensor.size:
                 add(params, elements, math.prod(form.shape) / tensor.size)
                 params[()] -= math.prod(form.shape)
-        self.params, self.bytes = Polynomial(params, self.full), Polynomial(stored, self.full)
         macs: Terms = {}
+        by_node: dict[ir.Node, Terms] = {}
         for node in coupling.model.graph:
             counter = MacCounter([node])
             if counter.values:
-                add(macs, self._macs(node, counter))
-        self.macs = Polynomial(macs, self.full)
+                by_node[node] = self._macs(node, counter)
+                add(macs, by_node[node])
+        weights, runs = self._surpluses(by_node)
+        width = [(terms, value.dtype.itemsize if value.dtype else 0) for terms, value in weights]
+        self.params = MergedPolynomial(params, self.full, [terms for terms, _ in weights])
+        self.bytes = MergedPolynomial(
+            stored, self.full, [multiply([terms, {(): size}]) for terms, size in width]
+        )
+        self.macs = MergedPolynomial(macs, self.full, runs)
+
+    def _surpluses(self, macs: Mapping[ir.Node, Terms]) -> tuple[list[tuple[Terms, ir.Value]], list[Terms]]:
+        """What pairs of factors cost more than the layers they stand for: elements, multiply-accumulates."""
+        weights, runs = [], []
+        for first, second in pairs(self._coupling.model):
+            a, b = first.inputs[1], second.inputs[1]
+            if a is None or b is None:
+                continue
+            axis, mine, theirs = output_axis(first), self._coupling.axes(a), self._coupling.axes(b)
+            if mine is None or theirs is None:
+                continue
+            rank, outputs = self._sizes.axis(mine[axis]), self._sizes.axis(theirs[axis])
+            size = surplus(self._elements(a), self._elements(b), rank, outputs)
+            run = surplus(macs[first], macs[second], rank, outputs)
+            if size is not None and run is not None:
+                weights.append((size, a))
+                runs.append(run)
+        return weights, runs
 
     def _elements(self, value: ir.Value) -> Terms:
         """Number of elements of an initializer."""

@@ -125,6 +125,11 @@ class Polynomial:
                 touching[group][term] = coefficient
         self._parts = {group: _Part.of(group, mine) for group, mine in touching.items() if mine}
 
+    @property
+    def groups(self) -> frozenset[int]:
+        """That the quantity depends on."""
+        return frozenset(self._parts)
+
     @cached_property
     def _whole(self) -> _Part:
         return _Part.of(None, self.terms)

@@ -14,6 +14,7 @@ from obs_onnx.criteria.channels.registry import CRITERIA, DEFAULT
 from obs_onnx.io import files_of
 from obs_onnx.io.onnx_file import file_size
 from obs_onnx.passes.canonical.own_constants import prepare
+from obs_onnx.passes.canonical.plainer.factors import SplitLayers
 from obs_onnx.passes.channels.coupling import couple
 from obs_onnx.passes.errors import OptionError, named
 from obs_onnx.passes.graph.names import chosen
@@ -24,7 +25,7 @@ from obs_onnx.pruning.channels.attempt import ChannelAttempt
 from obs_onnx.pruning.channels.costs import DenseCosts
 from obs_onnx.pruning.channels.curves import statistics_of
 from obs_onnx.pruning.channels.result import finish_channels
-from obs_onnx.pruning.channels.rotation import rotated
+from obs_onnx.pruning.channels.rotation import can_rotate, rotated, rotates
 from obs_onnx.pruning.channels.search import search_channels
 from obs_onnx.pruning.channels.selection import Channels
 from obs_onnx.pruning.channels.task import ChannelTask
@@ -192,6 +193,11 @@ class ChannelStrategy:
                 f"criterion {options.criterion!r} does not rank channels: use auto, {', '.join(CRITERIA)}"
             )
         check_allocation(options, CRITERIA)
+        if options.low_rank and not rotates(options):
+            raise OptionError(
+                f"{named('low_rank')} chooses ranks by measured damage along principal axes: it needs "
+                f"{named('rotate')} and {named('compensate')}, and {named('allocation')} {DAMAGE}"
+            )
         check_regularizers(options.regularize or {})
         return with_default(targets)
 
@@ -199,6 +205,8 @@ class ChannelStrategy:
         """Find the channels."""
         stored = prepare(inputs.model)
         model, copied = runnable(inputs.runtime, stored)
+        if options.low_rank and can_rotate(model, copied=copied):
+            SplitLayers().call(model)
         layers = find_layers(model)[0]
         for pattern in options.protect:
             if not _is_name(model, pattern):

@@ -7,9 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.criteria.principal_axes import principal_axes
+from obs_onnx.passes.canonical.plainer.factors import pairs
 from obs_onnx.passes.channels.coupling import Coupling
 from obs_onnx.passes.channels.rotation.record import record
 from obs_onnx.passes.channels.rotation.rotatable import rotatable
@@ -20,12 +22,12 @@ from obs_onnx.passes.layers.stages import plan_stages
 from obs_onnx.pruning.calibrated import Calibrated, DenseModel
 from obs_onnx.pruning.channels.curves import compared_curves, statistics_of
 from obs_onnx.pruning.channels.task import ChannelTask, Rotation
-from obs_onnx.pruning.options import DAMAGE
+from obs_onnx.pruning.options import DAMAGE, ModeOptions
 from obs_onnx.runtimes.sessions.block_session import is_weighty
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.verification.distance import relative
 
-__all__ = ["rotated"]
+__all__ = ["can_rotate", "rotated", "rotates"]
 
 _LEVELS = (0.1, 0.3)  # shares of the channels removed, at which both forms are compared
 _BETTER = 0.9  # times the damage, or the axes stay
@@ -43,10 +45,8 @@ def rotated(task: ChannelTask, *, copied: bool) -> ChannelTask:
         task: the dense model, its data, and how channels are chosen.
         copied: all is measured on a float32 copy of a model that is written in bfloat16.
     """
-    options, dense = task.options, task.calibrated.dense
-    if not options.rotate or not options.compensate or options.allocation != DAMAGE:
-        return task
-    if copied or is_weighty(dense.model):
+    dense = task.calibrated.dense
+    if not rotates(task.options) or not can_rotate(dense.model, copied=copied):
         return task
     found = _rotatable(task.channels.coupling)
     if not found:
@@ -58,7 +58,9 @@ def rotated(task: ChannelTask, *, copied: bool) -> ChannelTask:
     if not error <= task.calibrated.rounding:
         note = f"on other axes the model differs by {error:.1e} on held-out data: channels stay as they are"
         return replace(task, rotation=Rotation(note=note))
-    better = _better(task, turned, {one.group.id for one in found})
+    factors = {str(second.inputs[1].name) for _, second in pairs(dense.model) if second.inputs[1] is not None}
+    inner = {one.group.id for one in found if factors.intersection(one.readers)}
+    better = _better(task, turned, {one.group.id for one in found} - inner) | inner
     kept = [one for one in found if one.group.id in better]
     if not kept:
         return task
@@ -66,6 +68,16 @@ def rotated(task: ChannelTask, *, copied: bool) -> ChannelTask:
         turned = _turned(task, kept, matrices)
         error = _difference(turned.calibrated, dense)
     return replace(turned, rotation=replace(turned.rotation, note=_note(kept, error)))
+
+
+def rotates(options: ModeOptions) -> bool:
+    """Whether what is asked for goes by damage that can be compared, and mends it."""
+    return options.rotate and options.compensate and options.allocation == DAMAGE
+
+
+def can_rotate(model: ir.Model, *, copied: bool) -> bool:
+    """Whether all weights of a model can be written anew: they are in memory, and of a type that computes."""
+    return not copied and not is_weighty(model)
 
 
 def _rotatable(coupling: Coupling) -> list[Rotatable]:

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.canonical.plainer.blocks import PackBlocks
+from obs_onnx.passes.canonical.plainer.factors import FACTOR, MergeFactors
 from obs_onnx.passes.canonical.plainer.integer_forms import (
     DYNAMIC,
     FORMS,
@@ -35,7 +36,7 @@ _SAME = 1e-4  # of a scale, that a bias may be off
 def written_form(model: ir.Model) -> ir.Model:
     """``model`` itself, or where something in it was opened a copy in the form in which it is written."""
     blocks = any(BLOCKS in value.meta for value in model.graph.initializers.values())
-    if not blocks and not any(WAS in node.meta for node in model.graph):
+    if not blocks and not any(WAS in node.meta or FACTOR in node.meta for node in model.graph):
         return model
     copy = model.clone()
     WriteForms().call(copy)
@@ -52,13 +53,14 @@ def in_integers(model: ir.Model) -> ir.Model:
 
 
 class WriteForms(ir.passes.InPlacePass):
-    """Pack blocks, and close layers on integers."""
+    """Pack blocks, close layers on integers, and multiply out factors that save nothing."""
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        """Run both passes on ``model``."""
+        """Run these passes on ``model``."""
         packed = PackBlocks().call(model).modified
         closed = CloseIntegers().call(model).modified
-        return ir.passes.PassResult(model, modified=packed or closed)
+        merged = MergeFactors().call(model).modified
+        return ir.passes.PassResult(model, modified=packed or closed or merged)
 
 
 class CloseIntegers(ir.passes.InPlacePass):
