@@ -29,6 +29,8 @@ def _tokenizer(folder: Path, special: bool = False) -> Path:
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": tokens,
     }
+    usual = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    added = [{"id": WORDS.index(word), "content": word, **usual} for word in ("[CLS]", "[SEP]")]
     path = folder / "tokenizer.json"
     short = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     vocabulary = {word: number for number, word in enumerate(WORDS)}
@@ -38,7 +40,7 @@ def _tokenizer(folder: Path, special: bool = False) -> Path:
                 "version": "1.0",
                 "truncation": short,
                 "padding": None,
-                "added_tokens": [],
+                "added_tokens": added if special else [],
                 "normalizer": None,
                 "pre_tokenizer": {"type": "WhitespaceSplit"},
                 "post_processor": around if special else None,
