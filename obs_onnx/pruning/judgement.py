@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from obs_onnx.results.pruning import Missed
 from obs_onnx.runtimes.sessions.partial_run import open_whole
 from obs_onnx.training.loop import Trained
 
-__all__ = ["Attempt", "Judged", "Refinement", "judge", "missed_losses", "refinement_notes"]
+__all__ = ["Attempt", "Judged", "Refinement", "judge", "missed_losses", "refinement_notes", "with_model"]
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,16 @@ class Attempt(Judged):
     model: ir.Model
     training: Trained | None = field(default=None, kw_only=True)
     refined: Refinement | None = field(default=None, kw_only=True)
+
+
+AttemptT = TypeVar("AttemptT", bound=Attempt)
+
+
+def with_model(attempt: AttemptT, model: ir.Model, judged: Judged, **more: Any) -> AttemptT:
+    """An attempt with another model, judged as that does, and with ``more`` fields of its own."""
+    return replace(
+        attempt, model=model, quality=judged.quality, drop=judged.drop, labelled=judged.labelled, **more
+    )
 
 
 def refinement_notes(attempt: Attempt) -> list[str]:

@@ -10,10 +10,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-__all__ = ["STORED", "SetWeights"]
+__all__ = ["STORED", "SetWeights", "hold"]
 
 STORED = "obs_onnx.stored_type"
 """Key in ``Value.meta``: the narrower type that an initializer's values have to fit in."""
+
+
+def hold(value: ir.Value, array: NDArray[Any]) -> None:
+    """Give an initializer other contents, of whatever shape and type."""
+    array = np.ascontiguousarray(array)
+    value.const_value = ir.Tensor(array, name=value.name)
+    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,7 @@ def can_rotate(model: ir.Model, *, copied: bool) -> bool:
 
 
 def _rotatable(coupling: Coupling) -> list[Rotatable]:
-    """Groups that can be rotated, widest first."""
+    """Groups that can be rotated."""
     found = []
     for group in coupling.groups:
         with suppress(Stays):

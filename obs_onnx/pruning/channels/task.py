@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from obs_onnx.allocation.targets import Targets
 from obs_onnx.calibration.layer_weights import Tensors, regrouped
@@ -17,7 +17,7 @@ from obs_onnx.pruning.calibrated import Calibrated
 from obs_onnx.pruning.channels.attempt import ChannelAttempt, Keeps
 from obs_onnx.pruning.channels.costs import DenseCosts
 from obs_onnx.pruning.channels.selection import Channels, Selection
-from obs_onnx.pruning.judgement import judge
+from obs_onnx.pruning.judgement import judge, with_model
 from obs_onnx.pruning.options import ModeOptions
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, refined, retrained
@@ -187,15 +187,7 @@ def retrain_attempt(
     if not found.kept:
         return attempt, found.training
     tensors = {**attempt.tensors, **spread(task.channels.coupling, attempt.keep, found.training.weights)}
-    after = replace(
-        attempt,
-        quality=found.judged.quality,
-        drop=found.judged.drop,
-        labelled=found.judged.labelled,
-        model=found.model,
-        tensors=tensors,
-        training=found.training,
-    )
+    after = with_model(attempt, found.model, found.judged, tensors=tensors, training=found.training)
     return after, found.training
 
 
@@ -216,12 +208,5 @@ def refine_attempt(task: ChannelTask, attempt: ChannelAttempt, targets: Targets)
         attempt, parameters_of(fixed), targets=targets, calibrated=task.calibrated, recorder=task.recorder
     )
     weights = spread(task.channels.coupling, attempt.keep, dict(found.refinement.weights))
-    return replace(
-        attempt,
-        quality=found.judged.quality,
-        drop=found.judged.drop,
-        labelled=found.judged.labelled,
-        model=found.model,
-        tensors={**attempt.tensors, **weights},
-        refined=found.refinement,
-    )
+    tensors = {**attempt.tensors, **weights}
+    return with_model(attempt, found.model, found.judged, tensors=tensors, refined=found.refinement)

@@ -18,7 +18,7 @@ from obs_onnx.criteria.reference_loss import LabelledBatches
 from obs_onnx.criteria.weight_derivatives import WeightDerivatives, WeightScores
 from obs_onnx.criteria.weight_scores import WeightAllocation
 from obs_onnx.pruning.calibrated import Calibrated
-from obs_onnx.pruning.judgement import judge
+from obs_onnx.pruning.judgement import judge, with_model
 from obs_onnx.pruning.recorder import Recorder
 from obs_onnx.pruning.retrained import parameters_of, refined, retrained
 from obs_onnx.pruning.weights.attempt import WeightAttempt
@@ -230,16 +230,7 @@ def retrain_attempt(
     )
     if not found.kept:
         return attempt, found.training
-    judged = found.judged
-    after = replace(
-        attempt,
-        quality=judged.quality,
-        drop=judged.drop,
-        labelled=judged.labelled,
-        model=found.model,
-        training=found.training,
-    )
-    return after, found.training
+    return with_model(attempt, found.model, found.judged, training=found.training), found.training
 
 
 def refine_attempt(task: WeightTask, attempt: WeightAttempt, targets: Targets) -> WeightAttempt:
@@ -254,11 +245,4 @@ def refine_attempt(task: WeightTask, attempt: WeightAttempt, targets: Targets) -
         return attempt
     frozen = parameters_of(task.choice.kept)
     found = refined(attempt, frozen, targets=targets, calibrated=task.calibrated, recorder=task.recorder)
-    return replace(
-        attempt,
-        quality=found.judged.quality,
-        drop=found.judged.drop,
-        labelled=found.judged.labelled,
-        model=found.model,
-        refined=found.refinement,
-    )
+    return with_model(attempt, found.model, found.judged, refined=found.refinement)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.graph.names import Names, remove_if_unused
+from obs_onnx.passes.graph.set_weights import hold
 from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.ops import key, linear
 from obs_onnx.passes.ops.quantized.weights import BLOCKS, Blocks
@@ -68,14 +69,14 @@ def _open(model: ir.Model, names: Names, node: ir.Node, form: Integers) -> None:
     held[form.q].meta[BLOCKS] = Blocks(
         form.block, form.bits, form.zero is not None, bias is not None, flat, rest
     )
-    _hold(held[form.q], q.astype(np.uint8))
-    _hold(held[form.scale], form.spread(scale).astype(kind))
+    hold(held[form.q], q.astype(np.uint8))
+    hold(held[form.scale], form.spread(scale).astype(kind))
     write = Writer(names, node)
     if form.zero is None:
         middle = write.constant(np.asarray(form.middle, kind))
     else:
         middle = held[form.zero]
-        _hold(middle, form.spread(zero).astype(kind))
+        hold(middle, form.spread(zero).astype(kind))
     target = ir.DataType.from_numpy(kind)
     number = write.op("Cast", [held[form.q]], ir.AttrInt64("to", int(target)))
     number.type = ir.TensorType(target)
@@ -89,12 +90,6 @@ def _open(model: ir.Model, names: Names, node: ir.Node, form: Integers) -> None:
     model.graph.remove(node, safe=True)
     for parameter in parameters:
         remove_if_unused(model, parameter)
-
-
-def _hold(value: ir.Value, array: NDArray[np.generic]) -> None:
-    array = np.ascontiguousarray(array)
-    value.const_value = ir.Tensor(array, name=value.name)
-    value.shape, value.type = ir.Shape(array.shape), ir.TensorType(ir.DataType.from_numpy(array.dtype))
 
 
 class PackBlocks(ir.passes.InPlacePass):
@@ -133,13 +128,13 @@ def _pack(model: ir.Model, names: Names, q: ir.Value, blocks: Blocks) -> int:
     ]
     number, scale, zero = parts if turned else [one.T for one in parts]
     numbers, scales, zeros = _alike(number, scale, zero, blocks)
-    _hold(q, packed(numbers, blocks.bits))
+    hold(q, packed(numbers, blocks.bits))
     scales = scales.astype(kind)
-    _hold(scale_value, scales.reshape(-1) if blocks.flat else scales)
+    hold(scale_value, scales.reshape(-1) if blocks.flat else scales)
     inputs: list[ir.Value | None] = [q, scale_value]
     if blocks.zeros:
         points = packed(zeros, blocks.bits)
-        _hold(zero_value, points.reshape(-1) if blocks.flat else points)
+        hold(zero_value, points.reshape(-1) if blocks.flat else points)
         inputs.append(zero_value)
     del q.meta[BLOCKS]
     for use in list(w.uses()):

@@ -10,13 +10,13 @@ where the model is written.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from obs_onnx.passes.graph.names import Names, remove_if_unused
+from obs_onnx.passes.graph.set_weights import hold
 from obs_onnx.passes.graph.writer import Writer, take_over
 from obs_onnx.passes.layers.find_layers import find_layers
 from obs_onnx.passes.layers.layer import Layer
@@ -79,7 +79,7 @@ def _split(names: Names, layer: Layer, node: ir.Node, found: Linear) -> bool:
     if isinstance(found.geometry, ConvGeometry):
         kernel = (1,) * len(found.geometry.kernel)
     node.replace_input_with(found.weight_input, names.initializer(f"{layer.name}.rank", tensor))  # 2.
-    _hold(held, identity.reshape(*identity.shape, *kernel))
+    hold(held, identity.reshape(*identity.shape, *kernel))
     inputs: list[ir.Value | None] = [y, held]
     if kernel:
         if found.bias_input is not None and found.bias_input < len(node.inputs):
@@ -93,7 +93,7 @@ def _split(names: Names, layer: Layer, node: ir.Node, found: Linear) -> bool:
     assert second is not None
     take_over(names, y, z)
     second.replace_input_with(0, y)
-    second.meta[FACTOR] = str(node.name)
+    second.meta[FACTOR] = True
     return True
 
 
@@ -131,7 +131,7 @@ def _merge(model: ir.Model, first: ir.Node, second: ir.Node) -> bool:
         product = a @ b
     if rank * (inputs + outputs) < outputs * inputs:
         return False
-    _hold(b_value, product.astype(_array(a_value).dtype))
+    hold(b_value, product.astype(_array(a_value).dtype))
     first.replace_input_with(1, b_value)
     names, inner = Names(model), first.outputs[0]
     bias = second.inputs[2:]
@@ -149,10 +149,6 @@ def _weight(node: ir.Node) -> tuple[ir.Value, NDArray[np.float64]]:
     value = node.inputs[1]
     assert value is not None
     return value, _array(value).astype(np.float64)
-
-
-def _hold(value: ir.Value, array: NDArray[Any]) -> None:
-    value.const_value, value.shape = ir.Tensor(array, name=value.name), ir.Shape(array.shape)
 
 
 def _array(value: ir.Value) -> NDArray[np.generic]:

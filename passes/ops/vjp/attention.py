@@ -28,8 +28,10 @@ __all__ = [
     "joined_heads",
     "pieces_of",
     "places_of",
+    "refuse_packed",
     "repeated_heads",
     "rotated_pairs",
+    "turned",
 ]
 
 Inputs = Sequence[ir.Value | None]
@@ -236,9 +238,10 @@ def _fused(
     return joined_heads(v, attend(v, q, k, values, scale, masks, seen=band))
 
 
-def places_of(v: Vjp, x: ir.Value, past: ir.Value | None = None) -> ir.Value:
-    """0, 1, 2, ... for the tokens of ``x`` (B, H, T, W), or on from those of ``past``."""
-    places = v.op("Range", v.constant(np.array(0)), v.squeeze(v.size_of(x, 2), [0]), v.constant(np.array(1)))
+def places_of(v: Vjp, x: ir.Value, past: ir.Value | None = None, axis: int = 2) -> ir.Value:
+    """0, 1, 2, ... for the tokens along an axis of ``x``, (B, H, T, W), or on from those of ``past``."""
+    length = v.squeeze(v.size_of(x, axis), [0])
+    places = v.op("Range", v.constant(np.array(0)), length, v.constant(np.array(1)))
     return places if past is None else v.add(places, v.size_of(past, 2))
 
 
@@ -282,7 +285,7 @@ def _rotary(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     x, cos, sin, places = given_inputs(v, inputs, 4)
     if places is not None:
         cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
-    return [_turned(v, x, cos, sin, node_facts.int_attribute(v.node, "num_heads"))]
+    return [turned(v, x, cos, sin, node_facts.int_attribute(v.node, "num_heads"))]
 
 
 def _rotary_microsoft(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
@@ -290,24 +293,29 @@ def _rotary_microsoft(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     x, places, cos, sin = given_inputs(v, inputs, 4)
     assert x is not None
     assert places is not None
-    if (
-        node_facts.int_attribute(v.node, "is_packed_batching")
-        or node_facts.float_attribute(v.node, "scale", 1.0) != 1
-    ):
-        v.refuse("it packs its batch or scales")
+    refuse_packed(v)
     heads, width = node_facts.int_attribute(v.node, "num_heads"), v.dims(x)[-1]
     if v.rank(x) == 3 and not heads:
         if cos is None or width is None or not (pairs := v.dims(cos)[-1]):
             v.refuse("the width of its heads is unknown")
         heads = width // (2 * pairs)
     if v.rank(places) == 1:
-        length = v.squeeze(v.size_of(x, v.rank(x) - 2 if v.rank(x) == 4 else 1), [0])
-        places = v.add(v.op("Range", v.constant(np.array(0)), length, v.constant(np.array(1))), places)
+        places = v.add(places_of(v, x, axis=v.rank(x) - 2), places)
     cos, sin = (None if y is None else v.op("Gather", y, places, axis=0) for y in (cos, sin))
-    return [_turned(v, x, cos, sin, heads)]
+    return [turned(v, x, cos, sin, heads)]
 
 
-def _turned(v: Vjp, x: ir.Value | None, cos: ir.Value | None, sin: ir.Value | None, heads: int) -> ir.Value:
+def refuse_packed(v: Vjp) -> None:
+    """Refuse a rotation of texts that lie one behind the other, and of scaled ones."""
+    if (
+        node_facts.int_attribute(v.node, "is_packed_batching")
+        or node_facts.float_attribute(v.node, "scale", 1.0) != 1
+    ):
+        v.refuse("it packs its batch or scales")
+
+
+def turned(v: Vjp, x: ir.Value | None, cos: ir.Value | None, sin: ir.Value | None, heads: int) -> ir.Value:
+    """Heads, (B, H, T, W) or (B, T, H * W), whose pairs of widths are :func:`rotated_pairs`."""
     assert x is not None
     alternating = bool(node_facts.int_attribute(v.node, "interleaved"))
     if v.rank(x) == 4:

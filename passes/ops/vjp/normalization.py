@@ -18,7 +18,7 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.traits.vjp import Vjp
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "over_root_mean_square"]
 
 
 def _wide(v: Vjp, value: ir.Value) -> ir.Value:
@@ -68,6 +68,11 @@ def _affine(v: Vjp, n: _Normalized, slots: tuple[int, int]) -> ir.Value:
 def _only_first(v: Vjp, others: Sequence[int] = (1, 2)) -> None:
     if any(v.arrives(index) for index in others):
         v.refuse("its statistics are used")
+
+
+def over_root_mean_square(v: Vjp, x: ir.Value, axis: int, epsilon: float) -> ir.Value:
+    """``x / sqrt(mean(x * x) + epsilon)`` along an axis, in operators that have derivatives."""
+    return v.div(x, v.op("Sqrt", v.add(v.mean(v.mul(x, x), [axis], keepdims=True), epsilon)))
 
 
 def _layer(v: Vjp, centred: bool = True) -> None:

@@ -10,12 +10,12 @@ import onnx_ir as ir
 from obs_onnx.passes.graph import node_facts
 from obs_onnx.passes.ops.vjp.attention import (
     Inputs,
-    apart_heads,
     given_inputs,
-    joined_heads,
     pieces_of,
-    rotated_pairs,
+    refuse_packed,
+    turned,
 )
+from obs_onnx.passes.ops.vjp.normalization import over_root_mean_square
 from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
@@ -68,8 +68,7 @@ def _gated_norm(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
         v.refuse("the length of its scale is unknown")
     runs = v.reshape(x, [*[0] * (rank - 1), -1, width])
     epsilon = node_facts.float_attribute(v.node, "epsilon", 1e-5)
-    root = v.op("Sqrt", v.add(v.mean(v.mul(runs, runs), [rank], keepdims=True), epsilon))
-    y = v.reshape_like(v.mul(v.div(runs, root), scale), x)
+    y = v.reshape_like(v.mul(over_root_mean_square(v, runs, rank, epsilon), scale), x)
     open_ = v.op("Sigmoid", gate)
     if node_facts.text_attribute(v.node, "activation", "silu") != "sigmoid":
         open_ = v.mul(gate, open_)
@@ -81,20 +80,12 @@ def _multimodal(v: Vjp, inputs: Inputs) -> list[ir.Value | None]:
     x, places, cos, sin = given_inputs(v, inputs, 4)
     assert x is not None
     assert places is not None
-    if (
-        node_facts.int_attribute(v.node, "is_packed_batching")
-        or node_facts.float_attribute(v.node, "scale", 1.0) != 1
-    ):
-        v.refuse("it packs its batch or scales")
+    refuse_packed(v)
     sizes = node_facts.ints_attribute(v.node, "mrope_section") or ()
     which = _streams(sizes, node_facts.int_attribute(v.node, "mrope_layout"))
     cos, sin = (_by_stream(v, table, places, which) for table in (cos, sin))
-    alternating = bool(node_facts.int_attribute(v.node, "interleaved"))
-    if v.rank(x) == 4:
-        return [rotated_pairs(v, x, cos, sin, alternating)]
-    heads, width = node_facts.int_attribute(v.node, "num_heads"), v.dims(x)[-1]
-    heads = heads or (width or 0) // (2 * len(which))
-    return [joined_heads(v, rotated_pairs(v, apart_heads(v, x, heads), cos, sin, alternating))]
+    heads = node_facts.int_attribute(v.node, "num_heads") or (v.dims(x)[-1] or 0) // (2 * len(which))
+    return [turned(v, x, cos, sin, heads)]
 
 
 def _streams(sizes: tuple[int, ...], layout: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from obs_onnx.passes.ops.vjp.attention import (
     repeated_heads,
     rotated_pairs,
 )
+from obs_onnx.passes.ops.vjp.normalization import over_root_mean_square
 from obs_onnx.passes.traits.composite import composite
 from obs_onnx.passes.traits.vjp import Vjp
 
@@ -83,8 +84,7 @@ def _normalized(v: Vjp, x: ir.Value, scale: ir.Value | None) -> ir.Value:
     if scale is None:
         return x
     epsilon = node_facts.float_attribute(v.node, "qk_norm_epsilon", 1e-6)
-    root = v.op("Sqrt", v.add(v.mean(v.mul(x, x), [3], keepdims=True), epsilon))
-    return v.mul(v.div(x, root), scale)
+    return v.mul(over_root_mean_square(v, x, 3, epsilon), scale)
 
 
 RULES: Mapping[Callable[[Vjp], None], str] = {composite(_grouped): "com.microsoft::GroupQueryAttention"}
